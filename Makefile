@@ -1,0 +1,70 @@
+# Every target sets itself up in a virtual environment of its own (VENV), from the versions pinned in constraints.txt;
+# nothing but Python 3.11 or newer and make has to be there. Running it again installs nothing again.
+#
+#   make demo                               make test ARGS="-m 'not slow' tests/noise"
+#   make test PYTHON=/path/to/python3.12    make test VENV=/tmp/venv
+
+VENV ?= .venv
+ARGS ?=
+# Python for the environment: the first of the usual names that is new enough, unless PYTHON names one.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python $(NEW_ENOUGH) 2>/dev/null && echo $$python && break; done)
+
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --editable
+PINS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR: # an environment whose making failed half-way
+.PHONY: help demo test lint format types docs clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+demo: $(VENV)/installed-demo ## train a small model on an embedded text and let it write, about five minutes
+	$(RUN) examples/demo.py $(ARGS)
+
+test: $(VENV)/installed-dev ## run the tests, with coverage
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --cov --cov-report=term $(ARGS)
+
+lint: $(VENV)/installed-dev ## check style
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+format: $(VENV)/installed-dev ## mend style
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+types: $(VENV)/installed-dev ## check types
+	$(RUN) -m mypy
+
+docs: $(VENV)/installed-docs ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+clean: ## remove what builds and tools leave; keeps the environment and what training wrote
+	rm -rf build dist site htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## as clean, and the environment too
+	[ ! -f "$(VENV)/pyvenv.cfg" ] || rm -rf "$(VENV)"
+
+# A stamp per extra: newer than the pins it was installed from, or it is installed again.
+$(VENV)/installed-demo: $(PINS) | $(RUN)
+	$(INSTALL) ".[demo]"
+	@touch $@
+
+$(VENV)/installed-dev: $(PINS) | $(RUN)
+	$(INSTALL) ".[dev]"
+	@touch $@
+
+$(VENV)/installed-docs: $(PINS) | $(RUN)
+	$(INSTALL) ".[docs]"
+	@touch $@
+
+$(RUN):
+	@"$(PYTHON)" $(NEW_ENOUGH) 2>/dev/null || { \
+	  echo "llada needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is $$("$(or $(PYTHON),python3)" --version 2>&1 || true)." >&2; \
+	  echo "Install one, or say where it is: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version): about 1.5 GB with a CPU build of PyTorch, a minute or two."
+	"$(PYTHON)" -m venv "$(VENV)"

@@ -1,0 +1,8 @@
+"""Networks that map tokens to logits in two halves, `hidden` and `head`."""
+
+from llada.backbones.attention import KERNELS, Visibility
+from llada.backbones.cache import KeyValueCache
+from llada.backbones.dit import DiffusionTransformer
+from llada.backbones.transformer import BidirectionalTransformer
+
+__all__ = ["KERNELS", "BidirectionalTransformer", "DiffusionTransformer", "KeyValueCache", "Visibility"]

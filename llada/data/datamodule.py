@@ -1,0 +1,249 @@
+"""What the data modules share: a cache of token files, the split, the loaders, and a state that names the tokenizer."""
+
+import hashlib
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from llada.data.atomic import build_folder
+from llada.data.batch import TokenBatch
+from llada.data.loader import ResumableLoader, evaluation_loader, training_loader
+from llada.data.packing import AnswerRows, Canvases, TokenRows
+from llada.data.saved_tokenizer import load_tokenizer
+from llada.data.token_file import TokenFile, TokenFileWriter
+from llada.data.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
+
+TRAIN, VAL, TEST = "train", "val", "test"
+_FORMAT = 1
+_log = logging.getLogger(__name__)
+
+Document = TypeVar("Document")
+Document_co = TypeVar("Document_co", covariant=True)
+
+
+class Documents(Protocol[Document_co]):
+    """What a data module reads: a `Source` or a `ConversationSource`."""
+
+    def __iter__(self) -> Iterator[Document_co]: ...
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+
+class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
+    """Token files made once per setting, and rows from them.
+
+    Files and tokenizer are in a sub-folder of ``cache_folder`` that is named after everything they depend on: other
+    settings or other text give another sub-folder, and nothing is overwritten.
+
+    Args:
+        source: documents.
+        tokenizer: a tokenizer, or how to train one on the training text.
+        cache_folder: where the files go.
+        batch_size: rows per batch and rank.
+        val_source: validation documents; None to take them from ``source``.
+        test_source: likewise for the test.
+        val_fraction: share of ``source`` for validation where there is no ``val_source``, chosen by a hash of the text;
+            0 for none.
+        test_fraction: likewise for the test.
+        num_workers: processes that load batches.
+        seed: of the order of rows; the split doesn't depend on it.
+
+    Raises:
+        ValueError: if the sizes or fractions are out of range.
+    """
+
+    def __init__(
+        self,
+        source: Documents[Document],
+        tokenizer: Tokenizer | TokenizerTraining,
+        cache_folder: str,
+        batch_size: int,
+        val_source: Documents[Document] | None,
+        test_source: Documents[Document] | None,
+        val_fraction: float,
+        test_fraction: float,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+        if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+            fractions = f"val_fraction={val_fraction} and test_fraction={test_fraction}"
+            raise ValueError(f"{fractions} must be 0 or more and leave something for training")
+        self.source, self.val_source, self.test_source = source, val_source, test_source
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.cache_folder, self.batch_size, self.num_workers, self.seed = cache_folder, batch_size, num_workers, seed
+        self._given_tokenizer = tokenizer
+        self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
+        self._files: dict[str, TokenFile] = {}
+        self._rows: dict[str, TokenRows | AnswerRows] = {}
+
+    @abstractmethod
+    def key(self, document: Document) -> str:
+        """What decides on which side of the split a document falls."""
+
+    @abstractmethod
+    def texts(self, document: Document) -> Iterable[str]:
+        """What a tokenizer is trained on."""
+
+    @abstractmethod
+    def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
+        """Encode `documents` into the files of their parts."""
+
+    @abstractmethod
+    def make_rows(self, file: TokenFile) -> TokenRows | AnswerRows:
+        """The rows of a token file."""
+
+    @abstractmethod
+    def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
+        """What ``predict`` fills in."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that the token files depend on."""
+        given = self._given_tokenizer
+        sources = {part: source.fingerprint() for part, source in self._sources().items()}
+        tokenizer = given.fingerprint if isinstance(given, Tokenizer) else repr(given)
+        split = [self.val_fraction, self.test_fraction]
+        return {"format": _FORMAT, "tokenizer": tokenizer, "split": split, "sources": sources}
+
+    @property
+    def folder(self) -> Path:
+        """Sub-folder of ``cache_folder`` with the token files and the tokenizer."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+        return Path(self.cache_folder) / digest[:16]
+
+    @property
+    def parts(self) -> list[str]:
+        """Which of "train", "val", "test" there are."""
+        shares = {VAL: self.val_fraction, TEST: self.test_fraction}
+        return [TRAIN, *(part for part, share in shares.items() if share > 0 or part in self._sources())]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            ValueError: if it is still to be trained.
+        """
+        if self._tokenizer is None:
+            if not self.folder.is_dir():
+                raise ValueError("the tokenizer isn't trained yet; call prepare_data() first, as the Trainer does")
+            self._tokenizer = load_tokenizer(self.folder)
+        return self._tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids; known before the tokenizer is trained."""
+        return self._given_tokenizer.vocab_size
+
+    @property
+    def mask_token_id(self) -> int:
+        """The mask token; known before the tokenizer is trained."""
+        return self._given_tokenizer.mask_token_id
+
+    def prepare_data(self) -> None:
+        """Train the tokenizer and write the token files, unless they are there. The Trainer calls this on one rank."""
+        build_folder(self.folder, self._build)
+
+    def setup(self, stage: str) -> None:
+        """Open the token files.
+
+        Raises:
+            ValueError: if they weren't prepared, are damaged, or were made with another tokenizer.
+        """
+        folder = self.folder
+        if not folder.is_dir():
+            raise ValueError(f"there are no token files in {folder}; call prepare_data() first, as the Trainer does")
+        self._files = {part: TokenFile(folder / f"{part}.tokens") for part in self.parts}
+        for file in self._files.values():
+            check_fingerprint(self.tokenizer, file.fingerprint, file.path)
+        self._rows = {part: self.make_rows(file) for part, file in self._files.items()}
+
+    def rows(self, part: str) -> TokenRows | AnswerRows:
+        """The rows of "train", "val" or "test".
+
+        Raises:
+            ValueError: if there is no such part, or `setup` wasn't called.
+        """
+        if part not in self.parts:
+            raise ValueError(f"there is no {part} data; set {part}_fraction above 0 or give {part}_source")
+        if part not in self._rows:
+            raise ValueError("the data isn't open; call prepare_data() and setup() first, as the Trainer does")
+        return self._rows[part]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""
+        return training_loader(self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **self._shard())
+
+    def val_dataloader(self) -> DataLoader[TokenBatch] | list[Any]:
+        """Every row once, in order; nothing if there is no validation data."""
+        return self._in_order(self.rows(VAL)) if VAL in self.parts else []
+
+    def test_dataloader(self) -> DataLoader[TokenBatch]:
+        """Every row once, in order."""
+        return self._in_order(self.rows(TEST))
+
+    def predict_dataloader(self) -> DataLoader[TokenBatch]:
+        """Canvases made from the rows of the test data, or of the validation data if there is none."""
+        return self._in_order(self.make_canvases(self.rows(TEST if TEST in self.parts else VAL)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tokenizer's fingerprint, for the checkpoint."""
+        return {"tokenizer": self.tokenizer.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was trained with another tokenizer."""
+        check_fingerprint(self.tokenizer, state_dict["tokenizer"], "the checkpoint")
+
+    def documents(self) -> Iterator[tuple[str, Document]]:
+        """Every document with the part it belongs to."""
+        for part, source in self._sources().items():
+            for document in source:
+                yield self._part_of(self.key(document)) if part == TRAIN else part, document
+
+    def _sources(self) -> dict[str, Documents[Document]]:
+        sources = {TRAIN: self.source, VAL: self.val_source, TEST: self.test_source}
+        return {part: source for part, source in sources.items() if source is not None}
+
+    def _part_of(self, key: str) -> str:
+        """A function of the text: no copy is on the other side, and runs with other seeds validate on the same text."""
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+        place = int.from_bytes(digest[:8], "little") / 2.0**64
+        if self.val_source is None and place < self.val_fraction:
+            return VAL
+        return TEST if self.test_source is None and place >= 1.0 - self.test_fraction else TRAIN
+
+    def _build(self, folder: Path) -> None:
+        tokenizer = self._given_tokenizer
+        if isinstance(tokenizer, TokenizerTraining):
+            _log.info("training a tokenizer of %d tokens", tokenizer.vocab_size)
+            training = (text for part, document in self.documents() if part == TRAIN for text in self.texts(document))
+            tokenizer = tokenizer.train(training, folder)
+        else:
+            tokenizer.save(folder)
+        size, fingerprint = tokenizer.vocab_size, tokenizer.fingerprint
+        with ExitStack() as stack:
+            writers = {part: TokenFileWriter(folder / f"{part}.tokens", size, fingerprint) for part in self.parts}
+            for writer in writers.values():
+                stack.enter_context(writer)
+            self.write(writers, tokenizer)
+            for part, writer in writers.items():
+                if writer.num_documents == 0:
+                    raise ValueError(f"no document fell to the {part} data; give more documents, or a larger share")
+                _log.info("%s: %d tokens in %d documents", part, writer.num_tokens, writer.num_documents)
+        (folder / "settings.json").write_text(json.dumps(self.settings(), indent=1))
+
+    def _shard(self) -> dict[str, int]:
+        """Which of how many parts of the rows this process gets; the strategy knows, for ranks may share a replica."""
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return {"num_replicas": 1, "rank": 0} if kwargs is None else kwargs
+
+    def _in_order(self, rows: TokenRows | AnswerRows | Canvases) -> DataLoader[TokenBatch]:
+        return evaluation_loader(rows, self.batch_size, self.num_workers, **self._shard())

@@ -1,0 +1,171 @@
+"""Where text comes from: objects that yield documents, as often as they are iterated over."""
+
+import glob
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class Source(ABC):
+    """Documents, in the same order at every iteration."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[str]:
+        """Yield one document after the other.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file is empty or malformed; the message names file and line.
+        """
+
+    def fingerprint(self) -> str:
+        """A text that changes if the documents do; caches are looked up by it."""
+        return repr(self)
+
+
+class RecordSource(Source):
+    """Records with named fields; as documents it yields one of the fields."""
+
+    field: str
+
+    @abstractmethod
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield records, each with the place it was found at ("chats.jsonl, line 3")."""
+
+    def __iter__(self) -> Iterator[str]:
+        for where, record in self.records():
+            yield text_field(record, self.field, where)
+
+
+@dataclass(frozen=True)
+class TextFiles(Source):
+    """Plain text files in UTF-8.
+
+    Args:
+        paths: file or files; wildcards as in "stories/*.txt" are filled in, in alphabetical order.
+        split_on_blank_lines: whether every paragraph is a document, instead of every file.
+    """
+
+    paths: str | list[str]
+    split_on_blank_lines: bool = False
+
+    def __iter__(self) -> Iterator[str]:
+        for path in find_files(self.paths):
+            found = False
+            for document in _paragraphs(path) if self.split_on_blank_lines else _whole(path):
+                if document.strip():
+                    found = True
+                    yield document
+            if not found:
+                raise ValueError(f"{path} is empty")
+
+    def fingerprint(self) -> str:
+        """Settings, and names, sizes and times of the files."""
+        return f"{self!r} {describe_files(self.paths)}"
+
+
+@dataclass(frozen=True)
+class JsonLines(RecordSource):
+    """JSON Lines files: one JSON object per line.
+
+    Args:
+        paths: file or files, wildcards as in `TextFiles`.
+        field: which entry of an object is the document.
+    """
+
+    paths: str | list[str]
+    field: str = "text"
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """See `RecordSource`; blank lines are skipped."""
+        for path in find_files(self.paths):
+            found = False
+            for number, line in enumerate(_lines(path), start=1):
+                if line.strip():
+                    found = True
+                    where = f"{path}, line {number}"
+                    yield where, _parse(line, where)
+            if not found:
+                raise ValueError(f"{path} is empty")
+
+    def fingerprint(self) -> str:
+        """Settings, and names, sizes and times of the files."""
+        return f"{self!r} {describe_files(self.paths)}"
+
+
+def find_files(paths: str | list[str]) -> list[Path]:
+    """The files that paths with wildcards stand for.
+
+    Raises:
+        FileNotFoundError: if a path stands for none.
+    """
+    found: list[Path] = []
+    for pattern in [paths] if isinstance(paths, str) else paths:
+        # A file may have brackets or stars in its name: try the plain reading first.
+        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        files = [Path(match) for match in matches if Path(match).is_file()]
+        if not files:
+            raise FileNotFoundError(f"there is no file {pattern}")
+        found.extend(files)
+    if not found:
+        raise FileNotFoundError("no files were named: paths is empty")
+    return found
+
+
+def describe_files(paths: str | list[str]) -> str:
+    """A short text that changes if one of the files is replaced or edited."""
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in find_files(paths)]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+
+def text_field(record: dict[str, Any], field: str, where: str) -> str:
+    """A text entry of a record.
+
+    Raises:
+        ValueError: if it is missing or isn't text.
+    """
+    if field not in record:
+        raise ValueError(f"{where}: there is no field {field!r}, only {', '.join(map(repr, record)) or 'nothing'}")
+    if not isinstance(record[field], str):
+        raise ValueError(f"{where}: field {field!r} must be text; got {type(record[field]).__name__}")
+    return record[field]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines with their ends, unchanged."""
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            yield from file
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error.reason}; convert it to UTF-8") from error
+
+
+def _whole(path: Path) -> Iterator[str]:
+    yield "".join(_lines(path))
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    """Runs of lines between blank ones, without the last line's end."""
+    paragraph: list[str] = []
+    for line in _lines(path):
+        if line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            yield "".join(paragraph).rstrip("\r\n")
+            paragraph = []
+    if paragraph:
+        yield "".join(paragraph).rstrip("\r\n")
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line.rstrip())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: malformed JSON at column {error.colno}: {error.msg}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f'{where}: expected a JSON object such as {{"text": ...}}; got {type(record).__name__}')
+    return record

@@ -1,0 +1,129 @@
+"""Text for pretraining: documents to packed rows of one length."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from llada.data.datamodule import TEST, VAL, TokenDataModule
+from llada.data.packing import AnswerRows, Canvases, TokenRows
+from llada.data.sources import Source
+from llada.data.token_file import TokenFile, TokenFileWriter
+from llada.data.tokenizer import Tokenizer, TokenizerTraining
+
+_BATCH_CHARACTERS = 1 << 20
+
+
+class TextDataModule(TokenDataModule[str]):
+    """Documents, tokenised once into memory-mapped files and cut into rows of one length.
+
+    Documents follow one another, each between BOS and EOS, and rows are cut where they fall; the last, incomplete row
+    is left out. Documents without a character are skipped.
+
+    Args:
+        source: documents.
+        tokenizer: a tokenizer, or how to train one on the training documents.
+        row_length: L.
+        batch_size: rows per batch and rank.
+        separate_documents: whether the documents of a row are hidden from one another (``segment_ids``).
+        add_bos: whether BOS stands before each document.
+        add_eos: whether EOS stands after each document.
+        val_source: see `TokenDataModule`.
+        test_source: see `TokenDataModule`.
+        val_fraction: see `TokenDataModule`.
+        test_fraction: see `TokenDataModule`.
+        cache_folder: where token files and tokenizer go, in a sub-folder per setting.
+        num_workers: processes that load batches.
+        seed: of the order of rows; the split doesn't depend on it.
+
+    Raises:
+        ValueError: if the sizes or fractions are out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: Tokenizer | TokenizerTraining,
+        row_length: int,
+        batch_size: int,
+        separate_documents: bool = False,
+        add_bos: bool = True,
+        add_eos: bool = True,
+        val_source: Source | None = None,
+        test_source: Source | None = None,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.0,
+        cache_folder: str = "token_cache",
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            source=source,
+            tokenizer=tokenizer,
+            cache_folder=cache_folder,
+            batch_size=batch_size,
+            val_source=val_source,
+            test_source=test_source,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        if row_length < 1:
+            raise ValueError(f"row_length must be 1 or more; got {row_length}")
+        self.row_length, self.separate_documents = row_length, separate_documents
+        self.add_bos, self.add_eos = add_bos, add_eos
+
+    @property
+    def val_bytes_per_token(self) -> float:
+        """UTF-8 bytes of the validation text per token (BOS and EOS are tokens), for bits per byte."""
+        self.rows(VAL)
+        return self._files[VAL].bytes_per_token
+
+    @property
+    def test_bytes_per_token(self) -> float:
+        """As `val_bytes_per_token`, of the test text."""
+        self.rows(TEST)
+        return self._files[TEST].bytes_per_token
+
+    def settings(self) -> dict[str, Any]:
+        """See `TokenDataModule`."""
+        return {**super().settings(), "add_bos": self.add_bos, "add_eos": self.add_eos}
+
+    def key(self, document: str) -> str:
+        """The document itself."""
+        return document
+
+    def texts(self, document: str) -> Iterable[str]:
+        """The document itself."""
+        return [document]
+
+    def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
+        """See `TokenDataModule`."""
+        before = [tokenizer.special_id("bos")] if self.add_bos else []
+        after = [tokenizer.special_id("eos")] if self.add_eos else []
+        for batch in _in_batches(self.documents()):
+            encoded = tokenizer.encode_batch([text for _, text in batch])
+            for (part, text), ids in zip(batch, encoded, strict=True):
+                writers[part].add([*before, *ids, *after], num_bytes=len(text.encode()))
+
+    def make_rows(self, file: TokenFile) -> TokenRows:
+        """See `TokenDataModule`."""
+        return TokenRows(file, self.row_length, self.separate_documents)
+
+    def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
+        """Rows whose second half is to be written."""
+        return Canvases(rows, self.mask_token_id, visible=self.row_length // 2)
+
+
+def _in_batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Groups of documents of about a megabyte, on which a tokenizer can work in parallel."""
+    group: list[tuple[str, str]] = []
+    size = 0
+    for part, text in documents:
+        if text:
+            group.append((part, text))
+            size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -1,0 +1,23 @@
+"""What to measure: the bound, likelihoods of answers, and what a bound has to beat."""
+
+from llada.metrics.greedy import greedy_match
+from llada.metrics.likelihood import ConditionalLikelihood, LikelihoodEstimate, masked_log_likelihood
+from llada.metrics.masks import BalancedMasks, MaskDesign, Masks, StratifiedCounts, mc_counts
+from llada.metrics.nelbo import BoundEstimate, BoundMetric, NoiseLevelMetric
+from llada.metrics.ngram import NGramBaseline
+
+__all__ = [
+    "BalancedMasks",
+    "BoundEstimate",
+    "BoundMetric",
+    "ConditionalLikelihood",
+    "LikelihoodEstimate",
+    "MaskDesign",
+    "Masks",
+    "NGramBaseline",
+    "NoiseLevelMetric",
+    "StratifiedCounts",
+    "greedy_match",
+    "masked_log_likelihood",
+    "mc_counts",
+]

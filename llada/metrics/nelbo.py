@@ -1,0 +1,117 @@
+"""The bound over a data set: nats per token, perplexity and bits per byte, each with its standard error.
+
+A batch gives one estimate of the bound per row. With row sums a_b (nats) and sizes n_b (tokens) the value is the ratio
+
+    r = sum_b a_b / sum_b n_b,     se(r) = sqrt(sum_b (a_b - r n_b)^2) / sum_b n_b
+
+(delta method for a ratio of means). Stratified noise levels make rows negatively dependent, so the error is, if
+anything, smaller than reported.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class BoundEstimate(NamedTuple):
+    """A bound and its standard error, () float64 tensors.
+
+    Attributes:
+        nll: nats per token.
+        nll_se: its standard error.
+        perplexity: exp(nll).
+        perplexity_se: by the delta method.
+        bits_per_byte: NaN where the bytes per token aren't known.
+        bits_per_byte_se: its standard error.
+    """
+
+    nll: Tensor
+    nll_se: Tensor
+    perplexity: Tensor
+    perplexity_se: Tensor
+    bits_per_byte: Tensor
+    bits_per_byte_se: Tensor
+
+
+class BoundMetric(Metric):
+    """Accumulates row estimates of the bound; synchronised over ranks.
+
+    Args:
+        bytes_per_token: of the text that is scored, for bits per byte; None if unknown.
+        kwargs: for `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    nll: Tensor
+    tokens: Tensor
+    nll_squared: Tensor
+    product: Tensor
+    tokens_squared: Tensor
+
+    def __init__(self, bytes_per_token: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bytes_per_token = bytes_per_token
+        for name in ("nll", "tokens", "nll_squared", "product", "tokens_squared"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, nelbo: Tensor, num_tokens: Tensor) -> None:
+        """Add rows.
+
+        Args:
+            nelbo: (B,) nats per row.
+            num_tokens: (B,) maskable tokens per row.
+        """
+        a, n = nelbo.double(), num_tokens.double()
+        self.nll += a.sum()
+        self.tokens += n.sum()
+        self.nll_squared += a.square().sum()
+        self.product += (a * n).sum()
+        self.tokens_squared += n.square().sum()
+
+    def compute(self) -> BoundEstimate:
+        """The bound over everything added so far; NaN if no token was."""
+        ratio = self.nll / self.tokens
+        spread = self.nll_squared - 2.0 * ratio * self.product + ratio.square() * self.tokens_squared
+        error = spread.clamp(min=0.0).sqrt() / self.tokens
+        to_bits = math.nan if self.bytes_per_token is None else 1.0 / (math.log(2.0) * self.bytes_per_token)
+        return BoundEstimate(ratio, error, ratio.exp(), ratio.exp() * error, ratio * to_bits, error * to_bits)
+
+
+class NoiseLevelMetric(Metric):
+    """Mean cross-entropy of masked tokens by noise level, in nats; synchronised over ranks.
+
+    Args:
+        num_bins: equal parts of (0, 1].
+        kwargs: for `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    nll: Tensor
+    masked: Tensor
+
+    def __init__(self, num_bins: int = 10, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_bins = num_bins
+        for name in ("nll", "masked"):
+            self.add_state(name, torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, t: Tensor, masked_nll: Tensor, num_masked: Tensor) -> None:
+        """Add rows.
+
+        Args:
+            t: (B,) noise levels in (0, 1].
+            masked_nll: (B,) sum over the row's masked tokens, nats.
+            num_masked: (B,) masked tokens.
+        """
+        index = (t.double() * self.num_bins).ceil().long().clamp(1, self.num_bins) - 1
+        self.nll.index_add_(0, index, masked_nll.double())
+        self.masked.index_add_(0, index, num_masked.double())
+
+    def compute(self) -> Tensor:
+        """(num_bins,) float64, nats per masked token; NaN for levels that weren't seen."""
+        return self.nll / self.masked

@@ -1,0 +1,282 @@
+"""DiffusionLM: one backbone, one process, one objective, one sampler, trained by the Lightning Trainer.
+
+The maths is one hop away: `training_step` calls the objective (`llada.objectives`), `generate` the sampler
+(`llada.samplers`).
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from llada.checkpoint import PARTS_KEY, restore, stored_parts
+from llada.denoiser import as_denoiser
+from llada.metrics.nelbo import BoundMetric, NoiseLevelMetric
+from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveOutput
+from llada.process import MaskingProcess
+from llada.random import RowRandom
+from llada.samplers import Sample, Sampler, Step, low_confidence
+
+if TYPE_CHECKING:
+    from llada.data.batch import TokenBatch
+
+TRAINING, EVALUATION = range(2)
+"""Tags of the random streams of a run."""
+
+
+class DiffusionLM(LightningModule):
+    """A masked diffusion language model.
+
+    Args:
+        backbone: tokens (B, L) -> logits (B, L, V), best with `hidden` and `head` (see `llada.denoiser.Backbone`).
+        process: the forward process, shared by training and sampling.
+        objective: what training minimises.
+        bound: what validation and test report, whatever is minimised. Its ``nelbo`` must be a bound.
+        sampler: what `generate` and ``predict`` use.
+        optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases) none.
+        lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step. None: constant.
+        seed: of the training and evaluation noise. The noise of a row follows from seed, step and the row's place in the
+            global batch, so that it resumes exactly and doesn't depend on the number of ranks.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        process: MaskingProcess,
+        objective: Objective = MaskedNELBO(),  # noqa: B008 - frozen
+        bound: Objective = ExactCountNELBO(),  # noqa: B008 - frozen
+        sampler: Sampler = low_confidence(),  # noqa: B008 - frozen
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.process, self.objective, self.bound = backbone, process, objective, bound
+        self.sampler, self.optimizer, self.lr_scheduler, self.seed = sampler, optimizer, lr_scheduler, seed
+        self.val_bound, self.val_levels, self.test_bound = BoundMetric(), NoiseLevelMetric(), BoundMetric()
+        self._window: list[Tensor] = []
+        self._unchecked: Tensor | None = None
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
+        """Logits of every position.
+
+        Args:
+            tokens: (B, L) int64.
+            attention_mask: (B, L) bool, true for real tokens; None: all.
+            model_kwargs: for the backbone.
+
+        Returns:
+            (B, L, V).
+        """
+        if attention_mask is not None:
+            model_kwargs["attention_mask"] = attention_mask
+        return as_denoiser(self.backbone).logits(tokens, **model_kwargs)
+
+    def training_step(self, batch: "TokenBatch", batch_idx: int) -> Tensor:
+        """The loss of one micro-batch: numerator over the global batch's denominator."""
+        self._refuse_nan()
+        window = self.trainer.accumulate_grad_batches
+        random = self._random(TRAINING, self.trainer.global_step, len(batch["tokens"]), batch_idx % window, window)
+        output = self._run_objective(self.objective, batch, random)
+        denominator = self._sum_over_ranks(output.denominator)
+        self._window.append(denominator)
+        loss = output.numerator * self.trainer.world_size / self._window[0]
+        self._unchecked = loss.detach()
+        if loss.device.type == "cpu":
+            self._refuse_nan()
+        self.log("train/loss", output.loss.detach(), prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the accumulated gradient by the sum of the window's denominators instead of the first one's."""
+        window, self._window = self._window, []
+        if self.trainer.accumulate_grad_batches == 1 or not window:
+            return
+        factor = self.trainer.accumulate_grad_batches * window[0] / torch.stack(window).sum()
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor.to(parameter.grad.dtype))
+
+    def validation_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the bound, with noise that is the same in every epoch."""
+        output = self._evaluate(batch, batch_idx)
+        self.val_bound.update(output.nelbo, output.num_tokens)
+        self.val_levels.update(output.t, output.masked_nll, output.num_masked)
+
+    def on_validation_epoch_start(self) -> None:
+        """Ask the data how many bytes a token stands for."""
+        self.val_bound.bytes_per_token = self._bytes_per_token("val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the bound, its standard error, and the cross-entropy by noise level."""
+        self._log_bound("val", self.val_bound)
+        for index, value in enumerate(self.val_levels.compute()):
+            if not torch.isnan(value):
+                self.log(f"val/nll_at_noise_{(index + 1) / self.val_levels.num_bins:.1f}", value.float())
+        self.val_levels.reset()
+
+    def test_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the bound."""
+        output = self._evaluate(batch, batch_idx)
+        self.test_bound.update(output.nelbo, output.num_tokens)
+
+    def on_test_epoch_start(self) -> None:
+        """Ask the data how many bytes a token stands for."""
+        self.test_bound.bytes_per_token = self._bytes_per_token("test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the bound and its standard error."""
+        self._log_bound("test", self.test_bound)
+
+    def predict_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> Sample:
+        """Fill the masks of a batch of canvases."""
+        rows = len(batch["tokens"])
+        first = (batch_idx * self.trainer.world_size + self.trainer.global_rank) * rows
+        return self.generate(batch["tokens"], batch.get("attention_mask"), seed=self.seed + first)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and the scheduler if there is one."""
+        optimizer = self.optimizer(parameter_groups(self))
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    @torch.no_grad()
+    def iterate(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        sampler: Sampler | None = None,
+        seed: int | Tensor = 0,
+    ) -> Iterator[Step]:
+        """Yield the canvas after every sampling step; arguments as in `generate`."""
+        sampler = self.sampler if sampler is None else sampler
+        arguments = {} if attention_mask is None else {"attention_mask": attention_mask.bool().to(self.device)}
+        training = self.training
+        self.eval()
+        try:
+            yield from sampler.iterate(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
+        finally:
+            self.train(training)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        sampler: Sampler | None = None,
+        seed: int | Tensor = 0,
+    ) -> Sample:
+        """Fill the masks of a canvas.
+
+        Args:
+            tokens: (B, L) int64; `llada.samplers.canvas` makes one from prompts.
+            attention_mask: (B, L) bool, true for real tokens; needed where rows are padded.
+            sampler: instead of the module's own.
+            seed: an int, from which row i gets ``seed + i``, or (B,) integers.
+
+        Returns:
+            Tokens (B, L) and the model calls per row.
+        """
+        sampler = self.sampler if sampler is None else sampler
+        arguments = {} if attention_mask is None else {"attention_mask": attention_mask.bool().to(self.device)}
+        training = self.training
+        self.eval()
+        try:
+            return sampler(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
+        finally:
+            self.train(training)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the parts as plain data, and refuse to store a model that a NaN has reached."""
+        self._refuse_nan()
+        checkpoint[PARTS_KEY] = stored_parts(self, getattr(self._datamodule(), "tokenizer", None))
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: Any, map_location: Any = None, *, strict: bool = True, **parts: Any
+    ) -> "DiffusionLM":
+        """Rebuild a model from a checkpoint, without repeating its constructor.
+
+        Args:
+            checkpoint_path: file that the Trainer wrote.
+            map_location: device of the weights; None for the CPU.
+            strict: whether every weight must be there.
+            parts: constructor arguments that replace the stored ones.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            ValueError: if the file isn't a checkpoint of this class, is damaged, or names a class that isn't a subclass of
+                the part it would fill.
+        """
+        arguments, weights = restore(cls, checkpoint_path, map_location, parts)
+        model = cls(**arguments)
+        model.load_state_dict(weights, strict=strict)
+        return model.eval()
+
+    def _run_objective(self, objective: Objective, batch: "TokenBatch", random: RowRandom) -> ObjectiveOutput:
+        arguments = {name: batch[name] for name in ("attention_mask", "segment_ids") if batch.get(name) is not None}
+        return objective(
+            self.backbone, self.process, batch["tokens"], batch.get("maskable"), random=random, **arguments
+        )
+
+    def _evaluate(self, batch: "TokenBatch", batch_idx: int) -> ObjectiveOutput:
+        return self._run_objective(self.bound, batch, self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1))
+
+    def _random(self, tag: int, step: int, num_local: int, micro: int, window: int) -> RowRandom:
+        """Streams for the local rows: row i of rank r in micro-batch m is number (m B + i) W + r of the global batch.
+
+        Ranks take samples in turn, as `DistributedSampler` hands them out, so this is the order of the data.
+        """
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        rows = (micro * num_local + torch.arange(num_local, device=self.device)) * world + rank
+        return RowRandom.for_step(self.seed, step, rows, window * num_local * world).fold_in(tag)
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        value = value.detach().clone()
+        if self.trainer.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def _refuse_nan(self) -> None:
+        """Raise if the last loss wasn't finite. On an accelerator it is read a step later, when it is there anyway."""
+        value, self._unchecked = self._unchecked, None
+        if value is not None and not bool(torch.isfinite(value)):
+            raise ValueError(
+                f"the training loss became {value.item()} at step {self.trainer.global_step}; nothing was saved after it. "
+                "Resume from the last checkpoint with a lower learning rate, more warm-up or gradient_clip_val=1.0"
+            )
+
+    def _log_bound(self, stage: str, metric: BoundMetric) -> None:
+        for name, value in metric.compute()._asdict().items():
+            if not torch.isnan(value):
+                self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("nll", "bits_per_byte"))
+        metric.reset()
+
+    def _datamodule(self) -> Any:
+        return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+
+    def _bytes_per_token(self, stage: str) -> float | None:
+        data = self._datamodule()
+        return None if data is None else getattr(data, f"{stage}_bytes_per_token", getattr(data, "bytes_per_token", None))
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Matrices, which decay, and vectors (norms, biases, single taps), which don't."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,30 @@
+"""alpha(t) = 1 - (2/pi) arccos(1 - t)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llada.noise.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class ArccosSchedule(NoiseSchedule):
+    """alpha(t) = 1 - (2/pi) arccos(1 - t): noise comes fast at first. Its slope is infinite at t = 0."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - (2/pi) arccos(1 - t), written as (4/pi) arcsin sqrt(t/2) to be exact at small t."""
+        return 1.0 - self.mask_probability(t)
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-(2/pi) / sqrt(t (2 - t))."""
+        return -(2.0 / math.pi) / (t * (2.0 - t)).sqrt()
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """(4/pi) arcsin sqrt(t/2)."""
+        return torch.asin((0.5 * t).sqrt()) * (4.0 / math.pi)
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """2 sin^2(pi p / 4)."""
+        return 2.0 * (0.25 * math.pi * mask_probability.clamp(0.0, 1.0)).sin().square()

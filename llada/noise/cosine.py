@@ -1,0 +1,110 @@
+"""The cosine schedules: MaskGIT's, MDLM's and its square."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llada.noise.schedule import NoiseSchedule, check_residue
+
+HALF_PI = math.pi / 2
+
+
+@dataclass(frozen=True)
+class CosineSchedule(NoiseSchedule):
+    """alpha(t) = 1 - sin(pi t / 2): MaskGIT's schedule, in which sampling uncovers few tokens first and many last.
+
+    Reference:
+        Chang et al., "MaskGIT", arXiv 2202.04200, section 3.3: cos(pi r / 2) of the tokens are masked at r = 1 - t.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - sin(pi t / 2)."""
+        return 1.0 - (HALF_PI * t).sin()
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-(pi/2) cos(pi t / 2)."""
+        return -HALF_PI * (HALF_PI * t).cos()
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """sin(pi t / 2)."""
+        return (HALF_PI * t).sin()
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """(2/pi) arcsin p."""
+        return mask_probability.clamp(0.0, 1.0).asin() / HALF_PI
+
+
+@dataclass(frozen=True)
+class MDLMCosineSchedule(NoiseSchedule):
+    """alpha(t) = eps + (1 - eps) cos(pi t / 2): many clean tokens for long.
+
+    Args:
+        eps: share of clean tokens at t = 1.
+
+    Reference:
+        arXiv 2406.07524, appendix E, and the released ``noise_schedule.py``.
+    """
+
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_residue(self.eps)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """eps + (1 - eps) cos(pi t / 2)."""
+        return self.eps + (1.0 - self.eps) * (HALF_PI * t).cos()
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-(1 - eps) (pi/2) sin(pi t / 2)."""
+        return -(1.0 - self.eps) * HALF_PI * (HALF_PI * t).sin()
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """2 (1 - eps) sin^2(pi t / 4)."""
+        return 2.0 * (1.0 - self.eps) * (0.5 * HALF_PI * t).sin().square()
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """(pi/2) cot(pi t / 4)."""
+        return HALF_PI / (0.5 * HALF_PI * t).tan()
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """(4/pi) arcsin sqrt(p / (2 (1 - eps)))."""
+        share = (mask_probability / (2.0 * (1.0 - self.eps))).clamp(0.0, 0.5)
+        return share.sqrt().asin() / (0.5 * HALF_PI)
+
+
+@dataclass(frozen=True)
+class CosineSquaredSchedule(NoiseSchedule):
+    """alpha(t) = eps + (1 - eps) cos^2(pi t / 2).
+
+    Args:
+        eps: share of clean tokens at t = 1.
+
+    Reference:
+        arXiv 2406.07524, appendix E ("cosine squared").
+    """
+
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_residue(self.eps)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """eps + (1 - eps) cos^2(pi t / 2)."""
+        return self.eps + (1.0 - self.eps) * (HALF_PI * t).cos().square()
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-(1 - eps) (pi/2) sin(pi t)."""
+        return -(1.0 - self.eps) * HALF_PI * (math.pi * t).sin()
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """(1 - eps) sin^2(pi t / 2)."""
+        return (1.0 - self.eps) * (HALF_PI * t).sin().square()
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """pi cot(pi t / 2)."""
+        return math.pi / (HALF_PI * t).tan()
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """(2/pi) arcsin sqrt(p / (1 - eps))."""
+        return (mask_probability / (1.0 - self.eps)).clamp(0.0, 1.0).sqrt().asin() / HALF_PI

@@ -1,0 +1,100 @@
+"""Schedules that are given by their total noise: alpha(t) = exp(-sigma(t))."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llada.noise.schedule import NoiseSchedule
+
+
+def _check_sigmas(sigma_min: float, sigma_max: float, smallest: float) -> None:
+    if not (smallest <= sigma_min < sigma_max):
+        bound = "0 < sigma_min" if smallest > 0 else "0 <= sigma_min"
+        raise ValueError(f"need {bound} < sigma_max; got {sigma_min} and {sigma_max}")
+
+
+@dataclass(frozen=True)
+class GeometricSchedule(NoiseSchedule):
+    """sigma(t) = sigma_min^(1-t) sigma_max^t: SEDD's geometric noise.
+
+    alpha(0) = exp(-sigma_min) is a little below 1.
+
+    Args:
+        sigma_min: noise at t = 0, above 0.
+        sigma_max: noise at t = 1; below about 7 a visible share of the tokens stays clean.
+
+    Reference:
+        Lou et al., "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution", arXiv 2310.16834,
+        section 5.
+    """
+
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.sigma_min, self.sigma_max, smallest=1e-300)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sigma_min (sigma_max / sigma_min)^t."""
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """exp(-sigma(t))."""
+        return torch.exp(-self.sigma(t))
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-alpha(t) sigma(t) ln(sigma_max / sigma_min)."""
+        return -self.alpha(t) * self.sigma(t) * math.log(self.sigma_max / self.sigma_min)
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """-expm1(-sigma(t))."""
+        return -torch.expm1(-self.sigma(t))
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """ln(sigma / sigma_min) / ln(sigma_max / sigma_min) at sigma = -log(1 - p)."""
+        sigma = -torch.log1p(-mask_probability)
+        return ((sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class LinearSigmaSchedule(NoiseSchedule):
+    """sigma(t) = sigma_min + t (sigma_max - sigma_min): MDLM's "linear" noise, which isn't LLaDA's linear schedule.
+
+    alpha(0) = exp(-sigma_min) is below 1 unless ``sigma_min`` is 0.
+
+    Args:
+        sigma_min: noise at t = 0, 0 or more.
+        sigma_max: noise at t = 1.
+
+    Reference:
+        The released ``noise_schedule.py`` of arXiv 2406.07524.
+    """
+
+    sigma_min: float = 0.0
+    sigma_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.sigma_min, self.sigma_max, smallest=0.0)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sigma_min + t (sigma_max - sigma_min)."""
+        return self.sigma_min + t * (self.sigma_max - self.sigma_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """exp(-sigma(t))."""
+        return torch.exp(-self.sigma(t))
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-alpha(t) (sigma_max - sigma_min)."""
+        return -self.alpha(t) * (self.sigma_max - self.sigma_min)
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """-expm1(-sigma(t))."""
+        return -torch.expm1(-self.sigma(t))
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """(sigma - sigma_min) / (sigma_max - sigma_min) at sigma = -log(1 - p)."""
+        sigma = -torch.log1p(-mask_probability)
+        return ((sigma - self.sigma_min) / (self.sigma_max - self.sigma_min)).clamp(0.0, 1.0)

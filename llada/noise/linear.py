@@ -1,0 +1,45 @@
+"""alpha(t) = 1 - (1 - eps) t: LLaDA's schedule, and MDLM's "log-linear" one, which is the same curve."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llada.noise.schedule import NoiseSchedule, check_residue
+
+
+@dataclass(frozen=True)
+class LinearSchedule(NoiseSchedule):
+    """The share of masked tokens is the time; w(t) = 1/t for any eps.
+
+    Args:
+        eps: share of clean tokens at t = 1. LLaDA: 0. MDLM: 1e-3.
+
+    Reference:
+        Nie et al., arXiv 2502.09992, section 2.1; Sahoo et al., arXiv 2406.07524, appendix E ("log-linear").
+    """
+
+    eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_residue(self.eps)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - (1 - eps) t."""
+        return 1.0 - (1.0 - self.eps) * t
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-(1 - eps)."""
+        return torch.full_like(t, self.eps - 1.0)
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """(1 - eps) t."""
+        return (1.0 - self.eps) * t
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """1/t."""
+        return 1.0 / t
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """p / (1 - eps)."""
+        return (mask_probability / (1.0 - self.eps)).clamp(0.0, 1.0)

@@ -1,0 +1,34 @@
+"""alpha(t) = 1 - log2(1 + t)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llada.noise.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class LogarithmicSchedule(NoiseSchedule):
+    """alpha(t) = 1 - log2(1 + t): BD3LM's "log".
+
+    Reference:
+        Arriola et al., "Block Diffusion", arXiv 2503.09573, appendix.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - log2(1 + t)."""
+        return 1.0 - torch.log1p(t) / math.log(2.0)
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-1 / ((1 + t) ln 2)."""
+        return -1.0 / ((1.0 + t) * math.log(2.0))
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """log2(1 + t)."""
+        return torch.log1p(t) / math.log(2.0)
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """2^p - 1."""
+        return torch.expm1(mask_probability.clamp(0.0, 1.0) * math.log(2.0))

@@ -1,0 +1,80 @@
+"""Powers: alpha(t) = 1 - t^n, and alpha(t) = (1 - t)^n."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llada.noise.schedule import NoiseSchedule
+
+
+def _check_power(power: float) -> None:
+    if not power > 0.0:
+        raise ValueError(f"power must be above 0; got {power}")
+
+
+@dataclass(frozen=True)
+class PolynomialSchedule(NoiseSchedule):
+    """alpha(t) = 1 - t^n.
+
+    Args:
+        power: n; 2 is BD3LM's "square", 1/2 its "square root".
+
+    Reference:
+        Arriola et al., "Block Diffusion", arXiv 2503.09573, appendix.
+    """
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_power(self.power)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - t^n."""
+        return 1.0 - t**self.power
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-n t^(n-1)."""
+        return -self.power * t ** (self.power - 1.0)
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """t^n."""
+        return t**self.power
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """n/t."""
+        return self.power / t
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """p^(1/n)."""
+        return mask_probability.clamp(0.0, 1.0) ** (1.0 / self.power)
+
+
+@dataclass(frozen=True)
+class PowerSchedule(NoiseSchedule):
+    """alpha(t) = (1 - t)^n.
+
+    Args:
+        power: n.
+    """
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_power(self.power)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """(1 - t)^n."""
+        return (1.0 - t) ** self.power
+
+    def alpha_prime(self, t: Tensor) -> Tensor:
+        """-n (1 - t)^(n-1)."""
+        return -self.power * (1.0 - t) ** (self.power - 1.0)
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """1 - (1 - t)^n, without cancellation at small t."""
+        return -torch.expm1(self.power * torch.log1p(-t))
+
+    def time_at(self, mask_probability: Tensor) -> Tensor:
+        """1 - (1 - p)^(1/n)."""
+        return -torch.expm1(torch.log1p(-mask_probability.clamp(0.0, 1.0)) / self.power)

@@ -1,0 +1,32 @@
+"""Losses: what to minimise, and the bound to report."""
+
+from llada.objectives.discrete import DiscreteWeight, GridTimes, discrete_time
+from llada.objectives.exact_count import ExactCountNELBO
+from llada.objectives.nelbo import MaskedNELBO, llada_finetuning, llada_pretraining, masked_mean
+from llada.objectives.normaliser import Normaliser, PerMasked, PerPosition, PerRow, PerToken
+from llada.objectives.objective import Objective, ObjectiveOutput
+from llada.objectives.random_length import RandomLength
+from llada.objectives.weight import BoundWeight, ContextWeight, UnitWeight, Weight
+
+__all__ = [
+    "BoundWeight",
+    "ContextWeight",
+    "DiscreteWeight",
+    "ExactCountNELBO",
+    "GridTimes",
+    "MaskedNELBO",
+    "Normaliser",
+    "Objective",
+    "ObjectiveOutput",
+    "PerMasked",
+    "PerPosition",
+    "PerRow",
+    "PerToken",
+    "RandomLength",
+    "UnitWeight",
+    "Weight",
+    "discrete_time",
+    "llada_finetuning",
+    "llada_pretraining",
+    "masked_mean",
+]

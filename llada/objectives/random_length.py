@@ -1,0 +1,57 @@
+"""Now and then a short batch, so that a model trained on full rows can also read and write short ones.
+
+Reference: arXiv 2502.09992, section 2.2: 1% of the pretraining data has a random length.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from llada.objectives.objective import LENGTH, Objective, ObjectiveOutput
+from llada.process import MaskingProcess, check_maskable
+from llada.random import RowRandom
+
+
+@dataclass(frozen=True)
+class RandomLength(Objective):
+    """Cut the whole batch to a random length with a small probability, then apply another objective.
+
+    Args:
+        inner: the objective.
+        probability: of a cut, one coin per step for all ranks; the length is then uniform in 1..L.
+
+    Raises:
+        ValueError: if ``probability`` isn't in [0, 1].
+    """
+
+    inner: Objective
+    probability: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"probability must be in [0, 1]; got {self.probability}")
+
+    def __call__(
+        self,
+        model: Any,
+        process: MaskingProcess,
+        x_0: Tensor,
+        maskable: Tensor | None = None,
+        *,
+        random: RowRandom,
+        **model_kwargs: Any,
+    ) -> ObjectiveOutput:
+        """See `Objective`."""
+        maskable = check_maskable(x_0, maskable)
+        full = x_0.shape[1]
+        coin, place = random.fold_in(LENGTH).shared_uniform(2).tolist()
+        length = 1 + int(place * full) if coin < self.probability else full
+
+        def cut(value: Any) -> Any:
+            per_token = isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == full
+            return value[:, :length] if per_token else value
+
+        arguments = {name: cut(value) for name, value in model_kwargs.items()}
+        return self.inner(model, process, cut(x_0), cut(maskable), random=random, **arguments)
+

@@ -1,0 +1,158 @@
+"""Counter-based random numbers: every number is a pure function of (key, index).
+
+A row of a batch owns a 64-bit key, and its i-th number is ``mix(key + (i + 1) * golden)``, the SplitMix64 generator read
+at a place of our choosing. Nothing is stored between draws, so
+
+- a row gets the same numbers whatever its neighbours, the batch size or the device;
+- a training step gets the same noise after a resume, and rows keep theirs when they move to another rank or another
+  gradient-accumulation step;
+- the rows of a batch draw at once: no generator per row, no Python loop, no host synchronisation.
+
+Reference: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators" (OOPSLA 2014), section 5 and figure 18;
+keys are split in the manner of ``jax.random.fold_in``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """Read the low 64 bits of an integer as the int64 that torch stores."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MULTIPLIER_1 = _signed(0xBF58476D1CE4E5B9)
+_MULTIPLIER_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own keeps the sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser: a bijection of int64 whose output bits all depend on all input bits."""
+    z = (z ^ _shift_right(z, 30)).mul_(_MULTIPLIER_1)
+    z = z.bitwise_xor_(_shift_right(z, 27)).mul_(_MULTIPLIER_2)
+    return z.bitwise_xor_(_shift_right(z, 31))
+
+
+def _number(key: Tensor, index: Tensor | int) -> Tensor:
+    """The ``index``-th 64-bit number of the stream that starts at ``key``."""
+    step = (index + 1) * _GOLDEN
+    return _mix(key + (step if isinstance(step, Tensor) else _signed(step)))
+
+
+def _to_unit_interval(z: Tensor) -> Tensor:
+    """52 random bits to a float64 strictly inside (0, 1): the centres of 2**52 equal cells."""
+    return (_shift_right(z, 12).to(torch.float64) + 0.5) * 2.0**-52
+
+
+@dataclass(frozen=True)
+class RowRandom:
+    """Independent streams of random numbers, one per row, and one that all rows share.
+
+    Args:
+        keys: (B,) int64, the stream of each row.
+        shared_key: () int64, a stream that is the same on every rank and accumulation step; for decisions that rows take
+            together, such as the permutation behind stratified times.
+        rows: (B,) int64, the index of each row in the global batch (over ranks and accumulation steps).
+        num_rows: number of rows in the global batch.
+    """
+
+    keys: Tensor
+    shared_key: Tensor
+    rows: Tensor
+    num_rows: int
+
+    @classmethod
+    def from_seed(cls, seed: int | Tensor, num_rows: int, device: torch.device | str | None = None) -> "RowRandom":
+        """Streams for a batch that stands alone, as in sampling and evaluation.
+
+        Args:
+            seed: with an int ``s``, row ``i`` has the seed ``s + i``, so row ``i`` of a batch equals row 0 of a batch of
+                one with seed ``s + i``; with a (B,) int64 tensor every row has its own.
+            num_rows: B.
+            device: where the numbers are wanted.
+
+        Raises:
+            ValueError: if ``seed`` is a tensor of another shape or type than (B,) integers.
+        """
+        rows = torch.arange(num_rows, device=device)
+        if isinstance(seed, Tensor):
+            if seed.shape != (num_rows,) or seed.is_floating_point():
+                raise ValueError(
+                    f"seed must be an int or a ({num_rows},) integer tensor, one seed per row; "
+                    f"got shape {tuple(seed.shape)} and {seed.dtype}"
+                )
+            seeds = seed.to(rows)
+        else:
+            seeds = rows + seed
+        keys = _mix(_mix(seeds) + _GOLDEN)
+        return cls(keys, _number(keys[:1].sum(), -2), rows, num_rows)
+
+    @classmethod
+    def for_step(cls, seed: int, step: int, rows: Tensor, num_rows: int) -> "RowRandom":
+        """Streams for one training step.
+
+        Args:
+            seed: seed of the run.
+            step: index of the optimiser step.
+            rows: (B,) int64, global index of each local row: 0 .. num_rows - 1 over all ranks and accumulation steps.
+            num_rows: rows in the whole step.
+        """
+        start = torch.tensor(seed, dtype=torch.int64, device=rows.device)
+        shared = _number(_mix(_mix(start) + _GOLDEN), step)
+        return cls(_number(_mix(shared), rows), shared, rows, num_rows)
+
+    def fold_in(self, *tags: int) -> "RowRandom":
+        """Streams that are independent of these and of those of any other tags.
+
+        Args:
+            tags: what the numbers are for, such as the index of a sampling step.
+        """
+        keys, shared = self.keys, self.shared_key
+        for tag in tags:
+            keys, shared = (_mix(_number(key, tag) + _GOLDEN) for key in (keys, shared))
+        return RowRandom(keys, shared, self.rows, self.num_rows)
+
+    def select(self, rows: Tensor) -> "RowRandom":
+        """The streams of some rows only.
+
+        Args:
+            rows: (B',) int64 indices into this batch.
+        """
+        return RowRandom(self.keys[rows], self.shared_key, self.rows[rows], self.num_rows)
+
+    def uniform(self, *size: int) -> Tensor:
+        """Uniform numbers, (B, *size) float64 in the open interval (0, 1)."""
+        index = torch.arange(math.prod(size), device=self.keys.device)
+        return _to_unit_interval(_number(self.keys[:, None], index)).view(-1, *size)
+
+    def uniform_at(self, positions: Tensor, *size: int) -> Tensor:
+        """Uniform numbers that belong to positions of the row: whoever asks for position p gets the same ones.
+
+        Without ``size`` this is ``uniform(L)`` gathered at ``positions``.
+
+        Args:
+            positions: (B, M) int64.
+            size: numbers per position.
+
+        Returns:
+            (B, M, *size) float64 in (0, 1).
+        """
+        z = _number(self.keys[:, None], positions)
+        if size:
+            index = torch.arange(math.prod(size), device=self.keys.device)
+            z = _number(z[..., None], index).view(*positions.shape, *size)
+        return _to_unit_interval(z)
+
+    def shared_uniform(self, *size: int) -> Tensor:
+        """Uniform numbers that every row and rank of the step agrees on, (*size) float64 in (0, 1)."""
+        index = torch.arange(math.prod(size), device=self.keys.device)
+        return _to_unit_interval(_number(self.shared_key, index)).view(size)

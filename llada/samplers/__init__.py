@@ -1,0 +1,77 @@
+"""Decoding: fill the masks of a canvas."""
+
+from llada.samplers.adjust import Adjustment
+from llada.samplers.cache import CachePolicy, NoCache
+from llada.samplers.canvas import Canvas, canvas
+from llada.samplers.commit import Commit, EntropyBound, Factor, Scored, Threshold
+from llada.samplers.guidance import Guidance, GuidedDenoiser
+from llada.samplers.order import (
+    BlindOrder,
+    Confidence,
+    Demote,
+    LeftToRight,
+    Margin,
+    Measure,
+    NegativeEntropy,
+    Order,
+    RandomOrder,
+    Stochastic,
+)
+from llada.samplers.presets import ancestral, low_confidence, random_remasking
+from llada.samplers.propose import Candidates, Proposal, Proposed
+from llada.samplers.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
+from llada.samplers.rates import Ancestral, FirstHitting, Progress, Rates, TauLeaping
+from llada.samplers.sampler import Sample, Sampler, Step
+from llada.samplers.unmasking import UnmaskingSampler
+from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
+
+__all__ = [
+    "Adjustment",
+    "Ancestral",
+    "Binomial",
+    "BlindOrder",
+    "Blocks",
+    "CachePolicy",
+    "Candidates",
+    "Canvas",
+    "Commit",
+    "Confidence",
+    "CosineQuota",
+    "Demote",
+    "DreamFloor",
+    "EntropyBound",
+    "Factor",
+    "FirstHitting",
+    "Guidance",
+    "GuidedDenoiser",
+    "Hierarchy",
+    "LeftToRight",
+    "Margin",
+    "Measure",
+    "NegativeEntropy",
+    "NoCache",
+    "Order",
+    "PerStep",
+    "Progress",
+    "Proposal",
+    "Proposed",
+    "Quota",
+    "RandomOrder",
+    "Rates",
+    "Sample",
+    "Sampler",
+    "Scored",
+    "Sliding",
+    "Step",
+    "Stochastic",
+    "TauLeaping",
+    "Threshold",
+    "ThresholdOrQuota",
+    "UnmaskingSampler",
+    "WholeCanvas",
+    "Window",
+    "ancestral",
+    "canvas",
+    "low_confidence",
+    "random_remasking",
+]

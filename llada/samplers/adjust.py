@@ -1,0 +1,36 @@
+"""Changes of the logits before a token is proposed: constraints, and memories of earlier steps."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from llada.samplers.propose import Candidates
+
+
+class Adjustment(ABC):
+    """Edits the logits of the candidates."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
+        """Adjust.
+
+        Args:
+            logits: (B, M, V) float32; not edited.
+            candidates: where they are.
+
+        Returns:
+            (B, M, V) float32.
+        """
+
+    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int) -> "Adjustment":
+        """What one run uses, if that depends on the canvas or remembers earlier steps.
+
+        Args:
+            tokens: (B, L) int64, the canvas before the first step.
+            offset: (B, 1) int64, the padding in front of each row.
+            mask_token_id: the mask.
+
+        Raises:
+            ValueError: if the canvas can't be decoded under it.
+        """
+        return self

@@ -1,0 +1,208 @@
+"""Which position first: an order gives every candidate a score, and the highest scores are committed first."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from llada.random import RowRandom
+from llada.samplers.propose import Candidates, Proposed, forbid, token_probability
+
+
+class Measure(Enum):
+    """What the scores of an order are numbers of; some rules for how many to commit need to know."""
+
+    RANK = "only their order has a meaning"
+    PROBABILITY = "probabilities"
+    NEGATIVE_ENTROPY = "negative entropies in nats"
+
+
+class Order(ABC):
+    """Scores candidates from what the model proposed there."""
+
+    @property
+    def measure(self) -> Measure:
+        """What the scores are."""
+        return Measure.RANK
+
+    @abstractmethod
+    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+        """Score the candidates.
+
+        Args:
+            proposed: tokens and logits, (B, M) and (B, M, V).
+            random: the rows' streams.
+
+        Returns:
+            (B, M) float; higher is committed earlier.
+        """
+
+
+class BlindOrder(Order):
+    """An order that doesn't look at the logits, so the model is only run where a token is going to be written."""
+
+    @abstractmethod
+    def blind(self, candidates: Candidates, *, random: RowRandom) -> Tensor:
+        """Score positions.
+
+        Args:
+            candidates: (B, M) of them.
+            random: the rows' streams.
+
+        Returns:
+            (B, M) float.
+        """
+
+    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+        """See `Order`."""
+        return self.blind(proposed.candidates, random=random)
+
+
+@dataclass(frozen=True)
+class Confidence(Order):
+    """The probability of the proposed token: LLaDA's low-confidence remasking, MaskGIT.
+
+    Args:
+        filtered: use the probabilities after temperature, top-p and top-k (Dream) instead of the model's own (LLaDA).
+        without: tokens left out of the softmax. A position that proposes one of them has confidence 0. This is what
+            LLaDA's ``confidence_eos_eot_inf`` computes at temperature 0.
+    """
+
+    filtered: bool = False
+    without: tuple[int, ...] = ()
+
+    @property
+    def measure(self) -> Measure:
+        """See `Order`."""
+        return Measure.PROBABILITY
+
+    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+        """See `Order`."""
+        if not self.filtered and not self.without:
+            return proposed.probability
+        logits = proposed.filtered if self.filtered else proposed.logits
+        return token_probability(forbid(logits, self.without) if self.without else logits, proposed.tokens)
+
+
+@dataclass(frozen=True)
+class Margin(Order):
+    """How far the most likely token is ahead of the second: p(1) - p(2).
+
+    Args:
+        filtered: as in `Confidence`.
+
+    Reference:
+        Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, section 4.
+    """
+
+    filtered: bool = False
+
+    @property
+    def measure(self) -> Measure:
+        """See `Order`."""
+        return Measure.PROBABILITY
+
+    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+        """See `Order`."""
+        best = (proposed.filtered if self.filtered else proposed.logits).softmax(-1).topk(2, dim=-1).values
+        return best[..., 0] - best[..., 1]
+
+
+@dataclass(frozen=True)
+class NegativeEntropy(Order):
+    """sum_v p_v log p_v: the most certain distribution first.
+
+    Args:
+        filtered: as in `Confidence`.
+    """
+
+    filtered: bool = False
+
+    @property
+    def measure(self) -> Measure:
+        """See `Order`."""
+        return Measure.NEGATIVE_ENTROPY
+
+    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+        """See `Order`."""
+        log_p = (proposed.filtered if self.filtered else proposed.logits).log_softmax(-1)
+        return (log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
+
+
+@dataclass(frozen=True)
+class RandomOrder(BlindOrder):
+    """Every order is equally likely."""
+
+    def blind(self, candidates: Candidates, *, random: RowRandom) -> Tensor:
+        """See `BlindOrder`."""
+        return random.uniform_at(candidates.places)
+
+
+@dataclass(frozen=True)
+class LeftToRight(BlindOrder):
+    """As an autoregressive model writes."""
+
+    def blind(self, candidates: Candidates, *, random: RowRandom) -> Tensor:
+        """See `BlindOrder`."""
+        return -candidates.places.double()
+
+
+@dataclass(frozen=True)
+class Demote(Order):
+    """Candidates that propose certain tokens come last; the others keep their order.
+
+    Keeps an instruction-tuned model, which is sure of the EOS padding after its answer, from writing it first.
+
+    Args:
+        inner: the order among the others.
+        tokens: ids to demote, such as EOS and EOT.
+    """
+
+    inner: Order
+    tokens: tuple[int, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """See `Order`; a demoted candidate is below every threshold."""
+        return self.inner.measure
+
+    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+        """See `Order`."""
+        scores = self.inner(proposed, random=random)
+        demoted = torch.isin(proposed.tokens, torch.tensor(self.tokens, device=scores.device))
+        return torch.where(demoted, torch.finfo(scores.dtype).min / 2, scores)
+
+
+@dataclass(frozen=True)
+class Stochastic(Order):
+    """Draw the order: the next position is i with probability proportional to exp(score_i / temperature).
+
+    The k best of score / temperature + Gumbel noise are k such draws without replacement. Dream calls the temperature
+    ``alg_temp``; MaskGIT's choice temperature is the same noise on log-confidences.
+
+    Args:
+        inner: the scores.
+        temperature: above 0; a small one approaches the inner order, a large one `RandomOrder`.
+
+    Raises:
+        ValueError: if the temperature isn't above 0, or the inner order doesn't look at the logits.
+
+    Reference:
+        Kool et al., "Stochastic Beams and Where to Find Them", arXiv 1903.06059, section 2.3.
+    """
+
+    inner: Order
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0.0:
+            raise ValueError(f"temperature must be above 0; got {self.temperature}; for 0 use the inner order itself")
+        if isinstance(self.inner, BlindOrder):
+            raise ValueError(f"{self.inner} ranks without the model, so there are no scores to draw from; use it alone")
+
+    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+        """See `Order`."""
+        scores = self.inner(proposed, random=random).double() / self.temperature
+        return scores - (-random.fold_in(1).uniform_at(proposed.candidates.places).log()).log()

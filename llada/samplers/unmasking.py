@@ -1,0 +1,228 @@
+"""The loop behind masked-diffusion decoding: run the model, propose, rank, commit, until no mask is left.
+
+Published methods differ in which position comes first (`Order`), how many a step commits (`Commit`), where it may write
+(`Window`), how a token is drawn (`Proposal`), how the model is guided (`Guidance`, `Adjustment`), what of it is kept
+between steps (`CachePolicy`), and how time runs and whether tokens are taken back (`Rates`); each is an object that is
+swapped alone.
+
+Shapes: B rows, L columns of the canvas, M candidate positions per row in a step, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llada.denoiser import Denoiser, as_denoiser
+from llada.process import MaskingProcess
+from llada.random import RowRandom
+from llada.samplers.adjust import Adjustment
+from llada.samplers.cache import CachePolicy, NoCache, Shape, View
+from llada.samplers.checks import check_parts
+from llada.samplers.commit import Commit, Scored
+from llada.samplers.guidance import Guidance
+from llada.samplers.layout import Part, first_true, left_padding, plan
+from llada.samplers.order import BlindOrder, Confidence, Order
+from llada.samplers.propose import Candidates, Proposal, Proposed
+from llada.samplers.quota import Quota
+from llada.samplers.rates import Ancestral, Progress, Rates
+from llada.samplers.sampler import Sampler, Step
+from llada.samplers.window import WholeCanvas, Window, stopped
+
+
+class _Job(NamedTuple):
+    """What one window of one call works with."""
+
+    denoiser: Denoiser
+    view: View
+    process: MaskingProcess
+    random: RowRandom
+    offset: Tensor
+    fillable: Tensor
+    commit: Commit
+    adjustments: tuple[Adjustment, ...]
+    model_kwargs: dict[str, Any]
+
+
+class Chosen(NamedTuple):
+    """What a step writes: proposals at (B, M) positions, which were considered, and which are taken."""
+
+    proposed: Proposed
+    considered: Tensor
+    taken: Tensor
+
+
+@dataclass(frozen=True)
+class UnmaskingSampler(Sampler):
+    """Fills the masks of a canvas by a composition of policies.
+
+    Args:
+        commit: how many positions a step commits.
+        order: which positions come first.
+        proposal: how a token is drawn.
+        window: where a step may write.
+        guidance: classifier-free guidance.
+        cache: what is kept between steps.
+        rates: how time runs, and whether tokens are taken back.
+        adjustments: constraints and memories that edit the logits, applied in this order.
+
+    Raises:
+        ValueError: if the parts don't fit together.
+
+    Example:
+        >>> from llada.process import MaskingProcess
+        >>> import torch
+        >>> favourite = lambda tokens: torch.eye(4)[(tokens * 0 + 2)]
+        >>> canvas = torch.tensor([[0, 3, 3]])
+        >>> UnmaskingSampler(Quota(steps=2))(favourite, canvas, MaskingProcess(mask_token_id=3)).tokens
+        tensor([[0, 2, 2]])
+    """
+
+    commit: Commit = field(default_factory=Quota)
+    order: Order = field(default_factory=Confidence)
+    proposal: Proposal = field(default_factory=Proposal)
+    window: Window = field(default_factory=WholeCanvas)
+    guidance: Guidance = field(default_factory=Guidance)
+    cache: CachePolicy = field(default_factory=NoCache)
+    rates: Rates = field(default_factory=Ancestral)
+    adjustments: tuple[Adjustment, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_parts(self)
+
+    @torch.no_grad()
+    def iterate(
+        self, model: Any, tokens: Tensor, process: MaskingProcess, *, seed: int | Tensor = 0, **model_kwargs: Any
+    ) -> Iterator[Step]:
+        """See `Sampler.iterate`."""
+        fillable = process.is_masked(tokens)
+        parts = plan(self.window, self.commit.steps, fillable)
+        attention_mask = model_kwargs.get("attention_mask")
+        offset = left_padding(tokens, attention_mask)
+        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
+        commit = self.commit.start()
+        adjustments = tuple(a.start(tokens, offset, process.mask_token_id) for a in self.adjustments)
+        shape = Shape(len(tokens) * self.guidance.branches, tokens.shape[1])
+        store = self.cache.open(as_denoiser(model), shape, model_kwargs)
+
+        canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
+        for index, part in enumerate(parts):
+            view = store.view(part.start, part.stop, process.mask_token_id)
+            guided = self.guidance(view, tokens, process, attention_mask)
+            streams = random.fold_in(index)
+            job = _Job(guided, view, process, streams, offset, fillable, commit, adjustments, model_kwargs)
+            for step in self._fill(job, part, canvas, calls):
+                canvas, calls = step.tokens, step.calls
+                yield step
+            if self.window.stop_token_id is not None:
+                step = _stop_rows(canvas, calls, fillable, part, self.window.stop_token_id, process)
+                if bool(step.changed.any()):
+                    canvas = step.tokens
+                    yield step
+
+    def _fill(self, job: _Job, part: Part, canvas: Tensor, calls: Tensor) -> Iterator[Step]:
+        """Decode columns up to the end of a window until none of them is masked."""
+        initial = job.process.is_masked(canvas)[:, : part.stop].sum(1)
+        most = int(initial.max())
+        total = most if part.total is None else part.total
+        confidence = torch.full(canvas.shape, torch.nan, device=canvas.device)
+        for k in range(total):
+            masked = job.process.is_masked(canvas)[:, : part.stop]
+            count = masked.sum(1)
+            left = job.commit.masks_left(most, k, total) if part.even else None
+            left = int(count.max()) if left is None else left
+            if left == 0 and not self.rates.remasks:
+                return
+            if part.even and job.commit.masks_left(most, k + 1, total) == left:
+                continue  # the quota of this step is zero for every row
+            progress = Progress(k, part.num_steps, initial, count, job.process, self.rates, job.random.fold_in(-1))
+            random = job.random.fold_in(k)
+            job.view.begin_step(left)
+            candidates = self._candidates(job, canvas, masked, left)
+            most_taken = job.commit.most(most, k, total) if part.even else None
+            chosen = self._choose(job, candidates, progress, random, most_taken)
+            again = self._take_back(job, part, masked, confidence, progress, random)
+            if chosen is None and again is None:
+                continue
+            step = make_step(canvas, calls, chosen, again, job.process.mask_token_id)
+            confidence = torch.where(step.changed, step.confidence, confidence)
+            canvas, calls = step.tokens, step.calls
+            yield step
+
+    def _candidates(self, job: _Job, canvas: Tensor, masked: Tensor, left: int) -> Candidates:
+        width = left if self.window.width is None else min(left, self.window.width)
+        return Candidates(*first_true(masked, width), canvas, job.offset, job.process.mask_token_id)
+
+    def _choose(
+        self, job: _Job, candidates: Candidates, progress: Progress, random: RowRandom, most: int | None
+    ) -> Chosen | None:
+        """Rank the candidates and take some; None if the model needn't be run."""
+        if not isinstance(self.order, BlindOrder):
+            proposed = self._propose(job, candidates, progress, random) if candidates.positions.shape[1] else None
+            return None if proposed is None else decide(job.commit, self.order, proposed, progress, random)
+        ranking = random.fold_in(0)
+        scored = Scored(self.order.blind(candidates, random=ranking), candidates)
+        taken = job.commit(scored, progress, random=ranking)
+        most = int(taken.sum(1).max()) if most is None else most
+        if most == 0:
+            return None
+        columns, taken = first_true(taken, most)
+        positions = candidates.positions.gather(1, columns)
+        few = Candidates(positions, taken, candidates.tokens, candidates.offset, candidates.mask_token_id)
+        return Chosen(self._propose(job, few, progress, random), taken, taken)
+
+    def _propose(self, job: _Job, candidates: Candidates, progress: Progress, random: RowRandom) -> Proposed:
+        process = job.process
+        conditioning = process.conditioning(self.rates.time(progress)) if process.time_conditioned else {}
+        arguments = {**conditioning, **job.model_kwargs}
+        logits = job.denoiser.logits(candidates.tokens, candidates.positions, **arguments).float()
+        for adjustment in job.adjustments:
+            logits = adjustment(logits, candidates)
+        return self.proposal(logits, candidates, random=random.fold_in(1))
+
+    def _take_back(
+        self, job: _Job, part: Part, masked: Tensor, confidence: Tensor, progress: Progress, random: RowRandom
+    ) -> Tensor | None:
+        """Which written tokens of the window are masked again, (B, L) bool."""
+        if not self.rates.remasks:
+            return None
+        written = job.fillable.clone()
+        written[:, : part.start] = False
+        written[:, part.stop :] = False
+        written[:, : part.stop] &= ~masked
+        places = torch.arange(written.shape[1], device=written.device) - job.offset
+        return written & (random.fold_in(2).uniform_at(places) < self.rates.remask(progress, written, confidence))
+
+
+def decide(commit: Commit, order: Order, proposed: Proposed, progress: Progress, random: RowRandom) -> Chosen:
+    """What a step writes, once the model has proposed."""
+    ranking = random.fold_in(0)
+    scored = Scored(order(proposed, random=ranking), proposed.candidates, proposed.logits)
+    return Chosen(proposed, scored.valid, commit(scored, progress, random=ranking))
+
+
+def make_step(canvas: Tensor, calls: Tensor, chosen: Chosen | None, again: Tensor | None, mask_token_id: int) -> Step:
+    """The canvas with what was chosen, a new tensor, and what happened to it."""
+    confidence = torch.full(canvas.shape, torch.nan, device=canvas.device)
+    changed = torch.zeros_like(canvas, dtype=torch.bool)
+    if chosen is not None:
+        positions = chosen.proposed.candidates.positions
+        tokens = torch.where(chosen.taken, chosen.proposed.tokens, canvas.gather(1, positions))
+        canvas, calls = canvas.scatter(1, positions, tokens), calls + chosen.considered.any(1)
+        shown = chosen.proposed.probability.masked_fill(~chosen.considered, torch.nan)
+        confidence, changed = confidence.scatter(1, positions, shown), changed.scatter(1, positions, chosen.taken)
+    if again is not None:
+        canvas, changed = canvas.masked_fill(again, mask_token_id), changed | again
+    return Step(canvas, changed, confidence, calls)
+
+
+def _stop_rows(
+    canvas: Tensor, calls: Tensor, fillable: Tensor, part: Part, token: int, process: MaskingProcess
+) -> Step:
+    """Fill what is left of the rows whose finished block holds the stop token."""
+    rows = stopped(canvas, part.start, part.stop, token, fillable)
+    changed = process.is_masked(canvas) & rows[:, None]
+    nothing = torch.full(canvas.shape, torch.nan, device=canvas.device)
+    return Step(canvas.masked_fill(changed, token), changed, nothing, calls)

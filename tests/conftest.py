@@ -1,0 +1,29 @@
+"""What holds for the whole suite: one thread, fixed seeds, GPU tests only where there is a GPU."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# With more threads than free cores, small tensors spend their time on waiting for one another.
+torch.set_num_threads(1)
+
+# Property tests draw the same examples everywhere, and a loaded machine is not a failure.
+settings.register_profile("llada", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("llada")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - other packages draw from numpy's global generator
+    torch.manual_seed(0)

@@ -1,0 +1,54 @@
+import os
+
+import pytest
+
+from llada.data.atomic import build_folder, write_bytes
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    write_bytes(path, b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_is_built_once(tmp_path):
+    calls = []
+
+    def build(folder):
+        calls.append(folder)
+        (folder / "content").write_text("x")
+
+    build_folder(tmp_path / "new", build)
+    build_folder(tmp_path / "new", build)
+    assert len(calls) == 1
+    assert os.listdir(tmp_path) == ["new"]
+    assert (tmp_path / "new" / "content").read_text() == "x"
+
+
+def test_a_failed_build_leaves_nothing(tmp_path):
+    def build(folder):
+        (folder / "half").write_text("x")
+        raise ValueError("bad data")
+
+    with pytest.raises(ValueError, match="bad data"):
+        build_folder(tmp_path / "new", build)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_first_of_two_builders_wins(tmp_path):
+    def build_while_another_finishes(folder):
+        (folder / "content").write_text("second")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "content").write_text("first")
+
+    build_folder(tmp_path / "new", build_while_another_finishes)
+    assert (tmp_path / "new" / "content").read_text() == "first"
+    assert os.listdir(tmp_path) == ["new"]

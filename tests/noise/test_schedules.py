@@ -1,0 +1,180 @@
+"""Every schedule: the contract of its curve, and its closed forms against automatic differentiation."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llada.noise import (
+    ArccosSchedule,
+    CosineSquaredSchedule,
+    GeometricSchedule,
+    LinearSchedule,
+    LinearSigmaSchedule,
+    MDLMCosineSchedule,
+    NoiseSchedule,
+    PolynomialSchedule,
+    PowerSchedule,
+)
+from tests.golden_models import arrays
+from tests.helpers import ALL_SCHEDULES, AlphaAlone
+
+GRID = torch.linspace(0.0, 1.0, 1001, dtype=torch.float64)
+INSIDE = GRID[1:-1]
+START_BELOW_ONE = (GeometricSchedule, LinearSigmaSchedule)
+"""Schedules that say so: alpha(0) = exp(-sigma_min)."""
+
+every_schedule = pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+@every_schedule
+def test_alpha_falls_from_one_to_almost_nothing(schedule: NoiseSchedule) -> None:
+    alpha = schedule.alpha(GRID)
+    start = math.exp(-schedule.sigma_min) if isinstance(schedule, START_BELOW_ONE) else 1.0
+    assert float(alpha[0]) == pytest.approx(start, abs=1e-15)
+    assert -1e-15 <= float(alpha[-1]) <= 2e-3
+    falls = alpha.diff() < 0
+    tail = alpha[:-1] < 1e-300  # exp(-1/(1-t)) leaves the numbers a little before t = 1
+    assert bool((falls | tail).all())
+
+
+@every_schedule
+@given(t=st.floats(1e-4, 0.999))
+def test_the_derivative_equals_autograd_and_differences(schedule: NoiseSchedule, t: float) -> None:
+    time = scalar(t)
+    closed, auto = schedule.alpha_prime(time), NoiseSchedule.alpha_prime(schedule, time)
+    torch.testing.assert_close(closed, auto, rtol=1e-9, atol=1e-12)
+    step = 1e-7 * min(t, 1 - t)
+    differences = (schedule.alpha(time + step) - schedule.alpha(time - step)) / (2 * step)
+    torch.testing.assert_close(auto, differences, rtol=2e-2, atol=1e-4)
+    assert float(closed) <= 0.0
+
+
+@every_schedule
+def test_weight_is_rate_over_masked_share(schedule: NoiseSchedule) -> None:
+    weight, share = schedule.loss_weight(INSIDE), schedule.mask_probability(INSIDE)
+    torch.testing.assert_close(weight * share, -schedule.alpha_prime(INSIDE), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(share, 1.0 - schedule.alpha(INSIDE), rtol=0, atol=1e-14)
+    generic = NoiseSchedule.loss_weight(schedule, INSIDE)
+    torch.testing.assert_close(weight, generic, rtol=1e-8, atol=1e-12)
+
+
+@every_schedule
+@given(times=st.lists(st.floats(0.001, 1.0), min_size=3, max_size=3, unique=True))
+def test_unmasking_composes(schedule: NoiseSchedule, times: list[float]) -> None:
+    u, s, t = (scalar(value) for value in sorted(times))
+    direct = schedule.unmask_probability(t, u)
+    first, second = schedule.unmask_probability(t, s), schedule.unmask_probability(s, u)
+    for probability in (direct, first, second):
+        assert 0.0 <= float(probability) <= 1.0
+    torch.testing.assert_close(1 - direct, (1 - first) * (1 - second), rtol=1e-9, atol=1e-12)
+    expected = (schedule.alpha(u) - schedule.alpha(t)) / (1 - schedule.alpha(t))
+    torch.testing.assert_close(direct, expected, rtol=1e-6, atol=1e-9)
+
+
+@every_schedule
+def test_the_last_reverse_step_uncovers_everything(schedule: NoiseSchedule) -> None:
+    for t in (1e-9, 0.3, 1.0):
+        assert float(schedule.unmask_probability(scalar(t), scalar(0.0))) == 1.0
+
+
+@every_schedule
+@given(t=st.floats(0.001, 0.999))
+def test_time_at_inverts_the_masked_share(schedule: NoiseSchedule, t: float) -> None:
+    share = schedule.mask_probability(scalar(t))
+    again = schedule.mask_probability(schedule.time_at(share))
+    torch.testing.assert_close(again, share, rtol=1e-9, atol=1e-12)
+    bisected = schedule.mask_probability(NoiseSchedule.time_at(schedule, share))
+    torch.testing.assert_close(bisected, share, rtol=1e-9, atol=1e-12)
+
+
+@every_schedule
+def test_the_rate_integrates_to_the_fall(schedule: NoiseSchedule) -> None:
+    # A midpoint rule on t = u^2, which tames slopes that are infinite at 0 (sqrt, arccos).
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    integral = float((-schedule.alpha_prime(u.square()) * 2 * u).mean())
+    assert integral == pytest.approx(float(schedule.alpha(scalar(0.0)) - schedule.alpha(scalar(1.0))), abs=1e-5)
+
+
+@every_schedule
+def test_sigma_is_minus_log_alpha(schedule: NoiseSchedule) -> None:
+    torch.testing.assert_close(torch.exp(-schedule.sigma(INSIDE)), schedule.alpha(INSIDE), rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize("schedule", [s for s in ALL_SCHEDULES if not isinstance(s, AlphaAlone)], ids=repr)
+def test_float32_is_stable_near_zero(schedule: NoiseSchedule) -> None:
+    t = torch.logspace(-5, -0.01, 200)
+    for name in ("mask_probability", "loss_weight"):
+        ours = getattr(schedule, name)(t)
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), getattr(schedule, name)(t.double()), rtol=2e-5, atol=0)
+
+
+def test_the_derivative_is_there_whatever_mode_torch_is_in() -> None:
+    schedule = AlphaAlone()
+    expected = schedule.alpha_prime(INSIDE)
+    with torch.no_grad():
+        assert torch.equal(schedule.alpha_prime(INSIDE), expected)
+    with torch.inference_mode():
+        assert torch.equal(schedule.alpha_prime(INSIDE.clone()), expected)
+    square = INSIDE[:998].reshape(2, -1)
+    assert torch.equal(schedule.alpha_prime(square), expected[:998].reshape(2, -1))
+
+
+MDLM = {
+    "loglinear": LinearSchedule(eps=1e-3),
+    "cosine": MDLMCosineSchedule(),
+    "cosinesqr": CosineSquaredSchedule(),
+    "linear_0_10": LinearSigmaSchedule(0.0, 10.0),
+    "linear_1e-3_7": LinearSigmaSchedule(1e-3, 7.0),
+    "geometric_1e-3_1": GeometricSchedule(1e-3, 1.0),
+    "geometric_1e-4_20": GeometricSchedule(1e-4, 20.0),
+}
+
+
+@pytest.mark.parametrize("name", MDLM)
+def test_mdlms_schedules(name: str) -> None:
+    golden, schedule = arrays("mdlm-dit-tiny", "schedules"), MDLM[name]
+    t = golden["t"].double()
+    ours = {
+        "sigma": schedule.sigma(t),
+        "dsigma": -schedule.alpha_prime(t) / schedule.alpha(t),
+        "move_chance": schedule.mask_probability(t),
+        "loss_weight": schedule.loss_weight(t[1:]),
+    }
+    for quantity, value in ours.items():
+        in_float64 = golden.get(f"{name}.{quantity}_f64")
+        if in_float64 is not None:
+            torch.testing.assert_close(value, in_float64, rtol=1e-6, atol=1e-9)
+        # The reference's own float32 loses digits where a cosine is near 0.
+        coarse = 2e-4 if "cosine" in name else 1e-5
+        torch.testing.assert_close(value, golden[f"{name}.{quantity}"].double(), rtol=coarse, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinearSchedule(eps=1.0), r"must be in \[0, 1\)"),
+        (lambda: MDLMCosineSchedule(eps=-0.1), r"must be in \[0, 1\)"),
+        (lambda: PolynomialSchedule(0.0), "power must be above 0"),
+        (lambda: PowerSchedule(-1.0), "power must be above 0"),
+        (lambda: GeometricSchedule(0.0, 1.0), "0 < sigma_min"),
+        (lambda: LinearSigmaSchedule(2.0, 1.0), "0 <= sigma_min < sigma_max"),
+    ],
+)
+def test_bad_settings_are_named(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_settings_are_values() -> None:
+    assert LinearSchedule() == LinearSchedule(0.0)
+    assert hash(PolynomialSchedule(2.0)) == hash(PolynomialSchedule(2.0))
+    assert repr(ArccosSchedule()) == "ArccosSchedule()"

@@ -1,0 +1,81 @@
+"""Train a tiny model on given ranks and accumulation steps, and save loss, gradient norm and weights.
+
+Run by tests/test_distributed.py as: train_distributed.py OUT DEVICES ACCUMULATE BATCH NORMALISER
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, DistributedSampler
+
+from llada.backbones import BidirectionalTransformer
+from llada.module import DiffusionLM
+from llada.objectives import MaskedNELBO, Normaliser, PerMasked, PerPosition, PerRow, PerToken
+from llada.process import MaskingProcess
+
+ROWS, LENGTH, VOCAB, STEPS = 24, 12, 16, 3
+NORMALISERS: dict[str, Normaliser] = {
+    "position": PerPosition(),
+    "token": PerToken(),
+    "row": PerRow(),
+    "masked": PerMasked(),
+}
+
+
+def rows() -> list[dict[str, torch.Tensor]]:
+    """Rows whose answers have different lengths, so that denominators differ between ranks and micro-batches."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(VOCAB - 1, (ROWS, LENGTH), generator=generator)
+    start = torch.randint(LENGTH, (ROWS, 1), generator=generator)
+    maskable = torch.arange(LENGTH) >= start
+    return [{"tokens": t, "maskable": m} for t, m in zip(tokens, maskable, strict=True)]
+
+
+class Recorder(DiffusionLM):
+    """Keeps the gradients that the optimiser sees."""
+
+    gradients: list[torch.Tensor]
+    batch: int
+
+    def train_dataloader(self) -> DataLoader:
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        sampler = DistributedSampler(rows(), num_replicas=world, rank=rank, shuffle=False)
+        return DataLoader(rows(), batch_size=self.batch, sampler=sampler)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.gradients.append(torch.cat([p.grad.flatten().clone() for p in self.parameters() if p.grad is not None]))
+
+
+def main(out: str, devices: int, accumulate: int, batch: int, normaliser: str) -> None:
+    """Train for a few steps."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = Recorder(
+        BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2).double(),
+        MaskingProcess(mask_token_id=VOCAB - 1),
+        MaskedNELBO(normaliser=NORMALISERS[normaliser]),
+    )
+    model.gradients, model.batch = [], batch
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        accumulate_grad_batches=accumulate,
+        max_steps=STEPS,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(model)
+    if trainer.is_global_zero:
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        torch.save({"gradients": torch.stack(model.gradients), "weights": weights}, Path(out))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(int(value) for value in sys.argv[2:5]), sys.argv[5])

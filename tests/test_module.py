@@ -1,0 +1,250 @@
+"""DiffusionLM under the Lightning Trainer: it learns, it reloads, it resumes, and it says what is wrong."""
+
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from llada.backbones import BidirectionalTransformer
+from llada.checkpoint import read_checkpoint
+from llada.lr_schedulers import WarmupCosine, WarmupStableDecay
+from llada.module import DiffusionLM
+from llada.objectives import MaskedNELBO, PerRow, RandomLength
+from llada.process import MaskingProcess
+from llada.samplers import Blocks, Confidence, Proposal, Quota, UnmaskingSampler, canvas
+
+VOCAB, LENGTH = 12, 8
+MASK = VOCAB - 1
+
+
+def build(**parts: Any) -> DiffusionLM:
+    torch.manual_seed(0)
+    backbone = BidirectionalTransformer(VOCAB, width=32, num_layers=2, num_heads=2, tie_embeddings=True)
+    return DiffusionLM(backbone, MaskingProcess(MASK), **{"optimizer": partial(torch.optim.AdamW, lr=3e-3), **parts})
+
+
+def pattern(rows: int = 64) -> DataLoader:
+    """Rows that count upwards from a random start: every token follows from any other."""
+    start = torch.arange(rows) % (VOCAB - 1)
+    tokens = (start[:, None] + torch.arange(LENGTH)) % (VOCAB - 1)
+    return StatefulDataLoader([{"tokens": row} for row in tokens], batch_size=16)
+
+
+def trainer(folder: Path, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "default_root_dir": folder,
+    }
+    return Trainer(**{**defaults, **options})
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionLM, Path]:
+    folder = tmp_path_factory.mktemp("learned")
+    model = build()
+    run = trainer(folder, max_epochs=120)
+    run.fit(model, pattern())
+    run.save_checkpoint(folder / "model.ckpt")
+    return model.eval(), folder / "model.ckpt"
+
+
+def test_it_learns_a_pattern_and_fills_it_in(learned: tuple[DiffusionLM, Path], tmp_path: Path) -> None:
+    model, _ = learned
+    results = trainer(tmp_path).validate(model, pattern(), verbose=False)[0]
+    # The rows have the entropy ln 11 = 2.4 nats, 0.30 per token; an untrained model is at ln 12 = 2.5 per token.
+    assert 0.25 < results["val/nll"] < 0.5
+    assert results["val/nll_se"] < 0.15
+    assert results["val/perplexity"] == pytest.approx(2.718281828 ** results["val/nll"], rel=1e-5)
+    assert results["val/nll_at_noise_0.2"] < results["val/nll_at_noise_1.0"]
+    tokens = torch.tensor([[3, MASK, MASK, 6, MASK, MASK, MASK, MASK]])
+    assert model.generate(tokens).tokens.tolist() == [[3, 4, 5, 6, 7, 8, 9, 10]]
+
+
+def test_validation_repeats_itself(learned: tuple[DiffusionLM, Path], tmp_path: Path) -> None:
+    first, second = (trainer(tmp_path).validate(learned[0], pattern(), verbose=False)[0] for _ in range(2))
+    assert first == second
+
+
+def test_test_and_predict(learned: tuple[DiffusionLM, Path], tmp_path: Path) -> None:
+    model, _ = learned
+    assert trainer(tmp_path).test(model, pattern(), verbose=False)[0]["test/nll"] < 0.5
+    made = canvas([[1, 2], [5]], 6, mask_token_id=MASK, pad_token_id=0)
+    rows = [{"tokens": t, "attention_mask": a} for t, a in zip(made.tokens, made.attention_mask, strict=True)]
+    (sample,) = trainer(tmp_path).predict(model, DataLoader(rows, batch_size=2))
+    assert sample.tokens.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8], [0, 5, 6, 7, 8, 9, 10, 0]]
+
+
+def test_calling_the_model_gives_logits(learned: tuple[DiffusionLM, Path]) -> None:
+    tokens = torch.randint(VOCAB, (2, 5))
+    attention_mask = torch.tensor([[True] * 5, [False, False, True, True, True]])
+    logits = learned[0](tokens, attention_mask=attention_mask)
+    assert logits.shape == (2, 5, VOCAB)
+    torch.testing.assert_close(logits[1, 2:], learned[0](tokens[1:, 2:])[0])
+
+
+def test_a_checkpoint_rebuilds_its_model(learned: tuple[DiffusionLM, Path]) -> None:
+    model, path = learned
+    again = DiffusionLM.load_from_checkpoint(path)
+    assert again.process == model.process
+    assert again.objective == model.objective
+    assert again.sampler == model.sampler
+    assert not again.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert again.backbone.head.weight is again.backbone.embedding.weight
+    (optimizer,) = [again.configure_optimizers()]
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.param_groups[0]["lr"] == 3e-3
+
+
+def test_every_part_survives_the_checkpoint(tmp_path: Path) -> None:
+    model = build(
+        objective=RandomLength(MaskedNELBO(normaliser=PerRow()), 0.2),
+        sampler=UnmaskingSampler(Quota(3), Confidence(without=(1, 2)), Proposal(0.5, top_p=0.9), Blocks(2, stop=4)),
+        lr_scheduler=partial(WarmupCosine, warmup_steps=2, total_steps=9),
+        seed=7,
+    )
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(model, pattern())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    again = DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert (again.objective, again.sampler, again.seed) == (model.objective, model.sampler, 7)
+    assert again.lr_scheduler.keywords == {"warmup_steps": 2, "total_steps": 9}
+    replaced = DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt", seed=8)
+    assert replaced.seed == 8
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("this must not run",))
+
+
+def test_foreign_and_damaged_checkpoints_are_refused(
+    learned: tuple[DiffusionLM, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="damaged|refused"):
+        DiffusionLM.load_from_checkpoint(path)
+    torch.save({"state_dict": {}, "llada": Evil()}, path)
+    with pytest.raises(ValueError, match="pickled Python objects"):
+        DiffusionLM.load_from_checkpoint(path)
+    assert "must not run" not in capsys.readouterr().out
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(ValueError, match="not a checkpoint of this library"):
+        DiffusionLM.load_from_checkpoint(path)
+    whole = learned[1].read_bytes()
+    for share in (0.0, 0.3, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(ValueError, match="damaged"):
+            DiffusionLM.load_from_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        DiffusionLM.load_from_checkpoint(tmp_path / "absent.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("part", "class_path", "message"),
+    [
+        ("sampler", "llada.objectives.nelbo.MaskedNELBO", "is not a Sampler"),
+        ("backbone", "subprocess.Popen", "is not a Module"),
+        ("objective", "os.system", "is not a Objective"),
+        ("optimizer", "subprocess.Popen", "is not a Optimizer"),
+        ("sampler", "nowhere.Sampler", "can't be imported"),
+    ],
+)
+def test_a_class_path_may_only_name_a_part_of_its_kind(
+    learned: tuple[DiffusionLM, Path], tmp_path: Path, part: str, class_path: str, message: str
+) -> None:
+    checkpoint = read_checkpoint(learned[1])
+    checkpoint["llada"]["parts"][part] = {"class_path": class_path, "init_args": {}}
+    torch.save(checkpoint, tmp_path / "changed.ckpt")
+    with pytest.raises(ValueError, match=message):
+        DiffusionLM.load_from_checkpoint(tmp_path / "changed.ckpt")
+
+
+def test_unknown_arguments_are_named(learned: tuple[DiffusionLM, Path]) -> None:
+    with pytest.raises(ValueError, match="has no argument 'sede'"):
+        DiffusionLM.load_from_checkpoint(learned[1], sede=3)
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 6])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, kill_at: int) -> None:
+    def run(folder: Path, steps: int, resume: Path | None = None) -> tuple[dict[str, Tensor], Path]:
+        model = build(lr_scheduler=partial(WarmupCosine, warmup_steps=2, total_steps=7))
+        last = ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)
+        options = {"callbacks": [last], "enable_checkpointing": True, "max_steps": steps, "gradient_clip_val": 1.0}
+        trainer(folder, **options).fit(model, pattern(48), ckpt_path=resume)
+        return model.state_dict(), folder / "last.ckpt"
+
+    whole, _ = run(tmp_path / "whole", 7)
+    _, path = run(tmp_path / "killed", kill_at)
+    resumed, _ = run(tmp_path / "resumed", 7, path)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_averaged_weights_are_what_a_checkpoint_holds(tmp_path: Path) -> None:
+    model = build()
+    run = trainer(tmp_path, max_steps=5, callbacks=[EMAWeightAveraging(decay=0.5)], enable_checkpointing=True)
+    run.fit(model, pattern())
+    path = next(tmp_path.rglob("*.ckpt"))
+    averaged = DiffusionLM.load_from_checkpoint(path)
+    live = read_checkpoint(path)["current_model_state"]
+    name = "backbone.blocks.0.attention.q_proj.weight"
+    assert not torch.equal(averaged.state_dict()[name], live[name])
+
+
+def test_a_nan_loss_stops_the_run_and_saves_nothing(tmp_path: Path) -> None:
+    class Broken(BidirectionalTransformer):
+        def hidden(self, tokens: Tensor, **kwargs: Any) -> Tensor:
+            return super().hidden(tokens, **kwargs) * (torch.nan if kwargs.get("select") is not None else 1.0)
+
+    model = DiffusionLM(Broken(VOCAB, width=16, num_layers=1, num_heads=2), MaskingProcess(MASK))
+    last = ModelCheckpoint(tmp_path, every_n_train_steps=1)
+    with pytest.raises(ValueError, match="loss became nan at step 0.*lower learning rate"):
+        trainer(tmp_path, max_steps=3, callbacks=[last], enable_checkpointing=True).fit(model, pattern())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_rows_without_maskable_tokens_train_nothing_and_break_nothing(tmp_path: Path) -> None:
+    rows = [{"tokens": torch.arange(LENGTH), "maskable": torch.zeros(LENGTH, dtype=torch.bool)} for _ in range(4)]
+    model = build(optimizer=partial(torch.optim.SGD, lr=1.0))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer(tmp_path, max_epochs=1).fit(model, DataLoader(rows, batch_size=2))
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = DiffusionLM(
+        BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2, qkv_bias=True),
+        MaskingProcess(MASK),
+        optimizer=partial(torch.optim.AdamW, weight_decay=0.1),
+    )
+    groups = model.configure_optimizers().param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert all(p.ndim >= 2 for p in groups[0]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_warmup_stable_decay_is_lladas() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=4e-4)
+    schedule = {"warmup_steps": 4, "stable_steps": 3, "second_steps": 2, "decay_steps": 4}
+    scheduler = WarmupStableDecay(optimizer, **schedule, second_factor=0.25, final_factor=0.025)
+    rates = []
+    for _ in range(15):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    expected = [1e-4, 2e-4, 3e-4, 4e-4, 4e-4, 4e-4, 4e-4, 1e-4, 1e-4, 1e-4, 7.75e-5, 5.5e-5, 3.25e-5, 1e-5, 1e-5]
+    assert rates == pytest.approx(expected)

@@ -1,0 +1,111 @@
+"""The wheel that a user installs: everything is in it, and it imports where nothing optional is installed."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import llada
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Runs in its own process: refuses every optional package, whether it is installed or not, then imports what it is told.
+IMPORT_WITHOUT_EXTRAS = """
+import importlib, sys
+
+folder, optional, modules = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in optional:
+            raise ModuleNotFoundError(f"No module named {name!r} (refused by the test)", name=name)
+
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, folder)
+for module in modules:
+    loaded = importlib.import_module(module)
+    assert loaded.__file__.startswith(folder), loaded.__file__
+import llada
+for name in llada.__all__:
+    getattr(llada, name)
+print(len(modules), "modules")
+"""
+
+
+def distribution_names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w-]+", requirement)[0].lower().replace("-", "_") for requirement in requirements}
+
+
+def source_files() -> set[str]:
+    package = ROOT / "llada"
+    files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(ROOT).as_posix() for path in files}
+
+
+def modules_in(names: set[str]) -> list[str]:
+    python = (Path(name).with_suffix("").parts for name in names if name.endswith(".py"))
+    return sorted(".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in python)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_wheel_holds_the_source_tree_and_nothing_else(wheel: Path) -> None:
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == source_files()
+    assert "llada/py.typed" in packed
+
+
+def test_wheel_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+        licence = archive.read(name.replace("METADATA", "licenses/LICENSE")).decode()
+    assert f"Version: {llada.__version__}\n" in metadata
+    assert "License-Expression: Apache-2.0\n" in metadata
+    assert "Apache License" in licence
+
+
+def test_wheel_imports_with_the_core_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    modules = modules_in(source_files())
+    extras = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
+    # Refused by import name: the ones that differ from their distribution's name are spelt out.
+    optional = distribution_names(extras) - {"llada"} | {"flash_attn", "flash_attn_interface"}
+    command = [sys.executable, "-I", "-c", IMPORT_WITHOUT_EXTRAS, str(tmp_path), ",".join(optional), ",".join(modules)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == f"{len(modules)} modules"
+
+
+def test_command_line_entry_point_leads_somewhere(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert "llada = llada.cli:main\n" in archive.read(name).decode()
+    assert callable(EntryPoint("llada", "llada.cli:main", "console_scripts").load())
+
+
+def test_every_dependency_is_pinned_in_the_constraints() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all("==" in pin for pin in pins)
+    extras = PROJECT["optional-dependencies"]
+    # lm-eval and flash-attn-4 are for those who ask; their pins would be untested.
+    installed = PROJECT["dependencies"] + extras["demo"] + extras["hf"] + extras["peft"] + extras["docs"] + extras["dev"]
+    assert distribution_names(installed) - {"llada"} <= distribution_names(pins)
+    # Beside a CPU build of torch, PyPI's torchvision breaks `import torchmetrics`; litdata brings it.
+    assert not {"torchvision", "litdata"} & distribution_names(pins + installed)
