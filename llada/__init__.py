@@ -1,8 +1,8 @@
 """Masked-diffusion language models from interchangeable parts, on PyTorch Lightning.
 
-A `NoiseSchedule` is the curve alpha(t). A `MaskingProcess` is that curve and the mask token. An `Objective` turns model,
-process and clean tokens into a loss, a `Sampler` turns model, process and partly masked tokens into tokens. A backbone
-maps tokens to logits, and `DiffusionLM` is the LightningModule that holds one of each.
+A `NoiseSchedule` is the curve alpha(t). A `MaskingProcess` is that curve and the mask token. An `Objective` turns
+model, process and clean tokens into a loss, a `Sampler` turns model, process and partly masked tokens into tokens. A
+backbone maps tokens to logits, and `DiffusionLM` is the LightningModule that holds one of each.
 
 The names below are loaded when they are first used, so that ``import llada`` alone costs no import of torch.
 """

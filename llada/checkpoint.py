@@ -60,7 +60,7 @@ def write_tokenizer(checkpoint: dict[str, Any], folder: str | Path) -> bool:
     files = checkpoint[PARTS_KEY].get("tokenizer_files", {})
     for name, content in files.items():
         if Path(name).name != name:
-            raise ValueError(f"the checkpoint names a tokenizer file {name!r}, which isn't a plain file name; refusing it")
+            raise ValueError(f"the checkpoint names a tokenizer file {name!r}, which isn't a plain name; refusing it")
         (Path(folder) / name).write_bytes(content.numpy().tobytes())
     return bool(files)
 
@@ -109,15 +109,16 @@ def restore(
         replacements: arguments that are used instead of the stored ones.
 
     Raises:
-        ValueError: as in `read_checkpoint`, or if a replacement or a stored part isn't one of the constructor's, or a part
-            names a class of another kind.
+        ValueError: as in `read_checkpoint`, or if a replacement or a stored part isn't one of the constructor's, or a
+            part names a class of another kind.
     """
     checkpoint = read_checkpoint(path, map_location)
     parts = checkpoint[PARTS_KEY]["parts"]
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     unknown = sorted((set(replacements) | set(parts)) - set(hints))
     if unknown:
-        raise ValueError(f"{cls.__name__} has no argument {unknown[0]!r}; it has {', '.join(sorted(set(hints) - {'return'}))}")
+        known = ", ".join(sorted(set(hints) - {"return"}))
+        raise ValueError(f"{cls.__name__} has no argument {unknown[0]!r}; it has {known}")
     arguments = {name: build(value, hints[name]) for name, value in parts.items() if name not in replacements}
     return arguments | replacements, checkpoint["state_dict"]
 

@@ -7,6 +7,7 @@ chunk of them lives at any time, in the forward and in the backward pass.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,16 @@ class _WeightedNLL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, head, rows, forbidden, targets, weights, hidden, *parameters):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any,
+        head: nn.Module,
+        rows: int,
+        forbidden: int | None,
+        targets: Tensor,
+        weights: Tensor,
+        hidden: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         wanted = [p for p in parameters if p.requires_grad]
         gradients = [torch.zeros_like(p) for p in wanted]
         hidden_gradient = torch.empty_like(hidden)
@@ -112,7 +122,7 @@ class _WeightedNLL(torch.autograd.Function):
         return (nlls * weights.to(nlls)).sum(), nlls
 
     @staticmethod
-    def backward(ctx, gradient, _):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, *saved = ctx.saved_tensors
         parts = iter(saved)
         rest = [(next(parts) * gradient).to(hidden_gradient) if need else None for need in ctx.needs]
@@ -150,6 +160,7 @@ def weighted_nll(
         terms = chunked_nll(head, hidden, targets, forbidden, chunk_elements=chunk_elements)
         return (terms * weights.to(terms)).sum(), terms.detach()
     parameters: Sequence[Tensor] = list(head.parameters())
-    total, terms = _WeightedNLL.apply(head, rows, forbidden, targets, weights, hidden, *parameters)
+    arguments = (head, rows, forbidden, targets, weights, hidden, *parameters)
+    total, terms = _WeightedNLL.apply(*arguments)  # type: ignore[no-untyped-call]
     return total, terms
 

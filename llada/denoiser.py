@@ -1,7 +1,8 @@
 """What losses and samplers ask of a model: logits where they are wanted, and the likelihood of targets.
 
-They never ask for the (B, L, V) cube: on average half of its rows are thrown away in training, and nearly all of them in
-sampling. `as_denoiser` makes a `Denoiser` of a backbone (`hidden` and `head`) or of any callable ``tokens -> logits``.
+They never ask for the (B, L, V) cube: on average half of its rows are thrown away in training, and nearly all of them
+in sampling. `as_denoiser` makes a `Denoiser` of a backbone (`hidden` and `head`) or of any callable
+``tokens -> logits``.
 """
 
 from abc import ABC, abstractmethod
@@ -78,8 +79,8 @@ class Denoiser(ABC):
     ) -> tuple[Tensor, Tensor]:
         """A loss: the sum of ``weights * token_nll``, and the terms.
 
-        The weights are constants, known before the forward pass, so the gradient of each chunk of logits is made as soon
-        as the chunk is.
+        The weights are constants, known before the forward pass, so the gradient of each chunk of logits is made as
+        soon as the chunk is.
 
         Args:
             tokens: (B, L) int64, the model's input.

@@ -3,8 +3,9 @@
     UnmaskingSampler(Quota(8))  <->  {"class_path": "llada.samplers.unmasking.UnmaskingSampler",
                                       "init_args": {"commit": {"class_path": ..., "init_args": {"steps": 8}}, ...}}
 
-Every component stores each constructor argument under its own name, so nothing has to be written down twice. A checkpoint
-holds these dictionaries instead of pickled objects; on the way back a class may only be a subclass of the part it fills.
+Every component stores each constructor argument under its own name, so nothing has to be written down twice. A
+checkpoint holds these dictionaries instead of pickled objects; on the way back a class may only be a subclass of the
+part it fills.
 """
 
 import functools
@@ -12,7 +13,6 @@ import importlib
 import inspect
 import types
 import typing
-import collections.abc
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +59,7 @@ def build(description: Any, expected: Any) -> Any:
         cls = _import(description["class_path"])
         if not (isinstance(cls, type) and classes and issubclass(cls, tuple(classes))):
             names = " or ".join(c.__name__ for c in classes) or repr(expected)
-            raise ValueError(f"{description['class_path']} is not a {names}, which this part must be; refusing to build it")
+            raise ValueError(f"{description['class_path']} is not a {names}, which this part must be; refusing it")
         hints = typing.get_type_hints(cls.__init__)
         arguments = {name: build(item, hints.get(name, Any)) for name, item in description["init_args"].items()}
         if deferred:
@@ -78,7 +78,7 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _partial_class(value: functools.partial) -> type:
+def _partial_class(value: "functools.partial[Any]") -> type:
     """The class that a partial makes; jsonargparse's own partials carry it as the last positional argument."""
     candidates = [value.func, *value.args]
     for candidate in reversed(candidates):
@@ -94,8 +94,8 @@ def _arguments(value: Any) -> dict[str, Any]:
             continue
         if not hasattr(value, name):
             raise TypeError(
-                f"{_path(type(value))} doesn't store its constructor argument {name!r} as an attribute, so a checkpoint "
-                f"can't rebuild it; set self.{name} = {name} in its constructor"
+                f"{_path(type(value))} doesn't store its constructor argument {name!r} as an attribute, so a "
+                f"checkpoint can't rebuild it; set self.{name} = {name} in its constructor"
             )
         arguments[name] = describe(getattr(value, name))
     return arguments

@@ -37,10 +37,12 @@ class DiffusionLM(LightningModule):
         objective: what training minimises.
         bound: what validation and test report, whatever is minimised. Its ``nelbo`` must be a bound.
         sampler: what `generate` and ``predict`` use.
-        optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases) none.
-        lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step. None: constant.
-        seed: of the training and evaluation noise. The noise of a row follows from seed, step and the row's place in the
-            global batch, so that it resumes exactly and doesn't depend on the number of ranks.
+        optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases)
+            none.
+        lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step. None:
+            constant.
+        seed: of the training and evaluation noise. The noise of a row follows from seed, step and the row's place in
+            the global batch, so that it resumes exactly and doesn't depend on the number of ranks.
     """
 
     def __init__(
@@ -217,8 +219,8 @@ class DiffusionLM(LightningModule):
             The model, in evaluation mode.
 
         Raises:
-            ValueError: if the file isn't a checkpoint of this class, is damaged, or names a class that isn't a subclass of
-                the part it would fill.
+            ValueError: if the file isn't a checkpoint of this class, is damaged, or names a class that isn't a subclass
+                of the part it would fill.
         """
         arguments, weights = restore(cls, checkpoint_path, map_location, parts)
         model = cls(**arguments)
@@ -254,8 +256,8 @@ class DiffusionLM(LightningModule):
         value, self._unchecked = self._unchecked, None
         if value is not None and not bool(torch.isfinite(value)):
             raise ValueError(
-                f"the training loss became {value.item()} at step {self.trainer.global_step}; nothing was saved after it. "
-                "Resume from the last checkpoint with a lower learning rate, more warm-up or gradient_clip_val=1.0"
+                f"the training loss became {value.item()} at step {self.trainer.global_step}; nothing was saved after "
+                "it. Resume from the last checkpoint with a lower learning rate, more warm-up or gradient_clip_val=1.0"
             )
 
     def _log_bound(self, stage: str, metric: BoundMetric) -> None:
@@ -268,14 +270,13 @@ class DiffusionLM(LightningModule):
         return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
 
     def _bytes_per_token(self, stage: str) -> float | None:
-        data = self._datamodule()
-        return None if data is None else getattr(data, f"{stage}_bytes_per_token", getattr(data, "bytes_per_token", None))
+        return getattr(self._datamodule(), f"{stage}_bytes_per_token", None)
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Matrices, which decay, and vectors (norms, biases, single taps), which don't."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]

@@ -40,8 +40,8 @@ class MaskingProcess:
         time_conditioned: whether the backbone takes the total noise sigma(t) = -log alpha(t) as the keyword ``sigma``.
             The optimal denoiser of a masked row doesn't depend on t, so LLaDA has none of it.
         predicts_mask: whether the network may put probability on the mask token when the loss is computed. LLaDA
-            normalises over the whole vocabulary (True); MDLM's SUBS parameterisation excludes the mask (False). Sampling
-            excludes it always.
+            normalises over the whole vocabulary (True); MDLM's SUBS parameterisation excludes the mask (False).
+            Sampling excludes it always.
 
     Raises:
         ValueError: if ``mask_token_id`` is negative.

@@ -1,7 +1,7 @@
 """Counter-based random numbers: every number is a pure function of (key, index).
 
-A row of a batch owns a 64-bit key, and its i-th number is ``mix(key + (i + 1) * golden)``, the SplitMix64 generator read
-at a place of our choosing. Nothing is stored between draws, so
+A row of a batch owns a 64-bit key, and its i-th number is ``mix(key + (i + 1) * golden)``, the SplitMix64 generator
+read at a place of our choosing. Nothing is stored between draws, so
 
 - a row gets the same numbers whatever its neighbours, the batch size or the device;
 - a training step gets the same noise after a resume, and rows keep theirs when they move to another rank or another
@@ -59,8 +59,8 @@ class RowRandom:
 
     Args:
         keys: (B,) int64, the stream of each row.
-        shared_key: () int64, a stream that is the same on every rank and accumulation step; for decisions that rows take
-            together, such as the permutation behind stratified times.
+        shared_key: () int64, a stream that is the same on every rank and accumulation step; for decisions that rows
+            take together, such as the permutation behind stratified times.
         rows: (B,) int64, the index of each row in the global batch (over ranks and accumulation steps).
         num_rows: number of rows in the global batch.
     """
@@ -75,8 +75,8 @@ class RowRandom:
         """Streams for a batch that stands alone, as in sampling and evaluation.
 
         Args:
-            seed: with an int ``s``, row ``i`` has the seed ``s + i``, so row ``i`` of a batch equals row 0 of a batch of
-                one with seed ``s + i``; with a (B,) int64 tensor every row has its own.
+            seed: with an int ``s``, row ``i`` has the seed ``s + i``, so row ``i`` of a batch equals row 0 of a batch
+                of one with seed ``s + i``; with a (B,) int64 tensor every row has its own.
             num_rows: B.
             device: where the numbers are wanted.
 

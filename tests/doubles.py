@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from llada.noise import TimeSampler
@@ -23,7 +22,7 @@ class GivenTimes(TimeSampler):
 class GivenNumbers(RowRandom):
     """Random streams whose per-row numbers are given, (B, L)."""
 
-    numbers: Tensor = torch.empty(0)
+    numbers: Tensor
 
     @classmethod
     def of(cls, numbers: Tensor) -> "GivenNumbers":

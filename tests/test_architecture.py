@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "samplers": MATHEMATICS,
     "backbones": set(),
     "data": set(),  # corruption is never done in a collator
-    "metrics": MATHEMATICS | {"objectives"},
+    "metrics": MATHEMATICS | {"objectives", "samplers"},
     "lr_schedulers": set(),
     "describe": set(),
     "checkpoint": {"describe"},

@@ -17,9 +17,8 @@ def train(folder: Path, devices: int, accumulate: int, batch: int, normaliser: s
         return torch.load(out, weights_only=True)
     arguments = [str(out), str(devices), str(accumulate), str(batch), normaliser]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, str(SCRIPT), *arguments]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return torch.load(out, weights_only=True)
 

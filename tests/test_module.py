@@ -136,7 +136,7 @@ def test_foreign_and_damaged_checkpoints_are_refused(
 ) -> None:
     path = tmp_path / "bad.ckpt"
     path.write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(ValueError, match="damaged|refused"):
+    with pytest.raises(ValueError, match=r"damaged|refused"):
         DiffusionLM.load_from_checkpoint(path)
     torch.save({"state_dict": {}, "llada": Evil()}, path)
     with pytest.raises(ValueError, match="pickled Python objects"):
@@ -212,7 +212,7 @@ def test_a_nan_loss_stops_the_run_and_saves_nothing(tmp_path: Path) -> None:
 
     model = DiffusionLM(Broken(VOCAB, width=16, num_layers=1, num_heads=2), MaskingProcess(MASK))
     last = ModelCheckpoint(tmp_path, every_n_train_steps=1)
-    with pytest.raises(ValueError, match="loss became nan at step 0.*lower learning rate"):
+    with pytest.raises(ValueError, match=r"loss became nan at step 0.*lower learning rate"):
         trainer(tmp_path, max_steps=3, callbacks=[last], enable_checkpointing=True).fit(model, pattern())
     assert not list(tmp_path.rglob("*.ckpt"))
 

@@ -13,7 +13,7 @@ FALSE_ALARM = 1e-6
 def test_numbers_are_in_the_open_unit_interval_and_uniform() -> None:
     numbers = RowRandom.from_seed(3, 200).uniform(1000)
     assert numbers.dtype == torch.float64
-    assert 0.0 < float(numbers.min())
+    assert float(numbers.min()) > 0.0
     assert float(numbers.max()) < 1.0
     assert stats.kstest(numbers.flatten().numpy(), "uniform").pvalue > FALSE_ALARM
 

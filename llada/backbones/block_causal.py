@@ -10,7 +10,7 @@ from llada.backbones.attention import Visibility
 from llada.backbones.cache import KeyValueCache, Region
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockCausal(Visibility):
     """A `Visibility` that also hides later blocks.
 
@@ -19,8 +19,8 @@ class BlockCausal(Visibility):
         key_blocks: (1 or B, K) integers, block of each key.
     """
 
-    query_blocks: Tensor = torch.empty(0)
-    key_blocks: Tensor = torch.empty(0)
+    query_blocks: Tensor
+    key_blocks: Tensor
 
     @cached_property
     def mask(self) -> Tensor:
@@ -62,4 +62,4 @@ def block_causal(
     if keys is not None and segments is None:
         padding = (keys.long().cumsum(1) == 0).sum(1, keepdim=True)
         queries, columns = queries - padding, columns - padding
-    return BlockCausal(keys, segments, query_blocks=queries // length, key_blocks=columns // length)
+    return BlockCausal(keys=keys, segments=segments, query_blocks=queries // length, key_blocks=columns // length)

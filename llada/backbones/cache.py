@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Region = slice | Tensor
-"""Where a pass's tokens stand on the canvas: ``slice(start, stop)``, the same for every row, or positions (B, Q) int64."""
+"""Where the tokens of a pass stand on the canvas: ``slice(start, stop)`` for every row, or positions (B, Q) int64."""
 
 
 class KeyValueCache:

@@ -2,10 +2,11 @@
 
     x_{l+1} = x_l + attention_l + feed_forward_l,
 
-where the two terms come from an earlier pass for all tokens but a few. Which few is told by the layer's values, which are
-cheap: those with the least cosine similarity to the stored ones.
+where the two terms come from an earlier pass for all tokens but a few. Which few is told by the layer's values, which
+are cheap: those with the least cosine similarity to the stored ones.
 
-Reference: Liu et al., "dLLM-Cache: Accelerating Diffusion Large Language Models with Adaptive Caching", arXiv 2506.06295.
+Reference: Liu et al., "dLLM-Cache: Accelerating Diffusion Large Language Models with Adaptive Caching", arXiv
+2506.06295.
 
 Shapes: B rows, L columns, Q computed tokens, D width, G key/value heads, d head width.
 """
@@ -70,6 +71,7 @@ class FeatureCache:
         x = backbone.embedding(tokens)
         everything = torch.arange(start, tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
         for layer, block in enumerate(backbone.blocks):
+            assert isinstance(block, Block)
             changed = everything if layer == 0 or share == 1.0 else self._most_changed(layer, block, x, start, count)
             turn = rotation(changed, backbone.head_dim, backbone.rope_theta, x.dtype)
             x = self._layer(layer, block, x, changed, turn, visibility)

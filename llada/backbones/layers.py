@@ -3,6 +3,7 @@
 Shapes: B batch, L length, D width, N rows selected out of B * L, H heads, G key/value heads, d head width.
 """
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class SwiGLU(nn.Module):
 
 
 class ShortConvolution(nn.Module):
-    """A depthwise convolution over neighbouring positions, added to its input; starts as the identity.
+    """A residual depthwise convolution over neighbouring positions: x + conv(norm(x)).
 
     It gives a small model the sight of its neighbours that attention would have to learn first. Not part of LLaDA's own
     architecture.
@@ -107,21 +108,30 @@ class ShortConvolution(nn.Module):
         width: D.
         size: positions in the window, odd; centred, or ending at the token itself if ``causal``.
         causal: whether a token sees only itself and those before it.
+        norm_eps: epsilon of the RMSNorm.
 
     Raises:
         ValueError: if ``size`` is even or less than 1.
     """
 
-    def __init__(self, width: int, size: int, *, causal: bool = False) -> None:
+    def __init__(self, width: int, size: int, *, causal: bool = False, norm_eps: float = 1e-5) -> None:
         super().__init__()
         if size < 1 or size % 2 == 0:
             raise ValueError(f"the short convolution's size must be odd and positive; got {size}")
         self.offsets = range(1 - size, 1) if causal else range(-(size // 2), size // 2 + 1)
-        self.taps = nn.Parameter(Tensor(size, width).zero_())
+        self.norm = nn.RMSNorm(width, eps=norm_eps)
+        self.taps = nn.Parameter(torch.empty(size, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal taps whose squares sum to 1 on average: the branch starts at the scale of its normalised input."""
+        nn.init.normal_(self.taps, std=len(self.offsets) ** -0.5)
 
     def forward(self, x: Tensor, visibility: Visibility) -> Tensor:
         """Map (B, L, D) to (B, L, D); padding and other segments contribute nothing."""
-        source = x if visibility.keys is None else x * visibility.keys[..., None]
+        source = self.norm(x)
+        if visibility.keys is not None:
+            source = source * visibility.keys[..., None]
         result, length = x, x.shape[1]
         for tap, offset in zip(self.taps, self.offsets, strict=True):
             if abs(offset) >= length:
@@ -143,7 +153,7 @@ class Block(nn.Module):
         attention: gathers (B, L, H * d) from normalised tokens; owns the output projection ``o_proj``.
         feed_forward: (..., D) -> (..., D).
         norm_eps: epsilon of both RMSNorms.
-        convolution: applied to the normalised tokens in front of the attention, or None.
+        convolution: applied in front of the attention, or None.
     """
 
     def __init__(
@@ -174,10 +184,9 @@ class Block(nn.Module):
 
         Attention needs every token; what follows it needs only those whose result is wanted.
         """
-        normed = self.attention_norm(x)
         if self.convolution is not None:
-            normed = self.convolution(normed, visibility)
-        gathered = self.attention(normed, turn, visibility, cached)
+            x = self.convolution(x, visibility)
+        gathered = self.attention(self.attention_norm(x), turn, visibility, cached)
         if select is not None:
             x, gathered = x.flatten(0, 1)[select], gathered.flatten(0, 1)[select]
         x = x + self.attention.o_proj(gathered)

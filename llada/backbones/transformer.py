@@ -9,6 +9,7 @@ and ``forward`` is ``head(hidden(tokens))``.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,16 @@ from llada.backbones.rotary import rotation
 
 
 class TiedHead(nn.Module):
-    """A projection to the vocabulary that shares the embedding's matrix."""
+    """A projection to the vocabulary that shares the embedding's matrix, with a bias of its own if asked for."""
 
-    def __init__(self, embedding: nn.Embedding) -> None:
+    def __init__(self, embedding: nn.Embedding, bias: bool = False) -> None:
         super().__init__()
         self.weight = embedding.weight
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (..., D) to (..., V)."""
-        return nn.functional.linear(hidden, self.weight)
+        return nn.functional.linear(hidden, self.weight, self.bias)
 
 
 class BidirectionalTransformer(nn.Module):
@@ -51,7 +53,8 @@ class BidirectionalTransformer(nn.Module):
         norm_eps: epsilon of the RMSNorms.
         tie_embeddings: whether the head shares the embedding's matrix.
         qkv_bias: biases on queries, keys and values.
-        bias: biases on the other projections.
+        bias: biases on the other projections, the head included.
+        head_bias: a bias on the head, 0 at first; see `llada.callbacks.UnigramBias`.
         qk_norm: whether queries and keys are normalised per head before rotation.
         causal: see only earlier tokens; for the autoregressive twin and for converted checkpoints.
         shift: the output at position i is read at i - 1 (models adapted from next-token prediction, such as Dream).
@@ -59,8 +62,8 @@ class BidirectionalTransformer(nn.Module):
         convolution: window of a depthwise convolution in front of each attention, odd; 0 for none (LLaDA).
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
         attention: name of the attention kernel, see `llada.backbones.attention.KERNELS`.
-        block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and all
-            blocks before it (LLaDA2, BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
+        block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
+            all blocks before it (LLaDA2, BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
 
     Raises:
         ValueError: if sizes don't divide where they must.
@@ -84,6 +87,7 @@ class BidirectionalTransformer(nn.Module):
         tie_embeddings: bool = False,
         qkv_bias: bool = False,
         bias: bool = False,
+        head_bias: bool = False,
         qk_norm: bool = False,
         causal: bool = False,
         shift: bool = False,
@@ -109,13 +113,17 @@ class BidirectionalTransformer(nn.Module):
         self.tie_embeddings, self.qkv_bias, self.bias, self.qk_norm = tie_embeddings, qkv_bias, bias, qk_norm
         self.causal, self.shift, self.convolution = causal, shift, convolution
         self.activation_checkpointing, self.attention = activation_checkpointing, attention
-        self.block_length = block_length
+        self.block_length, self.head_bias = block_length, head_bias
 
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(self._block() for _ in range(num_layers))
         self.final_norm = nn.RMSNorm(width, eps=norm_eps)
-        self.head = TiedHead(self.embedding) if tie_embeddings else nn.Linear(width, vocab_size, bias=bias)
+        self.head = self._head()
         self.reset_parameters()
+
+    def _head(self) -> nn.Module:
+        bias = self.bias or self.head_bias
+        return TiedHead(self.embedding, bias) if self.tie_embeddings else nn.Linear(self.width, self.vocab_size, bias)
 
     def _block(self) -> Block:
         attention = Attention(
@@ -128,7 +136,9 @@ class BidirectionalTransformer(nn.Module):
             qk_norm=self.norm_eps if self.qk_norm else None,
             kernel=self.attention,
         )
-        convolution = ShortConvolution(self.width, self.convolution, causal=self.causal) if self.convolution else None
+        convolution = None
+        if self.convolution:
+            convolution = ShortConvolution(self.width, self.convolution, causal=self.causal, norm_eps=self.norm_eps)
         feed_forward = SwiGLU(self.width, self.hidden_width, bias=self.bias)
         return Block(self.width, attention, feed_forward, norm_eps=self.norm_eps, convolution=convolution)
 
@@ -136,7 +146,8 @@ class BidirectionalTransformer(nn.Module):
         """LLaDA's "mitchell" initialisation: truncated normal at 3 standard deviations.
 
         The deviation is 1/sqrt(D) for embedding, head, queries, keys, values, gate and up; the two projections that
-        write into the residual stream have 1/sqrt(fan-in), divided by sqrt(2 (layer + 1)). Norms start at 1, biases at 0.
+        write into the residual stream have 1/sqrt(fan-in), divided by sqrt(2 (layer + 1)). Norms start at 1,
+        biases at 0.
         """
         for module in self.modules():
             if isinstance(module, nn.RMSNorm):
@@ -144,12 +155,13 @@ class BidirectionalTransformer(nn.Module):
             elif isinstance(module, nn.Linear | nn.Embedding):
                 _init(module, self.width**-0.5)
             elif isinstance(module, ShortConvolution):
-                nn.init.zeros_(module.taps)
-        for layer, block in enumerate(self.blocks):
-            for out in (block.attention.o_proj, block.feed_forward.down_proj):
-                _init(out, (out.in_features * 2 * (layer + 1)) ** -0.5)
+                module.reset_parameters()
+        for name, module in self.named_modules():
+            if name.endswith(("o_proj", "down_proj")) and isinstance(module, nn.Linear):
+                layer = int(name.split(".")[1])
+                _init(module, (module.in_features * 2 * (layer + 1)) ** -0.5)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Logits of every position.
 
         Args:
@@ -180,8 +192,8 @@ class BidirectionalTransformer(nn.Module):
             segment_ids: (B, L) integers for packed rows: tokens see their own segment, and positions restart with it.
             select: (N,) flat indices into B * L. Only their results are computed after the last attention.
             cache: keys and values of the canvas that ``tokens`` are a part of; read and updated.
-            region: where ``tokens`` stand on that canvas. Outputs of a region aren't shifted: what predicts a position is
-                the output ``cache.lead`` places to its left.
+            region: where ``tokens`` stand on that canvas. Outputs of a region aren't shifted: what predicts a position
+                is the output ``cache.lead`` places to its left.
 
         Returns:
             (B, L, D), or (N, D) with ``select``.

@@ -1,14 +1,17 @@
 """``llada fit | validate | test | predict``: LightningCLI over DiffusionLM and the data modules.
 
-Every part is chosen by ``class_path`` in YAML or on the command line; the vocabulary and the mask token go from the data
-to the model by themselves.
+Every part is chosen by ``class_path`` in YAML or on the command line; the vocabulary and the mask token go from the
+data to the model by themselves.
 """
 
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 # Importing the packages makes their classes known by short names: `--model.objective MaskedNELBO`.
 import llada.backbones
@@ -16,17 +19,82 @@ import llada.data
 import llada.lr_schedulers
 import llada.noise
 import llada.objectives
-import llada.samplers  # noqa: F401
+import llada.samplers
+from llada.checkpoint import check_tokenizer, read_checkpoint
 from llada.module import DiffusionLM
+
+for name in llada.data.__all__:  # which loads its names on first use
+    getattr(llada.data, name)
+
+
+class InitialWeights(Callback):
+    """Begin with the weights of a checkpoint, and with nothing else of it, as fine-tuning does.
+
+    Args:
+        checkpoint: file of a model with the same backbone and tokenizer.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load them when the tokenizer is there and before any other callback copies the weights.
+
+        Raises:
+            ValueError: if the tokenizer or the backbone is another one.
+        """
+        stored = read_checkpoint(self.checkpoint)
+        tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        if tokenizer is not None:
+            check_tokenizer(stored, tokenizer, self.checkpoint)
+        try:
+            pl_module.load_state_dict(stored["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"the weights in {self.checkpoint} are of another backbone: {error}") from error
+
+
+class SaveTrainingConfig(SaveConfigCallback):
+    """Write the configuration beside the logs of a training run; other commands and runs without logs leave no file."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See `SaveConfigCallback`."""
+        if stage == "fit" and trainer.loggers:
+            super().setup(trainer, pl_module, stage)
 
 
 class LLaDACLI(LightningCLI):
-    """LightningCLI with the links between data and model."""
+    """LightningCLI with the links between data and model, weights to begin with, and filled canvases on the screen."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The data knows the vocabulary and the mask token before it is prepared."""
         parser.link_arguments("data.vocab_size", "model.backbone.init_args.vocab_size", apply_on="instantiate")
         parser.link_arguments("data.mask_token_id", "model.process.mask_token_id", apply_on="instantiate")
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
+        )
+
+    def after_instantiate_classes(self) -> None:
+        """Put the initial weights in front of the other callbacks, which may average or freeze them."""
+        initial = self._get(self.config_init, "init_from")
+        if initial is not None:
+            self.trainer.callbacks.insert(0, InitialWeights(initial))  # type: ignore[attr-defined]
+
+    def after_predict(self) -> None:
+        """Print what was written, one JSON object per row."""
+        tokenizer = getattr(self.datamodule, "tokenizer", None)
+        for sample in self.trainer.predict_loop.predictions:
+            for ids, calls, generated in zip(*(part.tolist() for part in sample), strict=True):
+                written = {"tokens": ids} if tokenizer is None else {"text": tokenizer.decode(ids)}
+                print(json.dumps({**written, "generated": generated, "calls": calls}, ensure_ascii=False))
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint before anything is built; Lightning would look for hyperparameters in it."""
+        path = self.config[self.config["subcommand"]].get("ckpt_path")
+        if path is not None and Path(path).is_file():
+            read_checkpoint(path)
 
 
 def run(arguments: ArgsType) -> LLaDACLI:
@@ -35,12 +103,16 @@ def run(arguments: ArgsType) -> LLaDACLI:
     Args:
         arguments: such as ["fit", "--config", "model.yaml"].
     """
+    exact: dict[str, Any] = {"allow_abbrev": False}
     return LLaDACLI(
         DiffusionLM,
         LightningDataModule,
         subclass_mode_data=True,
         seed_everything_default=0,
-        parser_kwargs={"prog": "llada"},
+        auto_configure_optimizers=False,  # DiffusionLM takes its optimiser as an argument
+        save_config_callback=SaveTrainingConfig,
+        save_config_kwargs={"overwrite": True},  # a run that is resumed or repeated keeps its folder
+        parser_kwargs={"prog": "llada", **exact, **{name: dict(exact) for name in LLaDACLI.subcommands()}},
         args=arguments,
     )
 

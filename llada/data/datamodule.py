@@ -9,7 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llada.data.atomic import build_folder
@@ -177,6 +180,15 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         if part not in self._rows:
             raise ValueError("the data isn't open; call prepare_data() and setup() first, as the Trainer does")
         return self._rows[part]
+
+    def token_counts(self, part: str = TRAIN) -> Tensor:
+        """How often each token occurs in a part, (vocab_size,) int64.
+
+        Raises:
+            ValueError: as `rows`.
+        """
+        self.rows(part)
+        return torch.from_numpy(np.bincount(self._files[part].tokens, minlength=self.vocab_size))
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""

@@ -92,7 +92,7 @@ class ConditionalLikelihood:
         num_samples: masked copies per pair, at most; LLaDA's protocol has 128.
         batch_size: copies whose masks are drawn jointly, a divisor of ``num_samples``. Larger is more precise, but the
             standard error needs at least two batches, and is better with more.
-        masks: how they are drawn; `StratifiedCounts` is LLaDA's design, the default needs fewer copies.
+        masks: how they are drawn; `StratifiedCounts` is LLaDA's design, the default usually needs fewer copies.
         guidance: classifier-free guidance.
         target_se: stop with a pair when its standard error, in nats, is this small. Errors of pairs that stopped early
             are, if anything, reported too small. None: use all samples.

@@ -6,8 +6,8 @@ For an answer of n tokens let f(M) = sum_{i in M} log p(x_0^i | prompt, answer w
 
 A design draws the masks of a whole batch of copies, so that the copies may share the work; the estimate is
 sum_j w_j f(M_j). Cut 1..n into ranges and give copies to each of them: the estimate is unbiased if a copy's number l_j
-of masks is uniform over its range, every set of that size is equally likely, and w_j is the width of the range divided by
-l_j and by the number of its copies. How the copies depend on one another is free, and decides the variance.
+of masks is uniform over its range, every set of that size is equally likely, and w_j is the width of the range divided
+by l_j and by the number of its copies. How the copies depend on one another is free, and decides the variance.
 
 Shapes: N copies (of one or many requests), b copies in the batch of a request, n answer tokens, A the longest n.
 """
@@ -124,6 +124,10 @@ class BalancedMasks(MaskDesign):
     disjoint sets where l is small, disjoint contexts where it is large, complements at l = n / 2. A single arc of a
     random order is a uniformly random set, so the estimate stays unbiased. If all tokens cost the same, the variance is
     zero.
+
+    The gain over `StratifiedCounts` depends on the text: in trials with small models the variance was 1.3 to 3 times
+    lower for equal copies; for a nearly deterministic language, where a token's cost hangs on which neighbours are
+    visible, between 1.3 times higher and 2 times lower.
 
     Args:
         group_size: copies that share a range and an order.

@@ -1,14 +1,16 @@
 """The bound over a data set: nats per token, perplexity and bits per byte, each with its standard error.
 
-A batch gives one estimate of the bound per row. With row sums a_b (nats) and sizes n_b (tokens) the value is the ratio
+A batch gives one estimate of the bound per row. With sums a_b (nats) and sizes n_b (tokens) of B rows the value is the
+ratio
 
-    r = sum_b a_b / sum_b n_b,     se(r) = sqrt(sum_b (a_b - r n_b)^2) / sum_b n_b
+    r = sum_b a_b / sum_b n_b,     se(r) = sqrt(B / (B - 1) sum_b (a_b - r n_b)^2) / sum_b n_b
 
-(delta method for a ratio of means). Stratified noise levels make rows negatively dependent, so the error is, if
-anything, smaller than reported.
+(delta method for a ratio of means; NaN for a single row, which says nothing about the spread). Stratified noise levels
+make rows negatively dependent, so the error is, if anything, smaller than reported.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +38,25 @@ class BoundEstimate(NamedTuple):
     bits_per_byte_se: Tensor
 
 
-class BoundMetric(Metric):
+class _Sums(Metric):
+    """Sums in float64, also inside a model that is cast to bfloat16: that moves them between devices only."""
+
+    full_state_update = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> "_Sums":
+        def move(value: Tensor) -> Tensor:
+            moved = fn(value)
+            return moved if moved.dtype == value.dtype else value.to(moved.device)
+
+        super()._apply(move, exclude_state)
+        return self
+
+    def _add_sums(self, names: Sequence[str], *size: int) -> None:
+        for name in names:
+            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+
+
+class BoundMetric(_Sums):
     """Accumulates row estimates of the bound; synchronised over ranks.
 
     Args:
@@ -44,19 +64,17 @@ class BoundMetric(Metric):
         kwargs: for `torchmetrics.Metric`.
     """
 
-    full_state_update = False
     nll: Tensor
     tokens: Tensor
     nll_squared: Tensor
     product: Tensor
     tokens_squared: Tensor
+    rows: Tensor
 
     def __init__(self, bytes_per_token: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bytes_per_token = bytes_per_token
-        for name in ("nll", "tokens", "nll_squared", "product", "tokens_squared"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
+        self._add_sums(("nll", "tokens", "nll_squared", "product", "tokens_squared", "rows"))
 
     def update(self, nelbo: Tensor, num_tokens: Tensor) -> None:
         """Add rows.
@@ -71,17 +89,18 @@ class BoundMetric(Metric):
         self.nll_squared += a.square().sum()
         self.product += (a * n).sum()
         self.tokens_squared += n.square().sum()
+        self.rows += (n > 0).sum()
 
     def compute(self) -> BoundEstimate:
         """The bound over everything added so far; NaN if no token was."""
         ratio = self.nll / self.tokens
         spread = self.nll_squared - 2.0 * ratio * self.product + ratio.square() * self.tokens_squared
-        error = spread.clamp(min=0.0).sqrt() / self.tokens
+        error = (spread.clamp(min=0.0) * self.rows / (self.rows - 1.0)).sqrt() / self.tokens
         to_bits = math.nan if self.bytes_per_token is None else 1.0 / (math.log(2.0) * self.bytes_per_token)
         return BoundEstimate(ratio, error, ratio.exp(), ratio.exp() * error, ratio * to_bits, error * to_bits)
 
 
-class NoiseLevelMetric(Metric):
+class NoiseLevelMetric(_Sums):
     """Mean cross-entropy of masked tokens by noise level, in nats; synchronised over ranks.
 
     Args:
@@ -89,16 +108,13 @@ class NoiseLevelMetric(Metric):
         kwargs: for `torchmetrics.Metric`.
     """
 
-    full_state_update = False
     nll: Tensor
     masked: Tensor
 
     def __init__(self, num_bins: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_bins = num_bins
-        for name in ("nll", "masked"):
-            self.add_state(name, torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
+        self._add_sums(("nll", "masked"), num_bins)
 
     def update(self, t: Tensor, masked_nll: Tensor, num_masked: Tensor) -> None:
         """Add rows.

@@ -52,7 +52,7 @@ class MDLMCosineSchedule(NoiseSchedule):
         check_residue(self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """eps + (1 - eps) cos(pi t / 2)."""
+        """Value eps + (1 - eps) cos(pi t / 2)."""
         return self.eps + (1.0 - self.eps) * (HALF_PI * t).cos()
 
     def alpha_prime(self, t: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class CosineSquaredSchedule(NoiseSchedule):
         check_residue(self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """eps + (1 - eps) cos^2(pi t / 2)."""
+        """Value eps + (1 - eps) cos^2(pi t / 2)."""
         return self.eps + (1.0 - self.eps) * (HALF_PI * t).cos().square()
 
     def alpha_prime(self, t: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class CosineSquaredSchedule(NoiseSchedule):
         return (1.0 - self.eps) * (HALF_PI * t).sin().square()
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """pi cot(pi t / 2)."""
+        """Closed form pi cot(pi t / 2)."""
         return math.pi / (HALF_PI * t).tan()
 
     def time_at(self, mask_probability: Tensor) -> Tensor:

@@ -41,5 +41,5 @@ class LinearSchedule(NoiseSchedule):
         return 1.0 / t
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
-        """p / (1 - eps)."""
+        """Closed form p / (1 - eps)."""
         return (mask_probability / (1.0 - self.eps)).clamp(0.0, 1.0)

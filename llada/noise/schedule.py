@@ -20,8 +20,8 @@ from torch import Tensor
 class NoiseSchedule(ABC):
     """The curve alpha(t). A subclass gives `alpha`; closed forms of the rest are optional.
 
-    Contract: alpha decreases strictly, from 1 at t = 0 to 0, or to a small residue, at t = 1. A curve that starts below 1
-    (a smallest noise above 0) says so in its documentation; its last reverse step still uncovers everything.
+    Contract: alpha decreases strictly, from 1 at t = 0 to 0, or to a small residue, at t = 1. A curve that starts below
+    1 (a smallest noise above 0) says so in its documentation; its last reverse step still uncovers everything.
 
     Methods take times of any shape in float32 or float64 and return tensors like them.
     """

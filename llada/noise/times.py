@@ -1,8 +1,8 @@
 """How the noise levels of a batch are drawn for training and evaluation.
 
-Every row's time is uniform on (t_min, t_max]; the samplers differ in how the rows of a batch depend on one another. Strata
-are laid over the *global* batch: all ranks and gradient-accumulation steps together, without communication, since every
-rank can compute the others' share.
+Every row's time is uniform on (t_min, t_max]; the samplers differ in how the rows of a batch depend on one another.
+Strata are laid over the *global* batch: all ranks and gradient-accumulation steps together, without communication,
+since every rank can compute the others' share.
 """
 
 from abc import ABC, abstractmethod
@@ -60,8 +60,8 @@ class UniformTimes(_Interval):
 class StratifiedTimes(_Interval):
     """One time in each of n equal parts of the interval, n rows in the global batch.
 
-    Which row gets which part is drawn anew each time, so no row, rank or micro-batch is noisier than another. MDLM calls
-    this "antithetic" and does it per rank.
+    Which row gets which part is drawn anew each time, so no row, rank or micro-batch is noisier than another. MDLM
+    calls this "antithetic" and does it per rank.
 
     Args:
         t_min: lowest time.

@@ -1,12 +1,12 @@
 """The same bound with an exact number of masks: no variance from the count.
 
-    -log p(x_0) <= E_{l ~ U{1..n}} [ (n / l) sum_{i in M} -log p_theta(x_0^i | x_M) ],   M uniform among the sets of size l
+    -log p(x_0) <= E_{l ~ U{1..n}} [ (n / l) sum_{i in M} -log p_theta(x_0^i | x_M) ]
 
-for a row with n maskable tokens. It equals the continuous-time bound of any schedule, since
-C(n, l) times the integral of t^(l-1) (1-t)^(n-l) over [0, 1] is 1/l.
+for a row with n maskable tokens, with M uniform among the sets of l of them. It equals the continuous-time
+bound of any schedule, since C(n, l) times the integral of t^(l-1) (1-t)^(n-l) over [0, 1] is 1/l.
 
-Reference: arXiv 2502.09992, equation 6 and appendix A; Ou et al., "Your Absorbing Discrete Diffusion Secretly Models the
-Conditional Distributions of Clean Data", arXiv 2406.03736.
+Reference: arXiv 2502.09992, equation 6 and appendix A; Ou et al., "Your Absorbing Discrete Diffusion Secretly Models
+the Conditional Distributions of Clean Data", arXiv 2406.03736.
 """
 
 from dataclasses import dataclass, field

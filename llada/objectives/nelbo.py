@@ -1,6 +1,8 @@
 """The continuous-time bound of masked diffusion, and the losses that differ from it by weight and normaliser.
 
-    -log p(x_0) <= E_{t ~ U(0, 1]} [ w(t) sum_{i masked} -log p_theta(x_0^i | x_t) ],   w(t) = -alpha'(t) / (1 - alpha(t))
+    -log p(x_0) <= E_{t ~ U(0, 1]} [ w(t) sum_{i masked} -log p_theta(x_0^i | x_t) ]
+
+with w(t) = -alpha'(t) / (1 - alpha(t)).
 
 Reference: arXiv 2406.07524, equation 11; arXiv 2502.09992, equation 3 (where alpha(t) = 1 - t, so w(t) = 1/t).
 """

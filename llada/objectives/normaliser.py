@@ -54,7 +54,10 @@ class PerToken(Normaliser):
 
 @dataclass(frozen=True)
 class PerRow(Normaliser):
-    """Divide each row by its own maskable tokens, then by B: LLaDA's fine-tuning loss. Short answers count as long ones."""
+    """Divide each row by its own maskable tokens, then by B: LLaDA's fine-tuning loss.
+
+    Short answers count as long ones.
+    """
 
     def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """See `Normaliser`."""
@@ -63,7 +66,10 @@ class PerRow(Normaliser):
 
 @dataclass(frozen=True)
 class PerMasked(Normaliser):
-    """Divide by the masked tokens of the batch: the plain mean of masked language models. Not a bound under any weight."""
+    """Divide by the masked tokens of the batch: the plain mean of masked language models.
+
+    Not a bound under any weight.
+    """
 
     def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """See `Normaliser`."""

@@ -1,8 +1,8 @@
 """What an objective is: (model, process, clean tokens) -> a loss to minimise, and a bound to report.
 
-The two are different numbers. The loss is ``numerator / denominator``, kept apart so that gradient accumulation and data
-parallelism can divide the sum over all micro-batches by the sum of all denominators, and so equal the single big batch.
-The report is the negative evidence lower bound (NELBO) of each row in nats, whatever is minimised.
+The two are different numbers. The loss is ``numerator / denominator``, kept apart so that gradient accumulation and
+data parallelism can divide the sum over all micro-batches by the sum of all denominators, and so equal the single big
+batch. The report is the negative evidence lower bound (NELBO) of each row in nats, whatever is minimised.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,8 @@ class ObjectiveOutput:
     Attributes:
         numerator: (), differentiable, nats.
         denominator: (), what the normaliser divides by.
-        nelbo: (B,) float64, detached: an estimate of the bound on -log p(row) in nats, with the weight of the bound. Its
+        nelbo: (B,) float64, detached: an estimate of the bound on -log p(row) in nats, with the weight of the bound.
+        Its
             expectation is the bound only if the times cover (0, 1].
         num_tokens: (B,) maskable tokens of each row, int64.
         t: (B,) noise level of each row: the time, or the share of masked tokens where the count is exact.

@@ -2,8 +2,10 @@
 
 from llada.samplers.adjust import Adjustment
 from llada.samplers.cache import CachePolicy, NoCache
+from llada.samplers.cached import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.commit import Commit, EntropyBound, Factor, Scored, Threshold
+from llada.samplers.delayed import DelayedCache, IntervalCache
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.order import (
     BlindOrder,
@@ -21,7 +23,16 @@ from llada.samplers.presets import ancestral, low_confidence, random_remasking
 from llada.samplers.propose import Candidates, Proposal, Proposed
 from llada.samplers.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
 from llada.samplers.rates import Ancestral, FirstHitting, Progress, Rates, TauLeaping
+from llada.samplers.remask import (
+    CappedRemasking,
+    ConfidenceRemasking,
+    ForwardBackwardRemasking,
+    LoopRemasking,
+    Remasking,
+    RescaledRemasking,
+)
 from llada.samplers.sampler import Sample, Sampler, Step
+from llada.samplers.stability import Credit, Stability
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
 
@@ -34,40 +45,55 @@ __all__ = [
     "CachePolicy",
     "Candidates",
     "Canvas",
+    "CappedRemasking",
     "Commit",
     "Confidence",
+    "ConfidenceRemasking",
     "CosineQuota",
+    "Credit",
+    "DelayedCache",
     "Demote",
     "DreamFloor",
+    "DualCache",
     "EntropyBound",
+    "ExactCache",
     "Factor",
     "FirstHitting",
+    "ForwardBackwardRemasking",
     "Guidance",
     "GuidedDenoiser",
     "Hierarchy",
+    "IntervalCache",
     "LeftToRight",
+    "LoopRemasking",
     "Margin",
     "Measure",
     "NegativeEntropy",
     "NoCache",
     "Order",
     "PerStep",
+    "PrefixCache",
     "Progress",
     "Proposal",
     "Proposed",
     "Quota",
     "RandomOrder",
     "Rates",
+    "RegionCache",
+    "Remasking",
+    "RescaledRemasking",
     "Sample",
     "Sampler",
     "Scored",
     "Sliding",
+    "Stability",
     "Step",
     "Stochastic",
     "TauLeaping",
     "Threshold",
     "ThresholdOrQuota",
     "UnmaskingSampler",
+    "VicinityCache",
     "WholeCanvas",
     "Window",
     "ancestral",

@@ -7,7 +7,7 @@ a cache is an approximation for them, until the next refresh; it is exact for bl
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -78,6 +78,9 @@ class OpenCache(ABC):
 
 class CachePolicy(ABC):
     """What is kept, and when it is refreshed."""
+
+    guided: ClassVar[bool] = True
+    """Whether it works under guidance, whose second input has a masked prompt."""
 
     @abstractmethod
     def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:

@@ -36,6 +36,11 @@ def check_parts(sampler: "UnmaskingSampler") -> None:
             f"{type(sampler.rates).__name__} masks tokens again, whose keys {type(sampler.cache).__name__} would keep; "
             "use cache=NoCache()"
         )
+    if sampler.guidance.branches > 1 and not sampler.cache.guided:
+        raise ValueError(
+            f"{type(sampler.cache).__name__} takes the masked prompt of the unconditional input for masks to decode; "
+            "use DualCache() or NoCache() with guidance"
+        )
     if sampler.window.width is not None:
         _check_sliding(sampler, commit)
     sampler.cache.check(sampler.window)

@@ -110,7 +110,7 @@ class Binomial(_Stepped):
 
 @lru_cache
 def _dream_shares(steps: int, t_min: float, device: torch.device) -> Tensor:
-    """1 - s / t of step k of a grid of K steps, at [K, k]; (steps + 1, steps) float32, whose rounding decides counts."""
+    """1 - s / t of step k of K steps, at [K, k]; (steps + 1, steps) float32, whose rounding decides counts."""
     table = torch.zeros(steps + 1, steps)
     for num_steps in range(1, steps + 1):
         grid = torch.linspace(1.0, t_min, num_steps + 1)

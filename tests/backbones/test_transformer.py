@@ -56,7 +56,8 @@ def test_selected_rows_and_their_gradients(model: BidirectionalTransformer) -> N
     x, select = tokens(), torch.tensor([0, 5, 9, 26])
     ours, theirs = model.hidden(x, select=select), model.hidden(x).flatten(0, 1)[select]
     torch.testing.assert_close(ours, theirs)
-    gradients = [torch.autograd.grad(h.sum(), list(model.blocks.parameters()), retain_graph=True) for h in (ours, theirs)]
+    parameters = list(model.blocks.parameters())
+    gradients = [torch.autograd.grad(h.sum(), parameters, retain_graph=True) for h in (ours, theirs)]
     for mine, full in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, full)
 
@@ -190,13 +191,14 @@ def test_positions_restart_with_every_segment() -> None:
 
 def test_convolution_by_the_library_formula() -> None:
     layer = ShortConvolution(4, 5).double()
-    torch.nn.init.normal_(layer.taps)
+    torch.nn.init.normal_(layer.norm.weight)
     x = torch.randn(2, 7, 4, dtype=torch.float64)
+    normed = layer.norm(x)
     kernel = layer.taps.T[:, None, :]
-    expected = x + torch.nn.functional.conv1d(x.transpose(1, 2), kernel, padding=2, groups=4).transpose(1, 2)
+    expected = x + torch.nn.functional.conv1d(normed.transpose(1, 2), kernel, padding=2, groups=4).transpose(1, 2)
     torch.testing.assert_close(layer(x, Visibility()), expected)
     short = x[:, :1]
-    torch.testing.assert_close(layer(short, Visibility()), short + short * layer.taps[2])
+    torch.testing.assert_close(layer(short, Visibility()), short + normed[:, :1] * layer.taps[2])
 
 
 def test_initialisation_is_lladas() -> None:
@@ -240,7 +242,7 @@ def test_bad_input_is_named() -> None:
     model = build(max_length=8)
     with pytest.raises(ValueError, match="9 tokens but this backbone accepts at most max_length=8"):
         model(tokens())
-    with pytest.raises(ValueError, match="token id 20 is outside of the vocabulary 0 .. 19"):
+    with pytest.raises(ValueError, match=r"token id 20 is outside of the vocabulary 0 \.\. 19"):
         model(torch.full((1, 2), 20))
     with pytest.raises(ValueError, match="token id -1 is outside"):
         model(torch.full((1, 2), -1))

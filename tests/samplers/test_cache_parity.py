@@ -1,0 +1,48 @@
+"""Fast-dLLM's cached decoding, token for token and call for call, from tests/golden/llada-tiny."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from llada.process import MaskingProcess
+from llada.samplers import (
+    Blocks,
+    CachePolicy,
+    Commit,
+    DualCache,
+    Factor,
+    PrefixCache,
+    Quota,
+    Threshold,
+    UnmaskingSampler,
+)
+from tests.golden_models import arrays, tiny_llada, values
+
+MASK = 380
+CASES = {n: c for n, c in values("llada-tiny", "fast_dllm")["cases"].items() if not n.startswith("nocache")}
+POLICIES: dict[str, CachePolicy] = {"prefix": PrefixCache(), "dual": DualCache()}
+
+
+def commit_for(params: dict[str, Any]) -> Commit:
+    if "threshold" in params:
+        return Threshold(params["threshold"])
+    return Factor(params["factor"]) if "factor" in params else Quota(params["steps"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_fast_dllm_with_cache(name: str, dtype: torch.dtype) -> None:
+    golden, case = arrays("llada-tiny", "fast_dllm"), CASES[name]
+    prompt, params = golden[f"{name}.prompt"], case["params"]
+    canvas = torch.cat((prompt, torch.full((len(prompt), params["gen_length"]), MASK)), 1)
+    window, cache = Blocks(params["block_length"]), POLICIES[name.split("_")[0]]
+    sample = UnmaskingSampler(commit_for(params), window=window, cache=cache)(
+        tiny_llada(dtype), canvas, MaskingProcess(MASK)
+    )
+    factor = "factor" in params  # the rule without the reference's quirk at the last rank
+    assert torch.equal(sample.tokens, golden[f"{name}.output_prefix_rule" if factor else f"{name}.output"])
+    assert sample.calls.tolist() == [case["nfe_prefix_rule" if factor else "nfe"]]
+    plain = UnmaskingSampler(commit_for(params), window=window)(tiny_llada(dtype), canvas, MaskingProcess(MASK))
+    if not factor:
+        assert torch.equal(plain.tokens, sample.tokens) != case["differs_from_no_cache_output"]
