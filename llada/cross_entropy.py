@@ -163,4 +163,3 @@ def weighted_nll(
     arguments = (head, rows, forbidden, targets, weights, hidden, *parameters)
     total, terms = _WeightedNLL.apply(*arguments)  # type: ignore[no-untyped-call]
     return total, terms
-

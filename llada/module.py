@@ -36,6 +36,7 @@ class DiffusionLM(LightningModule):
         process: the forward process, shared by training and sampling.
         objective: what training minimises.
         bound: what validation and test report, whatever is minimised. Its ``nelbo`` must be a bound.
+        bound_draws: noise draws per row in validation and test; their mean is the row's estimate.
         sampler: what `generate` and ``predict`` use.
         optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases)
             none.
@@ -51,14 +52,18 @@ class DiffusionLM(LightningModule):
         process: MaskingProcess,
         objective: Objective = MaskedNELBO(),  # noqa: B008 - frozen
         bound: Objective = ExactCountNELBO(),  # noqa: B008 - frozen
+        bound_draws: int = 1,
         sampler: Sampler = low_confidence(),  # noqa: B008 - frozen
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if bound_draws < 1:
+            raise ValueError(f"bound_draws must be 1 or more; got {bound_draws}")
         self.backbone, self.process, self.objective, self.bound = backbone, process, objective, bound
-        self.sampler, self.optimizer, self.lr_scheduler, self.seed = sampler, optimizer, lr_scheduler, seed
+        self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_bound, self.val_levels, self.test_bound = BoundMetric(), NoiseLevelMetric(), BoundMetric()
         self._window: list[Tensor] = []
         self._unchecked: Tensor | None = None
@@ -105,9 +110,10 @@ class DiffusionLM(LightningModule):
 
     def validation_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the bound, with noise that is the same in every epoch."""
-        output = self._evaluate(batch, batch_idx)
-        self.val_bound.update(output.nelbo, output.num_tokens)
-        self.val_levels.update(output.t, output.masked_nll, output.num_masked)
+        outputs = self._evaluate(batch, batch_idx)
+        self.val_bound.update(_mean_nelbo(outputs), outputs[0].num_tokens)
+        for output in outputs:
+            self.val_levels.update(output.t, output.masked_nll, output.num_masked)
 
     def on_validation_epoch_start(self) -> None:
         """Ask the data how many bytes a token stands for."""
@@ -123,8 +129,8 @@ class DiffusionLM(LightningModule):
 
     def test_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the bound."""
-        output = self._evaluate(batch, batch_idx)
-        self.test_bound.update(output.nelbo, output.num_tokens)
+        outputs = self._evaluate(batch, batch_idx)
+        self.test_bound.update(_mean_nelbo(outputs), outputs[0].num_tokens)
 
     def on_test_epoch_start(self) -> None:
         """Ask the data how many bytes a token stands for."""
@@ -233,8 +239,9 @@ class DiffusionLM(LightningModule):
             self.backbone, self.process, batch["tokens"], batch.get("maskable"), random=random, **arguments
         )
 
-    def _evaluate(self, batch: "TokenBatch", batch_idx: int) -> ObjectiveOutput:
-        return self._run_objective(self.bound, batch, self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1))
+    def _evaluate(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
+        random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
+        return [self._run_objective(self.bound, batch, random.fold_in(draw)) for draw in range(self.bound_draws)]
 
     def _random(self, tag: int, step: int, num_local: int, micro: int, window: int) -> RowRandom:
         """Streams for the local rows: row i of rank r in micro-batch m is number (m B + i) W + r of the global batch.
@@ -271,6 +278,10 @@ class DiffusionLM(LightningModule):
 
     def _bytes_per_token(self, stage: str) -> float | None:
         return getattr(self._datamodule(), f"{stage}_bytes_per_token", None)
+
+
+def _mean_nelbo(outputs: list[ObjectiveOutput]) -> Tensor:
+    return torch.stack([output.nelbo for output in outputs]).mean(0)
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:

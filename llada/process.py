@@ -79,9 +79,7 @@ class MaskingProcess:
         """
         maskable = check_maskable(x_0, maskable)
         if t.shape not in (x_0.shape[:1], x_0.shape):
-            raise ValueError(
-                f"t must be (B,) = ({x_0.shape[0]},) or (B, L) = {tuple(x_0.shape)}; got {tuple(t.shape)}"
-            )
+            raise ValueError(f"t must be (B,) = ({x_0.shape[0]},) or (B, L) = {tuple(x_0.shape)}; got {tuple(t.shape)}")
         probability = self.schedule.mask_probability(t.to(torch.float64))
         if t.ndim == 1:
             probability = probability[:, None]

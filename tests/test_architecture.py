@@ -239,5 +239,5 @@ def test_lazy_name_loads(name: str) -> None:
 
 
 def test_a_misspelt_name_is_an_attribute_error_that_lists_the_names() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'DifusionLM'; it exports .*DiffusionLM"):
+    with pytest.raises(AttributeError, match=r"no attribute 'DifusionLM'; it exports .*DiffusionLM"):
         llada.DifusionLM  # noqa: B018

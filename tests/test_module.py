@@ -248,3 +248,13 @@ def test_warmup_stable_decay_is_lladas() -> None:
         scheduler.step()
     expected = [1e-4, 2e-4, 3e-4, 4e-4, 4e-4, 4e-4, 4e-4, 1e-4, 1e-4, 1e-4, 7.75e-5, 5.5e-5, 3.25e-5, 1e-5, 1e-5]
     assert rates == pytest.approx(expected)
+
+
+def test_more_draws_give_a_tighter_bound(learned: tuple[DiffusionLM, Path], tmp_path: Path) -> None:
+    model = DiffusionLM.load_from_checkpoint(learned[1], bound_draws=8)
+    many = trainer(tmp_path).validate(model, pattern(), verbose=False)[0]
+    one = trainer(tmp_path).validate(learned[0], pattern(), verbose=False)[0]
+    assert many["val/nll_se"] < 0.6 * one["val/nll_se"]
+    assert abs(many["val/nll"] - one["val/nll"]) < 5 * (many["val/nll_se"] ** 2 + one["val/nll_se"] ** 2) ** 0.5
+    with pytest.raises(ValueError, match="bound_draws must be 1 or more"):
+        build(bound_draws=0)

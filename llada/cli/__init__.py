@@ -10,7 +10,10 @@ COMMANDS = {
     "test": ("llada.cli.train", "bound on the test data"),
     "predict": ("llada.cli.train", "fill the masks of prepared canvases"),
     "sample": ("llada.cli.sample", "write text, continue prompts, fill gaps"),
+    "chat": ("llada.cli.chat", "talk to a model and watch it write"),
+    "generate": ("llada.cli.generate", "answer a file of prompts"),
     "score": ("llada.cli.score", "log-likelihood of answers given prompts"),
+    "convert": ("llada.cli.convert", "between checkpoint layouts, and to and from the Trainer's files"),
     "tokenizer": ("llada.cli.tokenizer", "train a tokenizer, or look at one"),
 }
 """Command -> the module whose ``main(command, arguments)`` runs it, and a line of help."""
@@ -59,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module(COMMANDS[command][0]).main(command, rest)
     except (ValueError, FileNotFoundError, ImportError) as error:
-        print(f"llada {command}: {error}", file=sys.stderr)
+        print(f"llada {command}: {_reason(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What a part said when it refused its arguments, without jsonargparse's account of whom it asked."""
+    while str(error).startswith("Does not validate against any of the Union subtypes") and error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -30,7 +30,7 @@ def run(
         flags: parameters of type bool that are False by default.
     """
     parser = ArgumentParser(
-        prog=f"llada {command}", description=(function.__doc__ or "").split("\n")[0], allow_abbrev=False
+        prog=f"llada {command}", description=_summary(function), allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML file with options.")
     parser.add_function_arguments(function, as_group=False, skip={*repeatable, *flags})
@@ -49,3 +49,25 @@ def _line(function: Callable[..., None], name: str) -> str:
     found = re.search(rf"^\s+{name}: (.*)$", function.__doc__ or "", re.MULTILINE)
     assert found, f"{function.__qualname__} doesn't describe {name!r} in one line of its docstring"
     return found[1]
+
+
+def run_one_of(functions: Sequence[Callable[..., None]], command: str, arguments: Sequence[str]) -> None:
+    """As `run`, for a command whose first argument names one of several functions.
+
+    Raises:
+        ValueError: if there is no such function.
+    """
+    names = {function.__name__: function for function in functions}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: llada {command} {{{','.join(names)}}} [OPTIONS]\n")
+        for name, function in names.items():
+            print(f"  {name:<{max(map(len, names))}}  {_summary(function)}")
+        return
+    name, *rest = arguments
+    if name not in names:
+        raise ValueError(f"there is no {name!r}; choose from {', '.join(names)}")
+    run(names[name], f"{command} {name}", rest)
+
+
+def _summary(function: Callable[..., None]) -> str:
+    return (function.__doc__ or "").split("\n")[0]

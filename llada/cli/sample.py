@@ -1,12 +1,12 @@
 """``llada sample``: write text, continue prompts, fill gaps."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from jsonargparse import auto_cli
 from rich.console import Console
 
-from llada.cli.text import Loaded, expand_sampler, fill_template, load, read_lines
+from llada.cli.options import run
+from llada.cli.text import Loaded, begin, expand_sampler, fill_template, load, read_lines
 from llada.samplers import Canvas, Sample, Sampler, canvas
 
 
@@ -19,6 +19,7 @@ def sample(
     num_new_tokens: int = 64,
     sampler: Sampler | None = None,
     seed: int = 0,
+    batch_size: int = 16,
     tokenizer: str | None = None,
     device: str = "auto",
     jsonl: bool = False,
@@ -26,43 +27,40 @@ def sample(
     """Write text with a trained model.
 
     Args:
-        checkpoint: checkpoint file of the model.
-        prompt: texts to go on from; without any prompt, infill or file: one empty prompt.
+        checkpoint: file of the model.
+        prompt: text to go on from; without any prompt, infill or file: one empty prompt.
         prompts_file: a text file with one prompt per line.
-        infill: texts with gaps, such as "the [MASK:4] of the sea": [MASK:4] is four tokens to fill in.
+        infill: text with gaps, such as "the [MASK:4] of the sea", where [MASK:4] is four tokens to fill in.
         num_samples: samples per prompt.
         num_new_tokens: tokens to write behind each prompt.
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
         seed: of the first sample; the next one has the next seed.
+        batch_size: samples that are made at once; changes memory and speed only.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         jsonl: print one JSON object per sample instead of text.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be 1 or more; got {num_samples}")
+    for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more; got {value}")
     loaded = load(checkpoint, tokenizer, device)
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:
         prompts = [""]
-    if prompts:
-        made = _continuations(loaded, prompts * num_samples, num_new_tokens)
-        _print(loaded, made, loaded.model.generate(*made, sampler=sampler, seed=seed), jsonl)
-    for text in (infill or []) * num_samples:
-        ids = fill_template(text, loaded.tokenizer)
-        made = _canvas(loaded, [_begin(loaded, ids)], 0)
-        _print(loaded, made, loaded.model.generate(*made, sampler=sampler, seed=seed), jsonl)
-        seed += 1
+    for made in _canvases(loaded, prompts * num_samples, (infill or []) * num_samples, num_new_tokens, batch_size):
+        _print(loaded, made, loaded.model.generate(*made, sampler=sampler, seed=seed), seed, jsonl)
+        seed += len(made.tokens)
 
 
-def _begin(loaded: Loaded, ids: list[int]) -> list[int]:
-    """Documents begin with BOS, if the tokenizer has one."""
-    return ids if loaded.tokenizer.bos_token_id is None else [loaded.tokenizer.bos_token_id, *ids]
-
-
-def _continuations(loaded: Loaded, prompts: list[str], num_new_tokens: int) -> Canvas:
-    if num_new_tokens < 1:
-        raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    return _canvas(loaded, [_begin(loaded, loaded.tokenizer.encode(text)) for text in prompts], num_new_tokens)
+def _canvases(
+    loaded: Loaded, prompts: list[str], templates: list[str], num_new_tokens: int, batch_size: int
+) -> Iterator[Canvas]:
+    rows = [begin(loaded, loaded.tokenizer.encode(text)) for text in prompts]
+    gaps = [begin(loaded, fill_template(text, loaded.tokenizer)) for text in templates]
+    for start in range(0, len(rows), batch_size):
+        yield _canvas(loaded, rows[start : start + batch_size], num_new_tokens)
+    for start in range(0, len(gaps), batch_size):
+        yield _canvas(loaded, gaps[start : start + batch_size], 0)
 
 
 def _canvas(loaded: Loaded, rows: list[list[int]], num_new_tokens: int) -> Canvas:
@@ -75,23 +73,24 @@ def _canvas(loaded: Loaded, rows: list[list[int]], num_new_tokens: int) -> Canva
     )
 
 
-def _print(loaded: Loaded, made: Canvas, filled: Sample, jsonl: bool) -> None:
+def _print(loaded: Loaded, made: Canvas, filled: Sample, seed: int, jsonl: bool) -> None:
     """Show the samples, what was given in plain and what was written in colour, cut at the end of the document."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     eos = loaded.tokenizer.eos_token_id
     for row in range(len(filled.tokens)):
         given = ~loaded.model.process.is_masked(made.tokens[row])
         ids, kept = filled.tokens[row].tolist(), made.attention_mask[row].tolist()
         pieces = [(token, bool(old)) for token, old, real in zip(ids, given, kept, strict=True) if real]
         end = next((i for i, (token, old) in enumerate(pieces) if token == eos and not old), len(pieces))
-        calls = int(filled.calls[row])
+        calls, written = int(filled.calls[row]), int(filled.generated[row])
         if jsonl:
             text = loaded.tokenizer.decode([token for token, _ in pieces[:end]])
-            print(json.dumps({"text": text, "calls": calls, "tokens": int(filled.generated[row])}, ensure_ascii=False))
+            entry = {"text": text, "generated": written, "calls": calls, "seed": seed + row}
+            print(json.dumps(entry, ensure_ascii=False))
             continue
         for text, old in _runs(loaded, pieces[:end]):
             console.print(text, end="", markup=False, style=None if old else "green")
-        console.print(f"\n[dim]-- {calls} model calls for {int(filled.generated[row])} tokens[/dim]")
+        console.print(f"\n[dim]-- {calls} model calls for {written} tokens[/dim]")
 
 
 def _runs(loaded: Loaded, pieces: list[tuple[int, bool]]) -> list[tuple[str, bool]]:
@@ -106,4 +105,4 @@ def _runs(loaded: Loaded, pieces: list[tuple[int, bool]]) -> list[tuple[str, boo
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    auto_cli(sample, args=expand_sampler(list(arguments)), prog=f"llada {command}")
+    run(sample, command, expand_sampler(list(arguments)), repeatable=("prompt", "infill"), flags=("jsonl",))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from llada.checkpoint import check_tokenizer, read_checkpoint, write_tokenizer
+from llada.cli.released import is_released, load_released, torch_dtype
 from llada.data import Tokenizer, load_tokenizer
 from llada.module import DiffusionLM
 from llada.samplers import presets
@@ -23,19 +24,22 @@ class Loaded(NamedTuple):
     tokenizer: Tokenizer
 
 
-def load(checkpoint: str, tokenizer: str | None, device: str) -> Loaded:
+def load(checkpoint: str, tokenizer: str | None, device: str, dtype: str | None = None) -> Loaded:
     """Load a checkpoint and its tokenizer.
 
     Args:
-        checkpoint: file that the Trainer wrote.
+        checkpoint: file that the Trainer wrote, or a released checkpoint's folder or hub name.
         tokenizer: folder or file of a tokenizer; None for the one in the checkpoint.
         device: such as "cpu" or "cuda"; "auto" for a GPU if there is one.
+        dtype: of the weights, such as "bfloat16"; None for the stored one.
 
     Raises:
         ValueError: if the checkpoint holds no tokenizer and none is given, or if they don't belong together.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if is_released(checkpoint):
+        return Loaded(*load_released(checkpoint, tokenizer, device, dtype))
     stored = read_checkpoint(checkpoint)
     if tokenizer is not None:
         words = load_tokenizer(tokenizer)
@@ -45,22 +49,35 @@ def load(checkpoint: str, tokenizer: str | None, device: str) -> Loaded:
                 raise ValueError(f"{checkpoint} holds no tokenizer; give the folder of its tokenizer with --tokenizer")
             words = load_tokenizer(folder)
     check_tokenizer(stored, words, checkpoint)
-    return Loaded(DiffusionLM.load_from_checkpoint(checkpoint).to(device), words)
+    return Loaded(DiffusionLM.load_from_checkpoint(checkpoint).to(device, torch_dtype(dtype)), words)
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a text file, without empty ones.
+def begin(loaded: Loaded, ids: list[int]) -> list[int]:
+    """Documents begin with BOS, if the tokenizer has one."""
+    return ids if loaded.tokenizer.bos_token_id is None else [loaded.tokenizer.bos_token_id, *ids]
+
+
+def read_text(path: str) -> str:
+    """A text file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it has no text.
+        ValueError: if it has no text, or isn't UTF-8.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} is empty; write one prompt per line")
-    return lines
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason}; convert it to UTF-8") from error
+    if not text.strip():
+        raise ValueError(f"{path} is empty")
+    return text
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, without empty ones; exceptions as in `read_text`."""
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def fill_template(template: str, tokenizer: Tokenizer) -> list[int]:
@@ -79,7 +96,9 @@ def fill_template(template: str, tokenizer: Tokenizer) -> list[int]:
         ids += [*tokenizer.encode(template[end : gap.start()]), *[tokenizer.mask_token_id] * int(gap[1] or 1)]
         end = gap.end()
     if end == 0:
-        raise ValueError(f"the template has no gap; write [MASK:8] where 8 tokens are to be filled in. Got {template!r}")
+        raise ValueError(
+            f"the template has no gap; write [MASK:8] where 8 tokens are to be filled in. Got {template!r}"
+        )
     return [*ids, *tokenizer.encode(template[end:])]
 
 
@@ -92,4 +111,3 @@ def expand_sampler(arguments: list[str]) -> list[str]:
         if (follows or name != argument) and callable(getattr(presets, name, None)):
             expanded[index] = argument.removesuffix(name) + f"llada.samplers.presets.{name}"
     return expanded
-

@@ -1,9 +1,10 @@
-"""``llada tokenizer``: train a tokenizer, or look at one."""
+"""``llada tokenizer train | show | extract``: train a tokenizer, look at one, take it out of a checkpoint."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from jsonargparse import auto_cli
-
+from llada.checkpoint import read_checkpoint, write_tokenizer
+from llada.cli.options import run_one_of
 from llada.data import SentencePieceTraining, Source, TokenizerTraining, load_tokenizer
 
 
@@ -15,7 +16,7 @@ def train(
     """Train a tokenizer on documents and save it.
 
     Args:
-        source: documents, such as llada.data.TextFiles or llada.data.JsonLines.
+        source: documents, such as TextFiles or JsonLines of llada.data.
         out: folder for the tokenizer.
         training: kind and size of the tokenizer.
     """
@@ -38,6 +39,20 @@ def show(tokenizer: str, text: str = "") -> None:
         print(f"{len(ids)} tokens: " + " ".join(f"{i}:{loaded.decode([i])!r}" for i in ids))
 
 
+def extract(checkpoint: str, out: str) -> None:
+    """Write the tokenizer of a checkpoint into a folder, for fine-tuning on other data.
+
+    Args:
+        checkpoint: file of a model.
+        out: folder, which is made if it isn't there.
+    """
+    stored = read_checkpoint(checkpoint)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    if not write_tokenizer(stored, out):
+        raise ValueError(f"{checkpoint} holds no tokenizer: the data it was trained on had none")
+    print(f"{load_tokenizer(out).vocab_size} tokens, in {out}")
+
+
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    auto_cli([train, show], args=list(arguments), prog=f"llada {command}")
+    run_one_of([train, show, extract], command, arguments)

@@ -23,8 +23,8 @@ import llada.samplers
 from llada.checkpoint import check_tokenizer, read_checkpoint
 from llada.module import DiffusionLM
 
-for name in llada.data.__all__:  # which loads its names on first use
-    getattr(llada.data, name)
+for _name in llada.data.__all__:  # which loads its names on first use
+    getattr(llada.data, _name)
 
 
 class InitialWeights(Callback):
@@ -41,16 +41,14 @@ class InitialWeights(Callback):
         """Load them when the tokenizer is there and before any other callback copies the weights.
 
         Raises:
-            ValueError: if the tokenizer or the backbone is another one.
+            ValueError: if the tokenizer is another one.
+            RuntimeError: if the backbone is another one.
         """
         stored = read_checkpoint(self.checkpoint)
         tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
         if tokenizer is not None:
             check_tokenizer(stored, tokenizer, self.checkpoint)
-        try:
-            pl_module.load_state_dict(stored["state_dict"])
-        except RuntimeError as error:
-            raise ValueError(f"the weights in {self.checkpoint} are of another backbone: {error}") from error
+        pl_module.load_state_dict(stored["state_dict"])
 
 
 class SaveTrainingConfig(SaveConfigCallback):
@@ -120,4 +118,9 @@ def run(arguments: ArgsType) -> LLaDACLI:
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     given = [command, *arguments]
-    run(None if sys.argv[1:] == given else given)  # Lightning warns where it is given what it would read itself
+    try:
+        run(None if sys.argv[1:] == given else given)  # Lightning warns where it is given what it would read itself
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(f"the checkpoint has the weights of another model than the configuration's: {error}") from error

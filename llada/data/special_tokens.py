@@ -5,7 +5,7 @@ the mask.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,17 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if the file holds something else.
     """
-    if not path.is_file():
-        return {}
+    return parse_object(path.read_bytes(), path) if path.is_file() else {}
+
+
+def parse_object(text: bytes, path: str | Path) -> dict[str, Any]:
+    """The JSON object that is the content of a file.
+
+    Raises:
+        ValueError: if it is something else.
+    """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: it isn't JSON ({error})") from error
     if not isinstance(content, dict):
@@ -57,7 +64,7 @@ def named_roles(folder: Path, ids: dict[str, int]) -> dict[str, int]:
             if name is None or role in roles:
                 continue
             if name not in ids:
-                raise ValueError(f"{folder / file} says that {role}_token is {name!r}, but the tokenizer has no such token")
+                raise ValueError(f"{folder / file}: {role}_token is {name!r}, but the tokenizer has no such token")
             roles[role] = ids[name]
     return roles
 
@@ -82,15 +89,12 @@ def numbered_roles(folder: Path) -> dict[str, int]:
     return roles
 
 
-def mask_among(
-    given: str | int | None, named: dict[str, int], numbered: dict[str, int], ids: dict[str, int], folder: Path
-) -> int:
+def mask_among(given: str | int | None, said: dict[str, int | None], ids: dict[str, int], folder: Path) -> int:
     """The mask token; the one role that must be known.
 
     Args:
         given: by the caller, a token or an id.
-        named: by the tokenizer's files.
-        numbered: by the model's files.
+        said: by the files, under the names of those who say it.
         ids: id of every token.
         folder: for messages.
 
@@ -101,16 +105,37 @@ def mask_among(
         if given not in ids:
             raise ValueError(f"there is no token {given!r} in {folder}; the mask must be one of its tokens, or an id")
         given = ids[given]
-    said = {"the caller": given, "the tokenizer's files": named.get("mask"), "the model's files": numbered.get("mask")}
-    known = {who: value for who, value in said.items() if value is not None}
+    known = {who: value for who, value in {"the caller": given, **said}.items() if value is not None}
     if not known:
         raise ValueError(
-            f"nothing in {folder} says which token is the mask: no mask_token in {TOKENIZER_FILES[0]}, no mask_token_id "
-            f"in {MODEL_FILES[0]}. Name one: JsonTokenizer(path, mask='<|mask|>')"
+            f"nothing in {folder} says which token is the mask: no mask_token in {TOKENIZER_FILES[0]}, no "
+            f"mask_token_id in {MODEL_FILES[0]}. Name one: JsonTokenizer(path, mask='<|mask|>')"
         )
     if len(set(known.values())) > 1:
-        raise ValueError(f"{folder}: {' and '.join(f'{who} say {value}' for who, value in known.items())} is the mask")
+        claims = ", but ".join(f"{value} for {who}" for who, value in known.items())
+        raise ValueError(f"{folder}: the mask is {claims}")
     return next(iter(known.values()))
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """What lies beside a ``tokenizer.json`` and belongs to it, by name."""
+    names = (*TOKENIZER_FILES, TEMPLATE_FILE)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def template_source(files: Mapping[str, bytes]) -> str | None:
+    """The chat template in a tokenizer's files, given by name; None if there is none.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    if TEMPLATE_FILE in files:
+        return files[TEMPLATE_FILE].decode("utf-8")
+    name = TOKENIZER_FILES[0]
+    found = parse_object(files[name], name).get("chat_template") if name in files else None
+    if isinstance(found, list):  # several under names, of which "default" is the usual one
+        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get("default")
+    return found if isinstance(found, str) else None
 
 
 def end_of_turn(special: Iterable[str]) -> str | None:

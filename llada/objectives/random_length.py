@@ -54,4 +54,3 @@ class RandomLength(Objective):
 
         arguments = {name: cut(value) for name, value in model_kwargs.items()}
         return self.inner(model, process, cut(x_0), cut(maskable), random=random, **arguments)
-

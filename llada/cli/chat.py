@@ -1,0 +1,216 @@
+"""``llada chat``: talk to a model and watch its answers come out of the masks.
+
+llada chat LLaDA-8B-Instruct
+llada chat model.ckpt --template llada.data.llada_template --sampler low_confidence --sampler.steps 32
+printf 'Where is the boat?\nAnd the boy?\n' | llada chat LLaDA-8B-Instruct
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from torch import Tensor
+
+from llada.cli.dialogue import History, choose_template, context_length, one_canvas, shown, stop_tokens, until_stop
+from llada.cli.options import run
+from llada.cli.released import name_positional
+from llada.cli.text import Loaded, expand_sampler, load
+from llada.data import ChatTemplate, Message
+from llada.data.conversations import ASSISTANT, USER
+from llada.samplers import Sampler
+
+MASK_SIGN = "░"
+HELP = {
+    "/help": "show this",
+    "/reset": "forget the conversation; the system prompt stays",
+    "/system TEXT": "set the system prompt; without TEXT: take it away",
+    "/save FILE": 'append the conversation to a JSON Lines file, as {"messages": [...]}',
+    "/quit": "leave; so does the end of the input",
+    "//...": "a message that begins with a slash",
+}
+
+
+def chat(
+    checkpoint: str,
+    system: str = "",
+    num_new_tokens: int = 128,
+    sampler: Sampler | None = None,
+    template: ChatTemplate | None = None,
+    context: int | None = None,
+    seed: int = 0,
+    tokenizer: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    no_stream: bool = False,
+) -> None:
+    """Talk to a model, turn by turn; /help lists what can be typed beside messages.
+
+    Args:
+        checkpoint: folder of a released checkpoint, its name on the Hugging Face hub, or a file of the Trainer.
+        system: instruction in front of the conversation.
+        num_new_tokens: tokens of an answer, the end of the turn included.
+        sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
+        template: how messages become tokens, as a class path; default: the checkpoint's own.
+        context: tokens of history and answer together; default: what the model takes.
+        seed: of the first answer; the next one has the next seed.
+        tokenizer: folder of the tokenizer; default: the one in the checkpoint.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        dtype: of the weights, such as bfloat16; default: as they are stored.
+        no_stream: show answers when they are finished.
+    """
+    if num_new_tokens < 1:
+        raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
+    loaded = load(checkpoint, tokenizer, device, dtype)
+    chosen = choose_template(template, loaded.tokenizer)
+    limit = context_length(loaded, context)
+    if limit is not None and limit <= num_new_tokens:
+        raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
+    console = Console(highlight=False, soft_wrap=True)
+    talk = Conversation(
+        loaded, chosen, num_new_tokens, limit, sampler, seed, console, stream=console.is_terminal and not no_stream
+    )
+    talk.history.system = system
+    if sys.stdin.isatty():
+        console.print("[dim]/help lists the commands, /quit leaves[/dim]")
+    for line in _lines(console):
+        if not talk.hear(line):
+            return
+
+
+def _lines(console: Console) -> Iterator[str]:
+    """What is typed, or what comes through a pipe."""
+    while True:
+        try:
+            yield console.input("[bold]> [/bold]") if sys.stdin.isatty() else input()
+        except (EOFError, KeyboardInterrupt):
+            return
+
+
+@dataclass
+class Conversation:
+    """A conversation at the terminal.
+
+    Args:
+        loaded: model and tokenizer.
+        template: how messages become tokens.
+        num_new_tokens: tokens of an answer.
+        context: tokens of a row; None for any number.
+        sampler: None for the model's own.
+        seed: of the next answer.
+        console: where answers are shown.
+        stream: whether to show the answer while it comes out of the masks.
+    """
+
+    loaded: Loaded
+    template: ChatTemplate
+    num_new_tokens: int
+    context: int | None
+    sampler: Sampler | None
+    seed: int
+    console: Console
+    stream: bool
+    history: History = field(default_factory=History)
+
+    def __post_init__(self) -> None:
+        self._stops = stop_tokens(self.loaded.tokenizer, self.template)
+        self._dropped = 0
+
+    def hear(self, line: str) -> bool:
+        """Answer a line, or do what it says; False to leave."""
+        if not line.strip():
+            return True
+        if line.startswith("/") and not line.startswith("//"):
+            name, _, rest = line.strip().partition(" ")
+            return self._command(name, rest.strip())
+        self.history.messages.append(Message(USER, line.removeprefix("/") if line.startswith("//") else line))
+        try:
+            answer = self._answer()
+        except ValueError as error:
+            self.history.messages.pop()
+            self._note(str(error))
+            return True
+        self.history.messages.append(Message(ASSISTANT, answer))
+        return True
+
+    def _command(self, name: str, rest: str) -> bool:
+        commands: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/reset": self._reset,
+            "/system": self._system,
+            "/save": self._save,
+        }
+        if name == "/quit":
+            return False
+        if name not in commands:
+            self._note(f"there is no command {name}; /help lists them")
+            return True
+        commands[name](rest)
+        return True
+
+    def _help(self, rest: str) -> None:
+        width = max(map(len, HELP))
+        for name, line in HELP.items():
+            self.console.print(Text(f"  {name:<{width}}  {line}"))
+
+    def _reset(self, rest: str) -> None:
+        self.history.messages.clear()
+        self._dropped = 0
+        self._note("the conversation is forgotten")
+
+    def _system(self, rest: str) -> None:
+        self.history.system = rest
+        self._note("the system prompt is set" if rest else "there is no system prompt now")
+
+    def _save(self, rest: str) -> None:
+        if not rest:
+            self._note("/save needs the name of a file")
+            return
+        entry = {"messages": [message._asdict() for message in self.history.whole()]}
+        try:
+            with Path(rest).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        except OSError as error:
+            self._note(f"{rest} can't be written: {error.strerror}")
+            return
+        self._note(f"{len(entry['messages'])} messages added to {rest}")
+
+    def _answer(self) -> str:
+        room = None if self.context is None else self.context - self.num_new_tokens
+        prompt, dropped = self.history.prompt(self.template, self.loaded.tokenizer, room)
+        if dropped > self._dropped:
+            self._note(f"the context is full: the first {dropped} messages are left out from here on")
+        self._dropped = dropped
+        canvas = one_canvas(self.loaded, prompt, self.num_new_tokens)
+        steps = self.loaded.model.iterate(canvas, sampler=self.sampler, seed=self.seed)
+        self.seed += 1
+        row = canvas[0]
+        if self.stream:
+            with Live(console=self.console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
+                for step in steps:
+                    row = step.tokens[0]
+                    live.update(self._picture(row[len(prompt) :]), refresh=True)
+        else:
+            for step in steps:
+                row = step.tokens[0]
+        ids = until_stop(row[len(prompt) :].tolist(), self._stops)
+        answer = self.loaded.tokenizer.decode(ids)
+        self.console.print(Text(answer))
+        return answer
+
+    def _picture(self, row: Tensor) -> Text:
+        picture = Text(shown(self.loaded.tokenizer, row, self._stops, MASK_SIGN))
+        picture.highlight_regex(f"{MASK_SIGN}+", "dim")
+        return picture
+
+    def _note(self, text: str) -> None:
+        self.console.print(Text(f"-- {text}", style="dim"))
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """Entry point of the front; see `llada.cli`."""
+    run(chat, command, expand_sampler(name_positional(arguments, "checkpoint")), flags=("no_stream",))

@@ -1,0 +1,72 @@
+"""Released checkpoints at the command line: a folder with ``config.json``, or a name on the Hugging Face hub."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from llada.data import Tokenizer, load_tokenizer
+from llada.module import DiffusionLM
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_released(checkpoint: str) -> bool:
+    """Whether a checkpoint is a folder or a hub name, as opposed to a file of the Trainer."""
+    path = Path(checkpoint)
+    return path.is_dir() or (
+        not path.exists() and _HUB_NAME.fullmatch(checkpoint) is not None and path.suffix != ".ckpt"
+    )
+
+
+def load_released(
+    checkpoint: str, tokenizer: str | None, device: str, dtype: str | None
+) -> tuple[DiffusionLM, Tokenizer]:
+    """Load a released checkpoint and its tokenizer.
+
+    Args:
+        checkpoint: folder, or hub name.
+        tokenizer: folder or file of a tokenizer; None for the one beside the weights.
+        device: such as "cpu".
+        dtype: such as "bfloat16"; None for the stored one.
+
+    Raises:
+        FileNotFoundError: if there are no weights or no tokenizer.
+        ValueError: if the files are damaged, or the tokenizer's mask isn't the model's.
+    """
+    from llada.interop import from_pretrained
+
+    model = from_pretrained(checkpoint, dtype=torch_dtype(dtype), device=device)
+    words = load_tokenizer(checkpoint if tokenizer is None else tokenizer)
+    if words.mask_token_id != model.process.mask_token_id:
+        raise ValueError(
+            f"the model's mask is token {model.process.mask_token_id}, but the tokenizer's is {words.mask_token_id}; give "
+            "the tokenizer that belongs to the checkpoint"
+        )
+    return model, words
+
+
+def torch_dtype(name: str | None) -> torch.dtype | None:
+    """The dtype of a name.
+
+    Raises:
+        ValueError: if it isn't one of floating-point numbers.
+    """
+    if name is None:
+        return None
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be float32, bfloat16, float16 or float64; got {name!r}")
+    return found
+
+
+def name_positional(arguments: Sequence[str], *names: str) -> list[str]:
+    """Give names to the arguments in front: ``model.ckpt --seed 1`` -> ``--checkpoint model.ckpt --seed 1``."""
+    named: list[str] = []
+    rest = list(arguments)
+    for name in names:
+        if not rest or rest[0].startswith("-"):
+            break
+        named += [f"--{name}", rest.pop(0)]
+    return [*named, *rest]

@@ -1,0 +1,218 @@
+"""``llada score``: log-likelihoods of answers given prompts, or the bound of a text.
+
+    llada score --checkpoint model.ckpt --prompt "2 + 2 =" --answer " 4" --answer " 5"
+    llada score --checkpoint model.ckpt --pairs questions.jsonl --jsonl
+    llada score --checkpoint model.ckpt --text held_out.txt --row_length 64
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llada.cli.options import run
+from llada.cli.text import Loaded, begin, load, read_text
+from llada.data import JsonLines
+from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood
+from llada.objectives import ExactCountNELBO
+from llada.random import RowRandom
+
+
+class Question(NamedTuple):
+    """A prompt and the answers to it that are to be compared."""
+
+    prompt: str
+    answers: list[str]
+
+
+def score(
+    checkpoint: str,
+    prompt: list[str] | None = None,
+    answer: list[str] | None = None,
+    pairs: str | None = None,
+    text: str | None = None,
+    row_length: int | None = None,
+    draws: int = 8,
+    batch_size: int = 32,
+    estimator: ConditionalLikelihood = ConditionalLikelihood(),  # noqa: B008 - frozen
+    seed: int = 0,
+    tokenizer: str | None = None,
+    device: str = "auto",
+    jsonl: bool = False,
+) -> None:
+    """Log-likelihoods of answers given prompts, or the bound of a text.
+
+    Args:
+        checkpoint: file of the model.
+        prompt: what the answers follow: one for all of them, or one for each.
+        answer: text whose log-likelihood is wanted; several to one prompt are compared.
+        pairs: JSON Lines file of objects with "prompt" and "answer", or "answers" with a list to compare.
+        text: text file whose bound is wanted, in nats per token, perplexity and bits per byte.
+        row_length: tokens of a row of the text; the one of the training tells most.
+        draws: of the masks of each row of the text.
+        batch_size: rows of the text per model call; changes memory and speed only.
+        estimator: of the answers' log-likelihoods, see `llada.metrics.ConditionalLikelihood`.
+        seed: of the masks.
+        tokenizer: folder of the tokenizer; default: the one in the checkpoint.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        jsonl: print JSON objects, one per line.
+    """
+    if sum([bool(prompt or answer), pairs is not None, text is not None]) != 1:
+        raise ValueError("give one of: --prompt with --answer, --pairs FILE.jsonl, or --text FILE")
+    if text is not None:
+        if row_length is None:
+            raise ValueError("--text needs --row_length, the number of tokens in a row; take that of the training")
+        content = read_text(text)
+        _print_bound(bound_of(content, load(checkpoint, tokenizer, device), row_length, draws, batch_size, seed), jsonl)
+        return
+    questions = _read_questions(pairs) if pairs is not None else _questions(prompt or [], answer or [])
+    _print_answers(questions, _likelihoods(questions, load(checkpoint, tokenizer, device), estimator, seed), jsonl)
+
+
+def _questions(prompts: list[str], answers: list[str]) -> list[Question]:
+    if not prompts or not answers:
+        raise ValueError("--prompt and --answer belong together; an empty prompt is --prompt ''")
+    if len(prompts) == 1:
+        return [Question(prompts[0], answers)]
+    if len(prompts) != len(answers):
+        raise ValueError(
+            f"there are {len(prompts)} prompts and {len(answers)} answers; give one prompt for all answers, or one for "
+            "each (--pairs reads several answers to each of several prompts)"
+        )
+    return [Question(prompt, [answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def _read_questions(path: str) -> list[Question]:
+    questions = []
+    for where, record in JsonLines(path).records():
+        answers = record.get("answers", [record["answer"]] if "answer" in record else None)
+        if not isinstance(record.get("prompt"), str):
+            raise ValueError(f"{where}: there must be a text 'prompt'")
+        if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+            raise ValueError(f"{where}: there must be a text 'answer', or 'answers' with a list of texts")
+        questions.append(Question(record["prompt"], answers))
+    return questions
+
+
+def _likelihoods(
+    questions: list[Question], loaded: Loaded, estimator: ConditionalLikelihood, seed: int
+) -> list[list[dict[str, Any]]]:
+    """For each question what is known of each answer."""
+    pairs = [(question.prompt, answer) for question in questions for answer in question.answers]
+    empty = next((prompt for prompt, answer in pairs if not answer), None)
+    if empty is not None:
+        raise ValueError(f"an answer to the prompt {empty!r} is empty, so it has no likelihood")
+    prompts = [begin(loaded, loaded.tokenizer.encode(prompt)) for prompt, _ in pairs]
+    answers = [loaded.tokenizer.encode(answer) for _, answer in pairs]
+    model = loaded.model
+    # One seed for all: answers of one length get the same masks, so that what sets them apart is the answer.
+    seeds = torch.full((len(pairs),), seed)
+    estimate = estimator(model.backbone, model.process, prompts, answers, seed=seeds, device=model.device)
+    known = iter(
+        {"log_likelihood": value, "standard_error": error if math.isfinite(error) else None, "num_tokens": len(ids)}
+        for value, error, ids in zip(
+            estimate.log_likelihood.tolist(), estimate.standard_error.tolist(), answers, strict=True
+        )
+    )
+    return [[next(known) for _ in question.answers] for question in questions]
+
+
+def _print_answers(questions: list[Question], known: list[list[dict[str, Any]]], jsonl: bool) -> None:
+    for question, numbers in zip(questions, known, strict=True):
+        best = max(range(len(numbers)), key=lambda i: numbers[i]["log_likelihood"])
+        if not jsonl:
+            print(f"prompt {question.prompt!r}")
+        for i, (answer, number) in enumerate(zip(question.answers, numbers, strict=True)):
+            chosen = i == best and len(numbers) > 1
+            if jsonl:
+                entry = {"prompt": question.prompt, "answer": answer, **number, "best": i == best}
+                print(json.dumps(entry, ensure_ascii=False))
+                continue
+            value = _plus_minus(number["log_likelihood"], number["standard_error"])
+            print(f"  {value} nats, {number['num_tokens']} tokens{' <- best' if chosen else ''}: {answer!r}")
+
+
+class TextBound(NamedTuple):
+    """The bound of a text.
+
+    Attributes:
+        estimate: over the rows; its errors are those of a sample of rows, for the text as a part of a larger one.
+        draw_se: standard error of ``estimate.nll`` for this very text, from the spread between the draws of the masks.
+        num_tokens: of the text, BOS and EOS included.
+        num_rows: it was cut into.
+    """
+
+    estimate: BoundEstimate
+    draw_se: float
+    num_tokens: int
+    num_rows: int
+
+
+@torch.no_grad()
+def bound_of(text: str, loaded: Loaded, row_length: int, draws: int, batch_size: int, seed: int) -> TextBound:
+    """The bound of a text as one document, cut into rows; the last row may be shorter.
+
+    Args:
+        text: not empty.
+        loaded: model and tokenizer.
+        row_length: tokens of a row.
+        draws: of the masks; each is stratified over all rows.
+        batch_size: rows per model call.
+        seed: of the masks.
+
+    Raises:
+        ValueError: if a size isn't positive, or a row is longer than the model takes.
+    """
+    for name, value in (("row_length", row_length), ("draws", draws), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more; got {value}")
+    ids = begin(loaded, loaded.tokenizer.encode(text))
+    ids += [] if loaded.tokenizer.eos_token_id is None else [loaded.tokenizer.eos_token_id]
+    rows = torch.tensor(ids).split(row_length)
+    # Equal lengths in a batch: the shorter last row goes alone.
+    full = [index for index, row in enumerate(rows) if len(row) == row_length]
+    batches = [*torch.tensor(full, dtype=torch.int64).split(batch_size)] if full else []
+    batches += [torch.tensor([len(full)])] if len(full) < len(rows) else []
+    nelbo = torch.zeros(draws, len(rows), dtype=torch.float64)
+    for draw in range(draws):
+        for batch in batches:
+            tokens = torch.stack([rows[index] for index in batch.tolist()])
+            random = RowRandom.for_step(seed, draw, batch.to(loaded.model.device), len(rows))
+            nelbo[draw, batch] = _nelbo(loaded, tokens, random).cpu()
+    sizes = torch.tensor([len(row) for row in rows])
+    metric = BoundMetric(bytes_per_token=len(text.encode()) / len(ids))
+    metric.update(nelbo.mean(0), sizes)
+    per_draw = nelbo.sum(1) / len(ids)
+    draw_se = float(per_draw.std() / math.sqrt(draws)) if draws > 1 else math.nan
+    return TextBound(metric.compute(), draw_se, len(ids), len(rows))
+
+
+def _nelbo(loaded: Loaded, tokens: Tensor, random: RowRandom) -> Tensor:
+    model = loaded.model
+    return ExactCountNELBO()(model.backbone, model.process, tokens.to(model.device), random=random).nelbo
+
+
+def _print_bound(bound: TextBound, jsonl: bool) -> None:
+    numbers = {name: float(value) for name, value in bound.estimate._asdict().items()} | {"draw_se": bound.draw_se}
+    if jsonl:
+        counts = {"num_tokens": bound.num_tokens, "num_rows": bound.num_rows}
+        print(json.dumps({name: x if math.isfinite(x) else None for name, x in numbers.items()} | counts))
+        return
+    print(f"{bound.num_tokens} tokens in {bound.num_rows} rows; +- is the standard error over rows")
+    for name, title in (("nll", "nats per token"), ("perplexity", "perplexity"), ("bits_per_byte", "bits per byte")):
+        print(f"  {title:<15} {_plus_minus(numbers[name], numbers[f'{name}_se'])}")
+    if math.isfinite(bound.draw_se):
+        print(f"  of the {numbers['nll']:.4f} nats, the masks' draws leave +- {bound.draw_se:.4f} uncertain")
+
+
+def _plus_minus(value: float, error: float | None) -> str:
+    return f"{value:.4f}" if error is None or math.isnan(error) else f"{value:.4f} +- {error:.4f}"
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """Entry point of the front; see `llada.cli`."""
+    run(score, command, arguments, repeatable=("prompt", "answer"), flags=("jsonl",))
