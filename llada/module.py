@@ -5,6 +5,7 @@ The maths is one hop away: `training_step` calls the objective (`llada.objective
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,6 +66,7 @@ class DiffusionLM(LightningModule):
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_bound, self.val_levels, self.test_bound = BoundMetric(), NoiseLevelMetric(), BoundMetric()
+        self.pretrained_config: dict[str, Any] | None = None
         self._window: list[Tensor] = []
         self._unchecked: Tensor | None = None
 
@@ -232,6 +234,19 @@ class DiffusionLM(LightningModule):
         model = cls(**arguments)
         model.load_state_dict(weights, strict=strict)
         return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Any) -> "DiffusionLM":
+        """Load a released checkpoint; arguments and errors as in `llada.interop.from_pretrained`."""
+        from llada.interop import from_pretrained
+
+        return from_pretrained(folder_or_hub_id, **options)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Save in the layout of a released checkpoint; arguments as in `llada.interop.save_pretrained`."""
+        from llada.interop import save_pretrained
+
+        save_pretrained(self, folder, **options)
 
     def _run_objective(self, objective: Objective, batch: "TokenBatch", random: RowRandom) -> ObjectiveOutput:
         arguments = {name: batch[name] for name in ("attention_mask", "segment_ids") if batch.get(name) is not None}

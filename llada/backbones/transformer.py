@@ -21,6 +21,7 @@ from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.features import FeatureCache
 from llada.backbones.inputs import check_inputs, token_positions
 from llada.backbones.layers import Attention, Block, ShortConvolution, SwiGLU
+from llada.backbones.mixture import MixtureOfExperts
 from llada.backbones.rotary import rotation
 
 
@@ -56,6 +57,8 @@ class BidirectionalTransformer(nn.Module):
         bias: biases on the other projections, the head included.
         head_bias: a bias on the head, 0 at first; see `llada.callbacks.UnigramBias`.
         qk_norm: whether queries and keys are normalised per head before rotation.
+        num_experts: experts of a mixture in place of each feed-forward layer, ``hidden_width`` wide each; 0 for none.
+        experts_per_token: experts that a token goes through.
         causal: see only earlier tokens; for the autoregressive twin and for converted checkpoints.
         shift: the output at position i is read at i - 1 (models adapted from next-token prediction, such as Dream).
             Position 0 reads its own.
@@ -89,6 +92,8 @@ class BidirectionalTransformer(nn.Module):
         bias: bool = False,
         head_bias: bool = False,
         qk_norm: bool = False,
+        num_experts: int = 0,
+        experts_per_token: int = 8,
         causal: bool = False,
         shift: bool = False,
         convolution: int = 0,
@@ -114,6 +119,7 @@ class BidirectionalTransformer(nn.Module):
         self.causal, self.shift, self.convolution = causal, shift, convolution
         self.activation_checkpointing, self.attention = activation_checkpointing, attention
         self.block_length, self.head_bias = block_length, head_bias
+        self.num_experts, self.experts_per_token = num_experts, experts_per_token
 
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(self._block() for _ in range(num_layers))
@@ -139,8 +145,13 @@ class BidirectionalTransformer(nn.Module):
         convolution = None
         if self.convolution:
             convolution = ShortConvolution(self.width, self.convolution, causal=self.causal, norm_eps=self.norm_eps)
-        feed_forward = SwiGLU(self.width, self.hidden_width, bias=self.bias)
-        return Block(self.width, attention, feed_forward, norm_eps=self.norm_eps, convolution=convolution)
+        return Block(self.width, attention, self._feed_forward(), norm_eps=self.norm_eps, convolution=convolution)
+
+    def _feed_forward(self) -> nn.Module:
+        if self.num_experts == 0:
+            return SwiGLU(self.width, self.hidden_width, bias=self.bias)
+        experts: list[nn.Module] = [SwiGLU(self.width, self.hidden_width) for _ in range(self.num_experts)]
+        return MixtureOfExperts(self.width, experts, self.experts_per_token)
 
     def reset_parameters(self) -> None:
         """LLaDA's "mitchell" initialisation: truncated normal at 3 standard deviations.

@@ -4,6 +4,8 @@ With a bias of log frequencies a fresh model is a unigram model. At small budget
 unigram plateau at all; docs/demo.md has the figures.
 """
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
@@ -35,7 +37,7 @@ class UnigramBias(Callback):
         bias = getattr(getattr(getattr(pl_module, "backbone", None), "head", None), "bias", None)
         if not isinstance(bias, nn.Parameter):
             raise ValueError("UnigramBias needs a head with a bias; build the backbone with head_bias=True")
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "token_counts"):
             raise ValueError("UnigramBias needs a data module with token_counts, such as TextDataModule")
         counts = data.token_counts().to(bias) + self.smoothing

@@ -1,6 +1,7 @@
 """The command line: ``llada COMMAND ...``. This file needs neither torch nor Lightning, so that help comes at once."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"llada: there is no command {command!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if os.getcwd() not in sys.path:  # last, so that a user's own parts are found and nothing else is hidden by them
+        sys.path.append(os.getcwd())
     try:
         importlib.import_module(COMMANDS[command][0]).main(command, rest)
     except (ValueError, FileNotFoundError, ImportError) as error:

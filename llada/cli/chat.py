@@ -1,8 +1,10 @@
-"""``llada chat``: talk to a model and watch its answers come out of the masks.
+r"""``llada chat``: talk to a model and watch its answers come out of the masks.
 
-llada chat LLaDA-8B-Instruct
-llada chat model.ckpt --template llada.data.llada_template --sampler low_confidence --sampler.steps 32
-printf 'Where is the boat?\nAnd the boy?\n' | llada chat LLaDA-8B-Instruct
+    llada chat LLaDA-8B-Instruct
+    llada chat model.ckpt --template llada.data.llada_template --sampler low_confidence --sampler.steps 32
+    printf 'Where is the boat?\nAnd the boy?\n' | llada chat LLaDA-8B-Instruct
+
+At a terminal the answer is drawn anew in place after every step; through a pipe only finished answers are printed.
 """
 
 import json
@@ -16,7 +18,16 @@ from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 
-from llada.cli.dialogue import History, choose_template, context_length, one_canvas, shown, stop_tokens, until_stop
+from llada.cli.dialogue import (
+    History,
+    answer_sampler,
+    choose_template,
+    context_length,
+    one_canvas,
+    shown,
+    stop_tokens,
+    until_stop,
+)
 from llada.cli.options import run
 from llada.cli.released import name_positional
 from llada.cli.text import Loaded, expand_sampler, load
@@ -54,7 +65,8 @@ def chat(
         checkpoint: folder of a released checkpoint, its name on the Hugging Face hub, or a file of the Trainer.
         system: instruction in front of the conversation.
         num_new_tokens: tokens of an answer, the end of the turn included.
-        sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
+        sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own, or for a
+            released checkpoint one token per call in blocks of 32 up to EOS.
         template: how messages become tokens, as a class path; default: the checkpoint's own.
         context: tokens of history and answer together; default: what the model takes.
         seed: of the first answer; the next one has the next seed.
@@ -71,8 +83,9 @@ def chat(
     if limit is not None and limit <= num_new_tokens:
         raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
+    decoding = answer_sampler(sampler, checkpoint, loaded.tokenizer, num_new_tokens)
     talk = Conversation(
-        loaded, chosen, num_new_tokens, limit, sampler, seed, console, stream=console.is_terminal and not no_stream
+        loaded, chosen, num_new_tokens, limit, decoding, seed, console, stream=console.is_terminal and not no_stream
     )
     talk.history.system = system
     if sys.stdin.isatty():
@@ -130,9 +143,9 @@ class Conversation:
         self.history.messages.append(Message(USER, line.removeprefix("/") if line.startswith("//") else line))
         try:
             answer = self._answer()
-        except ValueError as error:
+        except (ValueError, KeyboardInterrupt) as error:
             self.history.messages.pop()
-            self._note(str(error))
+            self._note("interrupted; the message is forgotten" if isinstance(error, KeyboardInterrupt) else str(error))
             return True
         self.history.messages.append(Message(ASSISTANT, answer))
         return True

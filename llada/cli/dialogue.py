@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor
 
+from llada.cli.released import is_released
 from llada.cli.text import Loaded
 from llada.data import ChatTemplate, Message, Tokenizer
 from llada.data.conversations import ASSISTANT
 from llada.data.jinja_template import JinjaTemplate
+from llada.samplers import Sampler, low_confidence
 
 SYSTEM = "system"
+BLOCK = 32
 
 
 def choose_template(template: ChatTemplate | None, tokenizer: Tokenizer) -> ChatTemplate:
@@ -31,6 +34,20 @@ def choose_template(template: ChatTemplate | None, tokenizer: Tokenizer) -> Chat
             "llada.data.llada_template or --template llada.data.plain_template"
         )
     return JinjaTemplate(source)
+
+
+def answer_sampler(
+    sampler: Sampler | None, checkpoint: str, tokenizer: Tokenizer, num_new_tokens: int
+) -> Sampler | None:
+    """How answers are decoded: as the user chose, or as the model was saved to be sampled (None).
+
+    Released checkpoints say nothing about it. They get what LLaDA's own chat does, one token per call in blocks of 32,
+    and no block after the one with EOS. On a canvas decoded as a whole, the EOS that fills the end of trained answers
+    comes out first and leaves room for short answers only.
+    """
+    if sampler is not None or not is_released(checkpoint):
+        return sampler
+    return low_confidence(num_new_tokens, min(BLOCK, num_new_tokens), stop_token_id=tokenizer.eos_token_id)
 
 
 def stop_tokens(tokenizer: Tokenizer, template: ChatTemplate | None) -> frozenset[int]:

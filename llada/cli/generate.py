@@ -3,10 +3,11 @@
     llada generate LLaDA-8B-Instruct questions.jsonl answers.jsonl --batch_size 16 --num_new_tokens 256
 
 Both are JSON Lines. A line of the input is ``{"prompt": "..."}``, which is continued as it stands, or ``{"messages":
-[{"role": "user", "content": "..."}, ...]}``, which goes through the chat template; an ``"id"`` may name it, or else the
-line's number from 0 does. A line of the output is ``{"id", "text", "num_tokens", "calls", "seed"}``. Rows are computed in the
-order of their lengths, and a run that was interrupted goes on where it stopped: row i has the seed ``seed + i``, so that
-neither batches nor interruptions change what is written, up to the rounding of the model.
+[{"role": "user", "content": "..."}, ...]}``, which goes through the chat template; an ``"id"`` may name it, or else its
+number from 0 does. A line of the output is ``{"id", "text", "num_tokens", "calls", "seed"}``.
+
+Rows are computed in the order of their lengths, and an interrupted run goes on where it stopped. Row i has the seed
+``seed + i``, so neither batches nor interruptions change what is written, up to the rounding of the model.
 """
 
 import json
@@ -19,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llada.cli.dialogue import choose_template, context_length, stop_tokens, until_stop
+from llada.cli.dialogue import answer_sampler, choose_template, context_length, stop_tokens, until_stop
 from llada.cli.options import run
 from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, expand_sampler, load
@@ -38,7 +39,7 @@ class Row(NamedTuple):
 
 def generate(
     checkpoint: str,
-    input: str,  # noqa: A002 - the option's name
+    input: str,
     output: str,
     num_new_tokens: int = 128,
     batch_size: int = 8,
@@ -57,7 +58,8 @@ def generate(
         output: JSON Lines file that answers are added to; rows whose ids are in it are left out.
         num_new_tokens: tokens of an answer.
         batch_size: rows per model call; changes speed and memory only.
-        sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
+        sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own, or for a
+            released checkpoint one token per call in blocks of 32 up to EOS.
         template: how messages become tokens, as a class path; default: the checkpoint's own.
         seed: of the first row of the input; the next one has the next seed.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
@@ -74,11 +76,12 @@ def generate(
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
     stops = _stops(loaded, template)
+    decoding = answer_sampler(sampler, checkpoint, loaded.tokenizer, num_new_tokens)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))
         for start in range(0, len(left), batch_size):
-            for entry in _answers(loaded, left[start : start + batch_size], num_new_tokens, sampler, stops):
+            for entry in _answers(loaded, left[start : start + batch_size], num_new_tokens, decoding, stops):
                 append(file.fileno(), entry)
                 progress.advance(task)
     print(f"{len(left)} answers written to {output}" + (f", {len(done)} were there" if done else ""))
@@ -128,8 +131,8 @@ def _check(rows: list[Row], path: str, context: int | None, num_new_tokens: int)
         seen.add(row.name)
         if context is not None and len(row.ids) + num_new_tokens > context:
             raise ValueError(
-                f"{path}: row {row.name!r} has {len(row.ids)} tokens, which with {num_new_tokens} new ones is more than "
-                f"the model's {context}; shorten it, or ask for fewer with --num_new_tokens"
+                f"{path}: row {row.name!r} has {len(row.ids)} tokens, which with {num_new_tokens} new ones is more "
+                f"than the model's {context}; shorten it, or ask for fewer with --num_new_tokens"
             )
 
 
@@ -141,8 +144,8 @@ def _check_done(done: dict[int | str, dict[str, Any]], rows: list[Row], output: 
             raise ValueError(f"{output} has a row {name!r} that the input hasn't; it belongs to another input")
         if entry.get("seed") != seeds[name]:
             raise ValueError(
-                f"{output} has row {name!r} with seed {entry.get('seed')}, but here it gets {seeds[name]}; give the seed "
-                "and the input with which it was begun, or another output"
+                f"{output} has row {name!r} with seed {entry.get('seed')}, but here it gets {seeds[name]}; give the "
+                "seed and the input with which it was begun, or another output"
             )
 
 

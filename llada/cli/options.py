@@ -1,7 +1,7 @@
 """From a typed function to a command: options by its signature, with the two kinds that suit a shell better.
 
-An option that may be given several times (``--prompt "A" --prompt "B"``) takes its text as it stands, also "[MASK:4]" or
-"12"; a flag takes no value. Options are spelt out in full: an abbreviation would soon mean another option.
+An option that may be given several times (``--prompt "A" --prompt "B"``) takes its text as it stands, "[MASK:4]" and
+"12" too; a flag takes no value. Options are spelt out in full: an abbreviation would soon mean another option.
 """
 
 import inspect
@@ -29,9 +29,7 @@ def run(
         repeatable: parameters of type ``list[str] | None``.
         flags: parameters of type bool that are False by default.
     """
-    parser = ArgumentParser(
-        prog=f"llada {command}", description=_summary(function), allow_abbrev=False
-    )
+    parser = ArgumentParser(prog=f"llada {command}", description=_summary(function), allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with options.")
     parser.add_function_arguments(function, as_group=False, skip={*repeatable, *flags})
     for name in repeatable:

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 
 from llada.data import Tokenizer, load_tokenizer
+from llada.data.saved_tokenizer import has_tokenizer
+from llada.interop import from_pretrained
+from llada.interop.pretrained import find_folder
 from llada.module import DiffusionLM
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -22,7 +25,7 @@ def is_released(checkpoint: str) -> bool:
 
 def load_released(
     checkpoint: str, tokenizer: str | None, device: str, dtype: str | None
-) -> tuple[DiffusionLM, Tokenizer]:
+) -> tuple[DiffusionLM, Tokenizer | None]:
     """Load a released checkpoint and its tokenizer.
 
     Args:
@@ -31,20 +34,22 @@ def load_released(
         device: such as "cpu".
         dtype: such as "bfloat16"; None for the stored one.
 
+    Returns:
+        Model and tokenizer; no tokenizer if none was named and none lies there.
+
     Raises:
-        FileNotFoundError: if there are no weights or no tokenizer.
+        FileNotFoundError: if there are no weights.
         ValueError: if the files are damaged, or the tokenizer's mask isn't the model's.
     """
-    from llada.interop import from_pretrained
-
-    model = from_pretrained(checkpoint, dtype=torch_dtype(dtype), device=device)
-    words = load_tokenizer(checkpoint if tokenizer is None else tokenizer)
-    if words.mask_token_id != model.process.mask_token_id:
-        raise ValueError(
-            f"the model's mask is token {model.process.mask_token_id}, but the tokenizer's is {words.mask_token_id}; give "
-            "the tokenizer that belongs to the checkpoint"
-        )
-    return model, words
+    try:
+        folder = find_folder(checkpoint)
+    except OSError as error:  # of the network, too
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint} here or on the hub: {error}") from error
+    words = folder if tokenizer is None else Path(tokenizer)
+    model = from_pretrained(folder, dtype=torch_dtype(dtype), device=device)
+    if tokenizer is None and not has_tokenizer(words):
+        return model, None
+    return model, load_tokenizer(words, mask=model.process.mask_token_id)
 
 
 def torch_dtype(name: str | None) -> torch.dtype | None:

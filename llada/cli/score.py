@@ -1,14 +1,15 @@
 """``llada score``: log-likelihoods of answers given prompts, or the bound of a text.
 
-    llada score --checkpoint model.ckpt --prompt "2 + 2 =" --answer " 4" --answer " 5"
-    llada score --checkpoint model.ckpt --pairs questions.jsonl --jsonl
-    llada score --checkpoint model.ckpt --text held_out.txt --row_length 64
+Three ways to call it, each with ``--checkpoint model.ckpt``:
+
+    --prompt "2 + 2 =" --answer " 4" --answer " 5"
+    --pairs questions.jsonl --jsonl
+    --text held_out.txt --row_length 64
 """
 
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -210,6 +211,8 @@ def _print_bound(bound: TextBound, jsonl: bool) -> None:
 
 
 def _plus_minus(value: float, error: float | None) -> str:
+    if error == 0.0:
+        return f"{value:.4f} (exact)"
     return f"{value:.4f}" if error is None or math.isnan(error) else f"{value:.4f} +- {error:.4f}"
 
 

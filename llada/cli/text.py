@@ -38,18 +38,29 @@ def load(checkpoint: str, tokenizer: str | None, device: str, dtype: str | None 
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, words = load_parts(checkpoint, tokenizer, device, dtype)
+    if words is None:
+        raise ValueError(f"{checkpoint} holds no tokenizer; give the folder of its tokenizer with --tokenizer")
+    return Loaded(model, words)
+
+
+def load_parts(
+    checkpoint: str, tokenizer: str | None, device: str, dtype: str | None = None
+) -> tuple[DiffusionLM, Tokenizer | None]:
+    """`load` for those who can do without a tokenizer."""
     if is_released(checkpoint):
-        return Loaded(*load_released(checkpoint, tokenizer, device, dtype))
+        return load_released(checkpoint, tokenizer, device, dtype)
     stored = read_checkpoint(checkpoint)
+    words = None
     if tokenizer is not None:
         words = load_tokenizer(tokenizer)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            if not write_tokenizer(stored, folder):
-                raise ValueError(f"{checkpoint} holds no tokenizer; give the folder of its tokenizer with --tokenizer")
-            words = load_tokenizer(folder)
-    check_tokenizer(stored, words, checkpoint)
-    return Loaded(DiffusionLM.load_from_checkpoint(checkpoint).to(device, torch_dtype(dtype)), words)
+            if write_tokenizer(stored, folder):
+                words = load_tokenizer(folder)
+    if words is not None:
+        check_tokenizer(stored, words, checkpoint)
+    return DiffusionLM.load_from_checkpoint(checkpoint).to(device, torch_dtype(dtype)), words
 
 
 def begin(loaded: Loaded, ids: list[int]) -> list[int]:

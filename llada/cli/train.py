@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 # Importing the packages makes their classes known by short names: `--model.objective MaskedNELBO`.
 import llada.backbones
+import llada.callbacks
 import llada.data
 import llada.lr_schedulers
 import llada.noise
@@ -123,4 +124,4 @@ def main(command: str, arguments: Sequence[str]) -> None:
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
-        raise ValueError(f"the checkpoint has the weights of another model than the configuration's: {error}") from error
+        raise ValueError(f"the checkpoint holds the weights of another model: {error}") from error

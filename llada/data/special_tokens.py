@@ -93,7 +93,7 @@ def mask_among(given: str | int | None, said: dict[str, int | None], ids: dict[s
     """The mask token; the one role that must be known.
 
     Args:
-        given: by the caller, a token or an id.
+        given: by the caller, who knows the model; a token or an id.
         said: by the files, under the names of those who say it.
         ids: id of every token.
         folder: for messages.
@@ -105,7 +105,7 @@ def mask_among(given: str | int | None, said: dict[str, int | None], ids: dict[s
         if given not in ids:
             raise ValueError(f"there is no token {given!r} in {folder}; the mask must be one of its tokens, or an id")
         given = ids[given]
-    known = {who: value for who, value in {"the caller": given, **said}.items() if value is not None}
+    known = {who: value for who, value in {"the model": given, **said}.items() if value is not None}
     if not known:
         raise ValueError(
             f"nothing in {folder} says which token is the mask: no mask_token in {TOKENIZER_FILES[0]}, no "

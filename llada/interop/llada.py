@@ -1,0 +1,202 @@
+"""LLaDA-8B (Base, Instruct, 1.5), LLaDA-1B and iLLaDA: OLMo's names, block type "llama".
+
+Reference: the released ``configuration_llada.py`` and checkpoints of arXiv 2502.09992.
+"""
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from llada.backbones import BidirectionalTransformer
+from llada.interop.layout import Config, Described, Layout, field, mask_id, only_defaults, refuse_others
+from llada.process import MaskingProcess
+
+USED = {
+    "d_model",
+    "embedding_size",
+    "include_bias",
+    "include_qkv_bias",
+    "max_sequence_length",
+    "mlp_hidden_size",
+    "mlp_ratio",
+    "multi_query_attention",
+    "n_heads",
+    "n_kv_heads",
+    "n_layers",
+    "rms_norm_eps",
+    "rope_theta",
+    "vocab_size",
+    "weight_tying",
+    # without effect on what is computed from stored weights
+    "alibi_bias_max",
+    "attention_layer_norm_with_affine",
+    "flash_attention",
+    "init_cutoff_factor",
+    "init_device",
+    "init_fn",
+    "init_std",
+    "precision",
+}
+SERVED = {
+    "activation_type": ("silu",),
+    "alibi": (False,),
+    "attention_dropout": (0.0,),
+    "attention_layer_norm": (False,),
+    "bias_for_layer_norm": (False, None),
+    "block_group_size": (1,),
+    "block_type": ("llama",),
+    "embedding_dropout": (0.0,),
+    "input_emb_norm": (False,),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "residual_dropout": (0.0,),
+    "rope": (True,),
+    "rope_full_precision": (True,),
+    "scale_logits": (False,),
+}
+THEIRS = {
+    "attention_norm": "attn_norm",
+    "attention.q_proj": "q_proj",
+    "attention.k_proj": "k_proj",
+    "attention.v_proj": "v_proj",
+    "attention.o_proj": "attn_out",
+    "feed_forward_norm": "ff_norm",
+    "feed_forward.gate_proj": "ff_proj",
+    "feed_forward.up_proj": "up_proj",
+    "feed_forward.down_proj": "ff_out",
+}
+OURS = {theirs: ours for ours, theirs in THEIRS.items()}
+TOP = {"wte.weight": "embedding.weight", "ln_f.weight": "final_norm.weight"}
+PREFIX = "model.transformer."
+
+
+@dataclass(frozen=True)
+class LLaDALayout(Layout):
+    """The layout of LLaDA's released checkpoints."""
+
+    @property
+    def name(self) -> str:
+        """See `Layout`."""
+        return "llada"
+
+    def matches(self, config: Config) -> bool:
+        """See `Layout`."""
+        return config.get("model_type") == "llada" and "d_model" in config
+
+    def read(self, config: Config, mask_token_id: int | None) -> Described:
+        """See `Layout`."""
+        refuse_others(config, USED, SERVED)
+        width, heads = field(config, "d_model"), field(config, "n_heads")
+        kv_heads = config.get("n_kv_heads")
+        if kv_heads is None:
+            kv_heads = 1 if config.get("multi_query_attention") else heads
+        hidden = config.get("mlp_hidden_size")
+        bias = bool(config.get("include_bias", False))
+        arguments = {
+            "vocab_size": config.get("embedding_size") or field(config, "vocab_size"),
+            "width": width,
+            "num_layers": field(config, "n_layers"),
+            "num_heads": heads,
+            "num_kv_heads": kv_heads,
+            "hidden_width": hidden if hidden is not None else int(config.get("mlp_ratio", 4) * width),
+            "max_length": field(config, "max_sequence_length"),
+            "rope_theta": float(config.get("rope_theta", 10_000.0)),
+            "norm_eps": float(config.get("rms_norm_eps", 1e-5)),
+            "tie_embeddings": bool(config.get("weight_tying", False)),
+            "bias": bias,
+            "qkv_bias": bias or bool(config.get("include_qkv_bias", False)),
+        }
+        return Described(BidirectionalTransformer, arguments, MaskingProcess(mask_id(config, mask_token_id)))
+
+    def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
+        """See `Layout`."""
+        if not isinstance(backbone, BidirectionalTransformer):
+            raise ValueError(f"the llada layout holds a BidirectionalTransformer, not a {type(backbone).__name__}")
+        only_defaults(
+            backbone,
+            self.name,
+            head_dim=backbone.width // backbone.num_heads,
+            head_bias=False,
+            qk_norm=False,
+            num_experts=0,
+            causal=False,
+            shift=False,
+            convolution=0,
+            block_length=None,
+        )
+        return {
+            "activation_type": "silu",
+            "alibi": False,
+            "alibi_bias_max": 8.0,
+            "architectures": ["LLaDAModelLM"],
+            "attention_dropout": 0.0,
+            "attention_layer_norm": False,
+            "attention_layer_norm_with_affine": True,
+            "auto_map": {
+                "AutoConfig": "configuration_llada.LLaDAConfig",
+                "AutoModel": "modeling_llada.LLaDAModelLM",
+                "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
+            },
+            "bias_for_layer_norm": False,
+            "block_group_size": 1,
+            "block_type": "llama",
+            "d_model": backbone.width,
+            "embedding_dropout": 0.0,
+            "embedding_size": backbone.vocab_size,
+            "flash_attention": False,
+            "include_bias": backbone.bias,
+            "include_qkv_bias": backbone.qkv_bias,
+            "init_cutoff_factor": None,
+            "init_device": "meta",
+            "init_fn": "mitchell",
+            "init_std": 0.02,
+            "input_emb_norm": False,
+            "layer_norm_type": "rms",
+            "layer_norm_with_affine": True,
+            "mask_token_id": process.mask_token_id,
+            "max_sequence_length": backbone.max_length,
+            "mlp_hidden_size": backbone.hidden_width,
+            "mlp_ratio": 4,
+            "model_type": "llada",
+            "multi_query_attention": None,
+            "n_heads": backbone.num_heads,
+            "n_kv_heads": backbone.num_kv_heads,
+            "n_layers": backbone.num_layers,
+            "precision": "amp_bf16",
+            "residual_dropout": 0.0,
+            "rms_norm_eps": backbone.norm_eps,
+            "rope": True,
+            "rope_full_precision": True,
+            "rope_theta": backbone.rope_theta,
+            "scale_logits": False,
+            "use_cache": False,
+            "vocab_size": backbone.vocab_size,
+            "weight_tying": backbone.tie_embeddings,
+        }
+
+    def ours(self, name: str) -> str | None:
+        """See `Layout`."""
+        if not name.startswith(PREFIX):
+            return name
+        name = name.removeprefix(PREFIX)
+        if name in TOP:
+            return TOP[name]
+        if name.startswith("ff_out."):  # two things are called ff_out: this one is the head
+            return "head." + name.removeprefix("ff_out.")
+        found = re.fullmatch(r"blocks\.(\d+)\.(\w+)\.(weight|bias)", name)
+        if found is None or found[2] not in OURS:
+            return name
+        return f"blocks.{found[1]}.{OURS[found[2]]}.{found[3]}"
+
+    def theirs(self, name: str) -> str:
+        """See `Layout`."""
+        for theirs, ours in TOP.items():
+            if name == ours:
+                return PREFIX + theirs
+        if name.startswith("head."):
+            return PREFIX + "ff_out." + name.removeprefix("head.")
+        found = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+        if found is None or found[2] not in THEIRS:
+            raise ValueError(f"the llada layout has no name for the parameter {name}")
+        return f"{PREFIX}blocks.{found[1]}.{THEIRS[found[2]]}.{found[3]}"

@@ -1,0 +1,247 @@
+"""``llada chat`` with scripted input."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada.cli import main
+from llada.cli.chat import Conversation
+from llada.cli.dialogue import History, answer_sampler, choose_template, context_length, stop_tokens, until_stop
+from llada.cli.text import Loaded
+from llada.data import Message, llada_template, plain_template
+from llada.data.json_tokenizer import JsonTokenizer
+from llada.samplers import low_confidence
+from tests.cli.trainer_file import write_trainer_file
+from tests.tiny_checkpoint import EOS, EOT, MASK, VOCAB_SIZE, write_checkpoint
+
+FAST = ["--num_new_tokens", "8", "--sampler", "low_confidence", "--sampler.steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder):
+    return str(write_trainer_file(folder, folder / "model.ckpt"))
+
+
+@pytest.fixture
+def talk(monkeypatch, capsys):
+    def run(lines, *arguments):
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
+        code = main(["chat", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+class Parrot(torch.nn.Module):
+    """Writes the same tokens at the end of every canvas, however long it is, and remembers what it was shown."""
+
+    max_length = 64
+
+    def __init__(self, answer: list[int]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.seen: list[list[int]] = []
+
+    def forward(self, tokens, attention_mask=None):
+        self.seen.append(tokens[0].tolist())
+        wanted = tokens.clone()
+        wanted[:, -len(self.answer) :] = torch.tensor(self.answer)
+        return 9.0 * torch.nn.functional.one_hot(wanted, VOCAB_SIZE).float()
+
+
+@pytest.fixture
+def parrot(folder):
+    """A conversation with a model whose answers are known."""
+    words = JsonTokenizer(folder)
+    answer = [*words.encode("On the river"), EOT, EOS, EOS]
+    model = DiffusionLM(Parrot(answer), MaskingProcess(MASK), sampler=low_confidence(steps=2))
+    screen = Console(file=io.StringIO(), width=100)
+    template = choose_template(None, words)
+    return Conversation(Loaded(model, words), template, len(answer), 64, None, 0, screen, stream=False)
+
+
+def test_the_history_keeps_the_end_of_a_turn_and_drops_the_end_of_text(parrot):
+    parrot.context = None
+    assert parrot.hear("Where is the boat?")
+    assert parrot.history.messages[-1] == Message("assistant", "On the river")
+    parrot.loaded.model.backbone.seen.clear()
+    parrot.hear("And?")
+    canvas = parrot.loaded.model.backbone.seen[0]
+    prompt = canvas[: canvas.index(MASK)]
+    chat = [Message("user", "Where is the boat?"), Message("assistant", "On the river"), Message("user", "And?")]
+    assert prompt == llada_template().prompt(chat, parrot.loaded.tokenizer)
+    assert prompt.count(EOT) == 3
+    assert EOS not in prompt
+    assert parrot.console.file.getvalue() == "On the river\nOn the river\n"
+
+
+def test_the_oldest_turns_are_dropped_with_a_notice(parrot):
+    for number in range(4):
+        parrot.hear(f"Where is boat {number}?")
+    out = parrot.console.file.getvalue()
+    assert "-- the context is full: the first 2 messages are left out from here on" in out
+    assert len(parrot.history.messages) == 8
+    last = parrot.loaded.model.backbone.seen[-1]
+    assert len(last) <= 64
+    assert "boat 0" not in parrot.loaded.tokenizer.decode(last)
+    assert "boat 3" in parrot.loaded.tokenizer.decode(last)
+
+
+def test_a_message_that_fits_nowhere_is_refused_and_forgotten(parrot):
+    parrot.hear("x" * 80)
+    assert "only 57 fit beside the answer" in parrot.console.file.getvalue().replace("\n", " ")
+    assert parrot.history.messages == []
+    assert parrot.loaded.model.backbone.seen == []
+    assert parrot.hear("short")
+    assert parrot.history.messages[-1] == Message("assistant", "On the river")
+
+
+def test_the_answer_is_drawn_in_place_while_it_comes_out(parrot):
+    parrot.console = Console(file=io.StringIO(), width=80, force_terminal=True, highlight=False, color_system=None)
+    parrot.stream = True
+    parrot.hear("Where?")
+    out = parrot.console.file.getvalue()
+    assert "░" in out
+    assert "\x1b[2K" in out  # the line is taken back
+    assert out.rstrip().endswith("On the river")
+
+
+def test_each_answer_has_its_own_seed(parrot):
+    parrot.hear("a")
+    parrot.hear("b")
+    assert parrot.seed == 2
+
+
+def test_a_session(talk, checkpoint, tmp_path):
+    saved = tmp_path / "talk.jsonl"
+    lines = [
+        "Hello",
+        "",
+        "/system Be kind.",
+        "//who",
+        f"/save {saved}",
+        "/reset",
+        "Again",
+        f"/save {saved}",
+        "/quit",
+        "not read",
+    ]
+    code, out, err = talk(lines, checkpoint, *FAST)
+    assert (code, err) == (0, "")
+    assert "-- 5 messages added to" in out
+    first, second = (json.loads(line)["messages"] for line in saved.read_text().splitlines())
+    assert [(message["role"], message["content"]) for message in first[::2]] == [
+        ("system", "Be kind."),
+        ("assistant", first[2]["content"]),
+        ("assistant", first[4]["content"]),
+    ]
+    assert (first[1]["content"], first[3]["content"]) == ("Hello", "/who")
+    assert [message["content"] for message in second[:2]] == ["Be kind.", "Again"]
+
+
+def test_a_session_is_reproducible_and_seeded(talk, checkpoint):
+    noisy = [checkpoint, "--num_new_tokens", "12", "--sampler=random_remasking", "--sampler.steps=3"]
+    first = talk(["Hello", "Where?"], *noisy)
+    assert first == talk(["Hello", "Where?"], *noisy)
+    assert first != talk(["Hello", "Where?"], *noisy, "--seed", "7")
+
+
+def test_the_system_prompt_of_the_command_line(talk, checkpoint, tmp_path):
+    talk(
+        ["x", f"/save {tmp_path / 'a'}", "/system", f"/save {tmp_path / 'b'}"],
+        checkpoint,
+        *FAST,
+        "--system",
+        "Be brief.",
+    )
+    roles = [[m["role"] for m in json.loads((tmp_path / name).read_text())["messages"]] for name in "ab"]
+    assert roles == [["system", "user", "assistant"], ["user", "assistant"]]
+
+
+def test_help_and_unknown_commands(talk, checkpoint):
+    _, out, _ = talk(["/help", "/what", "/save", "/save /no/such/folder/x"], checkpoint, *FAST)
+    for name in ("/help", "/reset", "/system TEXT", "/save FILE", "/quit"):
+        assert name in out
+    assert "there is no command /what" in out
+    assert "/save needs the name of a file" in out
+    assert "/no/such/folder/x can't be written: No such file or directory" in out
+
+
+def test_no_template_is_made_up(talk, tmp_path):
+    folder = write_checkpoint(tmp_path / "base", template=None)
+    base = str(write_trainer_file(folder, tmp_path / "base.ckpt"))
+    code, _, err = talk(["Hello"], base, *FAST)
+    assert code == 1
+    assert "has no chat template, and none is made up" in err
+    code, out, _ = talk(["Hello"], base, *FAST, "--template", "llada.data.plain_template")
+    assert code == 0
+    assert out.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_new_tokens", "0"], "num_new_tokens must be 1 or more; got 0"),
+        (["--num_new_tokens", "300"], "an answer of 300 tokens leaves no room in the context of 192"),
+        (["--context", "500"], "at most the model's 192 tokens; got 500"),
+        (["--dtype", "int8"], "dtype must be float32, bfloat16, float16 or float64; got 'int8'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(talk, checkpoint, arguments, message):
+    code, _, err = talk(["Hello"], checkpoint, *arguments)
+    assert code == 1
+    assert message in err
+
+
+def test_an_interrupted_answer_is_forgotten(parrot, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parrot.loaded.model.backbone, "forward", stop)
+    assert parrot.hear("Where?")
+    assert "interrupted; the message is forgotten" in parrot.console.file.getvalue()
+    assert parrot.history.messages == []
+
+
+def test_how_answers_are_decoded_by_default(folder, checkpoint):
+    words, chosen = JsonTokenizer(folder), low_confidence(steps=3)
+    reference = low_confidence(steps=128, block_size=32, stop_token_id=EOS)
+    assert answer_sampler(None, str(folder), words, 128) == reference
+    assert answer_sampler(None, str(folder), words, 8) == low_confidence(steps=8, block_size=8, stop_token_id=EOS)
+    assert answer_sampler(chosen, str(folder), words, 8) is chosen
+    assert answer_sampler(None, checkpoint, words, 8) is None  # the model's own
+
+
+def test_stops(folder):
+    words = JsonTokenizer(folder)
+    assert stop_tokens(words, llada_template()) == {EOS, EOT}
+    assert stop_tokens(words, plain_template()) == {EOS, EOT}
+    assert until_stop([9, 8, EOT, 7, EOS], frozenset({EOS, EOT})) == [9, 8]
+    assert until_stop([9, 8], frozenset({EOS})) == [9, 8]
+
+
+def test_a_history_without_limit_keeps_everything(folder):
+    history = History("Be kind.")
+    history.messages += [Message("user", "boat " * 50)] * 3
+    ids, dropped = history.prompt(llada_template(), JsonTokenizer(folder), None)
+    assert dropped == 0
+    assert ids.count(EOT) == 4
+
+
+def test_context_of_a_model_without_limit(folder):
+    model = DiffusionLM(torch.nn.Identity(), MaskingProcess(MASK))
+    loaded = Loaded(model, JsonTokenizer(folder))
+    assert context_length(loaded, None) is None
+    assert context_length(loaded, 10**6) == 10**6
+    small = BidirectionalTransformer(VOCAB_SIZE, 8, 1, 1, max_length=50)
+    assert context_length(Loaded(DiffusionLM(small, MaskingProcess(MASK)), loaded.tokenizer), 20) == 20

@@ -1,0 +1,198 @@
+"""``llada fit | validate | test | predict``, with every YAML file that is shipped."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from llada.checkpoint import read_checkpoint
+from llada.module import DiffusionLM
+from llada.noise import LinearSchedule
+from llada.objectives import RandomLength, llada_finetuning, llada_pretraining
+from tests.cli.conftest import Command, Trained
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+QUIET = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+SMALL = ["--model.backbone.width=16", "--model.backbone.num_layers=1", "--model.backbone.num_heads=2"]
+SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
+
+
+def text(story: Path) -> list[object]:
+    return [
+        "--data.source=TextFiles",
+        f"--data.source.paths={story}",
+        "--data.source.split_on_blank_lines=true",
+        "--data.tokenizer.vocab_size=290",
+        "--data.row_length=16",
+        "--data.batch_size=4",
+        "--data.val_fraction=0.2",
+    ]
+
+
+def checkpoint_in(folder: Path) -> Path:
+    (path,) = folder.rglob("*.ckpt")
+    return path
+
+
+@pytest.mark.parametrize("name", ["demo", "pretrain_llada", "mdlm", "own_parts"])
+def test_shipped_configurations_train_validate_predict_and_resume(llada: Command, story: Path, name: str) -> None:
+    options = ["--config", CONFIGS / f"{name}.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    if name in ("demo", "pretrain_llada"):
+        options.append("--model.backbone.hidden_width=32")
+    run = llada("fit", *options)
+    assert run.code == 0, run.err
+    path = checkpoint_in(Path.cwd())
+    before = read_checkpoint(path)
+    assert before["global_step"] == 2
+    assert DiffusionLM.load_from_checkpoint(path).backbone.width == 16
+
+    run = llada("validate", *options, "--ckpt_path", path)
+    assert run.code == 0, run.err
+    assert "val/nll" in run.out
+    assert "val/bits_per_byte_se" in run.out
+
+    run = llada("predict", *options, "--ckpt_path", path, "--trainer.limit_predict_batches=1")
+    assert run.code == 0, run.err
+    rows = [json.loads(line) for line in run.out.splitlines() if line.startswith("{")]
+    assert len(rows) == 4
+    assert all(row["generated"] == 8 and 1 <= row["calls"] <= 8 for row in rows)
+    assert all("boat" in row["text"] or "river" in row["text"] for row in rows)  # the half that was given
+
+    run = llada("fit", *options, "--ckpt_path", path, "--trainer.max_steps=4")
+    assert run.code == 0, run.err
+    assert read_checkpoint(path)["global_step"] == 4
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, story: Path, tmp_path: Path) -> None:
+    pretraining = ["--config", CONFIGS / "pretrain_llada.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    assert llada("fit", *pretraining, "--model.backbone.hidden_width=32").code == 0
+    pretrained = tmp_path / "runs/pretrain_llada/model.ckpt"
+    folder = tmp_path / "runs/pretrain_llada/tokenizer"
+    run = llada("tokenizer", "extract", "--checkpoint", pretrained, "--out", folder)
+    assert (run.code, run.out) == (0, f"290 tokens, in {folder}\n")
+
+    pairs = [{"prompt": f"where is boat {number}", "answer": "on the river"} for number in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    options = ["--config", CONFIGS / "finetune.yaml", *SMALL, *QUIET, *SHORT, "--model.backbone.hidden_width=32"]
+    still = ["--model.optimizer.lr=0", "--data.val_fraction=0.2"]
+    run = llada("fit", *options, *still)
+    assert run.code == 0, run.err
+    tuned = tmp_path / "runs/finetune/model.ckpt"
+    first, second = (read_checkpoint(path)["state_dict"] for path in (pretrained, tuned))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert DiffusionLM.load_from_checkpoint(tuned).objective == llada_finetuning()
+
+    run = llada("fit", *options, *still, "--model.backbone.num_layers=2")
+    assert run.code == 1
+    assert "the weights of another model" in run.err
+    assert "blocks.1" in run.err
+
+    (tmp_path / "other.txt").write_text("\n\n".join(f"a house with {n} rooms" for n in range(90)), encoding="utf-8")
+    source = ["--source=TextFiles", "--source.paths=other.txt"]
+    assert llada("tokenizer", "train", *source, "--training.vocab_size=290", "--out=other").code == 0
+    run = llada("fit", *options, *still, "--data.tokenizer.path=other")
+    assert run.code == 1
+    assert "trained with another tokenizer" in run.err
+
+
+def test_the_paper_configuration_is_the_papers(llada: Command, story: Path) -> None:
+    options = ["--config", CONFIGS / "pretrain_llada.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    assert llada("fit", *options).code == 0
+    model = DiffusionLM.load_from_checkpoint(checkpoint_in(Path.cwd()))
+    assert model.objective == RandomLength(llada_pretraining(1e-3), 0.01)
+    assert (model.process.schedule, model.process.time_conditioned) == (LinearSchedule(), False)
+    assert model.process.predicts_mask
+    assert model.optimizer.keywords["weight_decay"] == 0.1
+
+
+def test_test_and_its_absence(llada: Command, trained: Trained) -> None:
+    run = llada("test", "--config", trained.config, "--ckpt_path", trained.checkpoint)
+    assert run.code == 0
+    assert "test/perplexity" in run.out
+    run = llada("test", "--config", trained.config, "--data.test_fraction=0")
+    assert run.code == 1
+    assert "there is no test data; set test_fraction above 0 or give test_source" in run.err
+
+
+def test_parts_have_short_names(llada: Command, story: Path) -> None:
+    options = ["--data=TextDataModule", *text(story)[:3], "--data.tokenizer=SentencePieceTraining", *text(story)[3:]]
+    parts = ["--model.backbone=BidirectionalTransformer", *SMALL, "--model.objective=ExactCountNELBO"]
+    parts += ["--model.process.schedule=CosineSchedule", "--model.sampler=UnmaskingSampler"]
+    parts += ["--model.sampler.commit=Quota", "--model.lr_scheduler=WarmupCosine"]
+    parts += ["--model.lr_scheduler.warmup_steps=1", "--model.lr_scheduler.total_steps=2"]
+    run = llada("fit", *options, *parts, *QUIET, *SHORT)
+    assert run.code == 0, run.err
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        ("--trainer.max_step=3", 2, "--trainer.max_step"),
+        ("--model.sead=3", 2, "--model.sead"),
+        ("--model.objective=llada.objectives.MaskdNELBO", 2, "MaskdNELBO"),
+        ("--model.objective=llada.noise.LinearSchedule", 2, "LinearSchedule"),
+        ("--data.row_length=word", 2, "row_length"),
+        ("--data.batch_size=0", 1, "llada fit: batch_size must be 1 or more; got 0\n"),
+        ("--model.backbone.num_heads=3", 1, "width=32 isn't divisible by num_heads=3"),
+        ("--data.source.paths=nowhere.txt", 1, "there is no file nowhere.txt"),
+        ("--data.row_length=100000", 1, "less than one row of 100000"),
+        ("--config=nowhere.yaml", 2, "nowhere.yaml"),
+        ("--ckpt_path=nowhere.ckpt", 1, "nowhere.ckpt"),
+        ("--init_from=nowhere.ckpt", 1, "there is no checkpoint nowhere.ckpt"),
+    ],
+)
+def test_what_is_wrong_is_named(llada: Command, trained: Trained, option: str, code: int, message: str) -> None:
+    run = llada("fit", "--config", trained.config, "--trainer.max_steps=1", option)
+    assert run.code == code
+    assert message in run.err
+
+
+def test_an_empty_text_is_refused_and_leaves_nothing(llada: Command, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n \n")
+    run = llada("fit", "--config", trained.config, "--data.source.paths=empty.txt")
+    assert run.code == 1
+    assert run.err.endswith("empty.txt is empty\n")
+    assert not list(tmp_path.rglob("*.tokens"))
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(llada: Command, trained: Trained, tmp_path: Path) -> None:
+    whole = trained.checkpoint.read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    for name, message in (("half", "damaged or truncated"), ("foreign", "is not a checkpoint of this library")):
+        for command in ("fit", "validate"):
+            run = llada(command, "--config", trained.config, f"--ckpt_path={name}.ckpt")
+            assert run.code == 1
+            assert message in run.err
+    assert trained.checkpoint.read_bytes() == whole
+
+
+def test_a_checkpoint_with_another_tokenizer_or_size_is_refused(llada: Command, trained: Trained) -> None:
+    run = llada("validate", "--config", trained.config, "--ckpt_path", trained.checkpoint, "--data.val_fraction=0.3")
+    assert run.code == 1  # another share for training trains another tokenizer
+    assert "was made with another tokenizer" in run.err
+    run = llada("validate", "--config", trained.config, "--ckpt_path", trained.checkpoint, "--model.backbone.width=16")
+    assert run.code == 1
+    assert "the weights of another model" in run.err
+    assert "size mismatch" in run.err
+
+
+def test_only_training_writes_its_configuration(llada: Command, trained: Trained, tmp_path: Path) -> None:
+    logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
+    options = ["--config", trained.config, logger, "--trainer.logger.save_dir=.", "--trainer.logger.version=x"]
+    (tmp_path / "config.yaml").write_text("mine")
+    assert llada("fit", *options, "--trainer.max_steps=1").code == 0
+    (written,) = tmp_path.rglob("x/config.yaml")
+    first = written.read_text()
+    assert "BidirectionalTransformer" in first
+    assert llada("validate", *options, "--ckpt_path", trained.checkpoint, "--model.seed=5").code == 0
+    assert written.read_text() == first
+    assert llada("fit", *options, "--trainer.max_steps=2", "--trainer.logger=false").code == 0
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+    rerun = llada("fit", "--config", written, "--trainer.max_steps=1")
+    assert rerun.code == 0, rerun.err
