@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from llada import DiffusionLM
 from llada.data import load_tokenizer
-from llada.interop import from_pretrained
 from llada.samplers import Blocks, Confidence, Proposal, Threshold, UnmaskingSampler, canvas
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
 
-    model = from_pretrained(given.checkpoint, device=given.device)
+    model = DiffusionLM.from_pretrained(given.checkpoint, device=given.device)
     tokenizer = load_tokenizer(given.checkpoint)
     # Commit whatever the model is at least 90 % sure of, block by block: never more calls than one per token.
     sampler = UnmaskingSampler(

@@ -13,7 +13,6 @@ import torch
 
 from llada.data import ChatTemplate, Message, Tokenizer, load_tokenizer
 from llada.data.jinja_template import checkpoint_template
-from llada.interop import from_pretrained
 from llada.module import DiffusionLM
 from llada.samplers import canvas, low_confidence
 
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Message]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
 
-    model = from_pretrained(given.checkpoint, device=given.device)
+    model = DiffusionLM.from_pretrained(given.checkpoint, device=given.device)
     tokenizer = load_tokenizer(given.checkpoint)
     template = checkpoint_template(given.checkpoint)  # a base model has none, and none is made up
     messages: list[Message] = []

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
+from llada import DiffusionLM
 from llada.cli.text import fill_template
 from llada.data import load_tokenizer
-from llada.interop import from_pretrained
 from llada.samplers import low_confidence
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
 
-    model = from_pretrained(given.checkpoint, device=given.device)
+    model = DiffusionLM.from_pretrained(given.checkpoint, device=given.device)
     tokenizer = load_tokenizer(given.checkpoint)
     ids = torch.tensor([fill_template(given.document, tokenizer)])
     gaps = model.process.is_masked(ids)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
+from llada import DiffusionLM
 from llada.data import load_tokenizer
-from llada.interop import from_pretrained
 from llada.metrics import ConditionalLikelihood
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
 
-    model = from_pretrained(given.checkpoint, device=given.device)
+    model = DiffusionLM.from_pretrained(given.checkpoint, device=given.device)
     tokenizer = load_tokenizer(given.checkpoint)
     answers = [tokenizer.encode(answer) for answer in given.answers]
     estimate = ConditionalLikelihood(num_samples=given.draws)(

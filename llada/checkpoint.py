@@ -80,14 +80,14 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is damaged, or holds pickled Python objects, which could run code and are refused; "
             "a foreign checkpoint has to be converted to safetensors where it is trusted"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or truncated: {error}") from error
+        raise ValueError(f"{path} is damaged or truncated: {error or type(error).__name__}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
     if checkpoint[PARTS_KEY].get("format") != FORMAT:

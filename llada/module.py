@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from llada.checkpoint import PARTS_KEY, restore, stored_parts
+from llada.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.denoiser import as_denoiser
+from llada.interop import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
 from llada.metrics.nelbo import BoundMetric, NoiseLevelMetric
 from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveOutput
 from llada.process import MaskingProcess
@@ -66,7 +67,7 @@ class DiffusionLM(LightningModule):
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_bound, self.val_levels, self.test_bound = BoundMetric(), NoiseLevelMetric(), BoundMetric()
-        self.pretrained_config: dict[str, Any] | None = None
+        self.pretrained_config: dict[str, Any] = {}
         self._window: list[Tensor] = []
         self._unchecked: Tensor | None = None
 
@@ -211,6 +212,12 @@ class DiffusionLM(LightningModule):
         self._refuse_nan()
         checkpoint[PARTS_KEY] = stored_parts(self, getattr(self._datamodule(), "tokenizer", None))
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another tokenizer than the one that the weights were trained with."""
+        tokenizer = getattr(self._datamodule(), "tokenizer", None)
+        if tokenizer is not None and PARTS_KEY in checkpoint:
+            check_tokenizer(checkpoint, tokenizer, "the checkpoint")
+
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: Any, map_location: Any = None, *, strict: bool = True, **parts: Any
@@ -237,16 +244,38 @@ class DiffusionLM(LightningModule):
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Any) -> "DiffusionLM":
-        """Load a released checkpoint; arguments and errors as in `llada.interop.from_pretrained`."""
-        from llada.interop import from_pretrained
+        """Load a released checkpoint: LLaDA, LLaDA-MoE, Dream, MDLM, or an autoregressive LLaMA or Qwen as a start.
 
-        return from_pretrained(folder_or_hub_id, **options)
+        Args:
+            folder_or_hub_id: a folder with ``config.json`` and safetensors, a name on the Hugging Face hub (extra
+                ``hf``), or a ``.ckpt`` file of MDLM's own training code.
+            options: ``dtype``, ``device``, ``revision``, ``mask_token_id`` and arguments of the backbone, see
+                `llada.interop.read_pretrained`; for a file those of `llada.interop.read_mdlm_checkpoint`.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            FileNotFoundError: if there is nothing to load.
+            ValueError: naming what can't be served.
+        """
+        read = read_mdlm_checkpoint if Path(folder_or_hub_id).suffix == ".ckpt" else read_pretrained
+        loaded = read(folder_or_hub_id, **options)
+        model = cls(loaded.backbone, loaded.process)
+        model.pretrained_config = loaded.config
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
-        """Save in the layout of a released checkpoint; arguments as in `llada.interop.save_pretrained`."""
-        from llada.interop import save_pretrained
+        """Save in the layout of a released checkpoint.
 
-        save_pretrained(self, folder, **options)
+        Args:
+            folder: where; an existing one is replaced once the new one is complete.
+            options: ``layout``, ``tokenizer``, ``dtype``, ``max_shard_size``, see `llada.interop.write_pretrained`.
+
+        Raises:
+            ValueError: if the layout has no word for something that this model does.
+        """
+        write_pretrained(Pretrained(self.backbone, self.process, self.pretrained_config), folder, **options)
 
     def _run_objective(self, objective: Objective, batch: "TokenBatch", random: RowRandom) -> ObjectiveOutput:
         arguments = {name: batch[name] for name in ("attention_mask", "segment_ids") if batch.get(name) is not None}

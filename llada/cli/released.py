@@ -8,7 +8,6 @@ import torch
 
 from llada.data import Tokenizer, load_tokenizer
 from llada.data.saved_tokenizer import has_tokenizer
-from llada.interop import from_pretrained
 from llada.interop.pretrained import find_folder
 from llada.module import DiffusionLM
 
@@ -46,7 +45,7 @@ def load_released(
     except OSError as error:  # of the network, too
         raise FileNotFoundError(f"there is no checkpoint {checkpoint} here or on the hub: {error}") from error
     words = folder if tokenizer is None else Path(tokenizer)
-    model = from_pretrained(folder, dtype=torch_dtype(dtype), device=device)
+    model = DiffusionLM.from_pretrained(folder, dtype=torch_dtype(dtype), device=device)
     if tokenizer is None and not has_tokenizer(words):
         return model, None
     return model, load_tokenizer(words, mask=model.process.mask_token_id)

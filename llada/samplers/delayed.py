@@ -122,6 +122,16 @@ class IntervalCache(CachePolicy):
         if self.prompt_interval < 1 or self.interval < 1 or not 0.0 < self.share <= 1.0:
             raise ValueError(f"intervals must be 1 or more, and the share in (0, 1]; got {self}")
 
+    def check_canvas(self, fillable: Tensor) -> None:
+        """See `CachePolicy`; where the prompt ends decides what is computed, and it is one column for all rows."""
+        first = fillable.int().argmax(1)
+        begins = torch.zeros_like(fillable[0]).scatter(0, first[fillable.any(1)], True)
+        if int(begins.sum()) > 1:
+            raise ValueError(
+                "IntervalCache tells prompt and answer apart by the column of the first mask, which must be the same "
+                "in all rows; decode canvases whose first gaps differ one by one, or use DelayedCache()"
+            )
+
     def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
         """See `CachePolicy`."""
         backbone = caching_backbone(denoiser)

@@ -64,8 +64,8 @@ class Rates(ABC):
 
     remasks: ClassVar[bool] = False
     """Whether written tokens may be masked again."""
-    needs_grid: ClassVar[bool] = False
-    """Whether it needs to know the number of steps."""
+    one_by_one: ClassVar[bool] = False
+    """Whether it tells the times of single tokens, so that a step must write exactly one."""
 
     @abstractmethod
     def time(self, progress: Progress) -> Tensor:
@@ -156,6 +156,8 @@ class FirstHitting(Rates):
     Reference:
         Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908, section 4.1.
     """
+
+    one_by_one: ClassVar[bool] = True
 
     def time(self, progress: Progress) -> Tensor:
         """See `Rates`."""

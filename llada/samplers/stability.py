@@ -144,7 +144,7 @@ class _CreditRun(Adjustment):
             self.credit = logits.new_zeros(*candidates.tokens.shape, logits.shape[-1])
         index = candidates.positions[..., None].expand_as(logits)
         best = logits.softmax(-1).max(-1, keepdim=True)
-        credit = self.credit.gather(1, index) * self.rule.decay
-        credit = credit.scatter_add(2, best.indices, best.values**self.rule.power)
-        self.credit.scatter_(1, index, credit)
+        before = self.credit.gather(1, index)
+        credit = (before * self.rule.decay).scatter_add(2, best.indices, best.values**self.rule.power)
+        self.credit.scatter_(1, index, torch.where(candidates.valid[..., None], credit, before))
         return logits + self.rule.strength * credit.log1p()

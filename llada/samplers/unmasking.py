@@ -47,11 +47,15 @@ class _Job(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What a step writes: proposals at (B, M) positions, which were considered, and which are taken."""
+    """What a step writes: proposals at (B, M) positions, which were considered, and which are taken.
+
+    ``called`` (B,) bool are the rows that needed the model: not those that were known to take nothing.
+    """
 
     proposed: Proposed
     considered: Tensor
     taken: Tensor
+    called: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,14 @@ class UnmaskingSampler(Sampler):
         commit = self.commit.start()
         adjustments = tuple(a.start(tokens, offset, process.mask_token_id) for a in self.adjustments)
         shape = Shape(len(tokens) * self.guidance.branches, tokens.shape[1])
+        self.cache.check_canvas(fillable)
         store = self.cache.open(as_denoiser(model), shape, model_kwargs)
 
         canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
         for index, part in enumerate(parts):
             view = store.view(part.start, part.stop, process.mask_token_id)
             guided = self.guidance(view, tokens, process, attention_mask)
-            streams = random.fold_in(index)
+            streams = random.fold_in(len(parts) - index)  # rows that begin later have the same windows from there on
             job = _Job(guided, view, process, streams, offset, fillable, commit, adjustments, model_kwargs)
             for step in self._fill(job, part, canvas, calls):
                 canvas, calls = step.tokens, step.calls
@@ -159,9 +164,10 @@ class UnmaskingSampler(Sampler):
         self, job: _Job, candidates: Candidates, progress: Progress, random: RowRandom, most: int | None
     ) -> Chosen | None:
         """Rank the candidates and take some; None if the model needn't be run."""
+        if candidates.positions.shape[1] == 0:  # no mask is left, though some may come back
+            return None
         if not isinstance(self.order, BlindOrder):
-            proposed = self._propose(job, candidates, progress, random) if candidates.positions.shape[1] else None
-            return None if proposed is None else decide(job.commit, self.order, proposed, progress, random)
+            return decide(job.commit, self.order, self._propose(job, candidates, progress, random), progress, random)
         ranking = random.fold_in(0)
         scored = Scored(self.order.blind(candidates, random=ranking), candidates)
         taken = job.commit(scored, progress, random=ranking)
@@ -171,7 +177,7 @@ class UnmaskingSampler(Sampler):
         columns, taken = first_true(taken, most)
         positions = candidates.positions.gather(1, columns)
         few = Candidates(positions, taken, candidates.tokens, candidates.offset, candidates.mask_token_id)
-        return Chosen(self._propose(job, few, progress, random), taken, taken)
+        return Chosen(self._propose(job, few, progress, random), taken, taken, taken.any(1))
 
     def _propose(self, job: _Job, candidates: Candidates, progress: Progress, random: RowRandom) -> Proposed:
         process = job.process
@@ -200,7 +206,9 @@ def decide(commit: Commit, order: Order, proposed: Proposed, progress: Progress,
     """What a step writes, once the model has proposed."""
     ranking = random.fold_in(0)
     scored = Scored(order(proposed, random=ranking), proposed.candidates, proposed.logits)
-    return Chosen(proposed, scored.valid, commit(scored, progress, random=ranking))
+    taken = commit(scored, progress, random=ranking)
+    known = commit.most(1, 0, 1) is not None  # how many it takes follows from numbers; a row alone skips the step
+    return Chosen(proposed, scored.valid, taken, (taken if known else scored.valid).any(1))
 
 
 def make_step(canvas: Tensor, calls: Tensor, chosen: Chosen | None, again: Tensor | None, mask_token_id: int) -> Step:
@@ -210,7 +218,7 @@ def make_step(canvas: Tensor, calls: Tensor, chosen: Chosen | None, again: Tenso
     if chosen is not None:
         positions = chosen.proposed.candidates.positions
         tokens = torch.where(chosen.taken, chosen.proposed.tokens, canvas.gather(1, positions))
-        canvas, calls = canvas.scatter(1, positions, tokens), calls + chosen.considered.any(1)
+        canvas, calls = canvas.scatter(1, positions, tokens), calls + chosen.called
         shown = chosen.proposed.probability.masked_fill(~chosen.considered, torch.nan)
         confidence, changed = confidence.scatter(1, positions, shown), changed.scatter(1, positions, chosen.taken)
     if again is not None:

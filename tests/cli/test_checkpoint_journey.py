@@ -113,7 +113,7 @@ def test_one_step_of_fine_tuning(folder, tmp_path, monkeypatch):
         ],
     }
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": data, "trainer": trainer}))
-    assert main(["fit", "--config", str(tmp_path / "start.yaml"), "--config", str(tmp_path / "data.yaml")]) == 0
+    assert main(["fit", "--config", str(tmp_path / "start.json"), "--config", str(tmp_path / "data.yaml")]) == 0
 
     assert main(["convert", str(tmp_path / "run" / "last.ckpt"), str(tmp_path / "tuned")]) == 0
     before = DiffusionLM.load_from_checkpoint(tmp_path / "start.ckpt").state_dict()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from llada import DiffusionLM
@@ -69,7 +68,7 @@ def test_dtype_and_shards(trainer_file, tmp_path):
 
 def test_the_configuration_beside_a_trainer_file_names_what_belongs_to_the_weights(folder, tmp_path):
     assert main(["convert", str(folder), str(tmp_path / "start.ckpt")]) == 0
-    content = yaml.safe_load((tmp_path / "start.yaml").read_text())
+    content = json.loads((tmp_path / "start.json").read_text())
     assert content["init_from"] == str(tmp_path / "start.ckpt")
     backbone = content["model"]["backbone"]
     assert backbone["class_path"].endswith("BidirectionalTransformer")

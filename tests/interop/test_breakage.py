@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llada.backbones import BidirectionalTransformer
-from llada.interop import from_mdlm_checkpoint, from_pretrained
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from tests.golden_models import GOLDEN
@@ -148,17 +147,17 @@ def test_a_broken_folder_is_refused(made: Path, tmp_path: Path, case: str) -> No
     shutil.copytree(made / "single", tmp_path / "copy")
     change(tmp_path / "copy")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        from_pretrained(tmp_path / "copy")
+        DiffusionLM.from_pretrained(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("case", SHARDED)
 def test_a_broken_sharded_folder_is_refused(made: Path, tmp_path: Path, case: str) -> None:
     change, message = SHARDED[case]
     shutil.copytree(made / "shards", tmp_path / "copy")
-    from_pretrained(tmp_path / "copy")
+    DiffusionLM.from_pretrained(tmp_path / "copy")
     change(tmp_path / "copy")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        from_pretrained(tmp_path / "copy")
+        DiffusionLM.from_pretrained(tmp_path / "copy")
 
 
 @settings(max_examples=150)
@@ -176,10 +175,9 @@ def test_random_damage_never_loads_wrong_shapes(
         content[data.draw(st.integers(0, reach - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        model = from_pretrained(folder)
-    except (ValueError, FileNotFoundError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        assert isinstance(error, ValueError | FileNotFoundError), repr(error)
-        return
+        model = DiffusionLM.from_pretrained(folder)
+    except (ValueError, FileNotFoundError):
+        return  # any other exception fails the test
     finally:
         shutil.rmtree(folder)
     fresh = type(model.backbone)(**{k: getattr(model.backbone, k) for k in ("vocab_size", "width", "num_layers",
@@ -191,14 +189,14 @@ def test_random_damage_never_loads_wrong_shapes(
 def test_a_folder_that_is_not_there() -> None:
     for name in ("nowhere", "/nowhere/at/all", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="there is no folder"):
-            from_pretrained(name)
+            DiffusionLM.from_pretrained(name)
 
 
 def test_a_config_that_asks_the_moon_takes_no_memory(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "single", tmp_path / "copy")
     config(d_model=2**20, n_heads=2, mlp_hidden_size=2**24)(tmp_path / "copy")
     with pytest.raises(ValueError, match="has shape"):  # built on the meta device, so nothing was allocated
-        from_pretrained(tmp_path / "copy")
+        DiffusionLM.from_pretrained(tmp_path / "copy")
 
 
 def test_damaged_and_foreign_training_checkpoints(tmp_path: Path) -> None:
@@ -206,17 +204,17 @@ def test_damaged_and_foreign_training_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(ValueError, match="damaged"):
-        from_mdlm_checkpoint(path)
+        DiffusionLM.from_pretrained(path)
     torch.save({"state_dict": {}}, path)
     with pytest.raises(ValueError, match="isn't a training checkpoint of MDLM"):
-        from_mdlm_checkpoint(path)
+        DiffusionLM.from_pretrained(path)
     torch.save({"state_dict": {}, "x": Path("a")}, path)
     with pytest.raises(ValueError, match="pickled Python objects"):
-        from_mdlm_checkpoint(path)
+        DiffusionLM.from_pretrained(path)
     stored = torch.load(GOLDEN / "mdlm-dit-tiny/lightning/mdlm_tiny.ckpt", weights_only=True)
     stored["ema"]["shadow_params"].pop()
     torch.save(stored, path)
     with pytest.raises(ValueError, match="averages 19 tensors, but the network has 20"):
-        from_mdlm_checkpoint(path)
+        DiffusionLM.from_pretrained(path)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
-        from_mdlm_checkpoint(tmp_path / "absent.ckpt")
+        DiffusionLM.from_pretrained(tmp_path / "absent.ckpt")

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from llada.backbones.huggingface import HuggingFaceBackbone
-from llada.interop import from_pretrained
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from llada.samplers import low_confidence
@@ -37,9 +36,9 @@ def test_a_causal_mask_gives_the_autoregressive_logits(family: str, tmp_path: Pa
     ids = torch.randint(60, (2, 9))
     with torch.no_grad():
         expected = reference(ids).logits
-        causal_model = from_pretrained(tmp_path / "ar", mask_token_id=59, causal=True, shift=False)
+        causal_model = DiffusionLM.from_pretrained(tmp_path / "ar", mask_token_id=59, causal=True, shift=False)
         torch.testing.assert_close(causal_model(ids), expected, rtol=1e-4, atol=1e-5)
-        model = from_pretrained(tmp_path / "ar", mask_token_id=59)
+        model = DiffusionLM.from_pretrained(tmp_path / "ar", mask_token_id=59)
         assert model.backbone.shift
         assert not torch.allclose(model(ids)[:, 1:], expected[:, :-1], atol=1e-3)  # it sees to the right
 
@@ -48,7 +47,7 @@ def test_a_causal_mask_gives_the_autoregressive_logits(family: str, tmp_path: Pa
 def test_a_saved_start_loads_in_transformers(family: str, tmp_path: Path) -> None:
     reference = causal(family)
     reference.save_pretrained(tmp_path / "ar")
-    from_pretrained(tmp_path / "ar", mask_token_id=59).save_pretrained(tmp_path / "back")
+    DiffusionLM.from_pretrained(tmp_path / "ar", mask_token_id=59).save_pretrained(tmp_path / "back")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back", local_files_only=True).eval()
     ids = torch.randint(60, (1, 6))
     with torch.no_grad():
@@ -59,7 +58,7 @@ def test_a_saved_start_loads_in_transformers(family: str, tmp_path: Path) -> Non
 def test_a_wrapped_causal_model_equals_the_converted_one(family: str, tmp_path: Path) -> None:
     reference = causal(family)
     reference.save_pretrained(tmp_path / "ar")
-    converted = from_pretrained(tmp_path / "ar", mask_token_id=59)
+    converted = DiffusionLM.from_pretrained(tmp_path / "ar", mask_token_id=59)
     wrapped = HuggingFaceBackbone(reference, shift=True)
     ids = torch.randint(60, (2, 7))
     mask = torch.tensor([[True] * 7, [False] * 2 + [True] * 5])

@@ -13,13 +13,12 @@ from llada.process import MaskingProcess
 
 MEASURE = """
 import resource, sys, torch
-from llada.interop import from_pretrained
-from llada.interop.pretrained import LAYOUTS  # everything is imported before the measurement
+from llada.module import DiffusionLM  # everything is imported before the measurement
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 torch.zeros(1) + 1
 before = peak()
-model = from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+model = DiffusionLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
 size = sum(p.numel() * p.element_size() for p in model.backbone.parameters())
 print(peak() - before, size)
 """

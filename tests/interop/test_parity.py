@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from llada.interop import from_mdlm_checkpoint, from_pretrained
 from llada.module import DiffusionLM
 from tests.golden_models import GOLDEN, arrays
 
@@ -32,7 +31,10 @@ def test_llada_logits_and_padding() -> None:
 
 def test_dream_logits_raw_shifted_and_padded() -> None:
     golden = arrays("dream-tiny", "logits")
-    raw, model = from_pretrained(folder("dream-tiny"), shift=False), from_pretrained(folder("dream-tiny"))
+    raw, model = (
+        DiffusionLM.from_pretrained(folder("dream-tiny"), shift=False),
+        DiffusionLM.from_pretrained(folder("dream-tiny")),
+    )
     assert model.backbone.shift
     torch.testing.assert_close(raw(golden["ids"]), golden["logits"], **CLOSE)
     torch.testing.assert_close(raw(golden["ids_noised"]), golden["logits_noised"], **CLOSE)
@@ -44,7 +46,7 @@ def test_dream_logits_raw_shifted_and_padded() -> None:
 @pytest.mark.parametrize(("name", "key"), [("checkpoint", "time_off"), ("checkpoint_time_conditioned", "time_on")])
 def test_mdlm_logits(name: str, key: str) -> None:
     golden = arrays("mdlm-dit-tiny", "network")
-    model = from_pretrained(folder("mdlm-dit-tiny", name))
+    model = DiffusionLM.from_pretrained(folder("mdlm-dit-tiny", name))
     assert model.process.time_conditioned == (key == "time_on")
     assert model.process.mask_token_id == 130
     assert not model.process.predicts_mask
@@ -55,7 +57,7 @@ def test_mdlm_logits(name: str, key: str) -> None:
 @pytest.mark.parametrize(("averaged", "key"), [(True, "logits_ema_weights"), (False, "logits_raw_weights")])
 def test_mdlms_training_checkpoint(averaged: bool, key: str) -> None:
     golden = arrays("mdlm-dit-tiny/lightning", "expected")
-    model = from_mdlm_checkpoint(folder("mdlm-dit-tiny", "lightning/mdlm_tiny.ckpt"), averaged=averaged)
+    model = DiffusionLM.from_pretrained(folder("mdlm-dit-tiny", "lightning/mdlm_tiny.ckpt"), averaged=averaged)
     torch.testing.assert_close(model(golden["ids"]), golden[key], **CLOSE)
 
 
@@ -63,7 +65,7 @@ def test_mdlms_training_checkpoint(averaged: bool, key: str) -> None:
 def test_bfloat16_agrees_wherever_the_margin_allows(name: str) -> None:
     golden = arrays(name, "logits")
     options = {"shift": False} if name == "dream-tiny" else {}
-    model = from_pretrained(folder(name), dtype=torch.bfloat16, **options)
+    model = DiffusionLM.from_pretrained(folder(name), dtype=torch.bfloat16, **options)
     assert all(parameter.dtype == torch.bfloat16 for parameter in model.backbone.parameters())
     logits = model(golden["ids"]).float()
     best = golden["logits"].topk(2, dim=-1).values

@@ -1,0 +1,165 @@
+"""What holds for every sampler, over random canvases."""
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llada.backbones import BidirectionalTransformer
+from llada.process import MaskingProcess
+from llada.samplers import BlindOrder, Blocks, IntervalCache, Quota, Sampler, Step, UnmaskingSampler
+from llada.samplers.layout import split_steps
+from tests.helpers import ALL_SAMPLERS
+
+VOCABULARY, MASK, LENGTH = 12, 11, 12
+PROCESS = MaskingProcess(MASK)
+
+
+@cache
+def model() -> BidirectionalTransformer:
+    torch.manual_seed(0)
+    made = BidirectionalTransformer(VOCABULARY, width=16, num_layers=2, num_heads=2).double().eval()
+    for parameter in made.parameters():  # far from the initialisation, so that what is visible matters
+        parameter.data.mul_(2.5)
+    return made
+
+
+ROW = st.lists(st.integers(0, VOCABULARY - 1) | st.just(MASK), min_size=1, max_size=LENGTH)
+
+
+@st.composite
+def canvases(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Rows of 1 to 12 tokens, about half of them masks, at any place; padded on the left by multiples of 4."""
+    rows = draw(st.lists(ROW, min_size=1, max_size=3))
+    rows = [row + [MASK] * (-len(row) % 4) for row in rows]
+    width = max(map(len, rows))
+    tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+    return tokens, mask
+
+
+def most_calls(sampler: Sampler, masks: int) -> int:
+    """What a sampler promises: its steps, and no more calls than masks where a step that writes nothing is free."""
+    assert isinstance(sampler, UnmaskingSampler)
+    if sampler.commit.steps is None:
+        return masks
+    known = sampler.commit.most(1, 0, 1) is not None  # empty steps are known to be empty, and skipped
+    blind = isinstance(sampler.order, BlindOrder) and not sampler.rates.remasks
+    return min(sampler.commit.steps, masks) if known or blind else sampler.commit.steps
+
+
+def suited(sampler: Sampler, made: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The canvas, for `IntervalCache` with the first mask of all rows in the same column."""
+    tokens, mask = made
+    if isinstance(sampler, UnmaskingSampler) and isinstance(sampler.cache, IntervalCache):
+        masked = PROCESS.is_masked(tokens)
+        first = int(torch.where(masked.any(1), masked.int().argmax(1), 0).max())
+        tokens = torch.where(masked & (torch.arange(tokens.shape[1]) < first), 1, tokens)
+        tokens[:, first] = MASK
+        mask = mask | (torch.arange(tokens.shape[1]) >= first)
+    return tokens, mask
+
+
+def run(sampler: Sampler, tokens: Tensor, mask: Tensor, seed: int | Tensor = 3) -> list[Step]:
+    return list(sampler.iterate(model(), tokens, PROCESS, seed=seed, attention_mask=mask))
+
+
+@pytest.mark.parametrize("name", ALL_SAMPLERS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(canvases())
+def test_masks_are_filled_and_nothing_else_changes(name: str, made: tuple[Tensor, Tensor]) -> None:
+    sampler = ALL_SAMPLERS[name]
+    tokens, mask = suited(sampler, made)
+    before, fillable = tokens.clone(), PROCESS.is_masked(tokens)
+    steps = run(sampler, tokens, mask)
+    assert torch.equal(tokens, before)  # the input isn't edited
+    calls = torch.zeros(len(tokens), dtype=torch.int64)
+    previous = tokens
+    for step in steps:
+        assert torch.equal(step.tokens[~fillable], tokens[~fillable])
+        assert not (step.changed & ~fillable).any()
+        assert torch.equal(step.tokens[~step.changed], previous[~step.changed])
+        assert ((step.calls - calls >= 0) & (step.calls - calls <= 1)).all()
+        known = step.confidence[~step.confidence.isnan()]
+        assert ((known >= 0) & (known <= 1 + 1e-6)).all()
+        calls, previous = step.calls, step.tokens
+    sample = sampler(model(), tokens, PROCESS, seed=3, attention_mask=mask)
+    assert torch.equal(sample.tokens, previous)
+    assert not PROCESS.is_masked(sample.tokens).any()
+    assert torch.equal(sample.calls, calls)
+    assert torch.equal(sample.generated, fillable.sum(1))
+    for count, masks in zip(calls.tolist(), fillable.sum(1).tolist(), strict=True):
+        assert count <= most_calls(sampler, masks)
+        assert (count > 0) == (masks > 0)
+
+
+@pytest.mark.parametrize("name", ALL_SAMPLERS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(canvases())
+def test_the_same_seed_gives_the_same_row_in_any_batch(name: str, made: tuple[Tensor, Tensor]) -> None:
+    sampler = ALL_SAMPLERS[name]
+    tokens, mask = suited(sampler, made)
+    seeds = torch.arange(len(tokens)) * 7 + 1
+    together = sampler(model(), tokens, PROCESS, seed=seeds, attention_mask=mask)
+    order = torch.arange(len(tokens)).flip(0)
+    turned = sampler(model(), tokens[order], PROCESS, seed=seeds[order], attention_mask=mask[order])
+    assert torch.equal(turned.tokens[order], together.tokens)
+    for row in range(len(tokens)):
+        real = mask[row]
+        alone = sampler(model(), tokens[row][real][None], PROCESS, seed=seeds[row : row + 1])
+        assert torch.equal(alone.tokens[0], together.tokens[row][real])
+        assert alone.calls[0] == together.calls[row]
+
+
+@pytest.mark.parametrize("steps", [3, 5, 8, 20])
+@pytest.mark.parametrize("size", [None, 4])
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(canvases())
+def test_quota_sums(size: int | None, steps: int, made: tuple[Tensor, Tensor]) -> None:
+    """Every block commits, in each of its steps, n // S tokens and one more in the first n mod S."""
+    tokens, mask = made
+    sampler = UnmaskingSampler(Quota(steps)) if size is None else UnmaskingSampler(Quota(steps), window=Blocks(size))
+    written = [step.changed for step in run(sampler, tokens, mask)]
+    for row in range(len(tokens)):
+        masked = PROCESS.is_masked(tokens[row])
+        if not masked.any():
+            continue
+        first = int(masked.int().argmax())
+        spans = [(first, tokens.shape[1])] if size is None else Blocks(size).spans(first, tokens.shape[1])
+        expected = []
+        for (start, stop), share in zip(spans, split_steps(steps, len(spans)), strict=True):
+            assert share is not None
+            count = int(masked[max(start, first) : stop].sum())
+            expected += [count // share + (k < count % share) for k in range(share)]
+        counts = [int(changed[row].sum()) for changed in written]
+        assert [c for c in counts if c] == [c for c in expected if c]
+        assert sum(counts) == int(masked.sum())
+
+
+@pytest.mark.parametrize("name", ALL_SAMPLERS)
+def test_no_row_and_no_mask_are_no_work(name: str) -> None:
+    sampler = ALL_SAMPLERS[name]
+    full = torch.arange(8)[None]
+    sample = sampler(model(), full, PROCESS)
+    assert torch.equal(sample.tokens, full)
+    assert sample.tokens is not full
+    assert sample.calls.tolist() == [0]
+    assert sample.tokens_per_call.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("name", [n for n, s in ALL_SAMPLERS.items() if "cache" not in n])
+def test_a_bare_callable_is_a_model(name: str) -> None:
+    torch.manual_seed(1)
+    table = torch.randn(VOCABULARY, VOCABULARY)
+
+    def bare(tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return table[tokens.roll(1, 1)]
+
+    tokens = torch.full((2, LENGTH), MASK)
+    tokens[:, 0] = torch.tensor([1, 4])
+    sample = ALL_SAMPLERS[name](bare, tokens, PROCESS)
+    assert not PROCESS.is_masked(sample.tokens).any()
+    assert sample.tokens[:, 0].tolist() == [1, 4]

