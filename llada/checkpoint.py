@@ -87,7 +87,7 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
             "a foreign checkpoint has to be converted to safetensors where it is trusted"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or truncated: {error or type(error).__name__}") from error
+        raise ValueError(f"{path} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
     if checkpoint[PARTS_KEY].get("format") != FORMAT:

