@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
+from llada.training import AccumulationWindow, FiniteGuard, parameter_groups
 
 if TYPE_CHECKING:
     from llada.data.batch import TokenBatch
@@ -68,8 +68,7 @@ class DiffusionLM(LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_bound, self.val_levels, self.test_bound = BoundMetric(), NoiseLevelMetric(), BoundMetric()
         self.pretrained_config: dict[str, Any] = {}
-        self._window: list[Tensor] = []
-        self._unchecked: Tensor | None = None
+        self._window, self._guard = AccumulationWindow(), FiniteGuard()
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits of every position.
@@ -88,28 +87,17 @@ class DiffusionLM(LightningModule):
 
     def training_step(self, batch: "TokenBatch", batch_idx: int) -> Tensor:
         """The loss of one micro-batch: numerator over the global batch's denominator."""
-        self._refuse_nan()
-        window = self.trainer.accumulate_grad_batches
-        random = self._random(TRAINING, self.trainer.global_step, len(batch["tokens"]), batch_idx % window, window)
+        window, step = self.trainer.accumulate_grad_batches, self.trainer.global_step
+        random = self._random(TRAINING, step, len(batch["tokens"]), batch_idx % window, window)
         output = self._run_objective(self.objective, batch, random)
-        denominator = self._sum_over_ranks(output.denominator)
-        self._window.append(denominator)
-        loss = output.numerator * self.trainer.world_size / self._window[0]
-        self._unchecked = loss.detach()
-        if loss.device.type == "cpu":
-            self._refuse_nan()
+        loss = self._window.divide(output.numerator, output.denominator, self.trainer.world_size)
+        self._guard.watch(loss, step)
         self.log("train/loss", output.loss.detach(), prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the accumulated gradient by the sum of the window's denominators instead of the first one's."""
-        window, self._window = self._window, []
-        if self.trainer.accumulate_grad_batches == 1 or not window:
-            return
-        factor = self.trainer.accumulate_grad_batches * window[0] / torch.stack(window).sum()
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor.to(parameter.grad.dtype))
+        self._window.close(self, self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the bound, with noise that is the same in every epoch."""
@@ -209,7 +197,7 @@ class DiffusionLM(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the parts as plain data, and refuse to store a model that a NaN has reached."""
-        self._refuse_nan()
+        self._guard.check()
         checkpoint[PARTS_KEY] = stored_parts(self, getattr(self._datamodule(), "tokenizer", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -296,21 +284,6 @@ class DiffusionLM(LightningModule):
         rows = (micro * num_local + torch.arange(num_local, device=self.device)) * world + rank
         return RowRandom.for_step(self.seed, step, rows, window * num_local * world).fold_in(tag)
 
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        value = value.detach().clone()
-        if self.trainer.world_size > 1:
-            dist.all_reduce(value)
-        return value
-
-    def _refuse_nan(self) -> None:
-        """Raise if the last loss wasn't finite. On an accelerator it is read a step later, when it is there anyway."""
-        value, self._unchecked = self._unchecked, None
-        if value is not None and not bool(torch.isfinite(value)):
-            raise ValueError(
-                f"the training loss became {value.item()} at step {self.trainer.global_step}; nothing was saved after "
-                "it. Resume from the last checkpoint with a lower learning rate, more warm-up or gradient_clip_val=1.0"
-            )
-
     def _log_bound(self, stage: str, metric: BoundMetric) -> None:
         for name, value in metric.compute()._asdict().items():
             if not torch.isnan(value):
@@ -326,13 +299,3 @@ class DiffusionLM(LightningModule):
 
 def _mean_nelbo(outputs: list[ObjectiveOutput]) -> Tensor:
     return torch.stack([output.nelbo for output in outputs]).mean(0)
-
-
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Matrices, which decay, and vectors (norms, biases, single taps), which don't."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -20,7 +20,7 @@ PACKAGE = Path(llada.__file__).parent
 
 MATHEMATICS = {"noise", "random", "process", "denoiser", "cross_entropy"}
 PARTS = MATHEMATICS | {"objectives", "samplers", "backbones", "metrics"}
-MODULE = PARTS | {"describe", "checkpoint", "lr_schedulers"}
+MODULE = PARTS | {"describe", "checkpoint", "lr_schedulers", "training"}
 
 # Component -> what of llada it may import: components, or single modules of one. Its own modules are always allowed.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data"},
     "lr_schedulers": set(),
+    "training": set(),
     "describe": set(),
     "checkpoint": {"describe"},
     "interop": PARTS,

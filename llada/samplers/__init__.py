@@ -5,7 +5,9 @@ from llada.samplers.cache import CachePolicy, NoCache
 from llada.samplers.cached import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.commit import Commit, EntropyBound, Factor, Scored, Threshold
+from llada.samplers.constraints import AllowLists
 from llada.samplers.delayed import DelayedCache, IntervalCache
+from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.order import (
     BlindOrder,
@@ -32,12 +34,14 @@ from llada.samplers.remask import (
     RescaledRemasking,
 )
 from llada.samplers.sampler import Sample, Sampler, Step
+from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.stability import Credit, Stability
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
 
 __all__ = [
     "Adjustment",
+    "AllowLists",
     "Ancestral",
     "Binomial",
     "BlindOrder",
@@ -55,6 +59,7 @@ __all__ = [
     "Demote",
     "DreamFloor",
     "DualCache",
+    "EditingSampler",
     "EntropyBound",
     "ExactCache",
     "Factor",
@@ -86,6 +91,7 @@ __all__ = [
     "Sampler",
     "Scored",
     "Sliding",
+    "SpeculativeSampler",
     "Stability",
     "Step",
     "Stochastic",

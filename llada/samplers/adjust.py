@@ -34,3 +34,11 @@ class Adjustment(ABC):
             ValueError: if the canvas can't be decoded under it.
         """
         return self
+
+    def check(self, forbidden: tuple[int, ...]) -> None:
+        """Whether it can work with a proposal that never writes certain tokens.
+
+        Raises:
+            ValueError: if it can't.
+        """
+        return

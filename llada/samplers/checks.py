@@ -46,6 +46,8 @@ def check_parts(sampler: "UnmaskingSampler") -> None:
             f"{type(sampler.cache).__name__} takes the masked prompt of the unconditional input for masks to decode; "
             "use DualCache() or NoCache() with guidance"
         )
+    for adjustment in sampler.adjustments:
+        adjustment.check(sampler.proposal.forbidden)
     if sampler.window.width is not None:
         _check_sliding(sampler, commit)
     sampler.cache.check(sampler.window)

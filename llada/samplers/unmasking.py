@@ -122,7 +122,7 @@ class UnmaskingSampler(Sampler):
                 canvas, calls = step.tokens, step.calls
                 yield step
             if self.window.stop_token_id is not None:
-                step = _stop_rows(canvas, calls, fillable, part, self.window.stop_token_id, process)
+                step = stop_rows(canvas, calls, fillable, part, self.window.stop_token_id, process)
                 if bool(step.changed.any()):
                     canvas = step.tokens
                     yield step
@@ -226,9 +226,7 @@ def make_step(canvas: Tensor, calls: Tensor, chosen: Chosen | None, again: Tenso
     return Step(canvas, changed, confidence, calls)
 
 
-def _stop_rows(
-    canvas: Tensor, calls: Tensor, fillable: Tensor, part: Part, token: int, process: MaskingProcess
-) -> Step:
+def stop_rows(canvas: Tensor, calls: Tensor, fillable: Tensor, part: Part, token: int, process: MaskingProcess) -> Step:
     """Fill what is left of the rows whose finished block holds the stop token."""
     rows = stopped(canvas, part.start, part.stop, token, fillable)
     changed = process.is_masked(canvas) & rows[:, None]

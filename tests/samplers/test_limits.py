@@ -44,17 +44,20 @@ PROMPTS = [[3, 9, 4, 1, 22, 8], [5, 6, 7], [12, 13, 31, 2, 9]]
 DRAWN = Proposal(temperature=0.9)
 
 
-def model() -> BidirectionalTransformer:
+def model(scale: float = 2.5) -> BidirectionalTransformer:
+    """Far from the initialisation, where what is visible matters little."""
     torch.manual_seed(3)
     made = BidirectionalTransformer(32, width=32, num_layers=2, num_heads=2).double().eval()
     for parameter in made.parameters():
-        parameter.data.mul_(2.5)
+        parameter.data.mul_(scale)
     return made
 
 
-def history(sampler: Sampler, process: MaskingProcess = PROCESS) -> list[Tensor]:
+def history(sampler: Sampler, process: MaskingProcess = PROCESS, scale: float = 2.5) -> list[Tensor]:
+    """The canvases, without those that repeat: a step of a remasking sampler may do nothing."""
     tokens, mask = canvas(PROMPTS, 12, mask_token_id=31, pad_token_id=0)
-    return [step.tokens for step in sampler.iterate(model(), tokens, process, seed=4, attention_mask=mask)]
+    steps = sampler.iterate(model(scale), tokens, process, seed=4, attention_mask=mask)
+    return [step.tokens for step in steps if step.changed.any()]
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -140,8 +143,9 @@ def test_a_wide_window_is_the_whole_canvas() -> None:
 def test_a_cold_draw_of_the_order_is_the_order() -> None:
     greedy = UnmaskingSampler(Quota(9))
     cold, hot = (replace(greedy, order=Stochastic(Confidence(), t)) for t in (1e-9, 10.0))
-    assert same(history(greedy), history(cold))
-    assert not same(history(greedy), history(hot))
+    mild = history(greedy, scale=1.0)  # no two confidences are rounded to 1
+    assert same(mild, history(cold, scale=1.0))
+    assert not same(mild, history(hot, scale=1.0))
 
 
 def test_a_cold_draw_of_tokens_is_the_most_likely_one() -> None:

@@ -35,7 +35,14 @@ LANGUAGE = ToyLanguage.dirichlet(vocab_size=3, length=4, concentration=0.7, seed
 PROCESS = MaskingProcess(LANGUAGE.mask_token_id)
 DRAWN = Proposal(temperature=1.0)
 ROWS = 20_000
+CANVASES = torch.cartesian_prod(*[torch.arange(LANGUAGE.vocab_size + 1)] * LANGUAGE.length)
+TABLE = LANGUAGE.oracle(CANVASES)  # of every canvas once, so that many steps are cheap
+POWERS = (LANGUAGE.vocab_size + 1) ** torch.arange(LANGUAGE.length - 1, -1, -1)
 FALSE_ALARMS, MISSES = 1e-3, 1e-9
+
+
+def oracle(tokens: Tensor) -> Tensor:
+    return TABLE[(tokens * POWERS).sum(1)]
 
 
 def chi_square_p(counts: Tensor, expected: Tensor) -> float:
@@ -56,7 +63,7 @@ def law_p(sampler: Sampler, process: MaskingProcess = PROCESS, seed: int = 0, pr
         tokens[:, 0] = prompt
         law = law * (LANGUAGE.rows[:, 0] == prompt)
         law /= law.sum()
-    sample = sampler(LANGUAGE.oracle, tokens, process, seed=seed)
+    sample = sampler(oracle, tokens, process, seed=seed)
     counts = LANGUAGE.index(sample.tokens).bincount(minlength=len(law)).double()
     possible = law > 0
     assert counts[~possible].sum() == 0
@@ -104,11 +111,11 @@ def test_a_prompt_conditions(name: str) -> None:
 @pytest.mark.parametrize("schedule", [None, CosineSchedule()], ids=["linear", "cosine"])
 @pytest.mark.parametrize("rates", [None, TauLeaping()], ids=["ancestral", "leaping"])
 def test_many_steps_are_nearly_exact(rates: TauLeaping | None, schedule: CosineSchedule | None) -> None:
-    """With 4 masks over 1000 steps two of them meet in less than one row of a hundred."""
+    """With 4 masks over 200 steps two of them meet in about one row of thirty, too few for the test to see."""
     process = PROCESS if schedule is None else MaskingProcess(PROCESS.mask_token_id, schedule)
-    sampler = UnmaskingSampler(Binomial(1000), order=RandomOrder(), proposal=DRAWN)
+    sampler = UnmaskingSampler(Binomial(200), order=RandomOrder(), proposal=DRAWN)
     if rates is not None:
-        sampler = UnmaskingSampler(Binomial(1000), order=RandomOrder(), proposal=DRAWN, rates=rates)
+        sampler = UnmaskingSampler(Binomial(200), order=RandomOrder(), proposal=DRAWN, rates=rates)
     assert law_p(sampler, process) > FALSE_ALARMS
 
 
@@ -118,7 +125,7 @@ def test_the_binomial_count_in_random_order_is_independent_coins() -> None:
     sampler = UnmaskingSampler(Binomial(5), order=RandomOrder(), proposal=DRAWN)
     k = torch.arange(LANGUAGE.length + 1).double()
     choose = (torch.lgamma(torch.tensor(5.0)) - torch.lgamma(k + 1) - torch.lgamma(5 - k)).exp()
-    for index, step in enumerate(sampler.iterate(LANGUAGE.oracle, tokens, PROCESS)):
+    for index, step in enumerate(sampler.iterate(oracle, tokens, PROCESS)):
         left = 1 - (index + 1) / 5
         masked = PROCESS.is_masked(step.tokens)
         if left == 0:

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
 from llada.process import MaskingProcess
-from llada.samplers import BlindOrder, Blocks, IntervalCache, Quota, Sampler, Step, UnmaskingSampler
+from llada.samplers import (
+    BlindOrder,
+    Blocks,
+    EditingSampler,
+    IntervalCache,
+    Quota,
+    Sampler,
+    SpeculativeSampler,
+    Step,
+    UnmaskingSampler,
+)
 from llada.samplers.layout import split_steps
 from tests.helpers import ALL_SAMPLERS
 
@@ -43,6 +53,10 @@ def canvases(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 def most_calls(sampler: Sampler, masks: int) -> int:
     """What a sampler promises: its steps, and no more calls than masks where a step that writes nothing is free."""
+    if isinstance(sampler, EditingSampler):
+        return masks + (LENGTH // 4) * sampler.max_edits
+    if isinstance(sampler, SpeculativeSampler):
+        return masks
     assert isinstance(sampler, UnmaskingSampler)
     if sampler.commit.steps is None:
         return masks

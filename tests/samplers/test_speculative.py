@@ -1,0 +1,103 @@
+"""Speculative decoding is step-by-step decoding, with fewer calls."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from llada.denoiser import BackboneDenoiser
+from llada.noise import LinearSchedule
+from llada.process import MaskingProcess
+from llada.samplers import (
+    Blocks,
+    Confidence,
+    LeftToRight,
+    Margin,
+    NegativeEntropy,
+    Order,
+    PerStep,
+    Proposal,
+    Sliding,
+    SpeculativeSampler,
+    Stochastic,
+    UnmaskingSampler,
+    WholeCanvas,
+    Window,
+    canvas,
+)
+from tests.golden_models import arrays, tiny_llada, values
+
+MASK = 380
+PROMPTS = [[3, 9, 4, 1, 22, 8], [5, 6, 7], [12, 13, MASK, 2, 9]]
+WINDOWS: list[Window] = [WholeCanvas(), Blocks(8), Blocks(5), Blocks(4, stop=182), Blocks(4, stop=312)]
+
+
+@pytest.mark.parametrize("order", [Confidence(), Margin(), NegativeEntropy()], ids=str)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("guesses", [1, 4, 40])
+def test_the_result_is_that_of_single_steps(guesses: int, window: Window, order: Order) -> None:
+    model, process = tiny_llada(torch.float64), MaskingProcess(MASK)
+    tokens, mask = canvas(PROMPTS, 16, mask_token_id=MASK, pad_token_id=0)
+    plain = UnmaskingSampler(PerStep(1), order, window=window)
+    expected = list(plain.iterate(model, tokens, process, attention_mask=mask))
+    steps = list(SpeculativeSampler(guesses, order, window=window).iterate(model, tokens, process, attention_mask=mask))
+    assert torch.equal(steps[-1].tokens, expected[-1].tokens)
+    assert (steps[-1].calls <= expected[-1].calls).all()
+    for row in range(len(tokens)):  # every canvas on the way is one of the others, in the same sequence
+        way = [tuple(step.tokens[row].tolist()) for step in expected]
+        places = [way.index(tuple(step.tokens[row].tolist())) for step in steps]
+        assert places == sorted(places)
+
+
+def test_calls_are_saved() -> None:
+    golden, case = arrays("llada-tiny", "generate"), "g01_pure"
+    case = next(name for name, c in values("llada-tiny", "generate")["cases"].items() if "seeded" not in name)
+    prompt = golden[f"{case}.prompt"]
+    tokens = torch.cat((prompt, torch.full((len(prompt), 24), MASK)), 1)
+    sample = SpeculativeSampler(6)(tiny_llada(torch.float64), tokens, MaskingProcess(MASK))
+    assert (sample.calls < 24).all()
+    assert (sample.tokens_per_call > 1.0).all()
+
+
+def test_a_model_that_never_changes_its_mind_is_followed_all_the_way() -> None:
+    """One call for the first token and the guesses, then guesses + 1 tokens per call."""
+    torch.manual_seed(0)
+    table = torch.randn(16, 10)
+    tokens = torch.full((2, 16), 9)
+    sample = SpeculativeSampler(4)(lambda x: table.expand(len(x), -1, -1), tokens, MaskingProcess(9))
+    assert sample.calls.tolist() == [4, 4]  # 1 + 5 + 5 + 5
+    assert torch.equal(sample.tokens, table[:, :9].argmax(1).expand(2, -1))
+
+
+def test_a_time_conditioned_model_is_told_the_time_of_each_state() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(12, 10)
+    process = MaskingProcess(9, LinearSchedule(eps=1e-3), time_conditioned=True)
+
+    def model(tokens: Tensor, sigma: Tensor) -> Tensor:
+        return table * torch.cos(7 * sigma[:, None, None]) + table.flip(1) * torch.sin(3 * sigma[:, None, None])
+
+    tokens = torch.full((1, 12), 9)
+    for window in (WholeCanvas(), Blocks(4)):
+        expected = UnmaskingSampler(PerStep(1), window=window)(model, tokens, process)
+        assert torch.equal(SpeculativeSampler(3, window=window)(model, tokens, process).tokens, expected.tokens)
+
+
+def test_what_leaves_something_to_chance_is_refused() -> None:
+    for options in ({"proposal": Proposal(0.5)}, {"order": Stochastic(Confidence(), 1.0)}):
+        with pytest.raises(ValueError, match=r"temperature 0.*PerStep\(1\)"):
+            SpeculativeSampler(**options)
+    with pytest.raises(ValueError, match="no guesses; use order=Confidence"):
+        SpeculativeSampler(order=LeftToRight())
+    with pytest.raises(ValueError, match="fixed window"):
+        SpeculativeSampler(window=Sliding(4))
+    with pytest.raises(ValueError, match="1 or more"):
+        SpeculativeSampler(guesses=0)
+
+
+def test_a_denoiser_is_taken_too() -> None:
+    tokens = torch.full((1, 4), MASK)
+    model = tiny_llada()
+    one, other = (
+        SpeculativeSampler()(m, tokens, MaskingProcess(MASK)).tokens for m in (model, BackboneDenoiser(model))
+    )
+    assert torch.equal(one, other)
