@@ -1,7 +1,7 @@
 """What the library is compared with: loops with the cost profile of the code that papers release.
 
-All logits of the whole canvas at every step, in float32; float64 noise over all of them; a Python loop over the rows. The
-network itself is the library's own, so that only the work around it differs.
+All logits of the whole canvas at every step, in float32; float64 noise over all of them; a Python loop over the rows.
+The network itself is the library's own, so that only the work around it differs.
 """
 
 import torch

@@ -3,8 +3,8 @@
     python benchmarks/sampling.py                      # both vocabularies, one thread, a few minutes
     python benchmarks/sampling.py --vocab 1000 --rounds 1    # a quick look
 
-One random model (width 256, 6 layers, float32). The plain loop has the cost profile of released code (benchmarks/naive.py):
-logits of the whole canvas at every step, float64 noise over all of them.
+One random model (width 256, 6 layers, float32). The plain loop has the cost profile of released code
+(benchmarks/naive.py): logits of the whole canvas at every step, float64 noise over all of them.
 """
 
 import argparse

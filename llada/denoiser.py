@@ -49,7 +49,6 @@ class Denoiser(ABC):
             (B, L, V), (N, V) or (B, M, V) respectively.
         """
 
-    @abstractmethod
     def token_nll(
         self, tokens: Tensor, targets: Tensor, where: Tensor, *, forbidden: int | None = None, **model_kwargs: Any
     ) -> Tensor:
@@ -65,8 +64,8 @@ class Denoiser(ABC):
         Returns:
             (N,) float32, nats, in row-major order.
         """
+        return nll(self.logits(tokens, where, **model_kwargs), targets[where], forbidden)
 
-    @abstractmethod
     def weighted_nll(
         self,
         tokens: Tensor,
@@ -79,8 +78,8 @@ class Denoiser(ABC):
     ) -> tuple[Tensor, Tensor]:
         """A loss: the sum of ``weights * token_nll``, and the terms.
 
-        The weights are constants, known before the forward pass, so the gradient of each chunk of logits is made as
-        soon as the chunk is.
+        The weights are constants, known before the forward pass, so a denoiser that owns the head can make the gradient
+        of each chunk of logits as soon as the chunk is there.
 
         Args:
             tokens: (B, L) int64, the model's input.
@@ -93,6 +92,8 @@ class Denoiser(ABC):
         Returns:
             The sum, () differentiable, and the terms without their weights, (N,) detached; nats.
         """
+        terms = self.token_nll(tokens, targets, where, forbidden=forbidden, **model_kwargs)
+        return (terms * weights.to(terms)).sum(), terms.detach()
 
 
 class BackboneDenoiser(Denoiser):
@@ -150,26 +151,6 @@ class CallableDenoiser(Denoiser):
             return logits
         chosen = logits.flatten(0, 1)[flat_indices(tokens, where)]
         return chosen if where.dtype == torch.bool else chosen.view(*where.shape, -1)
-
-    def token_nll(
-        self, tokens: Tensor, targets: Tensor, where: Tensor, *, forbidden: int | None = None, **model_kwargs: Any
-    ) -> Tensor:
-        """See `Denoiser.token_nll`."""
-        return nll(self.logits(tokens, where, **model_kwargs), targets[where], forbidden)
-
-    def weighted_nll(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        where: Tensor,
-        weights: Tensor,
-        *,
-        forbidden: int | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """See `Denoiser.weighted_nll`."""
-        terms = self.token_nll(tokens, targets, where, forbidden=forbidden, **model_kwargs)
-        return (terms * weights.to(terms)).sum(), terms.detach()
 
 
 def as_denoiser(model: Any) -> Denoiser:

@@ -1,14 +1,16 @@
 """``llada sample``: write text, continue prompts, fill gaps."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from llada.cli.options import run
 from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, expand_sampler, fill_template, load, read_lines
-from llada.samplers import Canvas, Sample, Sampler, canvas
+from llada.samplers import Canvas, Sample, Sampler, Step, canvas
+from llada.viewers import denoising_page, watch
 
 
 def sample(
@@ -23,6 +25,8 @@ def sample(
     batch_size: int = 16,
     tokenizer: str | None = None,
     device: str = "auto",
+    page: str | None = None,
+    show: bool = False,
     jsonl: bool = False,
 ) -> None:
     """Write text with a trained model.
@@ -39,6 +43,8 @@ def sample(
         batch_size: samples that are made at once; changes memory and speed only.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
+        page: HTML file to be written, which plays the first sample coming out of the masks.
+        show: draw each sample in place while it comes out of the masks, one at a time.
         jsonl: print one JSON object per sample instead of text.
     """
     for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
@@ -48,9 +54,34 @@ def sample(
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:
         prompts = [""]
-    for made in _canvases(loaded, prompts * num_samples, (infill or []) * num_samples, num_new_tokens, batch_size):
-        _print(loaded, made, loaded.model.generate(*made, sampler=sampler, seed=seed), seed, jsonl)
+    templates, rows_at_once = (infill or []) * num_samples, 1 if show else batch_size
+    for made in _canvases(loaded, prompts * num_samples, templates, num_new_tokens, rows_at_once):
+        steps: Iterable[Step] = loaded.model.iterate(*made, sampler=sampler, seed=seed)
+        if page is not None:
+            steps = _write_page(loaded, made, steps, page)
+            page = None
+        _print(loaded, made, _follow(loaded, made, steps, show), seed, jsonl)
         seed += len(made.tokens)
+
+
+def _write_page(loaded: Loaded, made: Canvas, steps: Iterable[Step], path: str) -> list[Step]:
+    """Write the page of the first row, and give back the steps."""
+    kept = list(steps)
+    html = denoising_page(kept, made.tokens, loaded.model.process, lambda token: loaded.tokenizer.decode([token]))
+    Path(path).write_text(html, encoding="utf-8")
+    return kept
+
+
+def _follow(loaded: Loaded, made: Canvas, steps: Iterable[Step], show: bool) -> Sample:
+    """Take the steps to their end, on the screen if wanted."""
+    process, last = loaded.model.process, None
+    if show:
+        last = watch(steps, made.tokens, process, lambda token: loaded.tokenizer.decode([token]))
+    else:
+        for last in steps:  # noqa: B007 - the last one is wanted
+            pass
+    written = process.is_masked(made.tokens).sum(1)
+    return Sample(made.tokens, written * 0, written) if last is None else Sample(last.tokens, last.calls, written)
 
 
 def _canvases(
@@ -107,4 +138,4 @@ def _runs(loaded: Loaded, pieces: list[tuple[int, bool]]) -> list[tuple[str, boo
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     named = expand_sampler(name_positional(arguments, "checkpoint"))
-    run(sample, command, named, repeatable=("prompt", "infill"), flags=("jsonl",))
+    run(sample, command, named, repeatable=("prompt", "infill"), flags=("show", "jsonl"))

@@ -29,8 +29,7 @@ class ObjectiveOutput:
         numerator: (), differentiable, nats.
         denominator: (), what the normaliser divides by.
         nelbo: (B,) float64, detached: an estimate of the bound on -log p(row) in nats, with the weight of the bound.
-        Its
-            expectation is the bound only if the times cover (0, 1].
+            Its expectation is the bound only if the times cover (0, 1].
         num_tokens: (B,) maskable tokens of each row, int64.
         t: (B,) noise level of each row: the time, or the share of masked tokens where the count is exact.
         masked_nll: (B,) float64, detached: sum of the unweighted cross-entropies of the row's masked tokens, nats.

@@ -21,7 +21,7 @@ from llada.samplers.order import (
     RandomOrder,
     Stochastic,
 )
-from llada.samplers.presets import ancestral, low_confidence, random_remasking
+from llada.samplers.presets import PRESETS, ancestral, low_confidence, random_remasking
 from llada.samplers.propose import Candidates, Proposal, Proposed
 from llada.samplers.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
 from llada.samplers.rates import Ancestral, FirstHitting, Progress, Rates, TauLeaping
@@ -40,6 +40,7 @@ from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
 
 __all__ = [
+    "PRESETS",
     "Adjustment",
     "AllowLists",
     "Ancestral",

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from llada.cross_entropy import nll
 from llada.denoiser import BackboneDenoiser, Denoiser
 from llada.samplers.window import Window
 
@@ -46,26 +45,6 @@ class View(Denoiser):
     def begin_step(self, masks_left: int) -> None:
         """Told before each step how many masks the fullest row has left in the window."""
         return
-
-    def token_nll(
-        self, tokens: Tensor, targets: Tensor, where: Tensor, *, forbidden: int | None = None, **model_kwargs: Any
-    ) -> Tensor:
-        """See `Denoiser.token_nll`."""
-        return nll(self.logits(tokens, where, **model_kwargs), targets[where], forbidden)
-
-    def weighted_nll(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        where: Tensor,
-        weights: Tensor,
-        *,
-        forbidden: int | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """See `Denoiser.weighted_nll`."""
-        terms = self.token_nll(tokens, targets, where, forbidden=forbidden, **model_kwargs)
-        return (terms * weights.to(terms)).sum(), terms.detach()
 
 
 class OpenCache(ABC):

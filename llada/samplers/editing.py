@@ -68,6 +68,7 @@ class EditingSampler(Sampler):
         parts = plan(self.window, None, fillable)
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         offset = left_padding(tokens, model_kwargs.get("attention_mask"))
+        self.window.check_padding(offset)
         denoiser = as_denoiser(model)
         canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
         for index, part in enumerate(parts):

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llada.cross_entropy import nll
 from llada.denoiser import Denoiser
 from llada.process import MaskingProcess
 
 
 class GuidedDenoiser(Denoiser):
     """A denoiser that runs another with and without the prompt, as one batch of twice the rows.
+
+    Likelihoods are those of the guided distribution, which aren't a bound on anything.
 
     Args:
         inner: the denoiser.
@@ -42,26 +43,6 @@ class GuidedDenoiser(Denoiser):
         twice = None if where is None else torch.cat((where, where))
         conditional, unconditional = self.inner.logits(both, twice, **arguments).chunk(2)
         return unconditional + (1.0 + self.scale) * (conditional - unconditional)
-
-    def token_nll(
-        self, tokens: Tensor, targets: Tensor, where: Tensor, *, forbidden: int | None = None, **model_kwargs: Any
-    ) -> Tensor:
-        """See `Denoiser.token_nll`; of the guided distribution, which isn't a bound on anything."""
-        return nll(self.logits(tokens, where, **model_kwargs), targets[where], forbidden)
-
-    def weighted_nll(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        where: Tensor,
-        weights: Tensor,
-        *,
-        forbidden: int | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """See `Denoiser.weighted_nll`."""
-        terms = self.token_nll(tokens, targets, where, forbidden=forbidden, **model_kwargs)
-        return (terms * weights.to(terms)).sum(), terms.detach()
 
 
 @dataclass(frozen=True)

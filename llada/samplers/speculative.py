@@ -87,6 +87,7 @@ class SpeculativeSampler(Sampler):
             torch.tensor(stops, device=tokens.device),
             model_kwargs,
         )
+        self.window.check_padding(run.offset)
         nothing = tokens[:, :0]
         guesses = Guesses(nothing, nothing, nothing.bool())
         canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
@@ -150,7 +151,7 @@ class _Run:
 
     def propose(self, proposal: Proposal, states: Tensor) -> Proposed:
         """Tokens for the open window of each state (B, S, L), as a batch of B * S."""
-        rows, width, length = states.shape
+        width, length = states.shape[1:]
         tokens = states.flatten(0, 1)
         masked = self.process.is_masked(tokens)
         window = self.window(masked)

@@ -111,6 +111,7 @@ class UnmaskingSampler(Sampler):
         shape = Shape(len(tokens) * self.guidance.branches, tokens.shape[1])
         self.cache.check_canvas(fillable)
         store = self.cache.open(as_denoiser(model), shape, model_kwargs)
+        self.window.check_padding(offset)
 
         canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
         for index, part in enumerate(parts):

@@ -22,6 +22,17 @@ class Window(ABC):
             must not depend on ``first``: rows with other first masks may be in the same batch.
         """
 
+    def check_padding(self, offset: Tensor) -> None:
+        """Whether rows with such padding have the windows that they would have alone.
+
+        Args:
+            offset: (B, 1) int64, the padding in front of each row.
+
+        Raises:
+            ValueError: if they don't.
+        """
+        return
+
     @property
     def stop_token_id(self) -> int | None:
         """A token after which nothing more needs to be decoded, or None."""
@@ -75,6 +86,15 @@ class Blocks(Window):
         shift = 0 if self.from_start else length % self.size
         begin = first - (first - shift) % self.size
         return [(max(start, 0), min(start + self.size, length)) for start in range(begin, length, self.size)]
+
+    def check_padding(self, offset: Tensor) -> None:
+        """See `Window`."""
+        if self.from_start and bool((offset % self.size).any()):
+            raise ValueError(
+                f"blocks of {self.size} that count from the start of a row can't begin together in rows whose padding "
+                f"differs by other than multiples of {self.size}; pad by those, decode the rows one by one, or use "
+                "Blocks(size), which counts from the end of the canvas"
+            )
 
     @property
     def stop_token_id(self) -> int | None:

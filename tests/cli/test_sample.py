@@ -45,6 +45,17 @@ def test_it_fills_gaps_and_keeps_the_rest(llada: Command, trained: Trained) -> N
     assert filled["generated"] == gap
 
 
+def test_the_denoising_is_shown_and_written_as_a_page(llada: Command, trained: Trained, tmp_path: Path) -> None:
+    options = ["--prompt", "boat 7", "--num_new_tokens", "10", "--num_samples", "2"]
+    plain = llada("sample", "--checkpoint", trained.checkpoint, *options)
+    page = tmp_path / "page.html"
+    shown = llada("sample", "--checkpoint", trained.checkpoint, *options, "--show", "--page", str(page))
+    assert shown.code == 0, shown.err
+    assert shown.out.endswith(plain.out.rsplit("boat 7", 1)[1])
+    assert shown.out.count("boat 7") > plain.out.count("boat 7")
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
 def test_a_text_is_taken_as_it_stands(llada: Command, trained: Trained) -> None:
     texts = ["[MASK:2]", "12", "{a: b}", ":smile: [red]"]
     options = [item for text in texts for item in ("--prompt", text)]

@@ -15,6 +15,7 @@ from llada.samplers import (
     CappedRemasking,
     DelayedCache,
     DualCache,
+    EditingSampler,
     ExactCache,
     Guidance,
     IntervalCache,
@@ -225,3 +226,13 @@ def test_wrong_combinations_are_refused() -> None:
     gaps = torch.tensor([[1, 31, 31, 2], [1, 2, 31, 31]])
     with pytest.raises(ValueError, match="first mask, which must be the same"):
         UnmaskingSampler(cache=IntervalCache())(build(), gaps, PROCESS)
+
+
+def test_blocks_that_count_from_the_start_do_not_begin_together_in_every_batch() -> None:
+    ragged, mask = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
+    for sampler in (
+        UnmaskingSampler(window=Blocks(4, from_start=True)),
+        EditingSampler(window=Blocks(4, from_start=True)),
+    ):
+        with pytest.raises(ValueError, match=r"other than multiples of 4; .* use Blocks\(size\)"):
+            sampler(build(), ragged, PROCESS, attention_mask=mask)

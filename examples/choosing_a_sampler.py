@@ -1,0 +1,222 @@
+"""What each way of decoding costs and gives, as a table and a picture (docs/choosing-a-sampler.md).
+
+    python examples/demo.py --folder demo
+    python examples/choosing_a_sampler.py --checkpoint demo/model.ckpt
+
+Two measures of quality:
+- on a toy language whose every probability is known, with its optimal denoiser as the model: the total-variation
+  distance between the samples and the language, next to the distance of as many samples of the language itself;
+- on the demo's model: bits per token of its texts under a bigram model of the training text, and beside it the entropy
+  of the tokens of a text, because repeating oneself is a way to few bits.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from demo import build_data
+from torch import Tensor
+
+from llada.cli.text import load
+from llada.data.toy import ToyLanguage
+from llada.metrics.ngram import NGramBaseline
+from llada.process import MaskingProcess
+from llada.samplers import PRESETS, Sample
+
+LENGTH = 64
+
+
+class Setting(NamedTuple):
+    """A preset with arguments, and the colour group it is drawn in."""
+
+    group: str
+    name: str
+    arguments: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """As one would write it in Python."""
+        shown = ", ".join(f"{name}={value}" for name, value in self.arguments.items() if name != "temperature")
+        return f"{self.name}({shown})"
+
+
+class Measured(NamedTuple):
+    """A line of a table."""
+
+    setting: Setting
+    quality: float
+    entropy: float
+    calls: float
+    tokens_per_call: float
+    seconds: float
+
+
+def settings(masks: int, block: int) -> list[Setting]:
+    """Presets at temperature 1, where an exact method samples from the model, with a few budgets each."""
+    few, some, all_ = max(masks // 4, masks // block), masks // 2, masks
+    budgets = [{"steps": steps} for steps in (few, some, all_)]
+    chosen: list[tuple[str, str, list[dict[str, Any]]]] = [
+        ("one by one", "first_hitting", [{}]),
+        ("one by one", "left_to_right", [{}]),
+        ("random order", "random_remasking", budgets),
+        ("random order", "ancestral", [*budgets, {"steps": 4 * masks}]),
+        ("random order", "tau_leaping", [{"steps": some}]),
+        ("by confidence", "low_confidence", [*budgets, *({**budget, "block_size": block} for budget in budgets)]),
+        ("by confidence", "maskgit", [{"steps": some}]),
+        ("by confidence", "dream_entropy", [{**budget, "top_p": None} for budget in budgets]),
+        ("by confidence", "topk_margin", [{"steps": some, "top_p": None}]),
+        ("parallel", "fast_dllm", [{"threshold": bar, "block_size": block} for bar in (0.9, 0.6, 0.3)]),
+        ("parallel", "fast_dllm_factor", [{"factor": 1.0, "block_size": block}]),
+        ("parallel", "eb_sampler", [{"gamma": gamma} for gamma in (0.1, 1.0, 4.0)]),
+        ("parallel", "klass", [{"threshold": 0.6, "max_divergence": 0.1, "history": 1}]),
+        ("parallel", "llada2", [{"steps": some, "threshold": 0.6, "block_size": block}]),
+        ("parallel", "hierarchy", [{"threshold": 0.9, "low_threshold": 0.4, "block_size": block}]),
+        ("parallel", "credit", [{"threshold": 0.9, "block_size": block}]),
+        ("taking back", "llada21", [{"threshold": 0.6, "edit_threshold": 0.5, "block_size": block}]),
+        ("taking back", "remdm_cap", [{"steps": 2 * masks, "eta": 0.02, "top_p": None}]),
+        ("taking back", "remdm_conf", [{"steps": 2 * masks, "top_p": None}]),
+        ("taking back", "remdm_loop", [{"steps": 2 * masks, "top_p": None}]),
+        ("taking back", "forward_backward", [{"steps": 2 * masks, "top_p": None}]),
+    ]
+    made = [Setting(group, name, {**a, "temperature": 1.0}) for group, name, many in chosen for a in many]
+    greedy = {"steps": all_, "temperature": 0.0}
+    return [*made, Setting("greedy", "low_confidence", greedy), Setting("greedy", "self_speculative", {"guesses": 4})]
+
+
+def run(setting: Setting, sample: Callable[..., Sample]) -> tuple[Sample, float]:
+    """The samples and the seconds they took."""
+    begin = time.perf_counter()
+    return sample(PRESETS[setting.name](**setting.arguments)), time.perf_counter() - begin
+
+
+def measure_toy(num_samples: int) -> tuple[list[Measured], float]:
+    """Distances to a random language of 3^6 rows, and what chance alone makes of it."""
+    language = ToyLanguage.markov(vocab_size=3, length=6, concentration=0.5, seed=1)
+    mask, law = language.mask_token_id, language.probabilities.flatten()
+    canvases = torch.cartesian_prod(*[torch.arange(mask + 1)] * language.length)
+    possible = _possible(language, canvases)
+    table = torch.zeros(len(canvases), language.length, mask + 1, dtype=torch.float64)
+    table[possible] = language.oracle(canvases[possible])
+    powers = (mask + 1) ** torch.arange(language.length - 1, -1, -1)
+
+    def oracle(tokens: Tensor) -> Tensor:
+        return table[(tokens * powers).sum(1)]
+
+    def distance(rows: Tensor) -> float:
+        counts = language.index(rows).bincount(minlength=len(law)).double()
+        return float((counts / counts.sum() - law).abs().sum() / 2)
+
+    tokens = torch.full((num_samples, language.length), mask)
+    lines = []
+    for setting in settings(masks=6, block=3):
+        if setting.group == "greedy":  # a single row, which is no law
+            continue
+        made, seconds = run(setting, lambda sampler: sampler(oracle, tokens, MaskingProcess(mask), seed=1))
+        lines.append(_line(setting, made, distance(made.tokens), math.nan, seconds))
+    return lines, distance(language.sample(num_samples, torch.Generator().manual_seed(0)))
+
+
+def _possible(language: ToyLanguage, canvases: Tensor) -> Tensor:
+    """Which canvases show tokens that may stand together."""
+    support = language.rows[language.probabilities.flatten() > 0]
+    agrees = (support[None] == canvases[:, None]) | (canvases == language.mask_token_id)[:, None]
+    return agrees.all(2).any(1)
+
+
+def measure_text(checkpoint: Path, num_samples: int) -> tuple[list[Measured], tuple[float, float]]:
+    """Bits and entropy of texts, and those of held-out text."""
+    data = build_data(checkpoint.parent)  # its tokens, or made again
+    data.prepare_data()
+    model, tokenizer = load(str(checkpoint), None, "cpu")
+    judge = NGramBaseline(data.rows("train").file.tokens, data.vocab_size)
+    tokens = torch.full((num_samples, LENGTH), model.process.mask_token_id)
+    tokens[:, 0] = tokenizer.special_id("bos")
+    lines = []
+    for setting in settings(masks=LENGTH - 1, block=8):
+        made, seconds = run(setting, lambda sampler: model.generate(tokens, sampler=sampler, seed=1))
+        bits, entropy = _judge(judge, made.tokens)
+        lines.append(_line(setting, made, bits, entropy, seconds))
+        print(f"{setting.label:70} {bits:6.2f} {entropy:6.2f} {lines[-1].calls:6.1f} {seconds:6.1f} s", flush=True)
+    held_out = torch.as_tensor(data.rows("val").file.tokens[: 200 * LENGTH].astype("int64")).view(-1, LENGTH)
+    return lines, _judge(judge, held_out)
+
+
+def _judge(judge: NGramBaseline, rows: Tensor) -> tuple[float, float]:
+    """Bits per token under the bigram model, and entropy of a row's tokens in bits; means over rows."""
+    bits = [judge.bigram_nll(row.numpy()) / math.log(2.0) for row in rows]
+    counts = [row.unique(return_counts=True)[1] / len(row) for row in rows]
+    entropies = [-float((share * share.log2()).sum()) for share in counts]
+    return sum(bits) / len(bits), sum(entropies) / len(entropies)
+
+
+def _line(setting: Setting, made: Sample, quality: float, entropy: float, seconds: float) -> Measured:
+    return Measured(
+        setting, quality, entropy, float(made.calls.float().mean()), float(made.tokens_per_call.mean()), seconds
+    )
+
+
+def markdown(toy: list[Measured], floor: float, text: list[Measured], held_out: tuple[float, float]) -> str:
+    """Both tables."""
+    lines = ["| preset | distance | calls | tokens per call |", "|---|---:|---:|---:|"]
+    lines += [f"| *as many rows of the language itself* | {floor:.3f} | | |"]
+    lines += [f"| `{m.setting.label}` | {m.quality:.3f} | {m.calls:.1f} | {m.tokens_per_call:.1f} |" for m in toy]
+    lines += ["", "| preset | bits per token | entropy | calls | tokens per call |", "|---|---:|---:|---:|---:|"]
+    lines += [f"| *held-out text* | {held_out[0]:.2f} | {held_out[1]:.2f} | | |"]
+    for m in text:
+        greedy = " greedy" if m.setting.group == "greedy" else ""
+        numbers = f"{m.quality:.2f} | {m.entropy:.2f} | {m.calls:.1f} | {m.tokens_per_call:.1f}"
+        lines.append(f"| `{m.setting.label}`{greedy} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(toy: list[Measured], floor: float, text: list[Measured], held_out: tuple[float, float], path: Path) -> None:
+    """Quality against calls, one panel for each measure."""
+    figure, panels = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    views = (
+        (panels[0], toy, "quality", floor, "total-variation distance (toy language)"),
+        (panels[1], text, "quality", held_out[0], "bits per token under a bigram model (text)"),
+        (panels[2], text, "entropy", held_out[1], "entropy of a text's tokens, bits"),
+    )
+    groups = list(dict.fromkeys(m.setting.group for m in text))
+    for axes, lines, field, reference, label in views:
+        for number, group in enumerate(groups):
+            members = [m for m in lines if m.setting.group == group]
+            heights = [getattr(m, field) for m in members]
+            axes.scatter([m.calls for m in members], heights, color=f"C{number}", label=group, s=25)
+            for m, height in zip(members, heights, strict=True):
+                axes.annotate(m.setting.name, (m.calls, height), fontsize=6, xytext=(3, 2), textcoords="offset points")
+        axes.axhline(reference, color="0.5", linestyle="--", linewidth=1)
+        axes.set(xlabel="model calls per text", ylabel=label, xscale="log")
+        axes.grid(alpha=0.3)
+    panels[1].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(checkpoint: Path, out: Path, num_samples: int, num_toy: int) -> None:
+    """Measure, write, draw."""
+    out.mkdir(parents=True, exist_ok=True)
+    toy, floor = measure_toy(num_toy)
+    text, held_out = measure_text(checkpoint, num_samples)
+    table = markdown(toy, floor, text, held_out)
+    (out / "samplers.md").write_text(table, encoding="utf-8")
+    draw(toy, floor, text, held_out, out / "samplers.png")
+    print(f"\n{table}\n{out / 'samplers.md'}\n{out / 'samplers.png'}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", type=Path, default=Path("demo/model.ckpt"), help="of examples/demo.py")
+    parser.add_argument("--out", type=Path, default=Path("choosing"), help="where table and picture go")
+    parser.add_argument("--num-samples", type=int, default=32, help="texts per setting")
+    parser.add_argument("--num-toy", type=int, default=50_000, help="rows of the toy language per setting")
+    given = parser.parse_args()
+    main(given.checkpoint, given.out, given.num_samples, given.num_toy)

@@ -1,0 +1,82 @@
+"""A live view of `llada.samplers.Sampler.iterate` in the terminal.
+
+What was given is dim, masks are grey blocks, and a token that the last step wrote has a colour from red to green by the
+confidence that the model had in it.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from torch import Tensor
+
+from llada.process import MaskingProcess
+from llada.samplers import Step
+
+MASK_SIGN = "░"
+
+
+def watch(
+    steps: Iterable[Step],
+    tokens: Tensor,
+    process: MaskingProcess,
+    text: Callable[[int], str],
+    *,
+    row: int = 0,
+    pause: float = 0.0,
+    console: Console | None = None,
+) -> Step | None:
+    """Draw a row of the canvas anew, in place, after every step.
+
+    Args:
+        steps: from ``sampler.iterate`` or ``model.iterate``.
+        tokens: (B, L) int64, the canvas before the first step.
+        process: owner of the mask token.
+        text: of a token, such as ``lambda token: tokenizer.decode([token])``.
+        row: which row of the batch is shown.
+        pause: seconds between steps.
+        console: where; None for the standard output.
+
+    Returns:
+        The last step; None if there was none.
+    """
+    last = None
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        for step in steps:
+            last = step
+            live.update(picture(step, tokens, process, text, row), refresh=True)
+            time.sleep(pause)
+    return last
+
+
+def picture(step: Step, tokens: Tensor, process: MaskingProcess, text: Callable[[int], str], row: int = 0) -> Text:
+    """A row of the canvas after a step, with a line on model calls and masks below.
+
+    Args:
+        step: the step.
+        tokens: (B, L) int64, the canvas before the first step.
+        process: owner of the mask token.
+        text: of a token.
+        row: which row of the batch.
+    """
+    shown = Text()
+    given = (~process.is_masked(tokens[row])).tolist()
+    ids, changed, confidence = (part[row].tolist() for part in (step.tokens, step.changed, step.confidence))
+    for token, old, new, sure in zip(ids, given, changed, confidence, strict=True):
+        if token == process.mask_token_id:
+            shown.append(MASK_SIGN * 2, style="red" if new else "bright_black")  # red: masked again
+        else:
+            shown.append(text(token), style="dim" if old else _colour(sure) if new else "")
+    left = int(process.is_masked(step.tokens[row]).sum())
+    shown.append(f"\n-- {int(step.calls[row])} model calls, {left} masks left", style="dim")
+    return shown
+
+
+def _colour(confidence: float) -> str:
+    """Red for 0, yellow for a half, green for 1; blue if nothing is known."""
+    if confidence != confidence:  # NaN
+        return "blue"
+    red, green = min(1.0, 2.0 - 2.0 * confidence), min(1.0, 2.0 * confidence)
+    return f"bold rgb({round(200 * red)},{round(180 * green)},0)"

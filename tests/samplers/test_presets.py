@@ -1,0 +1,57 @@
+"""Published methods by name: they run with their defaults, and the command line finds them."""
+
+import inspect
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from llada.backbones import BidirectionalTransformer
+from llada.cli.text import expand_sampler
+from llada.process import MaskingProcess
+from llada.samplers import PRESETS, Blocks, Quota, Sampler, UnmaskingSampler, canvas, presets
+
+PROCESS = MaskingProcess(mask_token_id=31)
+
+
+def model(block_length: int | None) -> BidirectionalTransformer:
+    torch.manual_seed(0)
+    return BidirectionalTransformer(32, width=16, num_layers=1, num_heads=2, block_length=block_length).eval()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_fills_a_canvas_with_its_defaults(name: str) -> None:
+    tokens = canvas([[1, 2, 3], [4, 5, 6]], 20, mask_token_id=31, pad_token_id=0).tokens
+    sampler = PRESETS[name]()
+    sample = sampler(model(16 if name == "block_diffusion" else None), tokens, PROCESS)
+    assert not PROCESS.is_masked(sample.tokens).any()
+    assert torch.equal(sample.tokens[:, :3], tokens[:, :3])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_command_line_finds_a_preset(name: str) -> None:
+    assert getattr(presets, name) is PRESETS[name]
+    parser = ArgumentParser()
+    parser.add_argument("--sampler", type=Sampler | None)
+    parsed = parser.parse_args(expand_sampler(["--sampler", name]))
+    assert parser.instantiate_classes(parsed).sampler == PRESETS[name]()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_argument_of_a_preset_has_an_effect(name: str) -> None:
+    """Another value of an argument makes another sampler."""
+    plain = PRESETS[name]()
+    values = {int: 6, float: 0.123, int | None: 6, float | None: 0.123, tuple[int, ...]: (3,)}
+    for argument, parameter in inspect.signature(PRESETS[name]).parameters.items():
+        options = {argument: values[parameter.annotation]}
+        if argument == "stop_token_id" and inspect.signature(PRESETS[name]).parameters["block_size"].default is None:
+            options["block_size"] = 7
+            plain = PRESETS[name](block_size=7)
+        assert PRESETS[name](**options) != plain, argument
+
+
+def test_an_early_stop_needs_blocks() -> None:
+    with pytest.raises(ValueError, match="stop_token_id needs block_size"):
+        PRESETS["low_confidence"](stop_token_id=2)
+    stopping = PRESETS["low_confidence"](steps=8, block_size=4, stop_token_id=2)
+    assert stopping == UnmaskingSampler(Quota(8), window=Blocks(4, 2))
