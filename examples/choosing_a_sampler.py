@@ -135,6 +135,7 @@ def measure_text(checkpoint: Path, num_samples: int) -> tuple[list[Measured], tu
     """Bits and entropy of texts, and those of held-out text."""
     data = build_data(checkpoint.parent)  # its tokens, or made again
     data.prepare_data()
+    data.setup("fit")
     model, tokenizer = load(str(checkpoint), None, "cpu")
     judge = NGramBaseline(data.rows("train").file.tokens, data.vocab_size)
     tokens = torch.full((num_samples, LENGTH), model.process.mask_token_id)

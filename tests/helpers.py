@@ -17,6 +17,7 @@ from llada.noise import (
     NoiseSchedule,
     PolynomialSchedule,
     PowerSchedule,
+    RescaledSchedule,
 )
 from llada.samplers import (
     Ancestral,
@@ -83,6 +84,7 @@ ALL_SCHEDULES: list[NoiseSchedule] = [
     ArccosSchedule(),
     GeometricSchedule(),
     LinearSigmaSchedule(1e-3, 7.0),
+    RescaledSchedule(GeometricSchedule()),
     AlphaAlone(),
 ]
 

@@ -6,6 +6,7 @@ from llada.noise.geometric import GeometricSchedule, LinearSigmaSchedule
 from llada.noise.linear import LinearSchedule
 from llada.noise.logarithmic import LogarithmicSchedule
 from llada.noise.polynomial import PolynomialSchedule, PowerSchedule
+from llada.noise.rescaled import RescaledSchedule
 from llada.noise.schedule import NoiseSchedule
 from llada.noise.times import AntitheticTimes, StratifiedTimes, SystematicTimes, TimeSampler, UniformTimes
 
@@ -22,6 +23,7 @@ __all__ = [
     "NoiseSchedule",
     "PolynomialSchedule",
     "PowerSchedule",
+    "RescaledSchedule",
     "StratifiedTimes",
     "SystematicTimes",
     "TimeSampler",

@@ -14,7 +14,7 @@ class ArccosSchedule(NoiseSchedule):
     """alpha(t) = 1 - (2/pi) arccos(1 - t): noise comes fast at first. Its slope is infinite at t = 0."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1 - (2/pi) arccos(1 - t), written as (4/pi) arcsin sqrt(t/2) to be exact at small t."""
+        """1 - (2/pi) arccos(1 - t), where arccos(1 - t) would cancel at small t."""
         return 1.0 - self.mask_probability(t)
 
     def alpha_prime(self, t: Tensor) -> Tensor:
@@ -22,8 +22,8 @@ class ArccosSchedule(NoiseSchedule):
         return -(2.0 / math.pi) / (t * (2.0 - t)).sqrt()
 
     def mask_probability(self, t: Tensor) -> Tensor:
-        """(4/pi) arcsin sqrt(t/2)."""
-        return torch.asin((0.5 * t).sqrt()) * (4.0 / math.pi)
+        """(4/pi) arctan sqrt(t / (2 - t)): the same angle, exact at both ends."""
+        return torch.atan((t / (2.0 - t)).sqrt()) / (0.25 * math.pi)
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """2 sin^2(pi p / 4)."""

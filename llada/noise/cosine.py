@@ -10,6 +10,11 @@ from llada.noise.schedule import NoiseSchedule, check_residue
 HALF_PI = math.pi / 2
 
 
+def _cosine(t: Tensor) -> Tensor:
+    """cos(pi t / 2) as a sine of what is left to 1: exactly 0 at t = 1, where cos(pi/2) rounds to either sign."""
+    return (HALF_PI * (1.0 - t)).sin()
+
+
 @dataclass(frozen=True)
 class CosineSchedule(NoiseSchedule):
     """alpha(t) = 1 - sin(pi t / 2): MaskGIT's schedule, in which sampling uncovers few tokens first and many last.
@@ -24,7 +29,7 @@ class CosineSchedule(NoiseSchedule):
 
     def alpha_prime(self, t: Tensor) -> Tensor:
         """-(pi/2) cos(pi t / 2)."""
-        return -HALF_PI * (HALF_PI * t).cos()
+        return -HALF_PI * _cosine(t)
 
     def mask_probability(self, t: Tensor) -> Tensor:
         """sin(pi t / 2)."""
@@ -53,7 +58,7 @@ class MDLMCosineSchedule(NoiseSchedule):
 
     def alpha(self, t: Tensor) -> Tensor:
         """Value eps + (1 - eps) cos(pi t / 2)."""
-        return self.eps + (1.0 - self.eps) * (HALF_PI * t).cos()
+        return self.eps + (1.0 - self.eps) * _cosine(t)
 
     def alpha_prime(self, t: Tensor) -> Tensor:
         """-(1 - eps) (pi/2) sin(pi t / 2)."""
@@ -91,11 +96,11 @@ class CosineSquaredSchedule(NoiseSchedule):
 
     def alpha(self, t: Tensor) -> Tensor:
         """Value eps + (1 - eps) cos^2(pi t / 2)."""
-        return self.eps + (1.0 - self.eps) * (HALF_PI * t).cos().square()
+        return self.eps + (1.0 - self.eps) * _cosine(t).square()
 
     def alpha_prime(self, t: Tensor) -> Tensor:
-        """-(1 - eps) (pi/2) sin(pi t)."""
-        return -(1.0 - self.eps) * HALF_PI * (math.pi * t).sin()
+        """-(1 - eps) (pi/2) sin(pi t), by the double-angle formula."""
+        return -(1.0 - self.eps) * math.pi * (HALF_PI * t).sin() * _cosine(t)
 
     def mask_probability(self, t: Tensor) -> Tensor:
         """(1 - eps) sin^2(pi t / 2)."""
@@ -103,7 +108,7 @@ class CosineSquaredSchedule(NoiseSchedule):
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """Closed form pi cot(pi t / 2)."""
-        return math.pi / (HALF_PI * t).tan()
+        return math.pi * _cosine(t) / (HALF_PI * t).sin()
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """(2/pi) arcsin sqrt(p / (1 - eps))."""

@@ -9,17 +9,18 @@ from torch import Tensor
 from llada.noise.schedule import NoiseSchedule
 
 
-def _check_sigmas(sigma_min: float, sigma_max: float, smallest: float) -> None:
-    if not (smallest <= sigma_min < sigma_max):
-        bound = "0 < sigma_min" if smallest > 0 else "0 <= sigma_min"
-        raise ValueError(f"need {bound} < sigma_max; got {sigma_min} and {sigma_max}")
+def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    if not 0.0 <= sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"need 0 <= sigma_min < sigma_max, both finite; got sigma_min={sigma_min} and sigma_max={sigma_max}"
+        )
 
 
 @dataclass(frozen=True)
 class GeometricSchedule(NoiseSchedule):
     """sigma(t) = sigma_min^(1-t) sigma_max^t: SEDD's geometric noise.
 
-    alpha(0) = exp(-sigma_min) is a little below 1.
+    Residual noise: alpha(0) = exp(-sigma_min) is a little below 1; see `NoiseSchedule`.
 
     Args:
         sigma_min: noise at t = 0, above 0.
@@ -34,7 +35,9 @@ class GeometricSchedule(NoiseSchedule):
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max, smallest=1e-300)
+        _check_sigmas(self.sigma_min, self.sigma_max)
+        if self.sigma_min == 0.0:
+            raise ValueError("a geometric curve can't start at sigma_min=0; take a small one, such as 1e-4")
 
     def sigma(self, t: Tensor) -> Tensor:
         """sigma_min (sigma_max / sigma_min)^t."""
@@ -62,7 +65,7 @@ class GeometricSchedule(NoiseSchedule):
 class LinearSigmaSchedule(NoiseSchedule):
     """sigma(t) = sigma_min + t (sigma_max - sigma_min): MDLM's "linear" noise, which isn't LLaDA's linear schedule.
 
-    alpha(0) = exp(-sigma_min) is below 1 unless ``sigma_min`` is 0.
+    Residual noise: alpha(0) = exp(-sigma_min) is below 1 unless ``sigma_min`` is 0; see `NoiseSchedule`.
 
     Args:
         sigma_min: noise at t = 0, 0 or more.
@@ -76,7 +79,7 @@ class LinearSigmaSchedule(NoiseSchedule):
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max, smallest=0.0)
+        _check_sigmas(self.sigma_min, self.sigma_max)
 
     def sigma(self, t: Tensor) -> Tensor:
         """sigma_min + t (sigma_max - sigma_min)."""

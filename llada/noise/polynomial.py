@@ -1,5 +1,6 @@
 """Powers: alpha(t) = 1 - t^n, and alpha(t) = (1 - t)^n."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,8 @@ from llada.noise.schedule import NoiseSchedule
 
 
 def _check_power(power: float) -> None:
-    if not power > 0.0:
-        raise ValueError(f"power must be above 0; got {power}")
+    if not 0.0 < power < math.inf:
+        raise ValueError(f"power must be above 0 and finite; got {power}")
 
 
 @dataclass(frozen=True)

@@ -12,35 +12,92 @@ Reference: Sahoo et al., "Simple and Effective Masked Diffusion Language Models"
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+_Method = TypeVar("_Method", bound=Callable[..., Tensor])
+_CURVES = ("alpha", "alpha_prime", "mask_probability", "loss_weight", "unmask_probability", "sigma", "time_at")
+
+
+def _real(value: Tensor) -> Tensor:
+    """In float32 at least: in bfloat16, 1 - alpha(t) is exactly 0 up to t of about 0.002."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"a schedule takes tensors, got {value!r}; write torch.tensor({value!r}, dtype=torch.float64)")
+    if not value.is_floating_point():
+        raise ValueError(f"times and probabilities must be float32 or float64, got {value.dtype}; write t.double()")
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _checked(method: _Method) -> _Method:
+    @wraps(method)
+    def checked(self: "NoiseSchedule", *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return method(self, *map(_real, args), **{name: _real(value) for name, value in kwargs.items()})
+
+    return cast(_Method, checked)
 
 
 class NoiseSchedule(ABC):
     """The curve alpha(t). A subclass gives `alpha`; closed forms of the rest are optional.
 
-    Contract: alpha decreases strictly, from 1 at t = 0 to 0, or to a small residue, at t = 1. A curve that starts below
-    1 (a smallest noise above 0) says so in its documentation; its last reverse step still uncovers everything.
+    Contract: alpha decreases strictly from 1 at t = 0 to 0 at t = 1. Some published curves depart from it at an end, by
+    residual noise, alpha(0) < 1 (a smallest sigma above 0), or by residual signal, alpha(1) > 0 (an eps). They say so
+    in their documentation, and it means that
 
-    Methods take times of any shape in float32 or float64 and return tensors like them.
+    - training sees only masked shares from 1 - alpha(0) to 1 - alpha(1), and the bound's integral over the shares lacks
+      the rest: per token, its estimate is too low by about (1 - alpha(0)) times the cross-entropy in full context plus
+      alpha(1) times that without any;
+    - sampling starts from nothing but masks all the same, and s = 0 means clean: `unmask_probability` is 1 there.
+
+    `RescaledSchedule` makes any such curve fit.
+
+    Methods take times of any shape in float32 or float64 and return tensors like them; half precisions are computed in
+    float32, and anything else is refused with a ValueError. This holds for a subclass's own methods too.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the times at the door of every curve that the subclass writes, so that its formulas needn't."""
+        super().__init_subclass__(**kwargs)
+        for name in _CURVES:
+            if name in vars(cls):
+                setattr(cls, name, _checked(vars(cls)[name]))
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Probability that a token is clean at time ``t`` in [0, 1]; built from differentiable torch operations."""
 
+    @_checked
     def alpha_prime(self, t: Tensor) -> Tensor:
-        """The derivative of `alpha`, 0 or less; by automatic differentiation unless a subclass has a closed form."""
-        with torch.inference_mode(False), torch.enable_grad():
-            time = t.detach().clone().requires_grad_()
-            (derivative,) = torch.autograd.grad(self.alpha(time).sum(), time)
+        """The derivative of `alpha`, 0 or less; by automatic differentiation unless a subclass has a closed form.
+
+        It works under ``no_grad``, ``inference_mode``, ``vmap`` and ``torch.compile``, and lets gradients through to
+        the parameters of a learned curve.
+
+        Raises:
+            ValueError: if `alpha` loses the derivative, as ``t.detach()`` does.
+        """
+
+        def total(time: Tensor) -> Tensor:
+            value = self.alpha(time)
+            if not value.requires_grad:
+                raise ValueError(
+                    f"the derivative of {type(self).__name__}.alpha(t) got lost; build alpha from differentiable torch "
+                    "operations on t, without detach, or write alpha_prime too"
+                )
+            return value.sum()  # alpha acts on each time alone, so this is the derivative of each
+
+        derivative: Tensor = torch.func.grad(total)(t)
         return derivative
 
+    @_checked
     def mask_probability(self, t: Tensor) -> Tensor:
         """1 - alpha(t); a subclass overrides it where the subtraction would cancel near t = 0."""
         return 1.0 - self.alpha(t)
 
+    @_checked
     def loss_weight(self, t: Tensor) -> Tensor:
         """w(t) = -alpha'(t) / (1 - alpha(t)) for t in (0, 1].
 
@@ -49,6 +106,7 @@ class NoiseSchedule(ABC):
         """
         return -self.alpha_prime(t) / self.mask_probability(t)
 
+    @_checked
     def unmask_probability(self, t: Tensor, s: Tensor) -> Tensor:
         """Probability that a token which is masked at ``t`` is uncovered by the earlier time ``s``.
 
@@ -64,10 +122,13 @@ class NoiseSchedule(ABC):
         probability = 1.0 - self.mask_probability(s) / self.mask_probability(t)
         return torch.where(s == 0, torch.ones_like(probability), probability).clamp(0.0, 1.0)
 
+    @_checked
     def sigma(self, t: Tensor) -> Tensor:
         """Total noise -log alpha(t); infinite where alpha is 0."""
-        return -self.alpha(t).log()
+        share = self.mask_probability(t)
+        return torch.where(share < 0.5, -torch.log1p(-share), -self.alpha(t).log())  # each exact where it is small
 
+    @_checked
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """The inverse of `mask_probability`: when this share of the tokens is masked.
 

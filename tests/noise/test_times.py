@@ -4,10 +4,28 @@ import pytest
 import torch
 from scipy import stats
 
-from llada.noise import AntitheticTimes, StratifiedTimes, SystematicTimes, TimeSampler, UniformTimes
+from llada.noise import (
+    AntitheticTimes,
+    LinearSchedule,
+    LinearSigmaSchedule,
+    NoiseSchedule,
+    StratifiedTimes,
+    SystematicTimes,
+    TimeSampler,
+    UniformTimes,
+)
 from llada.random import RowRandom
 from tests.doubles import GivenNumbers
 from tests.golden_models import arrays
+
+
+class InOrder(GivenNumbers):
+    """Given numbers whose rows keep the order of their strata."""
+
+    def shared_uniform(self, *size: int) -> torch.Tensor:
+        (num_rows,) = size
+        return (torch.arange(num_rows, dtype=torch.float64) + 0.5) / num_rows
+
 
 FALSE_ALARM = 1e-6
 KINDS = [UniformTimes, StratifiedTimes, SystematicTimes, AntitheticTimes]
@@ -72,14 +90,22 @@ def test_mdlms_times() -> None:
 
 def test_mdlms_antithetic_times_are_strata() -> None:
     golden = arrays("mdlm-dit-tiny", "schedules")
-    expected = golden["sample_t.antithetic_True"].double()
-    n = len(expected)
-    # Theirs are in the order of the rows; ours are the same numbers in a random order.
-    ours = StratifiedTimes(t_min=1e-3)(GivenNumbers.of(golden["sample_t.uniform"]))
-    strata = ((ours - 1e-3) / (1 - 1e-3) * n).floor().long()
-    assert sorted(strata.tolist()) == list(range(n))
-    in_order = 1e-3 + (1 - 1e-3) * (torch.arange(n) + golden["sample_t.uniform"].double()) / n
-    torch.testing.assert_close(in_order, expected, rtol=1e-5, atol=1e-7)
+    # Theirs tie stratum i to row i; ours do if the permutation happens to be the identity.
+    times = StratifiedTimes(t_min=1e-3)(InOrder.of(golden["sample_t.uniform"]))
+    torch.testing.assert_close(times, golden["sample_t.antithetic_True"].double(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("loglinear", LinearSchedule(eps=1e-3)), ("linear_1e-3_7", LinearSigmaSchedule(1e-3, 7.0))]
+)
+def test_mdlms_importance_times(name: str, schedule: NoiseSchedule) -> None:
+    """Theirs make log p(t) linear in a uniform number, from sigma = 1e-3 to sigma(1): `time_at` at such shares."""
+    golden = arrays("mdlm-dit-tiny", "schedules")
+    u = golden["importance.t"].double()
+    low = -torch.expm1(torch.tensor(-1e-3, dtype=torch.float64))
+    high = schedule.mask_probability(torch.ones_like(low))
+    times = schedule.time_at(low * (high / low) ** u)
+    torch.testing.assert_close(times, golden[f"importance.{name}"].double(), rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("bounds", [(0.5, 0.5), (-0.1, 1.0), (0.0, 1.1), (0.8, 0.2)])
