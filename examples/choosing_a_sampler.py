@@ -146,8 +146,8 @@ def measure_text(checkpoint: Path, num_samples: int) -> tuple[list[Measured], tu
         bits, entropy = _judge(judge, made.tokens)
         lines.append(_line(setting, made, bits, entropy, seconds))
         print(f"{setting.label:70} {bits:6.2f} {entropy:6.2f} {lines[-1].calls:6.1f} {seconds:6.1f} s", flush=True)
-    held_out = torch.as_tensor(data.rows("val").file.tokens[: 200 * LENGTH].astype("int64")).view(-1, LENGTH)
-    return lines, _judge(judge, held_out)
+    held_out = torch.as_tensor(data.rows("val").file.tokens.astype("int64"))
+    return lines, _judge(judge, held_out[: len(held_out) // LENGTH * LENGTH].view(-1, LENGTH))
 
 
 def _judge(judge: NGramBaseline, rows: Tensor) -> tuple[float, float]:

@@ -48,7 +48,7 @@ class MaskingProcess:
 
     Reference:
         Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, equation 7; Sahoo et al., "Simple and Effective
-        Masked Diffusion Language Models", arXiv 2406.07524, equations 3 to 6 and section 3.2.3.
+        Masked Diffusion Language Models", arXiv 2406.07524, equations 4 to 6 and section 3.2.3.
     """
 
     mask_token_id: int

@@ -8,7 +8,7 @@ read at a place of our choosing. Nothing is stored between draws, so
   gradient-accumulation step;
 - the rows of a batch draw at once: no generator per row, no Python loop, no host synchronisation.
 
-Reference: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators" (OOPSLA 2014), section 5 and figure 18;
+Reference: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators" (OOPSLA 2014);
 keys are split in the manner of ``jax.random.fold_in``.
 """
 

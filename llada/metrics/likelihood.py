@@ -9,7 +9,7 @@ at masked tokens only. Answers so short that all of their masks cost no more tha
 
 Shapes: R pairs, n tokens of an answer, N rows of a model call, L longest prompt and answer together.
 
-Reference: Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, equation 6 and appendix B.5.
+Reference: Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, equation 6 and appendix A.2.
 """
 
 from collections.abc import Sequence

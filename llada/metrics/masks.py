@@ -78,7 +78,7 @@ def mc_counts(start: Tensor, target_length: Tensor, batch_size: int, *, referenc
         (..., b) int64.
 
     Reference:
-        Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, appendix B.5; the released
+        Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, algorithm 3; the released
         ``get_log_likelihood.py``.
     """
     start, length = start[..., None], target_length[..., None]

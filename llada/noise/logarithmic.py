@@ -14,7 +14,7 @@ class LogarithmicSchedule(NoiseSchedule):
     """alpha(t) = 1 - log2(1 + t): BD3LM's "log".
 
     Reference:
-        Arriola et al., "Block Diffusion", arXiv 2503.09573, appendix.
+        Arriola et al., "Block Diffusion", arXiv 2503.09573.
     """
 
     def alpha(self, t: Tensor) -> Tensor:

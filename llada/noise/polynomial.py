@@ -22,7 +22,7 @@ class PolynomialSchedule(NoiseSchedule):
         power: n; 2 is BD3LM's "square", 1/2 its "square root".
 
     Reference:
-        Arriola et al., "Block Diffusion", arXiv 2503.09573, appendix.
+        Arriola et al., "Block Diffusion", arXiv 2503.09573.
     """
 
     power: float = 2.0

@@ -5,7 +5,7 @@
 with t = k / T and s = (k - 1) / T. As T grows it tends to the continuous-time bound; for the linear schedule the weight
 is 1/t for any T. Its use is to train for just the T noise levels that a sampler of T steps will show the network.
 
-Reference: Sahoo et al., arXiv 2406.07524, section 3.2 (the bound before its continuous-time limit); Austin et al.,
+Reference: Sahoo et al., arXiv 2406.07524, equation 8 (the bound before its continuous-time limit); Austin et al.,
 "Structured Denoising Diffusion Models in Discrete State-Spaces", arXiv 2107.03006.
 """
 

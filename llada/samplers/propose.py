@@ -6,7 +6,7 @@ with the 24 bits of a float32 the largest Gumbel number is 16.6, which cuts the 
 temperature.
 
 Reference: Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit Inaccurate
-Categorical Sampling", arXiv 2409.02908, section 5.
+Categorical Sampling", arXiv 2409.02908.
 """
 
 from dataclasses import dataclass

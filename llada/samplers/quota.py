@@ -38,7 +38,7 @@ class Quota(_Stepped):
         steps: S for the whole canvas; blocks share them.
 
     Reference:
-        arXiv 2502.09992, appendix B.3; the released ``get_num_transfer_tokens``.
+        arXiv 2502.09992, section 2.4; the released ``get_num_transfer_tokens``.
     """
 
     def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
@@ -218,7 +218,7 @@ class Hierarchy(Commit):
         low_threshold: the best of a run is taken above this one. The best of all is taken always.
 
     Reference:
-        dInfer, arXiv 2510.08666, section 4.1.
+        Ma et al., "dInfer", arXiv 2510.08666.
     """
 
     needs: ClassVar[Measure] = Measure.PROBABILITY

@@ -101,7 +101,7 @@ class Ancestral(Rates):
 
     Reference:
         Sahoo et al., arXiv 2406.07524, equation 7; Lou et al., "Discrete Diffusion Modeling by Estimating the Ratios
-        of the Data Distribution", arXiv 2310.16834, section 4.2.
+        of the Data Distribution", arXiv 2310.16834, section 4.1.
     """
 
     t_min: float = 0.0
@@ -131,7 +131,7 @@ class TauLeaping(Rates):
     uncovers all that is left (SEDD's denoising step).
 
     Reference:
-        Lou et al., arXiv 2310.16834, algorithm 1; Campbell et al., "A Continuous Time Framework for Discrete Denoising
+        Lou et al., arXiv 2310.16834, section 4.1; Campbell et al., "A Continuous Time Framework for Discrete Denoising
         Models", arXiv 2205.14987, section 4.3.
     """
 
@@ -154,7 +154,7 @@ class FirstHitting(Rates):
     tell the difference from any other random order.
 
     Reference:
-        Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908, section 4.1.
+        Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908.
     """
 
     one_by_one: ClassVar[bool] = True

@@ -8,8 +8,8 @@ probability
 so that alpha_s of the tokens are clean at s whatever sigma is. With sigma = 0 this is ancestral sampling. The variants
 differ in sigma.
 
-Reference: Wang et al., "Remasking Discrete Diffusion Models with Inference-Time Scaling", arXiv 2503.00307, equation 4
-and section 4.
+Reference: Wang et al., "Remasking Discrete Diffusion Models with Inference-Time Scaling", arXiv 2503.00307, sections 3.1
+and 4.
 """
 
 from abc import abstractmethod

@@ -118,7 +118,7 @@ class Credit(Adjustment):
         strength: of the bonus; 0 for none.
 
     Reference:
-        dInfer, arXiv 2510.08666, section 4.2.
+        Ma et al., "dInfer", arXiv 2510.08666.
     """
 
     decay: float = 0.8

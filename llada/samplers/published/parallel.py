@@ -159,7 +159,7 @@ def hierarchy(
         temperature: of the draw; 0 takes the most likely token.
 
     Reference:
-        Ma et al., "dInfer", arXiv 2510.08666, section 4.1.
+        Ma et al., "dInfer", arXiv 2510.08666.
     """
     return _sure(Hierarchy(threshold, low_threshold), block_size, temperature, None)
 
@@ -173,7 +173,7 @@ def credit(threshold: float = 0.9, block_size: int | None = 32, temperature: flo
         temperature: of the draw; 0 takes the most likely token.
 
     Reference:
-        arXiv 2510.08666, section 4.2.
+        arXiv 2510.08666.
     """
     canvas = window(block_size, None)
     return UnmaskingSampler(Threshold(threshold), Confidence(), Proposal(temperature), canvas, adjustments=(Credit(),))

@@ -41,7 +41,7 @@ def first_hitting(temperature: float = 1.0, top_p: float | None = None) -> Unmas
         top_p: nucleus of the draw; None for all tokens.
 
     Reference:
-        arXiv 2409.02908, section 4.1.
+        arXiv 2409.02908.
     """
     return UnmaskingSampler(PerStep(1), RandomOrder(), Proposal(temperature, top_p=top_p), rates=FirstHitting())
 
@@ -54,7 +54,7 @@ def sedd_analytic(steps: int = 128, temperature: float = 1.0) -> UnmaskingSample
         temperature: of the draw; 1 samples from the model.
 
     Reference:
-        arXiv 2310.16834, section 4.2.
+        arXiv 2310.16834, section 4.1.
     """
     return ancestral(steps, temperature)
 
@@ -63,7 +63,7 @@ def tau_leaping(steps: int = 128, temperature: float = 1.0) -> UnmaskingSampler:
     """SEDD's Euler sampler. Arguments as in `sedd_analytic`.
 
     Reference:
-        arXiv 2310.16834, algorithm 1.
+        arXiv 2310.16834, section 4.1.
     """
     return UnmaskingSampler(Binomial(steps), RandomOrder(), Proposal(temperature), rates=TauLeaping())
 
