@@ -2,7 +2,7 @@
 
     y = sum_{e in top k} p_e expert_e(x),   p = softmax(W x) over all experts, not renormalised over the k
 
-Reference: Muennighoff et al., "OLMoE: Open Mixture-of-Experts Language Models", arXiv 2409.02060, equations 1 to 3;
+Reference: Muennighoff et al., "OLMoE: Open Mixture-of-Experts Language Models", arXiv 2409.02060;
 LLaDA-MoE (arXiv 2509.24389) uses the same router.
 """
 

@@ -3,7 +3,7 @@
     p(w) = (c(w) + 1) / (N + V)                                   add-one
     p(w | h) = (c(h, w) + T(h) p(w)) / (c(h) + T(h))              Witten-Bell; T(h) different tokens were seen after h
 
-Reference: Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (1998), section 2.
+Reference: Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (1998).
 """
 
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ class CosineSchedule(NoiseSchedule):
     """alpha(t) = 1 - sin(pi t / 2): MaskGIT's schedule, in which sampling uncovers few tokens first and many last.
 
     Reference:
-        Chang et al., "MaskGIT", arXiv 2202.04200, section 3.3: cos(pi r / 2) of the tokens are masked at r = 1 - t.
+        Chang et al., "MaskGIT", arXiv 2202.04200: cos(pi r / 2) of the tokens are masked at r = 1 - t.
     """
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class ContextWeight(Weight):
         ValueError: if ``p`` isn't in (0, 1].
 
     Reference:
-        Ye et al., "Dream 7B", arXiv 2508.15487, section 3.
+        Ye et al., "Dream 7B", arXiv 2508.15487.
     """
 
     p: float = 0.3

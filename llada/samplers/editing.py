@@ -44,7 +44,8 @@ class EditingSampler(Sampler):
         ValueError: if ``max_edits`` is negative, or the window has a width.
 
     Reference:
-        Bie et al., "LLaDA2.1: Speeding Up Text Diffusion via Token Editing", 2026; the released ``generate``.
+        Bie et al., "LLaDA2.1: Speeding Up Text Diffusion via Token Editing", arXiv 2602.08676; the released
+        ``generate``.
     """
 
     threshold: float = 0.95

@@ -190,7 +190,7 @@ class Stochastic(Order):
         ValueError: if the temperature isn't above 0, or the inner order doesn't look at the logits.
 
     Reference:
-        Kool et al., "Stochastic Beams and Where to Find Them", arXiv 1903.06059, section 2.3.
+        Kool et al., "Stochastic Beams and Where to Find Them", arXiv 1903.06059.
     """
 
     inner: Order

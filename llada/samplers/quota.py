@@ -175,7 +175,7 @@ class CosineQuota(_Stepped):
         steps: K for the whole canvas; blocks share them.
 
     Reference:
-        Chang et al., "MaskGIT", arXiv 2202.04200, section 3.3.
+        Chang et al., "MaskGIT", arXiv 2202.04200.
     """
 
     def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:

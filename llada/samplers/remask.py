@@ -1,4 +1,4 @@
-"""ReMDM: written tokens may be masked again, at rates that leave the marginals of the process as they are.
+"""ReMDM: written tokens may be masked again, at rates that can leave the marginals of the process as they are.
 
 In a step from t to s a written token is masked again with probability sigma, and a masked one uncovered with
 probability
@@ -6,10 +6,11 @@ probability
     (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t),      0 <= sigma <= sigma_max = min(1, (1 - alpha_s) / alpha_t),
 
 so that alpha_s of the tokens are clean at s whatever sigma is. With sigma = 0 this is ancestral sampling. The variants
-differ in sigma.
+differ in sigma. Two depart from this: `LoopRemasking` keeps the marginals of an alpha curve of its own, and
+`ConfidenceRemasking` uncovers as if sigma were 0 while it takes tokens back, so that fewer than alpha_s are clean at s.
 
-Reference: Wang et al., "Remasking Discrete Diffusion Models with Inference-Time Scaling", arXiv 2503.00307, sections 3.1
-and 4.
+Reference: Wang et al., "Remasking Discrete Diffusion Models with Inference-Time Scaling", arXiv 2503.00307,
+sections 3.1 and 4.
 """
 
 from abc import abstractmethod

@@ -31,7 +31,7 @@ class Stability(Commit):
         ValueError: if ``history`` or ``count`` is less than 1.
 
     Reference:
-        Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664, section 4.
+        Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664.
     """
 
     needs: ClassVar[Measure] = Measure.PROBABILITY

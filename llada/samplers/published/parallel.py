@@ -99,7 +99,7 @@ def klass(
         temperature: of the draw; 0 takes the most likely token.
 
     Reference:
-        Kim et al., "KLASS", arXiv 2511.05664, section 4.
+        Kim et al., "KLASS", arXiv 2511.05664.
     """
     return _sure(Stability(threshold, max_divergence, history), block_size, temperature, None)
 
