@@ -28,8 +28,10 @@ def build(vocab_size: int) -> BidirectionalTransformer:
     return BidirectionalTransformer(vocab_size, width=256, num_layers=6, num_heads=4, hidden_width=768).eval()
 
 
-def measure(vocab_size: int, prompt_length: int, num_new: int, rounds: int) -> list[dict[str, Any]]:
-    """All methods at one vocabulary."""
+def measure(
+    vocab_size: int, prompt_length: int, num_new: int, rounds: int, methods: list[str] | None
+) -> list[dict[str, Any]]:
+    """The methods at one vocabulary; None for all of them."""
     model, mask, block = build(vocab_size), vocab_size - 1, 32
     process = MaskingProcess(mask)
     prompt = torch.randint(mask, (1, prompt_length), generator=torch.Generator().manual_seed(1))
@@ -50,8 +52,10 @@ def measure(vocab_size: int, prompt_length: int, num_new: int, rounds: int) -> l
         "plain loop, ancestral": lambda: naive_ancestral(model, 2, 128, 128, mask),
     }
     check(ours["greedy"]().tokens, plain["plain loop, greedy"]())
-    times = interleave({**plain, **ours}, rounds)
     other = {"temperature 0.5": "plain loop, temperature 0.5", "ancestral, 128 steps": "plain loop, ancestral"}
+    ours = {name: run for name, run in ours.items() if methods is None or name in methods}
+    needed = {other.get(name, "plain loop, greedy") for name in ours}
+    times = interleave({**{name: plain[name] for name in plain if name in needed}, **ours}, rounds)
     rows = []
     for name, run in ours.items():
         against = other.get(name, "plain loop, greedy")
@@ -84,11 +88,14 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 126_464])
     parser.add_argument("--prompt", type=int, default=192, help="tokens of the prompt")
     parser.add_argument("--new", type=int, default=64, help="tokens to write, one per step")
+    parser.add_argument("--methods", nargs="+", help="as they are called in the table; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    rows = [row for vocab in given.vocab for row in measure(vocab, given.prompt, given.new, given.rounds)]
+    rows = [
+        row for vocab in given.vocab for row in measure(vocab, given.prompt, given.new, given.rounds, given.methods)
+    ]
     print(f"{hardware()}; prompt {given.prompt}, {given.new} new tokens, median of {given.rounds} interleaved rounds\n")
     print(table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
     report("sampling", rows)
