@@ -192,14 +192,26 @@ def draw(toy: list[Measured], floor: float, text: list[Measured], held_out: tupl
             members = [m for m in lines if m.setting.group == group]
             heights = [getattr(m, field) for m in members]
             axes.scatter([m.calls for m in members], heights, color=f"C{number}", label=group, s=25)
-            for m, height in zip(members, heights, strict=True):
-                axes.annotate(m.setting.name, (m.calls, height), fontsize=6, xytext=(3, 2), textcoords="offset points")
         axes.axhline(reference, color="0.5", linestyle="--", linewidth=1)
-        axes.set(xlabel="model calls per text", ylabel=label, xscale="log")
+        axes.set(xlabel="model calls per text", ylabel=label)
+        _name(axes, [(m.setting.name, m.calls, getattr(m, field)) for m in lines])
         axes.grid(alpha=0.3)
-    panels[1].legend(fontsize=8)
+    panels[1].legend(fontsize=8, loc="upper right")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _name(axes: plt.Axes, points: list[tuple[str, float, float]]) -> None:
+    """Names beside the points, where there is room for them."""
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    axes.set_xlim(left, right + 0.2 * (right - left))
+    taken: list[tuple[float, float]] = []
+    for name, x, y in points:
+        place = ((x - left) / (right - left), (y - bottom) / (top - bottom))
+        if all(abs(place[0] - a) > 0.22 or abs(place[1] - b) > 0.022 for a, b in taken):
+            axes.annotate(name, (x, y), fontsize=7, xytext=(4, -2), textcoords="offset points")
+            taken.append(place)
 
 
 def main(checkpoint: Path, out: Path, num_samples: int, num_toy: int) -> None:
