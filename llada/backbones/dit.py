@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llada.backbones.adaptive import AdaptiveBlock, NoiseEmbedding, ZeroLinear, modulated_norm, spread
 from llada.backbones.attention import Visibility
+from llada.backbones.block_causal import block_causal
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.inputs import check_inputs, token_positions
 from llada.backbones.rotary import rotation
@@ -35,13 +36,15 @@ class DiffusionTransformer(nn.Module):
         rope_theta: base of the rotary wavelengths.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
         attention: name of the attention kernel, see `llada.backbones.attention.KERNELS`.
+        block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
+            all blocks before it (BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
 
     Raises:
         ValueError: if sizes don't divide where they must, or a size is out of range.
 
     Reference:
         Sahoo et al., "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524, and its released
-        ``models/dit.py``.
+        ``models/dit.py``; Arriola et al., "Block Diffusion", arXiv 2503.09573.
     """
 
     def __init__(
@@ -57,12 +60,13 @@ class DiffusionTransformer(nn.Module):
         rope_theta: float = 10_000.0,
         activation_checkpointing: bool = False,
         attention: str = "sdpa",
+        block_length: int | None = None,
     ) -> None:
         super().__init__()
         check_heads(width, num_heads, None, None)
         sizes = {"num_layers": num_layers, "cond_width": cond_width, "hidden_multiple": hidden_multiple}
-        for name, size in sizes.items():
-            if size < 1:
+        for name, size in {**sizes, "block_length": block_length}.items():
+            if size is not None and size < 1:
                 raise ValueError(f"{name} must be 1 or more; got {size}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1); got {dropout}")
@@ -70,6 +74,7 @@ class DiffusionTransformer(nn.Module):
         self.cond_width, self.hidden_multiple, self.max_length = cond_width, hidden_multiple, max_length
         self.dropout, self.rope_theta = dropout, rope_theta
         self.activation_checkpointing, self.attention = activation_checkpointing, attention
+        self.block_length = block_length
 
         hidden_width = hidden_multiple * width
         self.embedding = nn.Embedding(vocab_size, width)
@@ -139,8 +144,12 @@ class DiffusionTransformer(nn.Module):
         check_inputs(tokens, segment_ids, cache, region, vocab_size=self.vocab_size, max_length=self.max_length)
         if sigma is not None and sigma.shape != tokens.shape[:1]:
             raise ValueError(f"sigma must be (B,) = ({len(tokens)},), a noise level per row; got {tuple(sigma.shape)}")
-        turn = rotation(token_positions(tokens, segment_ids, region), self.width // self.num_heads, self.rope_theta)
-        visibility = Visibility(None if attention_mask is None else attention_mask.bool(), segment_ids)
+        positions = token_positions(tokens, segment_ids, region)
+        turn = rotation(positions, self.width // self.num_heads, self.rope_theta)
+        keys = None if attention_mask is None else attention_mask.bool()
+        visibility = Visibility(keys, segment_ids)
+        if self.block_length is not None:
+            visibility = block_causal(self.block_length, positions, keys, segment_ids, cache, region)
         # Without time all rows share one modulation, computed once: R = 1.
         levels = torch.zeros(1, device=tokens.device) if sigma is None else sigma
         condition = F.silu(self.noise_embedding(levels))
@@ -160,4 +169,10 @@ class DiffusionTransformer(nn.Module):
         """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""
         weight = self.embedding.weight
         shape = (batch_size, self.num_heads, length, self.width // self.num_heads)
-        return KeyValueCache(self.num_layers, shape, device=weight.device, dtype=weight.dtype)
+        return KeyValueCache(
+            self.num_layers,
+            shape,
+            device=weight.device,
+            dtype=weight.dtype,
+            ends_at_region=self.block_length is not None,
+        )

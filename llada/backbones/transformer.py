@@ -59,6 +59,7 @@ class BidirectionalTransformer(nn.Module):
         qk_norm: whether queries and keys are normalised per head before rotation.
         num_experts: experts of a mixture in place of each feed-forward layer, ``hidden_width`` wide each; 0 for none.
         experts_per_token: experts that a token goes through.
+        shared_width: of an expert that every token goes through beside; 0 for none.
         causal: see only earlier tokens; for the autoregressive twin and for converted checkpoints.
         shift: the output at position i is read at i - 1 (models adapted from next-token prediction, such as Dream).
             Position 0 reads its own.
@@ -94,6 +95,7 @@ class BidirectionalTransformer(nn.Module):
         qk_norm: bool = False,
         num_experts: int = 0,
         experts_per_token: int = 8,
+        shared_width: int = 0,
         causal: bool = False,
         shift: bool = False,
         convolution: int = 0,
@@ -119,7 +121,7 @@ class BidirectionalTransformer(nn.Module):
         self.causal, self.shift, self.convolution = causal, shift, convolution
         self.activation_checkpointing, self.attention = activation_checkpointing, attention
         self.block_length, self.head_bias = block_length, head_bias
-        self.num_experts, self.experts_per_token = num_experts, experts_per_token
+        self.num_experts, self.experts_per_token, self.shared_width = num_experts, experts_per_token, shared_width
 
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(self._block() for _ in range(num_layers))
@@ -151,7 +153,8 @@ class BidirectionalTransformer(nn.Module):
         if self.num_experts == 0:
             return SwiGLU(self.width, self.hidden_width, bias=self.bias)
         experts: list[nn.Module] = [SwiGLU(self.width, self.hidden_width) for _ in range(self.num_experts)]
-        return MixtureOfExperts(self.width, experts, self.experts_per_token)
+        shared = SwiGLU(self.width, self.shared_width) if self.shared_width else None
+        return MixtureOfExperts(self.width, experts, self.experts_per_token, shared)
 
     def reset_parameters(self) -> None:
         """LLaDA's "mitchell" initialisation: truncated normal at 3 standard deviations.

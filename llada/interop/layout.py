@@ -5,51 +5,40 @@ tensors to ours, both ways. Nothing here runs foreign code; a field that isn't u
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from llada.interop.fields import Config
 from llada.process import MaskingProcess
-
-Config = dict[str, Any]
-
-GENERIC = frozenset(
-    {
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "bos_token_id",
-        "dtype",
-        "eos_token_id",
-        "initializer_range",
-        "mask_token_id",
-        "model_type",
-        "pad_token_id",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
-)
-"""Fields of any Hugging Face configuration that don't change what the network computes."""
 
 
 @dataclass(frozen=True)
 class Described:
     """What a configuration says.
 
-    Attributes:
+    Args:
         backbone: class of the network.
-        arguments: for its constructor.
+        arguments: for its constructor; ``vocab_size`` and ``num_layers`` are among them.
         process: mask token, schedule and conditioning.
+
+    Raises:
+        ValueError: if the mask token has no row in the embedding.
     """
 
     backbone: type[nn.Module]
     arguments: dict[str, Any]
     process: MaskingProcess
+
+    def __post_init__(self) -> None:
+        rows, mask = self.arguments["vocab_size"], self.process.mask_token_id
+        if mask >= rows:
+            raise ValueError(
+                f"mask_token_id={mask} has no row in the embedding, which has {rows}; choose an id below that, such as "
+                "one that the tokenizer reserves"
+            )
 
 
 class Layout(ABC):
@@ -85,73 +74,35 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def ours(self, name: str) -> str | None:
-        """Our name of a stored tensor; None for one that follows from the configuration and isn't loaded."""
+    def ours(self, name: str) -> str:
+        """Our name of a stored tensor; one that isn't known comes back as it is."""
 
     @abstractmethod
     def theirs(self, name: str) -> str:
-        """The stored name of one of our parameters."""
+        """The stored name of one of our parameters.
 
-    def derived(self, backbone: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Stored tensors that follow from the configuration, which the official code expects; none for most layouts."""
+        Raises:
+            ValueError: if there is none.
+        """
+
+    def constant(self, name: str, backbone: nn.Module) -> Tensor | None:
+        """What a stored tensor must be that follows from the configuration; None for one that doesn't."""
+        return None
+
+    def constants(self, backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Such tensors that the official code expects in the file; none for most layouts."""
         return iter(())
 
 
-def field(config: Config, name: str) -> Any:
-    """A field that must be there.
-
-    Raises:
-        ValueError: if it isn't.
-    """
-    if name not in config:
-        raise ValueError(f"config.json has no field {name!r}")
-    return config[name]
-
-
-def refuse_others(config: Config, used: set[str], served: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuse what isn't understood.
-
-    Args:
-        config: content of ``config.json``.
-        used: fields that are read elsewhere.
-        served: other known fields, and the values that this library can serve.
-
-    Raises:
-        ValueError: naming the field, its value and what can be served.
-    """
-    for name, value in config.items():
-        if name in served and value not in served[name]:
-            options = " or ".join(map(repr, served[name]))
-            raise ValueError(f"config.json has {name}={value!r}, but only {options} can be loaded")
-        known = name in used or name in served or name in GENERIC
-        if not known and value not in (None, False, 0, "", [], {}):
-            raise ValueError(f"config.json has the field {name}={value!r}, which isn't understood; refusing to guess")
-
-
-def mask_id(config: Config, given: int | None) -> int:
-    """The mask token, given or stored.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    found = config.get("mask_token_id") if given is None else given
-    if not isinstance(found, int) or isinstance(found, bool):
-        raise ValueError(
-            "config.json names no mask_token_id; give one with mask_token_id=, such as an id that the tokenizer "
-            "reserves"
-        )
-    return found
-
-
-def only_defaults(backbone: nn.Module, layout: str, **expected: Any) -> None:
-    """Refuse to save what a layout has no word for.
+def only_defaults(part: nn.Module | MaskingProcess, layout: str, **expected: Any) -> None:
+    """Refuse to save a part of a model that does what a layout has no word for.
 
     Raises:
         ValueError: naming the argument.
     """
     for name, value in expected.items():
-        if getattr(backbone, name) != value:
+        if getattr(part, name) != value:
             raise ValueError(
-                f"the {layout} layout can't say {name}={getattr(backbone, name)!r}, only {value!r}; "
+                f"the {layout} layout can't say {name}={getattr(part, name)!r}, only {value!r}; "
                 "keep the Lightning checkpoint, or choose another layout"
             )

@@ -4,7 +4,6 @@ Reference: the released ``diffusion.py`` and ``models/ema.py`` of arXiv 2406.075
 the order of the parameters.
 """
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llada.interop.mdlm import MDLMLayout
-from llada.interop.pretrained import Pretrained, build_on_meta, fill
-
-BUFFER = "rotary_emb.inv_freq"
+from llada.interop.materialise import build_on_meta, fill
+from llada.interop.mdlm import PREFIX, WAVELENGTHS, MDLMLayout
+from llada.interop.pickled import read_inert
+from llada.interop.pretrained import Pretrained
 
 
 def read_mdlm_checkpoint(
@@ -27,6 +26,9 @@ def read_mdlm_checkpoint(
 ) -> Pretrained:
     """Load a training checkpoint of the official MDLM code.
 
+    The file also holds the run's settings and tokenizer, pickled. No class of theirs is imported and none of their code
+    runs; the settings are read from what was stored.
+
     Args:
         path: the ``.ckpt`` file.
         averaged: whether to take the exponential moving average of the weights.
@@ -35,56 +37,53 @@ def read_mdlm_checkpoint(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, holds pickled objects (which are refused), or isn't of this kind.
+        ValueError: if it is damaged, could run code, or isn't of this kind.
     """
-    checkpoint = _read(Path(path))
+    checkpoint = read_inert(Path(path))
     try:
         settings = checkpoint["hyper_parameters"]["config"]
-        model, weights = settings["model"], checkpoint["state_dict"]
-        config = {
-            "model_type": "mdlm",
-            "cond_dim": model["cond_dim"],
-            "dropout": model["dropout"],
-            "hidden_dim": model["hidden_size"],
-            "model_length": model["length"],
-            "n_blocks": model["n_blocks"],
-            "n_heads": model["n_heads"],
-            "time_conditioning": settings["time_conditioning"],
-            "vocab_size": len(weights["backbone.vocab_embed.embedding"]),
-        }
-        shadows = checkpoint["ema"]["shadow_params"] if averaged else None
-    except (KeyError, TypeError) as error:
+        config = _config(settings, checkpoint["state_dict"])
+        weights = _tensors(checkpoint, averaged, path)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} isn't a training checkpoint of MDLM: it lacks {error}") from error
-    if settings.get("parameterization", "subs") != "subs":
-        raise ValueError(f"{path} has parameterization={settings['parameterization']!r}, but only 'subs' can be loaded")
     layout = MDLMLayout()
     described = layout.read(config, None)
-    backbone = build_on_meta(described, {})
-    fill(backbone, layout, _tensors(weights, shadows, path), dtype, torch.device(device))
+    backbone = build_on_meta(described, {}, len(checkpoint["state_dict"]))
+    fill(backbone, layout, weights, dtype, torch.device(device))
     return Pretrained(backbone.eval(), described.process, config)
 
 
-def _tensors(weights: dict[str, Tensor], shadows: list[Tensor] | None, path: Any) -> Iterator[tuple[str, Tensor]]:
-    names = [name for name in weights if name.startswith("backbone.") and not name.endswith(BUFFER)]
-    if shadows is None:
-        return ((name, weights[name]) for name in names)
-    if len(shadows) != len(names):
-        raise ValueError(f"{path} averages {len(shadows)} tensors, but the network has {len(names)}")
-    return zip(names, shadows, strict=True)
+def _config(settings: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of the Hugging Face form."""
+    model = settings["model"]
+    for name, value, served in (
+        ("parameterization", settings.get("parameterization", "subs"), ("subs",)),
+        ("backbone", settings.get("backbone", "dit"), ("dit",)),
+        ("diffusion", settings.get("diffusion", "absorbing_state"), ("absorbing_state",)),
+    ):
+        if value not in served:
+            raise ValueError(f"the checkpoint has {name}={value!r}, but only {served[0]!r} can be loaded")
+    return {
+        "model_type": "mdlm",
+        "cond_dim": model["cond_dim"],
+        "dropout": model["dropout"],
+        "hidden_dim": model["hidden_size"],
+        "model_length": model["length"],
+        "n_blocks": model["n_blocks"],
+        "n_heads": model["n_heads"],
+        "time_conditioning": settings["time_conditioning"],
+        "vocab_size": len(weights[PREFIX + "vocab_embed.embedding"]),
+    }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is damaged, or holds pickled Python objects, which could run code and are refused; where you "
-            "trust it, load it with the official code and save a plain dictionary of its tensors and settings"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or truncated: {error}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path} must hold a dictionary; got a {type(checkpoint).__name__}")
-    return checkpoint
+def _tensors(checkpoint: dict[str, Any], averaged: bool, path: Any) -> Iterator[tuple[str, Tensor]]:
+    weights = checkpoint["state_dict"]
+    names = [name for name in weights if name.startswith(PREFIX) and name != WAVELENGTHS]
+    tensors = [weights[name] for name in names]
+    if averaged:
+        tensors = list(checkpoint["ema"]["shadow_params"])
+        if len(tensors) != len(names):
+            raise ValueError(f"{path} averages {len(tensors)} tensors, but the network has {len(names)}")
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise ValueError(f"{path} holds something else than tensors among the weights")
+    return zip(names, tensors, strict=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from llada.backbones import BidirectionalTransformer
-from llada.interop.layout import Config, Described, Layout, field, mask_id, only_defaults, refuse_others
+from llada.interop.fields import Config, field, flag, mask_id, number, refuse_others, whole
+from llada.interop.layout import Described, Layout, only_defaults
 from llada.process import MaskingProcess
 
 USED = {
@@ -55,6 +56,8 @@ SERVED = {
     "rope_full_precision": (True,),
     "scale_logits": (False,),
 }
+REQUIRED = ("activation_type", "block_type", "layer_norm_type", "rope")
+"""Absent, these mean something else in the official code than what can be served."""
 THEIRS = {
     "attention_norm": "attn_norm",
     "attention.q_proj": "q_proj",
@@ -87,25 +90,25 @@ class LLaDALayout(Layout):
     def read(self, config: Config, mask_token_id: int | None) -> Described:
         """See `Layout`."""
         refuse_others(config, USED, SERVED)
-        width, heads = field(config, "d_model"), field(config, "n_heads")
-        kv_heads = config.get("n_kv_heads")
-        if kv_heads is None:
-            kv_heads = 1 if config.get("multi_query_attention") else heads
-        hidden = config.get("mlp_hidden_size")
-        bias = bool(config.get("include_bias", False))
+        for name in REQUIRED:
+            field(config, name)
+        width, heads = whole(config, "d_model"), whole(config, "n_heads")
+        bias, tied = flag(config, "include_bias"), flag(config, "weight_tying")
+        if bias and tied:
+            raise ValueError("config.json has include_bias=True and weight_tying=True, which can't be loaded together")
         arguments = {
-            "vocab_size": config.get("embedding_size") or field(config, "vocab_size"),
+            "vocab_size": whole(config, "embedding_size", whole(config, "vocab_size")),
             "width": width,
-            "num_layers": field(config, "n_layers"),
+            "num_layers": whole(config, "n_layers"),
             "num_heads": heads,
-            "num_kv_heads": kv_heads,
-            "hidden_width": hidden if hidden is not None else int(config.get("mlp_ratio", 4) * width),
-            "max_length": field(config, "max_sequence_length"),
-            "rope_theta": float(config.get("rope_theta", 10_000.0)),
-            "norm_eps": float(config.get("rms_norm_eps", 1e-5)),
-            "tie_embeddings": bool(config.get("weight_tying", False)),
+            "num_kv_heads": _kv_heads(config, heads),
+            "hidden_width": whole(config, "mlp_hidden_size", int(number(config, "mlp_ratio", 4) * width)),
+            "max_length": whole(config, "max_sequence_length"),
+            "rope_theta": number(config, "rope_theta", 10_000.0),
+            "norm_eps": number(config, "rms_norm_eps", 1e-5, zero=True),
+            "tie_embeddings": tied,
             "bias": bias,
-            "qkv_bias": bias or bool(config.get("include_qkv_bias", False)),
+            "qkv_bias": bias or flag(config, "include_qkv_bias", False),
         }
         return Described(BidirectionalTransformer, arguments, MaskingProcess(mask_id(config, mask_token_id)))
 
@@ -113,6 +116,7 @@ class LLaDALayout(Layout):
         """See `Layout`."""
         if not isinstance(backbone, BidirectionalTransformer):
             raise ValueError(f"the llada layout holds a BidirectionalTransformer, not a {type(backbone).__name__}")
+        only_defaults(process, self.name, time_conditioned=False)
         only_defaults(
             backbone,
             self.name,
@@ -125,6 +129,11 @@ class LLaDALayout(Layout):
             convolution=0,
             block_length=None,
         )
+        if backbone.bias and (backbone.tie_embeddings or not backbone.qkv_bias):
+            raise ValueError(
+                "the llada layout can't say bias=True with tie_embeddings=True or qkv_bias=False; keep the Lightning "
+                "checkpoint"
+            )
         return {
             "activation_type": "silu",
             "alibi": False,
@@ -175,7 +184,7 @@ class LLaDALayout(Layout):
             "weight_tying": backbone.tie_embeddings,
         }
 
-    def ours(self, name: str) -> str | None:
+    def ours(self, name: str) -> str:
         """See `Layout`."""
         if not name.startswith(PREFIX):
             return name
@@ -200,3 +209,12 @@ class LLaDALayout(Layout):
         if found is None or found[2] not in THEIRS:
             raise ValueError(f"the llada layout has no name for the parameter {name}")
         return f"{PREFIX}blocks.{found[1]}.{THEIRS[found[2]]}.{found[3]}"
+
+
+def _kv_heads(config: Config, heads: int) -> int:
+    many_queries = flag(config, "multi_query_attention", False)
+    implied = 1 if many_queries else heads
+    found = whole(config, "n_kv_heads", implied)
+    if many_queries and found != 1:
+        raise ValueError(f"config.json has multi_query_attention=True, but n_kv_heads={found}")
+    return found

@@ -1,7 +1,8 @@
-"""MDLM's diffusion Transformer, in the form of its Hugging Face checkpoints.
+"""MDLM's diffusion Transformer, in the form of its Hugging Face checkpoints; BD3LM's release shares the names.
 
-BD3LM's release shares the names. With a block as long as the row it is the same network and loads; shorter blocks read
-a clean copy of the row beside the noisy one, which the network here doesn't have, and are refused.
+With a block as long as the row, BD3LM is the same network. With shorter ones, a token sees its own block and the clean
+blocks before it, which is what ``block_length`` computes: the model as it decodes, block by block. (In training, its
+official code reads all blocks at once, from a clean copy of the row beside the noisy one.)
 
 Reference: the released ``configuration_mdlm.py`` of arXiv 2406.07524; ``configuration_bd3lm.py`` of arXiv 2503.09573.
 """
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from llada.backbones import DiffusionTransformer
-from llada.interop.layout import Config, Described, Layout, field, mask_id, only_defaults, refuse_others
+from llada.interop.fields import Config, flag, mask_id, number, refuse_others, whole
+from llada.interop.layout import Described, Layout, only_defaults
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
 
 USED = {
-    "attn_backend",
+    "attn_backend",  # of the official code
     "block_size",
     "cond_dim",
     "dropout",
@@ -48,6 +50,7 @@ THEIRS = {
     "modulation.": "adaLN_modulation.",
 }
 PREFIX = "backbone."
+WAVELENGTHS = PREFIX + "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,28 @@ class MDLMLayout(Layout):
     def read(self, config: Config, mask_token_id: int | None) -> Described:
         """See `Layout`."""
         refuse_others(config, USED, SERVED)
-        length = field(config, "model_length")
-        if config.get("block_size", length) != length:
+        length, timed = whole(config, "model_length"), flag(config, "time_conditioning", False)
+        block = whole(config, "block_size", length)
+        if block != length and (timed or length % block):
             raise ValueError(
-                f"config.json has block_size={config['block_size']}, but only block_size = model_length = {length} can "
-                "be loaded: shorter blocks attend to a clean copy of the row, which this network doesn't have"
+                f"config.json has block_size={block}, but blocks must divide model_length={length} and can't be "
+                "time-conditioned"
             )
-        vocab_size = field(config, "vocab_size")
+        vocab_size = whole(config, "vocab_size")
         arguments = {
             "vocab_size": vocab_size,
-            "width": field(config, "hidden_dim"),
-            "num_layers": field(config, "n_blocks"),
-            "num_heads": field(config, "n_heads"),
-            "cond_width": field(config, "cond_dim"),
+            "width": whole(config, "hidden_dim"),
+            "num_layers": whole(config, "n_blocks"),
+            "num_heads": whole(config, "n_heads"),
+            "cond_width": whole(config, "cond_dim"),
             "max_length": length,
-            "dropout": float(config.get("dropout", 0.0)),
+            "dropout": number(config, "dropout", 0.0, zero=True),
+            "block_length": None if block == length else block,
         }
         process = MaskingProcess(
             mask_id({"mask_token_id": vocab_size - 1, **config}, mask_token_id),
             LinearSchedule(eps=1e-3),
-            time_conditioned=bool(config.get("time_conditioning", False)),
+            time_conditioned=timed,
             predicts_mask=False,
         )
         return Described(DiffusionTransformer, arguments, process)
@@ -100,7 +105,7 @@ class MDLMLayout(Layout):
                 f"the mdlm layout has its mask at the end of the vocabulary, {backbone.vocab_size - 1}, "
                 f"not at {process.mask_token_id}"
             )
-        return {
+        config = {
             "architectures": ["MDLM"],
             "auto_map": {"AutoConfig": "configuration_mdlm.MDLMConfig", "AutoModelForMaskedLM": "modeling_mdlm.MDLM"},
             "cond_dim": backbone.cond_width,
@@ -115,13 +120,11 @@ class MDLMLayout(Layout):
             "torch_dtype": "float32",
             "vocab_size": backbone.vocab_size,
         }
+        return config if backbone.block_length is None else config | _of_bd3lm(backbone.block_length)
 
-    def ours(self, name: str) -> str | None:
-        """See `Layout`. The rotary frequencies follow from the configuration."""
-        name = name.removeprefix(PREFIX)
-        if name == "rotary_emb.inv_freq":
-            return None
-        head, rest = _split(name)
+    def ours(self, name: str) -> str:
+        """See `Layout`."""
+        head, rest = _split(name.removeprefix(PREFIX))
         for ours, theirs in THEIRS.items():
             if rest.startswith(theirs):
                 return head + ours + rest.removeprefix(theirs)
@@ -135,12 +138,34 @@ class MDLMLayout(Layout):
                 return PREFIX + head + theirs + rest.removeprefix(ours)
         raise ValueError(f"the mdlm layout has no name for the parameter {name}")
 
-    def derived(self, backbone: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """The rotary frequencies, which MDLM stores as a buffer."""
+    def constant(self, name: str, backbone: nn.Module) -> Tensor | None:
+        """See `Layout`. MDLM stores the rotary wavelengths as a buffer."""
+        if name != WAVELENGTHS:
+            return None
         assert isinstance(backbone, DiffusionTransformer)
         head_dim = backbone.width // backbone.num_heads
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        yield PREFIX + "rotary_emb.inv_freq", backbone.rope_theta**-exponents
+        return backbone.rope_theta ** -(torch.arange(0, head_dim, 2) / head_dim)
+
+    def constants(self, backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """See `Layout`."""
+        wavelengths = self.constant(WAVELENGTHS, backbone)
+        assert wavelengths is not None
+        yield WAVELENGTHS, wavelengths
+
+
+def _of_bd3lm(block_length: int) -> Config:
+    """What BD3LM's configuration has beside MDLM's, or otherwise."""
+    return {
+        "architectures": ["BD3LM"],
+        "attn_backend": "sdpa",
+        "auto_map": {"AutoConfig": "configuration_bd3lm.BD3LMConfig", "AutoModelForMaskedLM": "modeling_bd3lm.BD3LM"},
+        "block_size": block_length,
+        "cross_attn": True,
+        "model_type": "bd3lm",
+        "sampling_eps_max": 0.999,
+        "sampling_eps_min": 1e-3,
+        "var_min": True,
+    }
 
 
 def _split(name: str) -> tuple[str, str]:

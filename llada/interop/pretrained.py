@@ -1,14 +1,7 @@
-"""Load and save whole models in the layouts of released checkpoints.
-
-A backbone is built on the meta device, where parameters have no storage, and filled one tensor at a time; memory peaks
-at the model in its target dtype plus one tensor.
-"""
+"""Load and save whole models in the layouts of released checkpoints."""
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llada.interop.layout import Config, Described, Layout
+from llada.interop.dream import DREAM
+from llada.interop.fields import Config
+from llada.interop.folder import write_folder
+from llada.interop.layout import Layout
 from llada.interop.llada import LLaDALayout
-from llada.interop.llama import DREAM, LLAMA, QWEN2, QWEN3, LLaDAMoELayout
+from llada.interop.llada_moe import LLaDAMoELayout
+from llada.interop.llama import LLAMA, QWEN2, QWEN3
+from llada.interop.materialise import build_on_meta, fill
 from llada.interop.mdlm import MDLMLayout
 from llada.interop.shards import read_json, read_tensors, tensor_files, write_tensors
 from llada.process import MaskingProcess
@@ -79,8 +77,9 @@ def read_pretrained(
     config = read_json(folder / "config.json")
     layout = layout_of(config)
     described = layout.read(config, mask_token_id)
-    backbone = build_on_meta(described, backbone_options)
-    fill(backbone, layout, read_tensors(tensor_files(folder)), dtype, torch.device(device))
+    files = tensor_files(folder)
+    backbone = build_on_meta(described, backbone_options, len(files))
+    fill(backbone, layout, read_tensors(files), dtype, torch.device(device))
     return Pretrained(backbone.eval(), described.process, config)
 
 
@@ -96,14 +95,16 @@ def write_pretrained(
     """Save a model in the layout of a released checkpoint: ``config.json``, weights, tokenizer files.
 
     Everything is written beside the folder first and put in its place at the end; what was there before stays until
-    then.
+    then. What the released configurations don't say is left out: the schedule, and whether the loss's softmax leaves
+    the mask out. On loading, these are the family's own.
 
     Args:
         model: network, process, and the configuration it was loaded with; {} for none.
-        folder: where; an existing folder is replaced.
+        folder: where. In an existing folder, ``config.json`` and weights are replaced, the tokenizer's files if
+            ``tokenizer`` is given, and nothing else.
         layout: "llada", "llada_moe", "dream", "qwen2", "qwen3", "llama" or "mdlm"; None for the one the model came
             from, or the first that can say all of it.
-        tokenizer: saved beside the weights, if given.
+        tokenizer: saved beside the weights, if given; the configuration gets its special tokens where it has none.
         dtype: of the stored weights; None for the model's own.
         max_shard_size: bytes per file, or a text such as "500MB".
 
@@ -112,20 +113,20 @@ def write_pretrained(
     """
     chosen, config = _layout_for(model, layout)
     shard_bytes = parse_size(max_shard_size)
-    stored = dtype or next(model.backbone.parameters()).dtype
     if "torch_dtype" in config:  # LLaDA's own have none
+        stored = dtype or next(model.backbone.parameters()).dtype
         config["torch_dtype"] = str(stored).removeprefix("torch.")
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if tokenizer is not None and config.get(role) is None and getattr(tokenizer, role, None) is not None:
+            config[role] = getattr(tokenizer, role)
+
+    def build(work: Path) -> None:
         (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        write_tensors(_named(model.backbone, chosen, stored), work, shard_bytes)
+        write_tensors(_named(model.backbone, chosen, dtype), work, shard_bytes)
         if tokenizer is not None:
             tokenizer.save(work)
-        _replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+    write_folder(Path(folder), build, tokenizer=tokenizer is not None)
 
 
 def parse_size(size: int | str) -> int:
@@ -144,8 +145,10 @@ def parse_size(size: int | str) -> int:
 def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint, downloaded if it is a name on the hub.
 
+    Only data are downloaded: configurations, safetensors and the tokenizer's files; no code and no pickles.
+
     Raises:
-        FileNotFoundError: if there is no such folder and it can't be a hub name.
+        FileNotFoundError: if there is no such folder, and no such name on the hub or no way to it.
         ImportError: if it is a hub name and ``huggingface_hub`` isn't installed.
     """
     path = Path(folder_or_hub_id)
@@ -157,8 +160,11 @@ def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Pa
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ImportError(f"there is no folder {path}; to download it from the hub: pip install llada[hf]") from error
-    wanted = ["*.json", "*.safetensors", "*.model", "*.jinja"]
-    return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=wanted))
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError) as error:  # the hub's own errors are among these
+        raise FileNotFoundError(f"there is no folder {path} here, and the hub didn't give it: {error}") from error
 
 
 def layout_of(config: Config) -> Layout:
@@ -177,72 +183,10 @@ def layout_of(config: Config) -> Layout:
     )
 
 
-def build_on_meta(described: Described, options: dict[str, Any]) -> nn.Module:
-    """The network without storage.
-
-    Raises:
-        ValueError: if its sizes don't fit together, or an option isn't one of its arguments.
-    """
-    arguments = {**described.arguments, **options}
-    try:
-        with torch.device("meta"):
-            return described.backbone(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{described.backbone.__name__} can't be built from config.json: {error}") from error
-
-
-def fill(
-    backbone: nn.Module,
-    layout: Layout,
-    tensors: Iterator[tuple[str, Tensor]],
-    dtype: torch.dtype | None,
-    device: torch.device,
-) -> None:
-    """Give a network on the meta device its weights.
-
-    Args:
-        backbone: without storage.
-        layout: of the stored names.
-        tensors: stored names and tensors.
-        dtype: of the weights; None for the stored one.
-        device: of the weights.
-
-    Raises:
-        ValueError: naming a tensor that is unknown, missing, of another shape or there twice.
-    """
-    owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in backbone.modules():
-        for leaf, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append((module, leaf))  # a tied matrix has two
-    expected = dict(backbone.named_parameters())
-    places = {name: owners[id(parameter)] for name, parameter in expected.items()}
-    seen: dict[str, str] = {}
-    for stored_name, tensor in tensors:
-        name = layout.ours(stored_name)
-        if name is None:
-            continue
-        if name not in expected:
-            raise ValueError(f"the checkpoint holds the tensor {stored_name}, which a {layout.name} model hasn't")
-        if name in seen:
-            raise ValueError(f"the checkpoint holds {name} twice: as {seen[name]} and as {stored_name}")
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"the tensor {stored_name} has shape {tuple(tensor.shape)}, but config.json asks for "
-                f"{tuple(expected[name].shape)}"
-            )
-        seen[name] = stored_name
-        parameter = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True))
-        for module, leaf in places[name]:
-            setattr(module, leaf, parameter)
-    missing = [name for name in expected if name not in seen]
-    if missing:
-        raise ValueError(f"the checkpoint lacks the tensor {layout.theirs(missing[0])} ({len(missing)} missing in all)")
-
-
-def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in backbone.named_parameters():
-        yield layout.theirs(name), parameter.detach().to(dtype)
-    yield from layout.derived(backbone, dtype)
+        yield layout.theirs(name), parameter.detach().to(dtype or parameter.dtype)
+    yield from layout.constants(backbone)
 
 
 def _layout_for(model: Pretrained, name: str | None) -> tuple[Layout, Config]:
@@ -268,15 +212,3 @@ def _layout_for(model: Pretrained, name: str | None) -> tuple[Layout, Config]:
 def _changed(kept: Config, key: str, value: Any) -> bool:
     """Whether a field must be written: an original field that says the same stays as it was spelt."""
     return key not in kept or (kept[key] != value and not (kept[key] is None and value in (None, False, 0)))
-
-
-def _replace(work: Path, folder: Path) -> None:
-    """Put a finished folder in its place."""
-    work.chmod(0o755)
-    if not folder.exists():
-        os.replace(work, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.replace(folder, old / "folder")
-    os.replace(work, folder)
-    shutil.rmtree(old)

@@ -1,4 +1,4 @@
-"""The network of a LLaMA-style checkpoint, written out from its tensors by their official names; nothing of ours."""
+"""The networks of checkpoints, written out from their tensors by their official names; nothing of ours."""
 
 import json
 from pathlib import Path
@@ -86,6 +86,10 @@ def feed_forward(h, n, linear, part):
 def experts(h: Tensor, w: dict[str, Tensor], n: int, config: dict) -> Tensor:
     p = (h @ w[f"model.layers.{n}.mlp.gate.weight"].T).softmax(-1)
     out = torch.zeros_like(h)
+    if config.get("shared_expert_intermediate_size"):
+        key = f"model.layers.{n}.mlp.shared_expert."
+        gate = h @ w[key + "gate_proj.weight"].T
+        out = (gate * gate.sigmoid() * (h @ w[key + "up_proj.weight"].T)) @ w[key + "down_proj.weight"].T
     for b in range(h.shape[0]):
         for i in range(h.shape[1]):
             for e in p[b, i].argsort(descending=True)[: config["num_experts_per_tok"]].tolist():
@@ -94,3 +98,59 @@ def experts(h: Tensor, w: dict[str, Tensor], n: int, config: dict) -> Tensor:
                 hidden = gate * gate.sigmoid() * (w[key + "up_proj.weight"] @ h[b, i])
                 out[b, i] += p[b, i, e] * (w[key + "down_proj.weight"] @ hidden)
     return out
+
+
+def layer_norm(x: Tensor, weight: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+
+def block_diffusion_mask(length: int, block: int) -> Tensor:
+    """(2L, 2L) of a noisy half and a clean half: who attends to whom in BD3LM's training pass."""
+    mask = torch.zeros(2 * length, 2 * length, dtype=torch.bool)
+    for q in range(2 * length):
+        for k in range(2 * length):
+            q_clean, k_clean = q >= length, k >= length
+            b_q, b_k = (q % length) // block, (k % length) // block
+            mask[q, k] = (
+                (q_clean == k_clean and b_q == b_k)
+                or (not q_clean and k_clean and b_q > b_k)
+                or (q_clean and k_clean and b_q >= b_k)
+            )
+    return mask
+
+
+def dit_logits(folder: Path, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    """MDLM's network at sigma 0; ``positions`` (L,) for the rotation, ``mask`` (L, L) true where a query may look."""
+    config = json.loads((folder / "config.json").read_text())
+    w = {name.removeprefix("backbone."): tensor for name, tensor in tensors(folder).items()}
+    heads = config["n_heads"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ w[name + ".weight"].T + w.get(name + ".bias", torch.zeros(()))
+
+    half = 128
+    angles = torch.zeros(half, dtype=torch.float64)
+    c = linear(torch.cat((angles.cos(), angles.sin())), "sigma_map.mlp.0")
+    c = linear(c * c.sigmoid(), "sigma_map.mlp.2")
+    c = c * c.sigmoid()
+    x = w["vocab_embed.embedding"][ids]
+    for n in range(config["n_blocks"]):
+        shift1, scale1, gate1, shift2, scale2, gate2 = linear(c, f"blocks.{n}.adaLN_modulation").chunk(6)
+        h = layer_norm(x, w[f"blocks.{n}.norm1.weight"]) * (1 + scale1) + shift1
+        q, k, v = linear(h, f"blocks.{n}.attn_qkv").unflatten(-1, (3, heads, -1)).unbind(2)
+        d = q.shape[-1]
+        angle = positions[:, None] * 10000.0 ** (-torch.arange(d // 2, dtype=torch.float64) * 2 / d)
+        spin = torch.polar(torch.ones_like(angle), angle)[:, None]
+        q, k = (torch.complex(z[..., : d // 2], z[..., d // 2 :]) * spin for z in (q, k))
+        q, k = (torch.cat((z.real, z.imag), -1) for z in (q, k))
+        score = torch.einsum("bqhd,bkhd->bhqk", q, k) / d**0.5
+        score = score.masked_fill(~mask, -torch.inf).softmax(-1)
+        x = x + gate1 * linear(torch.einsum("bhqk,bkhd->bqhd", score, v).flatten(2), f"blocks.{n}.attn_out")
+        h = layer_norm(x, w[f"blocks.{n}.norm2.weight"]) * (1 + scale2) + shift2
+        h = linear(h, f"blocks.{n}.mlp.0")
+        h = 0.5 * h * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (h + 0.044715 * h**3)))
+        x = x + gate2 * linear(h, f"blocks.{n}.mlp.2")
+    shift, scale = linear(c, "output_layer.adaLN_modulation").chunk(2)
+    x = layer_norm(x, w["output_layer.norm_final.weight"]) * (1 + scale) + shift
+    return linear(x, "output_layer.linear")

@@ -83,11 +83,34 @@ def first_of(folder: Path) -> str:
     return next(iter(json.loads((folder / INDEX).read_text())["weight_map"]))
 
 
+def config_text(old: str, new: str) -> Callable[[Path], Any]:
+    path = "config.json"
+    return lambda folder: (folder / path).write_text((folder / path).read_text().replace(old, new, 1))
+
+
 SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "there is no file .*config.json"),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "isn't valid JSON"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object"),
     "config is binary": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "isn't valid JSON"),
+    "field twice": (config_text('"n_heads": 2', '"n_heads": 2, "n_heads": 1'), "'n_heads' is there twice"),
+    "nested too deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "isn't valid JSON"),
+    "text for a number": (config(n_layers="2"), "n_layers='2', but it must be a whole number, 1 or more"),
+    "fraction of a layer": (config(n_layers=2.0), "n_layers=2.0, but it must be a whole number"),
+    "no heads": (config(n_heads=0), "n_heads=0, but it must be a whole number, 1 or more"),
+    "negative width": (config(d_model=-8), "d_model=-8, but it must be a whole number"),
+    "true for a number": (config(d_model=True), "d_model=True, but it must be a whole number"),
+    "infinite base": (config(rope_theta=float("inf")), "rope_theta=inf, but it must be a finite number, above 0"),
+    "text for a flag": (config(weight_tying="false"), "weight_tying='false', but it must be true or false"),
+    "a million layers": (
+        config(n_layers=10**6),
+        "asks for 1000000 layers or experts, but the files hold only 21 tensors",
+    ),
+    "impossible width": (config(d_model=2 * 10**15, n_heads=10**15), "can't be built from config.json"),
+    "mask beyond the rows": (config(mask_token_id=11), "mask_token_id=11 has no row in the embedding, which has 11"),
+    "another default": (without("rope"), "no field 'rope'"),
+    "two ways of sharing keys": (config(multi_query_attention=True), "multi_query_attention=True, but n_kv_heads=2"),
+    "biases on a tied head": (config(include_bias=True, weight_tying=True), "can't be loaded together"),
     "unknown family": (config(model_type="gpt9"), "model_type='gpt9'"),
     "field missing": (without("n_layers"), "no field 'n_layers'"),
     "no mask": (without("mask_token_id"), "names no mask_token_id"),
@@ -122,6 +145,10 @@ SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 SHARDED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "index is no JSON": (lambda f: (f / INDEX).write_text("x"), "isn't valid JSON"),
+    "index says it twice": (
+        lambda f: (f / INDEX).write_text((f / INDEX).read_text().replace("{", '{"weight_map": {},', 1)),
+        "'weight_map' is there twice",
+    ),
     "no weight map": (index(lambda i: i.pop("weight_map")), "has no weight_map"),
     "weight map of numbers": (index(lambda i: i["weight_map"].update(a=1)), "has no weight_map"),
     "shard missing": (lambda f: shard(f).unlink(), "which isn't there"),
@@ -166,8 +193,9 @@ def test_random_damage_never_loads_wrong_shapes(
     made: Path, tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
     folder = tmp_path_factory.mktemp("damage") / "copy"
-    shutil.copytree(made / "single", folder)
-    path = folder / data.draw(st.sampled_from(["model.safetensors", "config.json"]))
+    form = data.draw(st.sampled_from(["single", "shards"]))
+    shutil.copytree(made / form, folder)
+    path = folder / data.draw(st.sampled_from(sorted(path.name for path in folder.iterdir())))
     content = bytearray(path.read_bytes())
     # The header is where shapes, names and offsets are: half of the damage goes there.
     reach = data.draw(st.sampled_from([min(len(content), 1500), len(content)]))
@@ -208,9 +236,19 @@ def test_damaged_and_foreign_training_checkpoints(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, path)
     with pytest.raises(ValueError, match="isn't a training checkpoint of MDLM"):
         DiffusionLM.from_pretrained(path)
-    torch.save({"state_dict": {}, "x": Path("a")}, path)
-    with pytest.raises(ValueError, match="pickled Python objects"):
+    torch.save([1], path)
+    with pytest.raises(ValueError, match="must hold a dictionary; got a list"):
         DiffusionLM.from_pretrained(path)
+    for change, message in (
+        ({"parameterization": "d3pm"}, "parameterization='d3pm', but only 'subs'"),
+        ({"backbone": "dimamba"}, "backbone='dimamba', but only 'dit'"),
+        ({"model": {}}, "isn't a training checkpoint of MDLM: it lacks 'cond_dim'"),
+    ):
+        stored = torch.load(GOLDEN / "mdlm-dit-tiny/lightning/mdlm_tiny.ckpt", weights_only=True)
+        stored["hyper_parameters"]["config"] |= change
+        torch.save(stored, path)
+        with pytest.raises(ValueError, match=message):
+            DiffusionLM.from_pretrained(path)
     stored = torch.load(GOLDEN / "mdlm-dit-tiny/lightning/mdlm_tiny.ckpt", weights_only=True)
     stored["ema"]["shadow_params"].pop()
     torch.save(stored, path)
@@ -218,3 +256,78 @@ def test_damaged_and_foreign_training_checkpoints(tmp_path: Path) -> None:
         DiffusionLM.from_pretrained(path)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         DiffusionLM.from_pretrained(tmp_path / "absent.ckpt")
+
+
+@pytest.mark.parametrize("change", [{"rms_norm_eps": 0}, {"multi_query_attention": False}, {"mlp_hidden_size": None}])
+def test_other_spellings_of_the_same(made: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    shutil.copytree(made / "single", tmp_path / "copy")
+    hidden = json.loads((made / "single/config.json").read_text())["mlp_hidden_size"]
+    config(mlp_ratio=hidden // 8, **change)(tmp_path / "copy")
+    assert DiffusionLM.from_pretrained(tmp_path / "copy").backbone.hidden_width == hidden
+
+
+def test_a_dtype_that_weights_cannot_have(made: Path) -> None:
+    for dtype in (torch.int8, torch.bool, "bfloat16"):
+        with pytest.raises(ValueError, match=r"such as torch\.bfloat16"):
+            DiffusionLM.from_pretrained(made / "single", dtype=dtype)
+
+
+def test_wavelengths_must_be_those_of_the_configuration(tmp_path: Path) -> None:
+    name = "backbone.rotary_emb.inv_freq"
+    shutil.copytree(GOLDEN / "mdlm-dit-tiny/checkpoint", tmp_path / "mdlm")
+    weights(lambda w: w.update({name: w[name].bfloat16()}))(tmp_path / "mdlm")
+    DiffusionLM.from_pretrained(tmp_path / "mdlm")
+    weights(lambda w: w.update({name: w[name] ** 1.1}))(tmp_path / "mdlm")
+    with pytest.raises(ValueError, match=r"inv_freq isn't what config\.json asks for"):
+        DiffusionLM.from_pretrained(tmp_path / "mdlm")
+    shutil.copytree(GOLDEN / "dream-tiny/checkpoint", tmp_path / "dream")
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"  # old checkpoints have it
+    right = 1e6 ** -(torch.arange(0, 12, 2) / 12)
+    weights(lambda w: w.update({name: right}))(tmp_path / "dream")
+    DiffusionLM.from_pretrained(tmp_path / "dream")
+    weights(lambda w: w.update({name: right[:3]}))(tmp_path / "dream")
+    with pytest.raises(ValueError, match="inv_freq isn't what"):
+        DiffusionLM.from_pretrained(tmp_path / "dream")
+
+
+LLAMA_STYLE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "scaled rotation": (config(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling=.*, but only None"),
+    "another rotation": (config(rope_parameters={"rope_type": "yarn"}), "only the default rotation"),
+    "half a rotation": (config(rope_parameters={"partial_rotary_factor": 0.5}), "only the default rotation"),
+    "rotation of text": (config(rope_parameters="default"), "only the default rotation"),
+    "sliding window": (config(use_sliding_window=True), "use_sliding_window=True"),
+    "sliding layers": (config(layer_types=["sliding_attention"] * 3), "layer_types=.*, but only"),
+    "activation": (config(hidden_act="gelu"), "hidden_act='gelu', but only 'silu'"),
+    "biases in the perceptron": (config(mlp_bias=True), "mlp_bias=True"),
+    "no size": (without("hidden_size"), "model_type='Dream'"),
+    "odd heads": (config(num_attention_heads=24), "needs an even head width"),
+    "quantised": (config(quantization_config={"bits": 4}), "the field quantization_config=.* isn't understood"),
+}
+
+
+@pytest.mark.parametrize("case", LLAMA_STYLE)
+def test_a_broken_llama_style_folder_is_refused(tmp_path: Path, case: str) -> None:
+    change, message = LLAMA_STYLE[case]
+    shutil.copytree(GOLDEN / "dream-tiny/checkpoint", tmp_path / "copy")
+    change(tmp_path / "copy")
+    with pytest.raises(ValueError, match=message):
+        DiffusionLM.from_pretrained(tmp_path / "copy")
+
+
+MIXTURE: dict[str, Any] = {
+    "norm_topk_prob": True, "moe_layer_freq": [0, 1], "routed_scaling_factor": 2.5, "partial_rotary_factor": 0.5,
+    "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True, "qk_layernorm": False,
+    "clip_qkv": 8.0, "router_num_group": 8, "num_experts_per_tok": 5, "num_experts": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXTURE)
+def test_another_mixture_is_refused(tmp_path: Path, name: str) -> None:
+    backbone = BidirectionalTransformer(
+        11, width=8, num_layers=2, num_heads=2, qk_norm=True, num_experts=4, experts_per_token=2
+    )
+    DiffusionLM(backbone, MaskingProcess(10)).save_pretrained(tmp_path / "moe")
+    DiffusionLM.from_pretrained(tmp_path / "moe")
+    config(**{name: MIXTURE[name]})(tmp_path / "moe")
+    with pytest.raises(ValueError, match="experts_per_token" if name == "num_experts_per_tok" else name):
+        DiffusionLM.from_pretrained(tmp_path / "moe")

@@ -31,7 +31,9 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3_head_dim": {"layout": "qwen3", "head_dim": 12, "qk_norm": True, "shift": True},
     "llama": {"layout": "llama", "num_kv_heads": 2, "shift": True},
     "llada_moe": {"layout": "llada_moe", "qk_norm": True, "num_experts": 6, "experts_per_token": 2},
-}
+    "llada_moe_shared": {"layout": "llada_moe", "qk_norm": True, "num_experts": 4, "experts_per_token": 3,
+                         "shared_width": 20, "num_kv_heads": 2},
+}  # fmt: skip
 
 
 def build(name: str) -> tuple[DiffusionLM, str]:
@@ -101,31 +103,80 @@ def test_our_own_model_is_saved_in_the_layout_that_can_say_it(tmp_path: Path) ->
         DiffusionLM(dit, process).save_pretrained(tmp_path / "no", layout="olmo")
 
 
-def test_saving_replaces_a_folder_only_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_layout_can_say_is_refused(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"width": 16, "num_layers": 1, "num_heads": 2}
+    tied = BidirectionalTransformer(VOCAB, tie_embeddings=True, bias=True, qkv_bias=True, **small)
+    with pytest.raises(ValueError, match="can't say bias=True with tie_embeddings=True"):
+        DiffusionLM(tied, MaskingProcess(1)).save_pretrained(tmp_path / "no", layout="llada")
+    timed = MaskingProcess(1, LinearSchedule(1e-3), time_conditioned=True)
+    with pytest.raises(ValueError, match="can't say time_conditioned=True"):
+        DiffusionLM(BidirectionalTransformer(VOCAB, **small), timed).save_pretrained(tmp_path / "no", layout="llada")
+    causal = BidirectionalTransformer(VOCAB, causal=True, shift=True, **small)
+    with pytest.raises(ValueError, match="can't say causal=True"):
+        DiffusionLM(causal, MaskingProcess(1)).save_pretrained(tmp_path / "no", layout="llama")
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_tokenizer_gives_the_configuration_its_special_tokens(tmp_path: Path) -> None:
+    class Words:
+        bos_token_id, eos_token_id, pad_token_id = None, 2, 3
+
+        def save(self, folder: Path) -> None:
+            (Path(folder) / "tokenizer.json").write_text("{}")
+
     model, _ = build("llada")
-    model.save_pretrained(tmp_path / "out")
-    before = (tmp_path / "out/model.safetensors").read_bytes()
+    model.save_pretrained(tmp_path / "out", tokenizer=Words())
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["eos_token_id"], config["pad_token_id"]) == (2, 3)
+    assert "bos_token_id" not in config
+    model.pretrained_config = config | {"eos_token_id": 7}
+    model.save_pretrained(tmp_path / "out", tokenizer=Words())
+    assert json.loads((tmp_path / "out/config.json").read_text())["eos_token_id"] == 7
 
-    def broken(*_: Any, **__: Any) -> None:
-        raise OSError("disk full")
 
-    monkeypatch.setattr("llada.interop.shards.save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
-        model.save_pretrained(tmp_path / "out")
-    assert (tmp_path / "out/model.safetensors").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    monkeypatch.undo()
-    torch.nn.init.zeros_(model.backbone.embedding.weight)
+def test_each_tensor_keeps_its_own_dtype(tmp_path: Path) -> None:
+    model, _ = build("llada_moe")
+    model.backbone.to(torch.bfloat16)
+    for block in model.backbone.blocks:
+        block.feed_forward.router.float()
     model.save_pretrained(tmp_path / "out")
-    assert not DiffusionLM.from_pretrained(tmp_path / "out").backbone.embedding.weight.any()
+    again = DiffusionLM.from_pretrained(tmp_path / "out").backbone.state_dict()
+    for name, tensor in model.backbone.state_dict().items():
+        assert again[name].dtype == tensor.dtype == (torch.float32 if "router" in name else torch.bfloat16)
+        assert torch.equal(again[name], tensor)
 
 
 EIGHT_B = {
-    "d_model": 4096, "n_heads": 32, "n_kv_heads": 32, "n_layers": 32, "mlp_hidden_size": 12288, "vocab_size": 126464,
-    "embedding_size": 126464, "max_sequence_length": 4096, "rope_theta": 500000.0, "mask_token_id": 126336,
-    "model_type": "llada",
+    "activation_type": "silu", "alibi": False, "alibi_bias_max": 8.0, "architectures": ["LLaDAModelLM"],
+    "attention_dropout": 0.0, "attention_layer_norm": False, "attention_layer_norm_with_affine": True,
+    "auto_map": {
+        "AutoConfig": "configuration_llada.LLaDAConfig", "AutoModel": "modeling_llada.LLaDAModelLM",
+        "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
+    },
+    "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama", "d_model": 4096,
+    "embedding_dropout": 0.0, "embedding_size": 126464, "eos_token_id": 126081, "flash_attention": False,
+    "include_bias": False, "include_qkv_bias": False, "init_cutoff_factor": None, "init_device": "meta",
+    "init_fn": "mitchell", "init_std": 0.02, "input_emb_norm": False, "layer_norm_type": "rms",
+    "layer_norm_with_affine": True, "mask_token_id": 126336, "max_sequence_length": 4096, "mlp_hidden_size": 12288,
+    "mlp_ratio": 4, "model_type": "llada", "multi_query_attention": None, "n_heads": 32, "n_kv_heads": 32,
+    "n_layers": 32, "pad_token_id": 126081, "precision": "amp_bf16", "residual_dropout": 0.0, "rms_norm_eps": 1e-5,
+    "rope": True, "rope_full_precision": True, "rope_theta": 500000.0, "scale_logits": False,
+    "transformers_version": "4.46.3", "use_cache": False, "vocab_size": 126464, "weight_tying": False,
 }  # fmt: skip
 ONE_B = {**EIGHT_B, "d_model": 2048, "n_kv_heads": 4, "n_layers": 22, "mlp_hidden_size": 5634}
+ILLADA_8B = {
+    **EIGHT_B, "n_kv_heads": 8, "mlp_hidden_size": 14336, "vocab_size": 155136, "embedding_size": 155136,
+    "weight_tying": True, "max_sequence_length": 8192, "mask_token_id": 5,
+}  # fmt: skip
+LLADA_MOE = {
+    "attention_bias": False, "clip_qkv": None, "dense_intermediate_size": 8192, "expert_intermediate_size": 1024,
+    "hidden_act": "silu", "hidden_size": 2048, "max_position_embeddings": 8192, "model_type": "llada",
+    "moe_layer_freq": [1] * 16, "norm_topk_prob": None, "num_attention_heads": 16, "num_experts": 64,
+    "num_experts_per_tok": 8, "num_hidden_layers": 16, "num_key_value_heads": 16, "qk_layernorm": True,
+    "rms_norm_eps": 1e-5, "rope_theta": 50000, "router_aux_loss_coef": 0.01, "routed_scaling_factor": 1,
+    "partial_rotary_factor": 1, "shared_expert_intermediate_size": None, "tie_word_embeddings": False,
+    "vocab_size": 157184, "mask_token_id": 156895,
+}  # fmt: skip
 DREAM_7B = {
     "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
     "intermediate_size": 18944, "vocab_size": 152064, "max_position_embeddings": 131072, "rope_theta": 1e6,
@@ -135,8 +186,14 @@ DREAM_7B = {
 
 @pytest.mark.parametrize(
     ("config", "tensors", "parameters"),
-    [(EIGHT_B, 291, 8_015_581_184), (ONE_B, 201, 1_487_243_264), (DREAM_7B, 339, 7_615_616_512)],
-    ids=["LLaDA-8B", "LLaDA-1B", "Dream-7B"],
+    [
+        (EIGHT_B, 291, 8_015_581_184),
+        (ONE_B, 201, 1_487_243_264),
+        (ILLADA_8B, 290, 7_615_025_152),
+        (DREAM_7B, 339, 7_615_616_512),
+        (LLADA_MOE, 3219, 7_356_880_896),
+    ],
+    ids=["LLaDA-8B", "LLaDA-1B", "iLLaDA-8B", "Dream-7B", "LLaDA-MoE-7B-A1B"],
 )
 def test_released_sizes_on_the_meta_device(config: dict[str, Any], tensors: int, parameters: int) -> None:
     layout = layout_of(config)
@@ -149,6 +206,9 @@ def test_released_sizes_on_the_meta_device(config: dict[str, Any], tensors: int,
         layout.ours(theirs) == ours for theirs, (ours, _) in zip(names, backbone.named_parameters(), strict=True)
     )
     if config is EIGHT_B:
+        written = layout.write(backbone, MaskingProcess(126336))
+        tokens_and_version = {"eos_token_id", "pad_token_id", "transformers_version"}  # of the tokenizer and the writer
+        assert written == {name: value for name, value in config.items() if name not in tokens_and_version}
         assert 2 * parameters == 16_031_162_368  # total_size of the released index, in bfloat16
         assert "model.transformer.blocks.31.ff_out.weight" in names
         assert "model.transformer.ff_out.weight" in names
@@ -179,6 +239,8 @@ def test_an_autoregressive_checkpoint_needs_a_mask(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give one with mask_token_id="):
         DiffusionLM.from_pretrained(tmp_path / "out")
     assert DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=3).process.mask_token_id == 3
+    with pytest.raises(ValueError, match="mask_token_id=37 has no row in the embedding, which has 37"):
+        DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=37)
 
 
 def test_options_reach_the_backbone() -> None:

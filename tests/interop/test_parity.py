@@ -1,12 +1,15 @@
 """The reference's own numbers, through the official layouts on disk."""
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from llada.module import DiffusionLM
-from tests.golden_models import GOLDEN, arrays
+from llada.samplers import low_confidence
+from tests.golden_models import GOLDEN, arrays, tiny_dit, tiny_dream, tiny_llada, values
 
 CLOSE = {"atol": 3e-4, "rtol": 1e-4}
 
@@ -73,3 +76,52 @@ def test_bfloat16_agrees_wherever_the_margin_allows(name: str) -> None:
     clear = best[..., 0] - best[..., 1] > 0.1 * golden["logits"].abs().amax()
     assert int(clear.sum()) > 10
     assert torch.equal(logits.argmax(-1)[clear], golden["logits"].argmax(-1)[clear])
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "reference"),
+    [
+        ("llada-tiny/checkpoint", tiny_llada),
+        ("dream-tiny/checkpoint", tiny_dream),
+        ("mdlm-dit-tiny/checkpoint", lambda: tiny_dit("checkpoint")),
+        ("mdlm-dit-tiny/checkpoint_time_conditioned", lambda: tiny_dit("checkpoint_time_conditioned")),
+    ],
+)
+def test_the_network_is_the_one_that_the_reference_cases_run_on(checkpoint: str, reference: Any) -> None:
+    """Decoding, caches, losses and likelihoods are compared with the reference's on these; see tests/samplers."""
+    ours, expected = DiffusionLM.from_pretrained(GOLDEN / checkpoint).backbone, reference()
+    assert type(ours) is type(expected)
+    settings = set(inspect.signature(type(ours)).parameters) - {"max_length", "dropout"}
+    assert all(getattr(ours, name) == getattr(expected, name) for name in settings)
+    assert ours.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name
+
+
+def test_cached_forwards() -> None:
+    golden = arrays("llada-tiny", "cache_forward")
+    backbone = DiffusionLM.from_pretrained(folder("llada-tiny")).backbone
+    start, stop = golden["block"].tolist()
+    length = golden["x_warm"].shape[1]
+    for kind, region in (("prefix", slice(start, length)), ("dual", slice(start, stop))):
+        cache = backbone.new_cache(1, length)
+        warm = backbone.hidden(golden["x_warm"], cache=cache, region=slice(0, length))
+        torch.testing.assert_close(backbone.head(warm), golden["full_logits"], **CLOSE)
+        torch.testing.assert_close(torch.stack(cache.values), golden["warm_values"], **CLOSE)
+        for step in ("step1", "step2"):
+            hidden = backbone.hidden(golden[f"x_{step}"][:, region], cache=cache, region=region)
+            torch.testing.assert_close(backbone.head(hidden), golden[f"{kind}_logits_{step}"], **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["one_block_2tok", "blocks8", "batch2_leftpad"])
+def test_decoding(name: str) -> None:
+    golden, params = arrays("llada-tiny", "generate"), values("llada-tiny", "generate")["cases"][name]["params"]
+    model = DiffusionLM.from_pretrained(folder("llada-tiny"))
+    prompt, mask = golden[f"{name}.prompt"], golden.get(f"{name}.attention_mask")
+    answer = params["gen_length"]
+    tokens = torch.nn.functional.pad(prompt, (0, answer), value=model.process.mask_token_id)
+    if mask is not None:
+        mask = torch.nn.functional.pad(mask.bool(), (0, answer), value=True)
+    sampler = low_confidence(params["steps"], block_size=params["block_length"])
+    sample = model.generate(tokens, mask, sampler=sampler)
+    assert torch.equal(sample.tokens, golden[f"{name}.output"])
