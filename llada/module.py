@@ -85,6 +85,10 @@ class DiffusionLM(LightningModule):
             model_kwargs["attention_mask"] = attention_mask
         return as_denoiser(self.backbone).logits(tokens, **model_kwargs)
 
+    def on_fit_start(self) -> None:
+        """Train in training mode, also a model that was loaded for evaluation."""
+        self.train()
+
     def training_step(self, batch: "TokenBatch", batch_idx: int) -> Tensor:
         """The loss of one micro-batch: numerator over the global batch's denominator."""
         window, step = self.trainer.accumulate_grad_batches, self.trainer.global_step

@@ -174,6 +174,15 @@ def test_a_class_path_may_only_name_a_part_of_its_kind(
         DiffusionLM.load_from_checkpoint(tmp_path / "changed.ckpt")
 
 
+def test_a_loaded_model_trains_in_training_mode(learned: tuple[DiffusionLM, Path], tmp_path: Path) -> None:
+    model = DiffusionLM.load_from_checkpoint(learned[1])
+    assert not model.training
+    modes: list[bool] = []
+    model.on_train_batch_start = lambda *_: modes.append(model.backbone.training)
+    trainer(tmp_path, max_steps=1).fit(model, pattern())
+    assert modes == [True]
+
+
 def test_unknown_arguments_are_named(learned: tuple[DiffusionLM, Path]) -> None:
     with pytest.raises(ValueError, match="has no argument 'sede'"):
         DiffusionLM.load_from_checkpoint(learned[1], sede=3)
