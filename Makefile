@@ -2,7 +2,7 @@
 # nothing but Python 3.11 or newer and make has to be there. Running it again installs nothing again.
 #
 #   make demo                               make test ARGS="-m 'not slow' tests/noise"
-#   make test PYTHON=/path/to/python3.12    make test VENV=/tmp/venv
+#   make test PYTHON=/path/to/python3.12    make test VENV=.venv-3.12
 
 VENV ?= .venv
 ARGS ?=

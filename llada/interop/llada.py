@@ -74,6 +74,44 @@ TOP = {"wte.weight": "embedding.weight", "ln_f.weight": "final_norm.weight"}
 PREFIX = "model.transformer."
 
 
+ALWAYS: Config = {
+    "activation_type": "silu",
+    "alibi": False,
+    "alibi_bias_max": 8.0,
+    "architectures": ["LLaDAModelLM"],
+    "attention_dropout": 0.0,
+    "attention_layer_norm": False,
+    "attention_layer_norm_with_affine": True,
+    "auto_map": {
+        "AutoConfig": "configuration_llada.LLaDAConfig",
+        "AutoModel": "modeling_llada.LLaDAModelLM",
+        "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
+    },
+    "bias_for_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "embedding_dropout": 0.0,
+    "flash_attention": False,
+    "init_cutoff_factor": None,
+    "init_device": "meta",
+    "init_fn": "mitchell",
+    "init_std": 0.02,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "mlp_ratio": 4,
+    "model_type": "llada",
+    "multi_query_attention": None,
+    "precision": "amp_bf16",
+    "residual_dropout": 0.0,
+    "rope": True,
+    "rope_full_precision": True,
+    "scale_logits": False,
+    "use_cache": False,
+}
+"""Fields that the released configurations have and every model here agrees with."""
+
+
 @dataclass(frozen=True)
 class LLaDALayout(Layout):
     """The layout of LLaDA's released checkpoints."""
@@ -134,52 +172,19 @@ class LLaDALayout(Layout):
                 "the llada layout can't say bias=True with tie_embeddings=True or qkv_bias=False; keep the Lightning "
                 "checkpoint"
             )
-        return {
-            "activation_type": "silu",
-            "alibi": False,
-            "alibi_bias_max": 8.0,
-            "architectures": ["LLaDAModelLM"],
-            "attention_dropout": 0.0,
-            "attention_layer_norm": False,
-            "attention_layer_norm_with_affine": True,
-            "auto_map": {
-                "AutoConfig": "configuration_llada.LLaDAConfig",
-                "AutoModel": "modeling_llada.LLaDAModelLM",
-                "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
-            },
-            "bias_for_layer_norm": False,
-            "block_group_size": 1,
-            "block_type": "llama",
+        return ALWAYS | {
             "d_model": backbone.width,
-            "embedding_dropout": 0.0,
             "embedding_size": backbone.vocab_size,
-            "flash_attention": False,
             "include_bias": backbone.bias,
             "include_qkv_bias": backbone.qkv_bias,
-            "init_cutoff_factor": None,
-            "init_device": "meta",
-            "init_fn": "mitchell",
-            "init_std": 0.02,
-            "input_emb_norm": False,
-            "layer_norm_type": "rms",
-            "layer_norm_with_affine": True,
             "mask_token_id": process.mask_token_id,
             "max_sequence_length": backbone.max_length,
             "mlp_hidden_size": backbone.hidden_width,
-            "mlp_ratio": 4,
-            "model_type": "llada",
-            "multi_query_attention": None,
             "n_heads": backbone.num_heads,
             "n_kv_heads": backbone.num_kv_heads,
             "n_layers": backbone.num_layers,
-            "precision": "amp_bf16",
-            "residual_dropout": 0.0,
             "rms_norm_eps": backbone.norm_eps,
-            "rope": True,
-            "rope_full_precision": True,
             "rope_theta": backbone.rope_theta,
-            "scale_logits": False,
-            "use_cache": False,
             "vocab_size": backbone.vocab_size,
             "weight_tying": backbone.tie_embeddings,
         }
