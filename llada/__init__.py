@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type checkers
+    from llada.autoregressive import AutoregressiveLM
     from llada.backbones import BidirectionalTransformer
     from llada.module import DiffusionLM
     from llada.noise import LinearSchedule, NoiseSchedule
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutoregressiveLM",
     "BidirectionalTransformer",
     "DiffusionLM",
     "ExactCountNELBO",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "AutoregressiveLM": "llada.autoregressive",
     "BidirectionalTransformer": "llada.backbones",
     "DiffusionLM": "llada.module",
     "ExactCountNELBO": "llada.objectives",

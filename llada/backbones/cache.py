@@ -36,6 +36,7 @@ class KeyValueCache:
     ) -> None:
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.neighbours: dict[int, Tensor] = {}
         self.length, self.lead, self.ends_at_region = shape[2], lead, ends_at_region
 
     def visible(self, region: Region) -> int:
@@ -62,3 +63,23 @@ class KeyValueCache:
                 buffer.scatter_(2, index, fresh.to(buffer.dtype))
         stop = self.visible(region)
         return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
+
+    def write_neighbours(self, layer: int, source: Tensor, region: Region) -> Tensor:
+        """Store what a short convolution reads of the region's tokens, and give back that of the canvas.
+
+        Args:
+            layer: index of the layer.
+            source: (B, Q, D).
+            region: where the Q tokens stand.
+
+        Returns:
+            (B, L, D), the buffer itself; zero where no pass has been.
+        """
+        if layer not in self.neighbours:
+            self.neighbours[layer] = source.new_zeros(len(source), self.length, source.shape[-1])
+        buffer = self.neighbours[layer]
+        if isinstance(region, slice):
+            buffer[:, region] = source
+        else:
+            buffer.scatter_(1, region[..., None].expand_as(source), source)
+        return buffer

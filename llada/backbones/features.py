@@ -39,6 +39,9 @@ class FeatureCache:
     def __init__(self, backbone: "BidirectionalTransformer", store: KeyValueCache) -> None:
         if backbone.block_length is not None:
             raise ValueError("a block-causal backbone has an exact cache; use it instead of partial updates")
+        if backbone.convolution or backbone.causal:
+            feature = "a short convolution" if backbone.convolution else "a causal mask"
+            raise ValueError(f"partial updates don't know {feature}; use another cache, such as DualCache()")
         self.backbone, self.store = backbone, store
         rows, weight = store.keys[0].shape[0], backbone.embedding.weight
         shape = (rows, store.length, backbone.width)
@@ -51,14 +54,22 @@ class FeatureCache:
         return self.store.lead
 
     def hidden(
-        self, tokens: Tensor, start: int, share: float, *, select: Tensor, attention_mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        start: Tensor,
+        width: int,
+        share: float,
+        *,
+        select: Tensor,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """The body, with some tokens computed afresh.
 
         Args:
             tokens: (B, L) int64, the whole canvas.
-            start: columns from this one on are updated; all, if it is 0.
-            share: of them that every layer but the first computes, in (0, 1].
+            start: (B,) int64, first column of each row that may be updated; all behind it may.
+            width: L minus the least of them.
+            share: of a row's columns from its start on that every layer but the first computes, in (0, 1].
             select: (N,) flat indices into B * L.
             attention_mask: (B, L) bool, true for real tokens.
 
@@ -67,22 +78,29 @@ class FeatureCache:
         """
         backbone = self.backbone
         visibility = Visibility(None if attention_mask is None else attention_mask.bool())
-        count = math.ceil(share * (tokens.shape[1] - start))
         x = backbone.embedding(tokens)
-        everything = torch.arange(start, tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+        reach = (tokens.shape[1] - start)[:, None]  # how many columns a row updates at most
+        everything = start[:, None] + _up_to(reach, width)
         for layer, block in enumerate(backbone.blocks):
             assert isinstance(block, Block)
-            changed = everything if layer == 0 or share == 1.0 else self._most_changed(layer, block, x, start, count)
+            changed = everything
+            if layer > 0 and share < 1.0:
+                count = (share * reach.double()).ceil().long()
+                order = self._likeness(layer, block, x, everything, reach).argsort(dim=1, stable=True)
+                changed = everything.gather(1, order.gather(1, _up_to(count, math.ceil(share * width))))
             turn = rotation(changed, backbone.head_dim, backbone.rope_theta, x.dtype)
             x = self._layer(layer, block, x, changed, turn, visibility)
         return backbone.final_norm(x.flatten(0, 1)[select])
 
-    def _most_changed(self, layer: int, block: Block, x: Tensor, start: int, count: int) -> Tensor:
-        """Positions (B, Q) of the tokens whose values are least like the stored ones."""
-        values = block.attention.v_proj(block.attention_norm(x[:, start:]))
-        stored = rearrange(self.store.values[layer][:, :, start:], "b g l d -> b l (g d)")
+    def _likeness(self, layer: int, block: Block, x: Tensor, positions: Tensor, reach: Tensor) -> Tensor:
+        """How much the values at the first ``reach`` (B, 1) of the positions (B, Q) are like the stored ones, (B, Q)."""
+        index = positions[..., None]
+        values = block.attention.v_proj(block.attention_norm(x.gather(1, index.expand(-1, -1, x.shape[-1]))))
+        stored = rearrange(self.store.values[layer], "b g l d -> b l (g d)")
+        stored = stored.gather(1, index.expand(-1, -1, stored.shape[-1]))
         likeness = F.cosine_similarity(values.float(), stored.float(), dim=-1)
-        return likeness.argsort(dim=1, stable=True)[:, :count] + start
+        columns = torch.arange(positions.shape[1], device=positions.device)
+        return likeness.masked_fill(columns >= reach, torch.inf)
 
     def _layer(
         self, layer: int, block: Block, x: Tensor, changed: Tensor, turn: Rotation, visibility: Visibility
@@ -95,3 +113,9 @@ class FeatureCache:
         fresh = block.feed_forward(block.feed_forward_norm(x.gather(1, index)))
         self.feed_forward[layer].scatter_(1, index, fresh)
         return x + self.feed_forward[layer]
+
+
+def _up_to(counts: Tensor, width: int) -> Tensor:
+    """0, 1, ..., count - 1 for every row, (B, width); then 0 again, so that a row computes nothing else, if twice."""
+    index = torch.arange(width, device=counts.device).expand(len(counts), -1)
+    return torch.where(index < counts, index, 0)

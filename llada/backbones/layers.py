@@ -12,6 +12,9 @@ from llada.backbones.attention import Visibility, kernel_by_name
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.rotary import Rotation, rotate
 
+Cached = tuple[KeyValueCache, int, Region]
+"""A cache, the index of the layer, and where the tokens of a pass stand on the cache's canvas."""
+
 
 class Attention(nn.Module):
     """Grouped-query self-attention with rotary positions.
@@ -57,7 +60,7 @@ class Attention(nn.Module):
         x: Tensor,
         turn: Rotation,
         visibility: Visibility,
-        cached: tuple[KeyValueCache, int, Region] | None = None,
+        cached: Cached | None = None,
     ) -> Tensor:
         """What every token gathers from those it sees, before the output projection.
 
@@ -127,9 +130,14 @@ class ShortConvolution(nn.Module):
         """Normal taps whose squares sum to 1 on average: the branch starts at the scale of its normalised input."""
         nn.init.normal_(self.taps, std=len(self.offsets) ** -0.5)
 
-    def forward(self, x: Tensor, visibility: Visibility) -> Tensor:
-        """Map (B, L, D) to (B, L, D); padding and other segments contribute nothing."""
+    def forward(self, x: Tensor, visibility: Visibility, cached: Cached | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D); padding and other segments contribute nothing.
+
+        With a cache the neighbours outside of the region are those of earlier passes.
+        """
         source = self.norm(x)
+        if cached is not None:
+            return self._on_region(x, source, visibility, *cached)
         if visibility.keys is not None:
             source = source * visibility.keys[..., None]
         result, length = x, x.shape[1]
@@ -143,6 +151,21 @@ class ShortConvolution(nn.Module):
                 moved = moved * (here == there)[..., None]
             result = result + F.pad(moved, (0, 0, low, length - high))
         return result
+
+    def _on_region(
+        self, x: Tensor, source: Tensor, visibility: Visibility, cache: KeyValueCache, layer: int, region: Region
+    ) -> Tensor:
+        places = torch.arange(cache.length, device=x.device)[region] if isinstance(region, slice) else region
+        places = places.expand(x.shape[:2])
+        if visibility.keys is not None:
+            source = source * visibility.keys.gather(1, places)[..., None]
+        canvas = cache.write_neighbours(layer, source, region)
+        for tap, offset in zip(self.taps, self.offsets, strict=True):
+            there = places + offset
+            inside = (there >= 0) & (there < cache.length)
+            index = there.clamp(0, cache.length - 1)[..., None].expand_as(x)
+            x = x + canvas.gather(1, index) * tap * inside[..., None]
+        return x
 
 
 class Block(nn.Module):
@@ -177,7 +200,7 @@ class Block(nn.Module):
         x: Tensor,
         turn: Rotation,
         visibility: Visibility,
-        cached: tuple[KeyValueCache, int, Region] | None = None,
+        cached: Cached | None = None,
         select: Tensor | None = None,
     ) -> Tensor:
         """Map (B, L, D) to (B, L, D), or to (N, D) where ``select`` gives flat indices into B * L.
@@ -185,7 +208,7 @@ class Block(nn.Module):
         Attention needs every token; what follows it needs only those whose result is wanted.
         """
         if self.convolution is not None:
-            x = self.convolution(x, visibility)
+            x = self.convolution(x, visibility, cached)
         gathered = self.attention(self.attention_norm(x), turn, visibility, cached)
         if select is not None:
             x, gathered = x.flatten(0, 1)[select], gathered.flatten(0, 1)[select]

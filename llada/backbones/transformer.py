@@ -220,10 +220,11 @@ class BidirectionalTransformer(nn.Module):
         positions = token_positions(tokens, segment_ids, region)
         turn = rotation(positions, self.head_dim, self.rope_theta, self.embedding.weight.dtype)
         keys = None if attention_mask is None else attention_mask.bool()
-        if self.block_length is None:
+        reach = 1 if self.causal and cache is not None else self.block_length  # a causal mask has blocks of one token
+        if reach is None:
             visibility = Visibility(keys=keys, segments=segment_ids, causal=self.causal)
         else:
-            visibility = block_causal(self.block_length, positions, keys, segment_ids, cache, region)
+            visibility = block_causal(reach, positions, keys, segment_ids, cache, region)
         wanted = _shifted(tokens, select) if self.shift and region is None else select
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
@@ -237,16 +238,7 @@ class BidirectionalTransformer(nn.Module):
         return x.view(*tokens.shape, -1) if select is None else x
 
     def new_cache(self, batch_size: int, length: int) -> KeyValueCache:
-        """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens.
-
-        Raises:
-            ValueError: if this model can't run on a part of a canvas.
-        """
-        if self.convolution or self.causal:
-            feature = (
-                "a short convolution reads its neighbours" if self.convolution else "a causal mask needs all queries"
-            )
-            raise ValueError(f"this backbone can't run on a part of a canvas: {feature}; decode it without a cache")
+        """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""
         weight = self.embedding.weight
         shape = (batch_size, self.num_kv_heads, length, self.head_dim)
         return KeyValueCache(
@@ -255,14 +247,14 @@ class BidirectionalTransformer(nn.Module):
             device=weight.device,
             dtype=weight.dtype,
             lead=int(self.shift),
-            ends_at_region=self.block_length is not None,
+            ends_at_region=self.causal or self.block_length is not None,
         )
 
     def new_feature_cache(self, batch_size: int, length: int) -> FeatureCache:
         """An empty cache of all layers' features, for partial updates; see `FeatureCache`.
 
         Raises:
-            ValueError: as in `new_cache`.
+            ValueError: if this model has no such cache, saying why.
         """
         return FeatureCache(self, self.new_cache(batch_size, length))
 

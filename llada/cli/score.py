@@ -19,8 +19,8 @@ from llada.cli.options import run
 from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, load, read_text
 from llada.data import JsonLines
-from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood
-from llada.objectives import ExactCountNELBO
+from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood, NextTokenLikelihood
+from llada.objectives import NextTokenNLL, ObjectiveOutput
 from llada.random import RowRandom
 
 
@@ -40,7 +40,7 @@ def score(
     row_length: int | None = None,
     draws: int = 8,
     batch_size: int = 32,
-    estimator: ConditionalLikelihood = ConditionalLikelihood(),  # noqa: B008 - frozen
+    estimator: ConditionalLikelihood | None = None,
     seed: int = 0,
     tokenizer: str | None = None,
     device: str = "auto",
@@ -57,7 +57,8 @@ def score(
         row_length: tokens of a row of the text; the one of the training tells most.
         draws: of the masks of each row of the text.
         batch_size: rows of the text per model call; changes memory and speed only.
-        estimator: of the answers' log-likelihoods, see `llada.metrics.ConditionalLikelihood`.
+        estimator: of the answers' log-likelihoods, see `llada.metrics.ConditionalLikelihood`, which is the default;
+            autoregressive models need none.
         seed: of the masks.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -101,7 +102,7 @@ def _read_questions(path: str) -> list[Question]:
 
 
 def _likelihoods(
-    questions: list[Question], loaded: Loaded, estimator: ConditionalLikelihood, seed: int
+    questions: list[Question], loaded: Loaded, estimator: ConditionalLikelihood | None, seed: int
 ) -> list[list[dict[str, Any]]]:
     """For each question what is known of each answer."""
     pairs = [(question.prompt, answer) for question in questions for answer in question.answers]
@@ -113,7 +114,9 @@ def _likelihoods(
     model = loaded.model
     # One seed for all: answers of one length get the same masks, so that what sets them apart is the answer.
     seeds = torch.full((len(pairs),), seed)
-    estimate = estimator(model.backbone, model.process, prompts, answers, seed=seeds, device=model.device)
+    exact = isinstance(model.bound, NextTokenNLL)
+    measure = NextTokenLikelihood() if exact else estimator or ConditionalLikelihood()
+    estimate = measure(model.backbone, model.process, prompts, answers, seed=seeds, device=model.device)
     known = iter(
         {"log_likelihood": value, "standard_error": error if math.isfinite(error) else None, "num_tokens": len(ids)}
         for value, error, ids in zip(
@@ -144,7 +147,8 @@ class TextBound(NamedTuple):
     Attributes:
         estimate: over the rows; its errors are those of a sample of rows, for the text as a part of a larger one.
         draw_se: standard error of ``estimate.nll`` for this very text, from the spread between the draws of the masks.
-        num_tokens: of the text, BOS and EOS included.
+        num_tokens: of the text that were scored, BOS and EOS included; autoregressive models leave out the first of
+            each row.
         num_rows: it was cut into.
     """
 
@@ -179,23 +183,23 @@ def bound_of(text: str, loaded: Loaded, row_length: int, draws: int, batch_size:
     full = [index for index, row in enumerate(rows) if len(row) == row_length]
     batches = [*torch.tensor(full, dtype=torch.int64).split(batch_size)] if full else []
     batches += [torch.tensor([len(full)])] if len(full) < len(rows) else []
-    nelbo = torch.zeros(draws, len(rows), dtype=torch.float64)
+    nelbo, sizes = torch.zeros(draws, len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.int64)
     for draw in range(draws):
         for batch in batches:
             tokens = torch.stack([rows[index] for index in batch.tolist()])
             random = RowRandom.for_step(seed, draw, batch.to(loaded.model.device), len(rows))
-            nelbo[draw, batch] = _nelbo(loaded, tokens, random).cpu()
-    sizes = torch.tensor([len(row) for row in rows])
+            output = _run_bound(loaded, tokens, random)
+            nelbo[draw, batch], sizes[batch] = output.nelbo.cpu(), output.num_tokens.cpu()
     metric = BoundMetric(bytes_per_token=len(text.encode()) / len(ids))
     metric.update(nelbo.mean(0), sizes)
-    per_draw = nelbo.sum(1) / len(ids)
+    per_draw = nelbo.sum(1) / sizes.sum()
     draw_se = float(per_draw.std() / math.sqrt(draws)) if draws > 1 else math.nan
-    return TextBound(metric.compute(), draw_se, len(ids), len(rows))
+    return TextBound(metric.compute(), draw_se, int(sizes.sum()), len(rows))
 
 
-def _nelbo(loaded: Loaded, tokens: Tensor, random: RowRandom) -> Tensor:
+def _run_bound(loaded: Loaded, tokens: Tensor, random: RowRandom) -> ObjectiveOutput:
     model = loaded.model
-    return ExactCountNELBO()(model.backbone, model.process, tokens.to(model.device), random=random).nelbo
+    return model.bound(model.backbone, model.process, tokens.to(model.device), random=random)
 
 
 def _print_bound(bound: TextBound, jsonl: bool) -> None:

@@ -4,6 +4,7 @@ from llada.metrics.greedy import greedy_match
 from llada.metrics.likelihood import ConditionalLikelihood, LikelihoodEstimate, masked_log_likelihood
 from llada.metrics.masks import BalancedMasks, MaskDesign, Masks, StratifiedCounts, mc_counts
 from llada.metrics.nelbo import BoundEstimate, BoundMetric, NoiseLevelMetric
+from llada.metrics.next_token import NextTokenLikelihood, next_token_log_likelihood
 from llada.metrics.ngram import NGramBaseline
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "MaskDesign",
     "Masks",
     "NGramBaseline",
+    "NextTokenLikelihood",
     "NoiseLevelMetric",
     "StratifiedCounts",
     "greedy_match",
     "masked_log_likelihood",
     "mc_counts",
+    "next_token_log_likelihood",
 ]

@@ -3,6 +3,7 @@
 from llada.objectives.discrete import DiscreteWeight, GridTimes, discrete_time
 from llada.objectives.exact_count import ExactCountNELBO
 from llada.objectives.nelbo import MaskedNELBO, llada_finetuning, llada_pretraining, masked_mean
+from llada.objectives.next_token import NextTokenNLL, has_context
 from llada.objectives.normaliser import Normaliser, PerMasked, PerPosition, PerRow, PerToken
 from llada.objectives.objective import Objective, ObjectiveOutput
 from llada.objectives.random_length import RandomLength
@@ -15,6 +16,7 @@ __all__ = [
     "ExactCountNELBO",
     "GridTimes",
     "MaskedNELBO",
+    "NextTokenNLL",
     "Normaliser",
     "Objective",
     "ObjectiveOutput",
@@ -26,6 +28,7 @@ __all__ = [
     "UnitWeight",
     "Weight",
     "discrete_time",
+    "has_context",
     "llada_finetuning",
     "llada_pretraining",
     "masked_mean",

@@ -9,6 +9,7 @@ from llada.samplers.constraints import AllowLists
 from llada.samplers.delayed import DelayedCache, IntervalCache
 from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
+from llada.samplers.next_token import NextToken
 from llada.samplers.order import (
     BlindOrder,
     Confidence,
@@ -25,6 +26,7 @@ from llada.samplers.presets import PRESETS, ancestral, low_confidence, random_re
 from llada.samplers.propose import Candidates, Proposal, Proposed
 from llada.samplers.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
 from llada.samplers.rates import Ancestral, FirstHitting, Progress, Rates, TauLeaping
+from llada.samplers.regular import RegularExpression
 from llada.samplers.remask import (
     CappedRemasking,
     ConfidenceRemasking,
@@ -75,6 +77,7 @@ __all__ = [
     "Margin",
     "Measure",
     "NegativeEntropy",
+    "NextToken",
     "NoCache",
     "Order",
     "PerStep",
@@ -86,6 +89,7 @@ __all__ = [
     "RandomOrder",
     "Rates",
     "RegionCache",
+    "RegularExpression",
     "Remasking",
     "RescaledRemasking",
     "Sample",

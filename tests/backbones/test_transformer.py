@@ -249,4 +249,22 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="cache and region go together"):
         model.hidden(tokens(1, 4), region=slice(0, 4))
     with pytest.raises(ValueError, match="short convolution"):
-        build(convolution=3).new_cache(1, 4)
+        build(convolution=3).new_feature_cache(1, 4)
+    with pytest.raises(ValueError, match="causal mask"):
+        build(causal=True).new_feature_cache(1, 4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_convolution_on_a_region_reads_its_neighbours_from_the_cache(causal: bool) -> None:
+    model, row = build(convolution=3, causal=causal).double(), tokens(2, 9)
+    mask = torch.ones_like(row, dtype=torch.bool)
+    mask[0, :2] = False
+    whole = model.hidden(row, attention_mask=mask)
+    cache = model.new_cache(2, 9)
+    torch.testing.assert_close(model.hidden(row, cache=cache, region=slice(0, 9), attention_mask=mask), whole)
+    part = model.hidden(row[:, 4:7], cache=cache, region=slice(4, 7), attention_mask=mask)
+    torch.testing.assert_close(part, whole[:, 4:7])
+    places = torch.tensor([[2, 5, 8], [0, 3, 4]])
+    if not causal:  # whose columns behind the region aren't seen
+        part = model.hidden(row.gather(1, places), cache=cache, region=places, attention_mask=mask)
+        torch.testing.assert_close(part, whole.gather(1, places[..., None].expand(-1, -1, whole.shape[-1])))

@@ -1,0 +1,55 @@
+"""The autoregressive twin of `DiffusionLM`: the same module, trained and decoded from left to right.
+
+A backbone with ``causal=True, shift=True`` reads what it says of position i from the output at i - 1, which has seen
+tokens 1 .. i-1 only. To losses and samplers it is a denoiser like any other, so the twin differs from a diffusion model
+in three parts, and shares backbone, data, trainer, metrics and commands with it:
+
+    objective, bound    NextTokenNLL()   the exact negative log-likelihood
+    sampler             NextToken()      one token per call, keys cached
+"""
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+
+from llada.module import DiffusionLM
+from llada.objectives import NextTokenNLL, Objective
+from llada.process import MaskingProcess
+from llada.samplers import NextToken, Sampler
+
+
+class AutoregressiveLM(DiffusionLM):
+    """A next-token model with the interface of a diffusion model.
+
+    Args:
+        backbone: causal and shifted, such as ``BidirectionalTransformer(..., causal=True, shift=True)``.
+        process: tells the mask token, which marks what `generate` is to fill in; nothing is corrupted in training.
+        objective: what training minimises.
+        bound: what validation and test report; exact here.
+        sampler: what `generate` and ``predict`` use.
+        optimizer: as in `DiffusionLM`.
+        lr_scheduler: as in `DiffusionLM`.
+        seed: as in `DiffusionLM`.
+
+    Raises:
+        ValueError: if the backbone sees what it has to predict.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        process: MaskingProcess,
+        objective: Objective = NextTokenNLL(),  # noqa: B008 - frozen
+        bound: Objective = NextTokenNLL(),  # noqa: B008 - frozen
+        sampler: Sampler = NextToken(),  # noqa: B008 - frozen
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name in ("causal", "shift"):
+            if not getattr(backbone, name, True):
+                raise ValueError(
+                    f"{type(backbone).__name__} has {name}=False, so it would see the token that it has to predict; "
+                    "build it with causal=True, shift=True"
+                )
+        super().__init__(backbone, process, objective, bound, 1, sampler, optimizer, lr_scheduler, seed)

@@ -1,0 +1,85 @@
+"""The log-likelihood of answers under an autoregressive model: one pass, and exact."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llada.denoiser import as_denoiser
+from llada.metrics.likelihood import LikelihoodEstimate
+from llada.metrics.pairs import Tokens, pack
+from llada.objectives.next_token import has_context
+from llada.process import MaskingProcess
+
+
+def next_token_log_likelihood(
+    model: Any, process: MaskingProcess, tokens: Tensor, answer: Tensor, **model_kwargs: Any
+) -> Tensor:
+    """Log-likelihood of answers: log p(answer | before) = sum over the answer of log p(x_i | x_1, ..., x_{i-1}).
+
+    Args:
+        model: causal and shifted, whatever `llada.denoiser.as_denoiser` takes.
+        process: owner of the mask token.
+        tokens: (N, L) int64, prompts with their answers.
+        answer: (N, L) bool, the answers' places.
+        model_kwargs: for the model; ``attention_mask`` (N, L) bool marks padding.
+
+    Returns:
+        (N,) float64, nats.
+
+    Raises:
+        ValueError: if an answer begins where nothing stands before it.
+    """
+    lonely = (answer & ~has_context(tokens, **model_kwargs)).any(1)
+    if bool(lonely.any()):
+        row = int(lonely.int().argmax())
+        raise ValueError(
+            f"the answer of row {row} begins the row, and an autoregressive model says nothing of a first token; "
+            "begin prompts with a BOS token"
+        )
+    terms = as_denoiser(model).token_nll(tokens, tokens, answer, forbidden=process.forbidden, **model_kwargs)
+    nll = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+    nll[answer] = terms.double()
+    return -nll.sum(1)
+
+
+@dataclass(frozen=True)
+class NextTokenLikelihood:
+    """Called as `llada.metrics.ConditionalLikelihood` is; its result is exact.
+
+    Args:
+        rows_per_call: rows of one model call; changes speed and memory, not the result.
+    """
+
+    rows_per_call: int = 32
+
+    def __post_init__(self) -> None:
+        if self.rows_per_call < 1:
+            raise ValueError(f"rows_per_call must be 1 or more; got {self.rows_per_call}")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Any,
+        process: MaskingProcess,
+        prompts: Sequence[Tokens],
+        answers: Sequence[Tokens],
+        *,
+        seed: int | Tensor = 0,
+        device: torch.device | str | None = None,
+    ) -> LikelihoodEstimate:
+        """Score; arguments as in `ConditionalLikelihood`, prompts not empty, ``seed`` unused.
+
+        Raises:
+            ValueError: if there are no pairs, their numbers differ, or a prompt or an answer is empty.
+        """
+        pairs = pack(prompts, answers)
+        values = []
+        for rows in torch.arange(len(pairs.size)).split(self.rows_per_call):
+            tokens, answer, arguments = pairs.padded(rows, device)
+            values.append(next_token_log_likelihood(model, process, tokens, answer, **arguments).cpu())
+        back = pairs.order.argsort()
+        value = torch.cat(values)[back]
+        return LikelihoodEstimate(value, torch.zeros_like(value), torch.ones_like(back))
