@@ -1,5 +1,7 @@
 """What can be plugged into the Lightning Trainer beside its own callbacks."""
 
+from llada.callbacks.low_rank import LowRankAdapters
 from llada.callbacks.unigram_bias import UnigramBias
+from llada.callbacks.widening_noise import WideningNoise
 
-__all__ = ["UnigramBias"]
+__all__ = ["LowRankAdapters", "UnigramBias", "WideningNoise"]
