@@ -3,11 +3,13 @@
     python examples/demo.py --folder demo
     python examples/choosing_a_sampler.py --checkpoint demo/model.ckpt
 
-Two measures of quality:
+Three measures of quality:
 - on a toy language whose every probability is known, with its optimal denoiser as the model: the total-variation
   distance between the samples and the language, next to the distance of as many samples of the language itself;
 - on the demo's model: bits per token of its texts under a bigram model of the training text, and beside it the entropy
-  of the tokens of a text, because repeating oneself is a way to few bits.
+  of the tokens of a text, because repeating oneself is a way to few bits;
+- for the caches (choosing_a_cache.py): on a longer chain that a network without convolution has learned, the distance
+  of the frequencies of neighbouring pairs from their probabilities, against the positions that the network computed.
 """
 
 import argparse
@@ -20,9 +22,12 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 
 mpl.use("Agg")
+import choosing_a_cache
 import matplotlib.pyplot as plt
 import torch
+from choosing_a_cache import Line
 from demo import build_data
+from PIL import Image
 from torch import Tensor
 
 from llada.cli.text import load
@@ -165,7 +170,7 @@ def _line(setting: Setting, made: Sample, quality: float, entropy: float, second
 
 
 def markdown(toy: list[Measured], floor: float, text: list[Measured], held_out: tuple[float, float]) -> str:
-    """Both tables."""
+    """The first two tables."""
     lines = ["| preset | distance | calls | tokens per call |", "|---|---:|---:|---:|"]
     lines += [f"| *as many rows of the language itself* | {floor:.3f} | | |"]
     lines += [f"| `{m.setting.label}` | {m.quality:.3f} | {m.calls:.1f} | {m.tokens_per_call:.1f} |" for m in toy]
@@ -178,13 +183,20 @@ def markdown(toy: list[Measured], floor: float, text: list[Measured], held_out: 
     return "\n".join(lines) + "\n"
 
 
-def draw(toy: list[Measured], floor: float, text: list[Measured], held_out: tuple[float, float], path: Path) -> None:
-    """Quality against calls, one panel for each measure."""
-    figure, panels = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+def draw(
+    toy: list[Measured],
+    floor: float,
+    text: list[Measured],
+    held_out: tuple[float, float],
+    caches: tuple[list[Line], tuple[float, float]],
+    path: Path,
+) -> None:
+    """Quality against calls, one panel for each measure, and that of the caches against positions."""
+    figure, ((first, second), (third, fourth)) = plt.subplots(2, 2, figsize=(12, 10), layout="constrained")
     views = (
-        (panels[0], toy, "quality", floor, "total-variation distance (toy language)"),
-        (panels[1], text, "quality", held_out[0], "bits per token under a bigram model (text)"),
-        (panels[2], text, "entropy", held_out[1], "entropy of a text's tokens, bits"),
+        (first, toy, "quality", floor, "total-variation distance (toy language)"),
+        (second, text, "quality", held_out[0], "bits per token under a bigram model (text)"),
+        (third, text, "entropy", held_out[1], "entropy of a text's tokens, bits"),
     )
     groups = list(dict.fromkeys(m.setting.group for m in text))
     for axes, lines, field, reference, label in views:
@@ -196,9 +208,24 @@ def draw(toy: list[Measured], floor: float, text: list[Measured], held_out: tupl
         axes.set(xlabel="model calls per text", ylabel=label)
         _name(axes, [(m.setting.name, m.calls, getattr(m, field)) for m in lines])
         axes.grid(alpha=0.3)
-    panels[1].legend(fontsize=8, loc="upper right")
-    figure.savefig(path, dpi=120)
+    second.legend(fontsize=8, loc="upper right")
+    _draw_caches(fourth, *caches)
+    figure.savefig(path, dpi=85)
     plt.close(figure)
+    Image.open(path).convert("RGB").quantize(200).save(path, optimize=True)  # half the bytes
+
+
+def _draw_caches(axes: plt.Axes, lines: list[Line], truth: tuple[float, float]) -> None:
+    for number, (window, title) in enumerate((("blocks", "blocks of eight"), ("whole", "whole canvas"))):
+        members = [line for line in lines if line.window == window]
+        heights = [line.distance for line in members]
+        axes.scatter([line.positions for line in members], heights, color=f"C{number}", label=title, s=25)
+    axes.axhline(truth[0], color="0.5", linestyle="--", linewidth=1)
+    axes.set(xlabel="positions computed per row", ylabel="total-variation distance of pairs (longer chain)")
+    axes.set_ylim(bottom=0.0)
+    _name(axes, [(line.cache, line.positions, line.distance) for line in lines])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
 
 
 def _name(axes: plt.Axes, points: list[tuple[str, float, float]]) -> None:
@@ -214,14 +241,15 @@ def _name(axes: plt.Axes, points: list[tuple[str, float, float]]) -> None:
             taken.append(place)
 
 
-def main(checkpoint: Path, out: Path, num_samples: int, num_toy: int) -> None:
+def main(checkpoint: Path, out: Path, num_samples: int, num_toy: int, num_steps: int) -> None:
     """Measure, write, draw."""
     out.mkdir(parents=True, exist_ok=True)
     toy, floor = measure_toy(num_toy)
     text, held_out = measure_text(checkpoint, num_samples)
-    table = markdown(toy, floor, text, held_out)
+    caches = choosing_a_cache.measure(num_steps, num_rows=num_toy // 50)
+    table = f"{markdown(toy, floor, text, held_out)}\n{choosing_a_cache.markdown(*caches)}"
     (out / "samplers.md").write_text(table, encoding="utf-8")
-    draw(toy, floor, text, held_out, out / "samplers.png")
+    draw(toy, floor, text, held_out, caches, out / "samplers.png")
     print(f"\n{table}\n{out / 'samplers.md'}\n{out / 'samplers.png'}")
 
 
@@ -231,5 +259,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("choosing"), help="where table and picture go")
     parser.add_argument("--num-samples", type=int, default=32, help="texts per setting")
     parser.add_argument("--num-toy", type=int, default=50_000, help="rows of the toy language per setting")
+    parser.add_argument("--num-steps", type=int, default=1000, help="of training the network for the caches")
     given = parser.parse_args()
-    main(given.checkpoint, given.out, given.num_samples, given.num_toy)
+    main(given.checkpoint, given.out, given.num_samples, given.num_toy, given.num_steps)

@@ -116,10 +116,7 @@ class RowRandom:
         Args:
             tags: what the numbers are for, such as the index of a sampling step.
         """
-        keys, shared = self.keys, self.shared_key
-        for tag in tags:
-            keys, shared = (_mix(_number(key, tag) + _GOLDEN) for key in (keys, shared))
-        return RowRandom(keys, shared, self.rows, self.num_rows)
+        return _Folded.of(self, tags)
 
     def select(self, rows: Tensor) -> "RowRandom":
         """The streams of some rows only.
@@ -156,3 +153,29 @@ class RowRandom:
         """Uniform numbers that every row and rank of the step agrees on, (*size) float64 in (0, 1)."""
         index = torch.arange(math.prod(size), device=self.keys.device)
         return _to_unit_interval(_number(self.shared_key, index)).view(size)
+
+
+class _Folded(RowRandom):
+    """Streams whose keys are computed when a number is first drawn.
+
+    A decoding step names more streams than it draws from: greedy decoding draws from none, and on a GPU each key that
+    isn't computed saves some twenty kernels.
+    """
+
+    @classmethod
+    def of(cls, parent: RowRandom, tags: tuple[int, ...]) -> "RowRandom":
+        """The streams of ``parent`` with the tags folded in."""
+        folded = object.__new__(cls)
+        for name, value in (("rows", parent.rows), ("num_rows", parent.num_rows), ("_from", (parent, tags))):
+            object.__setattr__(folded, name, value)
+        return folded
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in ("keys", "shared_key"):  # of the fields, only these are missing at first
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        parent, tags = self.__dict__["_from"]
+        key: Tensor = getattr(parent, name)
+        for tag in tags:
+            key = _mix(_number(key, tag) + _GOLDEN)
+        object.__setattr__(self, name, key)
+        return key

@@ -117,6 +117,7 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "credit": UnmaskingSampler(Threshold(0.5), adjustments=(Credit(),)),
     "guided": UnmaskingSampler(Quota(4), guidance=Guidance(1.5)),
     "sliding": UnmaskingSampler(Threshold(0.4), window=Sliding(4)),
+    "sliding with a stop": UnmaskingSampler(PerStep(2), window=Sliding(4, stop=2), proposal=DRAWN),
     "ancestral": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN),
     "ancestral to 1e-3": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN, rates=Ancestral(1e-3)),
     "ancestral by confidence": UnmaskingSampler(Binomial(6), proposal=DRAWN),
@@ -138,6 +139,12 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "editing with a stop": EditingSampler(0.6, 0.4, max_edits=3, window=Blocks(4, stop=2)),
     "speculative": SpeculativeSampler(3),
     "speculative in blocks": SpeculativeSampler(5, NegativeEntropy(), window=Blocks(4, stop=2)),
+    "guided editing with a dual cache": EditingSampler(
+        0.6, 0.4, max_edits=3, window=Blocks(4), guidance=Guidance(1.0), cache=DualCache()
+    ),
+    "guided speculation with a dual cache": SpeculativeSampler(
+        3, window=Blocks(4, stop=2), guidance=Guidance(1.0), cache=DualCache()
+    ),
     "prefix cache": UnmaskingSampler(Quota(7), window=Blocks(4), cache=PrefixCache()),
     "dual cache": UnmaskingSampler(Threshold(0.4), window=Blocks(4), cache=DualCache()),
     "vicinity cache": UnmaskingSampler(Threshold(0.4), window=Blocks(4), cache=VicinityCache(warm_up=1, radius=2)),

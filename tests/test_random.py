@@ -83,3 +83,19 @@ def test_the_published_first_outputs_of_splitmix64() -> None:
 def test_a_seed_tensor_of_the_wrong_shape_or_type_is_refused(seed: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="seed must be an int or a"):
         RowRandom.from_seed(seed, 2)
+
+
+def test_a_stream_that_nobody_draws_from_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llada.random
+
+    mixed: list[torch.Size] = []
+    plain = llada.random._mix
+    random = RowRandom.from_seed(3, 5)
+    monkeypatch.setattr(llada.random, "_mix", lambda z: (mixed.append(z.shape), plain(z))[1])
+    folded = random.fold_in(1).fold_in(2, 3)
+    assert mixed == []
+    numbers = folded.uniform(4)
+    assert mixed == [(5,)] * 2 * 3 + [(5, 4)]  # three tags, then the numbers; the shared key isn't computed
+    assert torch.equal(numbers, random.fold_in(1, 2, 3).uniform(4))
+    assert torch.equal(folded.select(torch.tensor([4])).uniform(4), numbers[4:])
+    assert not hasattr(folded, "seed")

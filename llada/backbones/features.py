@@ -93,7 +93,7 @@ class FeatureCache:
         return backbone.final_norm(x.flatten(0, 1)[select])
 
     def _likeness(self, layer: int, block: Block, x: Tensor, positions: Tensor, reach: Tensor) -> Tensor:
-        """How much the values at the first ``reach`` (B, 1) of the positions (B, Q) are like the stored ones, (B, Q)."""
+        """Cosines of the values at positions (B, Q) and the stored ones; infinite behind the first ``reach`` (B, 1)."""
         index = positions[..., None]
         values = block.attention.v_proj(block.attention_norm(x.gather(1, index.expand(-1, -1, x.shape[-1]))))
         stored = rearrange(self.store.values[layer], "b g l d -> b l (g d)")

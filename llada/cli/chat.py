@@ -4,13 +4,16 @@ r"""``llada chat``: talk to a model and watch its answers come out of the masks.
     llada chat model.ckpt --template llada.data.llada_template --sampler low_confidence --sampler.steps 32
     printf 'Where is the boat?\nAnd the boy?\n' | llada chat LLaDA-8B-Instruct
 
-At a terminal the answer is drawn anew in place after every step; through a pipe only finished answers are printed.
+At a terminal the answer is drawn anew in place after every step; through a pipe its text is printed from left to right
+as soon as it is final.
 """
 
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +36,8 @@ from llada.cli.released import name_positional
 from llada.cli.text import Loaded, expand_sampler, load
 from llada.data import ChatTemplate, Message
 from llada.data.conversations import ASSISTANT, USER
-from llada.samplers import Sampler
+from llada.samplers import Sampler, Step
+from llada.viewers import is_final, stream_text
 
 MASK_SIGN = "░"
 HELP = {
@@ -84,9 +88,8 @@ def chat(
         raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
     decoding = answer_sampler(sampler, checkpoint, loaded.tokenizer, num_new_tokens)
-    talk = Conversation(
-        loaded, chosen, num_new_tokens, limit, decoding, seed, console, stream=console.is_terminal and not no_stream
-    )
+    live = console.is_terminal and not no_stream
+    talk = Conversation(loaded, chosen, num_new_tokens, limit, decoding, seed, console, live, not (live or no_stream))
     talk.history.system = system
     if sys.stdin.isatty():
         console.print("[dim]/help lists the commands, /quit leaves[/dim]")
@@ -116,7 +119,8 @@ class Conversation:
         sampler: None for the model's own.
         seed: of the next answer.
         console: where answers are shown.
-        stream: whether to show the answer while it comes out of the masks.
+        stream: whether to draw the answer while it comes out of the masks.
+        pieces: whether otherwise to print text as soon as it is final.
     """
 
     loaded: Loaded
@@ -127,6 +131,7 @@ class Conversation:
     seed: int
     console: Console
     stream: bool
+    pieces: bool = False
     history: History = field(default_factory=History)
 
     def __post_init__(self) -> None:
@@ -201,19 +206,30 @@ class Conversation:
         canvas = one_canvas(self.loaded, prompt, self.num_new_tokens)
         steps = self.loaded.model.iterate(canvas, sampler=self.sampler, seed=self.seed)
         self.seed += 1
+        if not self.stream:
+            return self._print(canvas, steps)
         row = canvas[0]
-        if self.stream:
-            with Live(console=self.console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
-                for step in steps:
-                    row = step.tokens[0]
-                    live.update(self._picture(row[len(prompt) :]), refresh=True)
-        else:
+        with Live(console=self.console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
             for step in steps:
                 row = step.tokens[0]
-        ids = until_stop(row[len(prompt) :].tolist(), self._stops)
-        answer = self.loaded.tokenizer.decode(ids)
+                live.update(self._picture(row[len(prompt) :]), refresh=True)
+        answer = self.loaded.tokenizer.decode(until_stop(row[len(prompt) :].tolist(), self._stops))
         self.console.print(Text(answer))
         return answer
+
+    def _print(self, canvas: Tensor, steps: Iterator[Step]) -> str:
+        """Print the answer piece by piece if no piece can change any more, or else when it is finished."""
+        model = self.loaded.model
+        sampler = model.sampler if self.sampler is None else self.sampler
+        if not (self.pieces and is_final(sampler)):
+            steps = islice(deque(steps, maxlen=1), 1)  # the last one alone
+        pieces = []
+        for piece in stream_text(steps, canvas, model.process, self.loaded.tokenizer.decode, stops=self._stops):
+            self.console.print(Text(piece), end="")
+            self.console.file.flush()
+            pieces.append(piece)
+        self.console.print()
+        return "".join(pieces)
 
     def _picture(self, row: Tensor) -> Text:
         picture = Text(shown(self.loaded.tokenizer, row, self._stops, MASK_SIGN))

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llada.cli.dialogue import answer_sampler, choose_template, context_length, stop_tokens, until_stop
+from llada.cli.expression import matching
 from llada.cli.options import run
 from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, expand_sampler, load
@@ -44,6 +45,7 @@ def generate(
     num_new_tokens: int = 128,
     batch_size: int = 8,
     sampler: Sampler | None = None,
+    regex: str | None = None,
     template: ChatTemplate | None = None,
     seed: int = 0,
     tokenizer: str | None = None,
@@ -60,6 +62,7 @@ def generate(
         batch_size: rows per model call; changes speed and memory only.
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own, or for a
             released checkpoint one token per call in blocks of 32 up to EOS.
+        regex: regular expression that every answer matches as a whole; needs the extra llada[regex].
         template: how messages become tokens, as a class path; default: the checkpoint's own.
         seed: of the first row of the input; the next one has the next seed.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
@@ -77,6 +80,7 @@ def generate(
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
     stops = _stops(loaded, template)
     decoding = answer_sampler(sampler, checkpoint, loaded.tokenizer, num_new_tokens)
+    decoding = matching(decoding, regex, loaded, stops)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))

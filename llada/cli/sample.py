@@ -1,16 +1,18 @@
 """``llada sample``: write text, continue prompts, fill gaps."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from llada.cli.dialogue import stop_tokens
+from llada.cli.expression import matching
 from llada.cli.options import run
 from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, expand_sampler, fill_template, load, read_lines
 from llada.samplers import Canvas, Sample, Sampler, Step, canvas
-from llada.viewers import denoising_page, watch
+from llada.viewers import denoising_page, denoising_picture, watch
 
 
 def sample(
@@ -21,11 +23,13 @@ def sample(
     num_samples: int = 1,
     num_new_tokens: int = 64,
     sampler: Sampler | None = None,
+    regex: str | None = None,
     seed: int = 0,
     batch_size: int = 16,
     tokenizer: str | None = None,
     device: str = "auto",
     page: str | None = None,
+    picture: str | None = None,
     show: bool = False,
     jsonl: bool = False,
 ) -> None:
@@ -39,11 +43,14 @@ def sample(
         num_samples: samples per prompt.
         num_new_tokens: tokens to write behind each prompt.
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
+        regex: regular expression that the text behind each prompt matches as a whole, or what fills the gaps of each
+            template, from the first to the last; needs the extra llada[regex].
         seed: of the first sample; the next one has the next seed.
         batch_size: samples that are made at once; changes memory and speed only.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         page: HTML file to be written, which plays the first sample coming out of the masks.
+        picture: SVG file to be written, an animation of the first sample coming out of the masks.
         show: draw each sample in place while it comes out of the masks, one at a time.
         jsonl: print one JSON object per sample instead of text.
     """
@@ -51,24 +58,28 @@ def sample(
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
     loaded = load(checkpoint, tokenizer, device)
+    pictures = {path: draw for path, draw in ((page, denoising_page), (picture, denoising_picture)) if path is not None}
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:
         prompts = [""]
     templates, rows_at_once = (infill or []) * num_samples, 1 if show else batch_size
-    for made in _canvases(loaded, prompts * num_samples, templates, num_new_tokens, rows_at_once):
-        steps: Iterable[Step] = loaded.model.iterate(*made, sampler=sampler, seed=seed)
-        if page is not None:
-            steps = _write_page(loaded, made, steps, page)
-            page = None
+    for made, decoding in _jobs(loaded, prompts * num_samples, templates, num_new_tokens, rows_at_once, sampler, regex):
+        steps: Iterable[Step] = loaded.model.iterate(*made, sampler=decoding, seed=seed)
+        if pictures:
+            steps = _write_pictures(loaded, made, steps, pictures)
+            pictures = {}
         _print(loaded, made, _follow(loaded, made, steps, show), seed, jsonl)
         seed += len(made.tokens)
 
 
-def _write_page(loaded: Loaded, made: Canvas, steps: Iterable[Step], path: str) -> list[Step]:
-    """Write the page of the first row, and give back the steps."""
+def _write_pictures(
+    loaded: Loaded, made: Canvas, steps: Iterable[Step], pictures: Mapping[str, Callable[..., str]]
+) -> list[Step]:
+    """Write the pages and pictures of the first row, and give back the steps."""
     kept = list(steps)
-    html = denoising_page(kept, made.tokens, loaded.model.process, lambda token: loaded.tokenizer.decode([token]))
-    Path(path).write_text(html, encoding="utf-8")
+    for path, draw in pictures.items():
+        drawn = draw(kept, made.tokens, loaded.model.process, lambda token: loaded.tokenizer.decode([token]))
+        Path(path).write_text(drawn, encoding="utf-8")
     return kept
 
 
@@ -84,15 +95,28 @@ def _follow(loaded: Loaded, made: Canvas, steps: Iterable[Step], show: bool) -> 
     return Sample(made.tokens, written * 0, written) if last is None else Sample(last.tokens, last.calls, written)
 
 
-def _canvases(
-    loaded: Loaded, prompts: list[str], templates: list[str], num_new_tokens: int, batch_size: int
-) -> Iterator[Canvas]:
-    rows = [begin(loaded, loaded.tokenizer.encode(text)) for text in prompts]
-    gaps = [begin(loaded, fill_template(text, loaded.tokenizer)) for text in templates]
-    for start in range(0, len(rows), batch_size):
-        yield _canvas(loaded, rows[start : start + batch_size], num_new_tokens)
-    for start in range(0, len(gaps), batch_size):
-        yield _canvas(loaded, gaps[start : start + batch_size], 0)
+def _jobs(
+    loaded: Loaded,
+    prompts: list[str],
+    templates: list[str],
+    num_new_tokens: int,
+    batch_size: int,
+    sampler: Sampler | None,
+    regex: str | None,
+) -> Iterator[tuple[Canvas, Sampler | None]]:
+    """Canvases and how to decode them: an expression may be followed by the end of the text, but not in a gap."""
+    kinds = (
+        (
+            [begin(loaded, loaded.tokenizer.encode(text)) for text in prompts],
+            num_new_tokens,
+            stop_tokens(loaded.tokenizer, None),
+        ),
+        ([begin(loaded, fill_template(text, loaded.tokenizer)) for text in templates], 0, ()),
+    )
+    for rows, length, end in kinds:
+        decoding = matching(sampler, regex, loaded, end) if rows else None
+        for start in range(0, len(rows), batch_size):
+            yield _canvas(loaded, rows[start : start + batch_size], length), decoding
 
 
 def _canvas(loaded: Loaded, rows: list[list[int]], num_new_tokens: int) -> Canvas:

@@ -33,17 +33,25 @@ class CachingBackbone(Protocol):
 
 
 class Shape(NamedTuple):
-    """Of the canvas that a cache serves."""
+    """Of the canvas that a cache serves.
+
+    Attributes:
+        rows: inputs of a model call, twice the batch under guidance.
+        length: columns, L.
+        first: (rows,) int64, column of the first mask; the last column where there is none. Under guidance both inputs
+            of a row have that of the conditional one.
+    """
 
     rows: int
     length: int
+    first: Tensor
 
 
 class View(Denoiser):
     """What a policy opens on one window. Sampling asks it for logits only."""
 
     def begin_step(self, masks_left: int) -> None:
-        """Told before each step how many masks the fullest row has left in the window."""
+        """Told before each step how many masks the fullest row has left in the window, if the sampler counts them."""
         return
 
 
@@ -60,6 +68,15 @@ class CachePolicy(ABC):
 
     guided: ClassVar[bool] = True
     """Whether it works under guidance, whose second input has a masked prompt."""
+    editable: ClassVar[bool] = True
+    """Whether written tokens of the open window may be replaced."""
+    windowed: ClassVar[bool] = True
+    """Whether a view serves one window only."""
+
+    @property
+    def memoryless(self) -> bool:
+        """Whether an answer depends on the canvas now and at the opening of the window, and on no step in between."""
+        return False
 
     @abstractmethod
     def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
@@ -67,7 +84,7 @@ class CachePolicy(ABC):
 
         Args:
             denoiser: the model.
-            shape: rows (twice the batch under guidance) and columns of the canvas.
+            shape: of the canvas.
             model_kwargs: what the model will be called with.
 
         Raises:
@@ -76,17 +93,6 @@ class CachePolicy(ABC):
 
     def check(self, window: Window) -> None:
         """Whether it can work on such windows.
-
-        Raises:
-            ValueError: if it can't.
-        """
-        return
-
-    def check_canvas(self, fillable: Tensor) -> None:
-        """Whether it can work on such a canvas.
-
-        Args:
-            fillable: (B, L) bool, the masks.
 
         Raises:
             ValueError: if it can't.
@@ -115,6 +121,13 @@ class _Plain(OpenCache):
 @dataclass(frozen=True)
 class NoCache(CachePolicy):
     """The whole canvas in every step."""
+
+    windowed: ClassVar[bool] = False
+
+    @property
+    def memoryless(self) -> bool:
+        """See `CachePolicy`."""
+        return True
 
     def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
         """See `CachePolicy`."""

@@ -84,6 +84,11 @@ class RegionCache(CachePolicy):
         if self.warm_up < 1 or (self.refresh is not None and self.refresh < 1):
             raise ValueError(f"warm_up and refresh must be 1 or more; got {self.warm_up} and {self.refresh}")
 
+    @property
+    def memoryless(self) -> bool:
+        """See `CachePolicy`; with more full passes it matters how many steps lie between them."""
+        return self.refresh == 1 or (self.refresh is None and self.warm_up == 1)
+
     @abstractmethod
     def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
         """Columns that are computed in every step while start to stop are decoded; cut at the ends of the canvas."""
@@ -158,6 +163,11 @@ class ExactCache(CachePolicy):
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573, section 3.
     """
+
+    @property
+    def memoryless(self) -> bool:
+        """See `CachePolicy`."""
+        return True
 
     def check(self, window: Window) -> None:
         """See `CachePolicy`."""

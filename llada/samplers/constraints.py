@@ -6,6 +6,7 @@ distribution. A token that is known from the start is better written into the ca
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class AllowLists(Adjustment):
         ValueError: if a list is empty, or a place or id is negative.
     """
 
+    restricts: ClassVar[bool] = True
     allowed: Mapping[int, Sequence[int]]
 
     def __post_init__(self) -> None:
@@ -40,7 +42,7 @@ class AllowLists(Adjustment):
             if set(tokens) <= set(forbidden):
                 raise ValueError(f"all tokens allowed at place {place} are forbidden by the proposal: {tokens}")
 
-    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int) -> Adjustment:
+    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int, forbidden: tuple[int, ...] = ()) -> Adjustment:
         """See `Adjustment`; the given tokens must fit too."""
         for place, allowed in self.allowed.items():
             if mask_token_id in allowed:

@@ -29,6 +29,7 @@ class DelayedCache(CachePolicy):
     """
 
     guided: ClassVar[bool] = False
+    editable: ClassVar[bool] = False
     refresh: int | None = 8
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ class IntervalCache(CachePolicy):
 
     Args:
         prompt_interval: steps after which everything is computed again.
-        interval: steps after which everything from the first mask on is.
+        interval: steps after which everything from the row's first mask on is.
         share: of those tokens that a step in between computes in each layer, those whose values have changed most.
 
     Raises:
@@ -122,16 +123,6 @@ class IntervalCache(CachePolicy):
         if self.prompt_interval < 1 or self.interval < 1 or not 0.0 < self.share <= 1.0:
             raise ValueError(f"intervals must be 1 or more, and the share in (0, 1]; got {self}")
 
-    def check_canvas(self, fillable: Tensor) -> None:
-        """See `CachePolicy`; where the prompt ends decides what is computed, and it is one column for all rows."""
-        first = fillable.int().argmax(1)
-        begins = torch.zeros_like(fillable[0]).scatter(0, first[fillable.any(1)], True)
-        if int(begins.sum()) > 1:
-            raise ValueError(
-                "IntervalCache tells prompt and answer apart by the column of the first mask, which must be the same "
-                "in all rows; decode canvases whose first gaps differ one by one, or use DelayedCache()"
-            )
-
     def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
         """See `CachePolicy`."""
         backbone = caching_backbone(denoiser)
@@ -147,11 +138,12 @@ class _Interval(OpenCache):
     def __init__(self, policy: IntervalCache, backbone: Any, shape: Shape) -> None:
         self.policy, self.backbone = policy, backbone
         self.features = backbone.new_feature_cache(shape.rows, shape.length)
-        self.first: int | None = None
+        start = (shape.first - self.features.lead).clamp(min=0)  # the first mask is read there
+        self.everything = torch.zeros_like(start), shape.length
+        self.answer = start, shape.length - int(start.min())
 
     def view(self, start: int, stop: int, mask_token_id: int) -> View:
         """See `OpenCache`."""
-        self.first = start if self.first is None else self.first
         return _IntervalView(self)
 
 
@@ -164,9 +156,9 @@ class _IntervalView(View):
         assert where is not None
         opened, policy = self.opened, self.opened.policy
         everything = self.calls % policy.prompt_interval == 0
-        start = 0 if everything else opened.first
+        start, width = opened.everything if everything else opened.answer
         share = 1.0 if everything or self.calls % policy.interval == 0 else policy.share
         self.calls += 1
         select = flat_indices(tokens, (where - opened.features.lead).clamp(min=0))
-        hidden = opened.features.hidden(tokens, start, share, select=select, **model_kwargs)
+        hidden = opened.features.hidden(tokens, start, width, share, select=select, **model_kwargs)
         return opened.backbone.head(hidden).view(*where.shape, -1)

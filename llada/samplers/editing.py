@@ -10,21 +10,25 @@ Shapes: B rows, L columns of the canvas, M positions of the block in a row.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llada.denoiser import Denoiser, as_denoiser
 from llada.process import MaskingProcess
 from llada.random import RowRandom
+from llada.samplers.adjust import Adjustment
+from llada.samplers.cache import CachePolicy, NoCache
+from llada.samplers.checks import check_editing
 from llada.samplers.commit import Commit, Scored, Threshold
-from llada.samplers.layout import Part, first_true, left_padding, plan
+from llada.samplers.guidance import Guidance
+from llada.samplers.layout import Part, first_true, plan
 from llada.samplers.order import Confidence
-from llada.samplers.propose import Candidates, Proposal, Proposed
+from llada.samplers.propose import Proposal, Proposed
 from llada.samplers.rates import Ancestral, Progress
 from llada.samplers.sampler import Sampler, Step
+from llada.samplers.session import Predictor, Session
 from llada.samplers.unmasking import Chosen, make_step, stop_rows
 from llada.samplers.window import Blocks, Window
 
@@ -39,9 +43,12 @@ class EditingSampler(Sampler):
         max_edits: steps that a row may spend on a block after its last mask is gone.
         proposal: how a token is drawn.
         window: blocks.
+        guidance: classifier-free guidance.
+        cache: what is kept between steps; one that computes the whole block in each of them.
+        adjustments: constraints and memories that edit the logits, applied in this order.
 
     Raises:
-        ValueError: if ``max_edits`` is negative, or the window has a width.
+        ValueError: if ``max_edits`` is negative, or the parts don't fit together.
 
     Reference:
         Bie et al., "LLaDA2.1: Speeding Up Text Diffusion via Token Editing", arXiv 2602.08676; the released
@@ -53,12 +60,14 @@ class EditingSampler(Sampler):
     max_edits: int = 16
     proposal: Proposal = field(default_factory=Proposal)
     window: Window = field(default_factory=lambda: Blocks(32))
+    guidance: Guidance = field(default_factory=Guidance)
+    cache: CachePolicy = field(default_factory=NoCache)
+    adjustments: tuple[Adjustment, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_edits < 0:
             raise ValueError(f"max_edits must be 0 or more; got {self.max_edits}")
-        if self.window.width is not None:
-            raise ValueError("a sliding window has no block to be corrected; use window=Blocks(size) or WholeCanvas()")
+        check_editing(self)
 
     @torch.no_grad()
     def iterate(
@@ -68,13 +77,11 @@ class EditingSampler(Sampler):
         fillable = process.is_masked(tokens)
         parts = plan(self.window, None, fillable)
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        offset = left_padding(tokens, model_kwargs.get("attention_mask"))
-        self.window.check_padding(offset)
-        denoiser = as_denoiser(model)
+        session = Session.begin(self, model, tokens, process, model_kwargs)
         canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
         for index, part in enumerate(parts):
             streams = random.fold_in(len(parts) - index)
-            block = _Block(denoiser, process, streams, offset, fillable, part, model_kwargs)
+            block = _Block(session, session.open(part.start, part.stop), streams, part)
             for step in self._fill(block, canvas, calls):
                 canvas, calls = step.tokens, step.calls
                 yield step
@@ -85,13 +92,13 @@ class EditingSampler(Sampler):
                     yield step
 
     def _fill(self, block: "_Block", canvas: Tensor, calls: Tensor) -> Iterator[Step]:
-        process, rule = block.process, Threshold(self.threshold)
+        process, rule = block.session.process, Threshold(self.threshold)
         initial = process.is_masked(canvas)[:, : block.part.stop].sum(1)
         active, extra, k = initial > 0, torch.zeros_like(initial), 0
         while bool(active.any()):
             masked = process.is_masked(canvas)[:, : block.part.stop]
             progress = Progress(k, None, initial, masked.sum(1), process, Ancestral(), block.random)
-            proposed = block.propose(self.proposal, canvas, progress)
+            proposed = block.propose(canvas, progress)
             chosen = self._choose(proposed, rule, progress, active)
             edited = (chosen.taken & (canvas.gather(1, proposed.candidates.positions) != process.mask_token_id)).any(1)
             step = make_step(canvas, calls, chosen, None, process.mask_token_id)
@@ -108,9 +115,8 @@ class EditingSampler(Sampler):
         now = candidates.tokens.gather(1, candidates.positions)
         valid = candidates.valid & active[:, None]
         masked = valid & (now == candidates.mask_token_id)
-        empty = Candidates(candidates.positions, masked, candidates.tokens, candidates.offset, candidates.mask_token_id)
         scores = Confidence()(proposed, random=progress.random)
-        written = rule(Scored(scores, empty), progress, random=progress.random) & masked
+        written = rule(Scored(scores, replace(candidates, valid=masked)), progress, random=progress.random) & masked
         edited = valid & ~masked & (proposed.tokens != now) & (scores > self.edit_threshold)
         return Chosen(proposed, valid, written | edited, active)
 
@@ -119,21 +125,16 @@ class EditingSampler(Sampler):
 class _Block:
     """What one window of one call works with."""
 
-    denoiser: Denoiser
-    process: MaskingProcess
+    session: Session
+    predict: Predictor
     random: RowRandom
-    offset: Tensor
-    fillable: Tensor
     part: Part
-    model_kwargs: dict[str, Any]
 
-    def propose(self, proposal: Proposal, canvas: Tensor, progress: Progress) -> Proposed:
+    def propose(self, canvas: Tensor, progress: Progress) -> Proposed:
         """A token for every position of the block that wasn't given."""
-        process, inside = self.process, self.fillable[:, : self.part.stop].clone()
-        inside[:, : self.part.start] = False
-        candidates = Candidates(
-            *first_true(inside, self.part.stop - self.part.start), canvas, self.offset, process.mask_token_id
-        )
-        conditioning = process.conditioning(progress.rates.time(progress)) if process.time_conditioned else {}
-        logits = self.denoiser.logits(canvas, candidates.positions, **conditioning, **self.model_kwargs)
-        return proposal(logits, candidates, random=self.random.fold_in(progress.step))
+        start, stop = self.part.start, self.part.stop
+        inside = self.session.fillable[:, :stop].clone()
+        inside[:, :start] = False
+        candidates = self.session.candidates(first_true(inside, stop - start), canvas)
+        time = progress.rates.time(progress) if progress.process.time_conditioned else None
+        return self.predict(candidates, time, random=self.random.fold_in(progress.step))

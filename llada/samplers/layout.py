@@ -15,8 +15,9 @@ class Part(NamedTuple):
         start: its first column.
         stop: the column after its last.
         num_steps: (B,) int64, steps for each row; None if the policy goes on until no mask is left.
-        total: the largest of them.
-        even: whether they are the same for all rows, so that counts of masks can be told without asking the device.
+        total: the most that any row with these first and last windows may have.
+        even: whether they are the same for all rows, which no stop token may end within a window, so that counts of
+            masks can be told without asking the device.
     """
 
     start: int
@@ -53,7 +54,8 @@ def plan(window: Window, steps: int | None, fillable: Tensor) -> list[Part]:
             if index >= len(spans) - n
         ]
         total = None if steps is None else max(share for share in shares if share is not None)
-        parts.append(Part(start, stop, _row_steps(steps, windows, len(spans) - index), total, fewest == len(spans)))
+        even = fewest == len(spans) and not window.stops_within
+        parts.append(Part(start, stop, _row_steps(steps, windows, len(spans) - index), total, even))
     return parts
 
 
@@ -101,6 +103,11 @@ def first_true(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     columns = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
     return columns, mask.gather(1, columns)
+
+
+def first_mask(fillable: Tensor) -> Tensor:
+    """Column of the first mask of each row, (B,) int64; the last column where there is none."""
+    return torch.where(fillable.any(1), fillable.int().argmax(1), fillable.shape[1] - 1)
 
 
 def left_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -7,21 +7,26 @@ from the copies in turn: as long as it is the guess, the next copy is the canvas
 Shapes: B rows, J guesses, S = J + 1 states per row, L columns of the canvas, M candidate positions of a state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llada.denoiser import Denoiser, as_denoiser
 from llada.process import MaskingProcess
 from llada.random import RowRandom
+from llada.samplers.adjust import Adjustment
+from llada.samplers.cache import CachePolicy, NoCache
+from llada.samplers.checks import check_speculative
 from llada.samplers.commit import Scored, best, ranks
-from llada.samplers.layout import first_true, left_padding, plan
-from llada.samplers.order import BlindOrder, Confidence, Order, Stochastic
-from llada.samplers.propose import Candidates, Proposal, Proposed
+from llada.samplers.guidance import Guidance
+from llada.samplers.layout import Part, first_true, plan
+from llada.samplers.order import Confidence, Order
+from llada.samplers.propose import Proposal, Proposed
 from llada.samplers.sampler import Sampler, Step
+from llada.samplers.session import Predictor, Session
 from llada.samplers.window import WholeCanvas, Window
 
 
@@ -35,19 +40,23 @@ class Guesses(NamedTuple):
 
 @dataclass(frozen=True)
 class SpeculativeSampler(Sampler):
-    """Writes what ``UnmaskingSampler(PerStep(1), order, proposal, window)`` writes, in fewer calls.
+    """Writes what an `UnmaskingSampler` of the same parts with ``commit=PerStep(1)`` writes, in fewer calls.
 
     A call has ``guesses + 1`` times the rows, so it pays where the device isn't busy with one. `Step`s come once per
-    call, with all tokens that it settled.
+    call, with all tokens that it settled. Without a cache rows look ahead across the ends of blocks; with one they stop
+    there, because a cache is opened for one block.
 
     Args:
         guesses: J; a call settles between 1 and J + 1 tokens.
         order: which position comes first.
         proposal: how a token is chosen; temperature 0.
         window: where a step may write.
+        guidance: classifier-free guidance; twice the rows again.
+        cache: what is kept between steps; one that doesn't depend on how many there are.
+        adjustments: constraints that edit the logits, applied in this order.
 
     Raises:
-        ValueError: if the parts leave anything to chance, or ``guesses`` is less than 1.
+        ValueError: if the parts leave anything to chance or don't fit together, or ``guesses`` is less than 1.
 
     Reference:
         Gao et al., "Self Speculative Decoding for Diffusion Large Language Models", arXiv 2510.04147.
@@ -57,48 +66,58 @@ class SpeculativeSampler(Sampler):
     order: Order = field(default_factory=Confidence)
     proposal: Proposal = field(default_factory=Proposal)
     window: Window = field(default_factory=WholeCanvas)
+    guidance: Guidance = field(default_factory=Guidance)
+    cache: CachePolicy = field(default_factory=NoCache)
+    adjustments: tuple[Adjustment, ...] = ()
 
     def __post_init__(self) -> None:
         if self.guesses < 1:
             raise ValueError(f"guesses must be 1 or more; got {self.guesses}")
-        if self.proposal.temperature != 0.0 or isinstance(self.order, Stochastic):
-            raise ValueError(
-                "guesses are only checked against greedy steps: use a proposal of temperature 0 and an order without "
-                "noise; or decode step by step with UnmaskingSampler(PerStep(1), ...)"
-            )
-        if isinstance(self.order, BlindOrder):
-            raise ValueError(f"{self.order} doesn't ask the model, so it has no guesses; use order=Confidence()")
-        if self.window.width is not None:
-            raise ValueError("guesses need a fixed window; use WholeCanvas() or Blocks(size) instead of a sliding one")
+        check_speculative(self)
 
     @torch.no_grad()
     def iterate(
         self, model: Any, tokens: Tensor, process: MaskingProcess, *, seed: int | Tensor = 0, **model_kwargs: Any
     ) -> Iterator[Step]:
         """See `Sampler.iterate`."""
-        fillable = process.is_masked(tokens)
-        stops = [part.stop for part in plan(self.window, None, fillable)]
-        run = _Run(
-            as_denoiser(model),
-            process,
-            RowRandom.from_seed(seed, len(tokens), tokens.device),
-            left_padding(tokens, model_kwargs.get("attention_mask")),
-            fillable,
-            torch.tensor(stops, device=tokens.device),
-            model_kwargs,
-        )
-        self.window.check_padding(run.offset)
-        nothing = tokens[:, :0]
-        guesses = Guesses(nothing, nothing, nothing.bool())
+        parts = plan(self.window, None, process.is_masked(tokens))
+        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
+
+        @cache
+        def session(width: int) -> Session:
+            """For so many states per row."""
+            repeated = {
+                name: value.repeat_interleave(width, 0) if isinstance(value, Tensor) else value
+                for name, value in model_kwargs.items()
+            }
+            return Session.begin(self, model, tokens.repeat_interleave(width, 0), process, repeated)
+
+        nothing = self._nothing(tokens)
+        session(nothing.valid.shape[1] + 1)  # refuses what can't be decoded
         canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
-        while bool((waiting := process.is_masked(canvas).any(1)).any()):
+        together = [parts] if parts else []
+        for group in [[part] for part in parts] if self.cache.windowed else together:
+            run = _Run(session, group, process, random, tokens)
+            for step in self._fill(run, nothing, canvas, calls):
+                canvas, calls = step.tokens, step.calls
+                yield step
+
+    def _nothing(self, tokens: Tensor) -> Guesses:
+        """No guesses; with a cache, whose buffers have rows for all states, as many columns as there may be."""
+        empty = tokens.new_zeros(len(tokens), self.guesses if self.cache.windowed else 0)
+        return Guesses(empty, empty, empty.bool())
+
+    def _fill(self, run: "_Run", nothing: Guesses, canvas: Tensor, calls: Tensor) -> Iterator[Step]:
+        """Decode a group of windows."""
+        guesses, stop = nothing, self.window.stop_token_id
+        while bool((waiting := run.masked(canvas).any(1)).any()):
             states = _states(canvas, guesses)
-            if self.window.stop_token_id is not None:
-                stop = self.window.stop_token_id
+            if stop is not None:
                 states = torch.stack([run.stop(canvas, state, stop) for state in states.unbind(1)], 1)
             after, confidence, guesses = self._call(run, states, guesses)
-            if self.window.stop_token_id is not None:
-                after = run.stop(canvas, after, self.window.stop_token_id)
+            guesses = _pad(guesses, nothing.valid.shape[1])
+            if stop is not None:
+                after = run.stop(canvas, after, stop)
             calls = calls + waiting
             changed = after != canvas
             canvas = after
@@ -107,7 +126,7 @@ class SpeculativeSampler(Sampler):
     def _call(self, run: "_Run", states: Tensor, guesses: Guesses) -> tuple[Tensor, Tensor, Guesses]:
         """The canvas after all steps that one call settles, its confidences, and the next guesses."""
         rows, width, length = states.shape
-        proposed = run.propose(self.proposal, states)
+        proposed = run.propose(states)
         candidates = proposed.candidates
         scored = Scored(self.order(proposed, random=run.random), candidates)
         taken = best(scored)
@@ -137,58 +156,62 @@ class SpeculativeSampler(Sampler):
         return Guesses(positions, proposed.tokens[index].gather(1, order), valid.gather(1, order))
 
 
-@dataclass(frozen=True)
 class _Run:
-    """What a run works with."""
+    """What is worked with in a group of windows, over which a call may look ahead.
 
-    denoiser: Denoiser
-    process: MaskingProcess
-    random: RowRandom
-    offset: Tensor
-    fillable: Tensor
-    stops: Tensor
-    model_kwargs: dict[str, Any]
+    Args:
+        session: for a number of states per row.
+        group: the windows.
+        process: owner of the mask token.
+        random: the rows' streams.
+        tokens: (B, L) int64, the canvas before the first step.
+    """
 
-    def propose(self, proposal: Proposal, states: Tensor) -> Proposed:
+    def __init__(
+        self,
+        session: Callable[[int], Session],
+        group: list[Part],
+        process: MaskingProcess,
+        random: RowRandom,
+        tokens: Tensor,
+    ) -> None:
+        self.session, self.process, self.random = session, process, random
+        self.fillable, self.end = process.is_masked(tokens), group[-1].stop
+        self.starts, self.stops = torch.tensor([part[:2] for part in group], device=tokens.device).T.contiguous()
+        self.predict: Callable[[int], Predictor] = cache(lambda width: session(width).open(group[0].start, self.end))
+
+    def propose(self, states: Tensor) -> Proposed:
         """Tokens for the open window of each state (B, S, L), as a batch of B * S."""
-        width, length = states.shape[1:]
-        tokens = states.flatten(0, 1)
-        masked = self.process.is_masked(tokens)
-        window = self.window(masked)
-        fillable = self.fillable.repeat_interleave(width, 0)
-        open_now = masked & (torch.arange(length, device=tokens.device) < self.stops[window][:, None])
-        positions, valid = first_true(open_now, int(open_now.sum(1).max()))
-        offset = self.offset.repeat_interleave(width, 0)
-        candidates = Candidates(positions, valid, tokens, offset, self.process.mask_token_id)
-        conditioning = {}
-        if self.process.time_conditioned:  # the time of a step of one token, as `Progress.grid` tells it
-            starts = torch.cat((self.stops.new_zeros(1), self.stops[:-1]))
-            columns = torch.arange(length, device=tokens.device)
-            inside = (columns >= starts[window][:, None]) & (columns < self.stops[window][:, None])
-            initial = (fillable & inside).sum(1).clamp(min=1)
-            conditioning = self.process.conditioning(open_now.sum(1).double() / initial)
-        arguments = {
-            name: value.repeat_interleave(width, 0) if isinstance(value, Tensor) else value
-            for name, value in self.model_kwargs.items()
-        }
-        logits = self.denoiser.logits(tokens, positions, **conditioning, **arguments)
-        return proposal(logits, candidates, random=self.random)
+        width, tokens = states.shape[1], states.flatten(0, 1)
+        session, masked = self.session(width), self.masked(tokens)
+        window = self.window(masked).clamp(max=len(self.stops) - 1)
+        columns = torch.arange(tokens.shape[1], device=tokens.device)
+        begun = columns < self.stops[window][:, None]
+        open_now = masked & begun
+        candidates = session.candidates(first_true(open_now, int(open_now.sum(1).max())), tokens)
+        time = None
+        if self.process.time_conditioned:  # that of a step of one token, as `Progress.grid` tells it
+            initial = (session.fillable & begun & (columns >= self.starts[window][:, None])).sum(1)
+            time = open_now.sum(1).double() / initial.clamp(min=1)
+        return self.predict(width)(candidates, time, random=self.random)
+
+    def masked(self, tokens: Tensor) -> Tensor:
+        """The masks of the group, (..., L) bool."""
+        return self.process.is_masked(tokens) & (torch.arange(tokens.shape[-1], device=tokens.device) < self.end)
 
     def window(self, masked: Tensor) -> Tensor:
-        """Index of the window that each state is in, that of its first mask; (B * S,) int64."""
-        first = masked.int().argmax(1)
-        return torch.searchsorted(self.stops, first, right=True).clamp(max=len(self.stops) - 1)
+        """Index of the window that each state is in, that of its first mask; behind the last if there is none."""
+        first = torch.where(masked.any(1), masked.int().argmax(1), masked.shape[1])
+        return torch.searchsorted(self.stops, first, right=True)
 
     def stop(self, before: Tensor, after: Tensor, token: int) -> Tensor:
         """Fill what is left of the rows that have just finished a window with the stop token in it."""
-        masked = self.process.is_masked(after)
-        window = self.window(self.process.is_masked(before))
-        left = self.window(masked)
+        window, left = (self.window(self.masked(tokens)) for tokens in (before, after))
+        index = window.clamp(max=len(self.stops) - 1)
         columns = torch.arange(after.shape[1], device=after.device)
-        starts = torch.cat((self.stops.new_zeros(1), self.stops[:-1]))
-        inside = (columns >= starts[window][:, None]) & (columns < self.stops[window][:, None])
+        inside = (columns >= self.starts[index][:, None]) & (columns < self.stops[index][:, None])
         found = (left > window) & ((after == token) & self.fillable & inside).any(1)
-        return after.masked_fill(masked & found[:, None], token)
+        return after.masked_fill(self.process.is_masked(after) & found[:, None], token)
 
 
 def _states(canvas: Tensor, guesses: Guesses) -> Tensor:
@@ -198,3 +221,9 @@ def _states(canvas: Tensor, guesses: Guesses) -> Tensor:
         state, column = states[-1], position[:, None]
         states.append(state.scatter(1, column, torch.where(valid[:, None], token[:, None], state.gather(1, column))))
     return torch.stack(states, 1)
+
+
+def _pad(guesses: Guesses, width: int) -> Guesses:
+    """At least ``width`` columns of guesses, the others not valid."""
+    missing = max(0, width - guesses.valid.shape[1])
+    return Guesses(*(torch.nn.functional.pad(part, (0, missing)) for part in guesses))

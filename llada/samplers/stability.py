@@ -118,9 +118,11 @@ class Credit(Adjustment):
         strength: of the bonus; 0 for none.
 
     Reference:
-        Ma et al., "dInfer", arXiv 2510.08666.
+        Wang et al., "CreditDecoding: Accelerating Parallel Decoding in Diffusion Large Language Models with Trace
+        Credit", arXiv 2510.06133; with the numbers of Ma et al., "dInfer", arXiv 2510.08666.
     """
 
+    remembers: ClassVar[bool] = True
     decay: float = 0.8
     power: float = 0.2
     strength: float = 0.7
@@ -129,7 +131,7 @@ class Credit(Adjustment):
         """See `Adjustment`. Without memory there is no credit."""
         return logits
 
-    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int) -> Adjustment:
+    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int, forbidden: tuple[int, ...] = ()) -> Adjustment:
         """See `Adjustment`."""
         return _CreditRun(self)
 

@@ -9,41 +9,38 @@ Shapes: B rows, L columns of the canvas, M candidate positions per row in a step
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llada.denoiser import Denoiser, as_denoiser
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers.adjust import Adjustment
-from llada.samplers.cache import CachePolicy, NoCache, Shape, View
+from llada.samplers.cache import CachePolicy, NoCache
 from llada.samplers.checks import check_parts
 from llada.samplers.commit import Commit, Scored
 from llada.samplers.guidance import Guidance
-from llada.samplers.layout import Part, first_true, left_padding, plan
+from llada.samplers.joint import agree
+from llada.samplers.layout import Part, first_true, plan
 from llada.samplers.order import BlindOrder, Confidence, Order
 from llada.samplers.propose import Candidates, Proposal, Proposed
 from llada.samplers.quota import Quota
 from llada.samplers.rates import Ancestral, Progress, Rates
 from llada.samplers.sampler import Sampler, Step
-from llada.samplers.window import WholeCanvas, Window, stopped
+from llada.samplers.session import Predictor, Session
+from llada.samplers.window import WholeCanvas, Window, ended, stopped
 
 
 class _Job(NamedTuple):
     """What one window of one call works with."""
 
-    denoiser: Denoiser
-    view: View
+    session: Session
+    predict: Predictor
     process: MaskingProcess
     random: RowRandom
-    offset: Tensor
-    fillable: Tensor
     commit: Commit
-    adjustments: tuple[Adjustment, ...]
-    model_kwargs: dict[str, Any]
 
 
 class Chosen(NamedTuple):
@@ -103,26 +100,17 @@ class UnmaskingSampler(Sampler):
         """See `Sampler.iterate`."""
         fillable = process.is_masked(tokens)
         parts = plan(self.window, self.commit.steps, fillable)
-        attention_mask = model_kwargs.get("attention_mask")
-        offset = left_padding(tokens, attention_mask)
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        commit = self.commit.start()
-        adjustments = tuple(a.start(tokens, offset, process.mask_token_id) for a in self.adjustments)
-        shape = Shape(len(tokens) * self.guidance.branches, tokens.shape[1])
-        self.cache.check_canvas(fillable)
-        store = self.cache.open(as_denoiser(model), shape, model_kwargs)
-        self.window.check_padding(offset)
+        commit, session = self.commit.start(), Session.begin(self, model, tokens, process, model_kwargs)
 
         canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
         for index, part in enumerate(parts):
-            view = store.view(part.start, part.stop, process.mask_token_id)
-            guided = self.guidance(view, tokens, process, attention_mask)
             streams = random.fold_in(len(parts) - index)  # rows that begin later have the same windows from there on
-            job = _Job(guided, view, process, streams, offset, fillable, commit, adjustments, model_kwargs)
+            job = _Job(session, session.open(part.start, part.stop), process, streams, commit)
             for step in self._fill(job, part, canvas, calls):
                 canvas, calls = step.tokens, step.calls
                 yield step
-            if self.window.stop_token_id is not None:
+            if self.window.stop_token_id is not None and not self.window.stops_within:
                 step = stop_rows(canvas, calls, fillable, part, self.window.stop_token_id, process)
                 if bool(step.changed.any()):
                     canvas = step.tokens
@@ -145,21 +133,23 @@ class UnmaskingSampler(Sampler):
                 continue  # the quota of this step is zero for every row
             progress = Progress(k, part.num_steps, initial, count, job.process, self.rates, job.random.fold_in(-1))
             random = job.random.fold_in(k)
-            job.view.begin_step(left)
+            job.predict.view.begin_step(left)
             candidates = self._candidates(job, canvas, masked, left)
             most_taken = job.commit.most(most, k, total) if part.even else None
-            chosen = self._choose(job, candidates, progress, random, most_taken)
+            chosen = self._agree(job, self._choose(job, candidates, progress, random, most_taken), most_taken, random)
             again = self._take_back(job, part, masked, confidence, progress, random)
             if chosen is None and again is None:
                 continue
             step = make_step(canvas, calls, chosen, again, job.process.mask_token_id)
+            if self.window.stops_within:
+                step = stop_at_once(step, job.session.fillable, self.window, job.process)
             confidence = torch.where(step.changed, step.confidence, confidence)
             canvas, calls = step.tokens, step.calls
             yield step
 
     def _candidates(self, job: _Job, canvas: Tensor, masked: Tensor, left: int) -> Candidates:
         width = left if self.window.width is None else min(left, self.window.width)
-        return Candidates(*first_true(masked, width), canvas, job.offset, job.process.mask_token_id)
+        return job.session.candidates(first_true(masked, width), canvas)
 
     def _choose(
         self, job: _Job, candidates: Candidates, progress: Progress, random: RowRandom, most: int | None
@@ -176,18 +166,21 @@ class UnmaskingSampler(Sampler):
         if most == 0:
             return None
         columns, taken = first_true(taken, most)
-        positions = candidates.positions.gather(1, columns)
-        few = Candidates(positions, taken, candidates.tokens, candidates.offset, candidates.mask_token_id)
+        few = replace(candidates, positions=candidates.positions.gather(1, columns), valid=taken)
         return Chosen(self._propose(job, few, progress, random), taken, taken, taken.any(1))
 
     def _propose(self, job: _Job, candidates: Candidates, progress: Progress, random: RowRandom) -> Proposed:
-        process = job.process
-        conditioning = process.conditioning(self.rates.time(progress)) if process.time_conditioned else {}
-        arguments = {**conditioning, **job.model_kwargs}
-        logits = job.denoiser.logits(candidates.tokens, candidates.positions, **arguments).float()
-        for adjustment in job.adjustments:
-            logits = adjustment(logits, candidates)
-        return self.proposal(logits, candidates, random=random.fold_in(1))
+        time = self.rates.time(progress) if job.process.time_conditioned else None
+        return job.predict(candidates, time, random=random.fold_in(1))
+
+    def _agree(self, job: _Job, chosen: Chosen | None, most: int | None, random: RowRandom) -> Chosen | None:
+        """Bring the tokens to agree. A policy that needn't keep a count leaves those for later that would change."""
+        if chosen is None or not any(adjustment.joint for adjustment in self.adjustments):
+            return chosen
+        agreed = agree(chosen.proposed, chosen.taken, most, job.predict.adjustments, self.proposal, random.fold_in(3))
+        counts = job.commit.steps is not None or job.commit.masks_left(1, 0, 1) is not None
+        taken = chosen.taken if counts else chosen.taken & (agreed.tokens == chosen.proposed.tokens)
+        return chosen._replace(proposed=agreed, taken=taken)
 
     def _take_back(
         self, job: _Job, part: Part, masked: Tensor, confidence: Tensor, progress: Progress, random: RowRandom
@@ -195,11 +188,11 @@ class UnmaskingSampler(Sampler):
         """Which written tokens of the window are masked again, (B, L) bool."""
         if not self.rates.remasks:
             return None
-        written = job.fillable.clone()
+        written = job.session.fillable.clone()
         written[:, : part.start] = False
         written[:, part.stop :] = False
         written[:, : part.stop] &= ~masked
-        places = torch.arange(written.shape[1], device=written.device) - job.offset
+        places = torch.arange(written.shape[1], device=written.device) - job.session.offset
         return written & (random.fold_in(2).uniform_at(places) < self.rates.remask(progress, written, confidence))
 
 
@@ -233,3 +226,12 @@ def stop_rows(canvas: Tensor, calls: Tensor, fillable: Tensor, part: Part, token
     changed = process.is_masked(canvas) & rows[:, None]
     nothing = torch.full(canvas.shape, torch.nan, device=canvas.device)
     return Step(canvas.masked_fill(changed, token), changed, nothing, calls)
+
+
+def stop_at_once(step: Step, fillable: Tensor, window: Window, process: MaskingProcess) -> Step:
+    """The step, with what is left of the rows filled that hold the stop token and no mask before it."""
+    assert window.stop_token_id is not None
+    masked = process.is_masked(step.tokens)
+    filled = masked & ended(step.tokens, window.stop_token_id, fillable, masked)[:, None]
+    tokens = step.tokens.masked_fill(filled, window.stop_token_id)
+    return replace(step, tokens=tokens, changed=step.changed | filled)

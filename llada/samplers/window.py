@@ -39,6 +39,11 @@ class Window(ABC):
         return None
 
     @property
+    def stops_within(self) -> bool:
+        """Whether the stop token is looked for after every step, rather than after a finished part."""
+        return False
+
+    @property
     def width(self) -> int | None:
         """How many masks of a part, counted from the left, may be written in a step; None for all."""
         return None
@@ -108,12 +113,16 @@ class Sliding(Window):
 
     Args:
         size: masks in the window.
+        stop: when this token has been written and no mask is left before it, the row's remaining masks are filled with
+            it, without model calls. Later tokens can't change earlier ones, so the text up to the token is the same.
+            None: decode all.
 
     Raises:
         ValueError: if ``size`` is less than 1.
     """
 
     size: int
+    stop: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -128,6 +137,16 @@ class Sliding(Window):
         """See `Window`."""
         return self.size
 
+    @property
+    def stop_token_id(self) -> int | None:
+        """See `Window`."""
+        return self.stop
+
+    @property
+    def stops_within(self) -> bool:
+        """See `Window`."""
+        return self.stop is not None
+
 
 def stopped(tokens: Tensor, start: int, stop: int, token: int, masked: Tensor) -> Tensor:
     """Which rows hold ``token`` among what was decoded in columns start to stop, (B,) bool.
@@ -140,3 +159,15 @@ def stopped(tokens: Tensor, start: int, stop: int, token: int, masked: Tensor) -
         masked: (B, L) bool, which columns were masks in the beginning.
     """
     return ((tokens == token) & masked)[:, start:stop].any(1)
+
+
+def ended(tokens: Tensor, token: int, fillable: Tensor, masked: Tensor) -> Tensor:
+    """Which rows hold ``token`` with no mask before it, (B,) bool.
+
+    Args:
+        tokens: (B, L) canvas.
+        token: the stop token.
+        fillable: (B, L) bool, which columns were masks in the beginning.
+        masked: (B, L) bool, which are now.
+    """
+    return ((tokens == token) & fillable & (masked.cumsum(1) == 0)).any(1)

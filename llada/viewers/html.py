@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llada.process import MaskingProcess
 from llada.samplers import Step
+from llada.viewers.frames import Frame, frames_of
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -97,25 +98,17 @@ def denoising_page(
     """
     if not interval > 0.0:
         raise ValueError(f"interval must be above 0 seconds; got {interval}")
-    given = ~process.is_masked(tokens[row])
+    frames = frames_of(steps, tokens, process, row)
     numbers: dict[int, int] = {}  # token id -> index of its text
 
-    def number(token: int) -> int:
-        return -1 if token == process.mask_token_id else numbers.setdefault(token, len(numbers))
+    def numbered(frame: Frame) -> dict[str, Any]:
+        ids = [-1 if token is None else numbers.setdefault(token, len(numbers)) for token in frame.ids]
+        changed = [int(new) for new in frame.changed]
+        return {"ids": ids, "changed": changed, "confidence": frame.confidence, "calls": frame.calls}
 
-    length = tokens.shape[1]
-    first = {"ids": [number(t) for t in tokens[row].tolist()], "changed": [0] * length, "confidence": [None] * length}
-    frames: list[dict[str, Any]] = [{**first, "calls": 0}]
-    for step in steps:
-        frames.append(
-            {
-                "ids": [number(token) for token in step.tokens[row].tolist()],
-                "changed": step.changed[row].int().tolist(),
-                "confidence": [None if p != p else round(p, 3) for p in step.confidence[row].tolist()],
-                "calls": int(step.calls[row]),
-            }
-        )
-    data = {"texts": [text(token) for token in numbers], "given": given.int().tolist(), "frames": frames}
+    shown = [numbered(frame) for frame in frames]
+    given = [int(token is not None) for token in frames[0].ids]
+    data = {"texts": [text(token) for token in numbers], "given": given, "frames": shown}
     # Inside a script only "<" could end it or open a comment.
     script = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     page = _PAGE.replace("@TITLE@", html.escape(title)).replace("@INTERVAL@", str(round(1000 * interval)))

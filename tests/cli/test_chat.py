@@ -15,6 +15,7 @@ from llada.cli.text import Loaded
 from llada.data import Message, llada_template, plain_template
 from llada.data.json_tokenizer import JsonTokenizer
 from llada.samplers import low_confidence
+from llada.samplers.presets import left_to_right, remdm_cap
 from tests.cli.trainer_file import write_trainer_file
 from tests.tiny_checkpoint import EOS, EOT, MASK, VOCAB_SIZE, write_checkpoint
 
@@ -114,6 +115,31 @@ def test_the_answer_is_drawn_in_place_while_it_comes_out(parrot):
     assert "░" in out
     assert "\x1b[2K" in out  # the line is taken back
     assert out.rstrip().endswith("On the river")
+
+
+def test_through_a_pipe_text_is_printed_as_soon_as_it_is_final_and_no_call_is_made_after_the_end(parrot):
+    seen, write = [], parrot.console.file.write
+
+    def note(text):
+        seen.append((len(parrot.loaded.model.backbone.seen), text))
+        return write(text)
+
+    parrot.console.file.write = note
+    parrot.pieces, parrot.sampler = True, left_to_right()
+    parrot.hear("Where?")
+    written = [(calls, text) for calls, text in seen if text]
+    assert "".join(text for _, text in written) == "On the river\n"
+    assert parrot.history.messages[-1] == Message("assistant", "On the river")
+    calls = [count for count, _ in written]
+    end = parrot.num_new_tokens - 2  # EOT is there, the two EOS behind it are never asked for
+    assert calls[0] == 1
+    assert calls[-1] == end == len(parrot.loaded.model.backbone.seen)
+
+
+def test_text_that_may_change_is_printed_when_it_is_finished(parrot):
+    parrot.pieces, parrot.sampler = True, remdm_cap(steps=6)
+    parrot.hear("Where?")
+    assert parrot.console.file.getvalue() == "On the river\n"
 
 
 def test_each_answer_has_its_own_seed(parrot):

@@ -1,6 +1,7 @@
 """``llada generate``: the same answers whatever the batches and interruptions."""
 
 import json
+import re
 
 import pytest
 
@@ -132,3 +133,11 @@ def test_messages_need_a_template_and_prompts_do_not(tmp_path, rows, capsys):
 def test_sizes_are_checked(checkpoint, rows, tmp_path, capsys, option):
     assert main(["generate", checkpoint, rows, str(tmp_path / "out.jsonl"), f"--{option}", "0"]) == 1
     assert f"{option} must be 1 or more; got 0" in capsys.readouterr().err
+
+
+def test_answers_match_an_expression(checkpoint, rows, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert main(["generate", checkpoint, rows, str(out), *OPTIONS, "--regex", "[a-z]{2,4}[.!]"]) == 0
+    texts = [entry["text"] for entry in read(out).values()]
+    assert len(texts) == len(NAMES)
+    assert all(re.fullmatch("[a-z]{2,4}[.!]", text) for text in texts)

@@ -1,7 +1,9 @@
 """``llada sample`` with a model that knows one sentence."""
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -54,6 +56,45 @@ def test_the_denoising_is_shown_and_written_as_a_page(llada: Command, trained: T
     assert shown.out.endswith(plain.out.rsplit("boat 7", 1)[1])
     assert shown.out.count("boat 7") > plain.out.count("boat 7")
     assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_denoising_is_written_as_an_animated_picture(llada: Command, trained: Trained, tmp_path: Path) -> None:
+    options = ["--prompt", "boat 7 is", "--num_new_tokens", "10", "--page", "a.html", "--picture", "a.svg"]
+    plain = llada("sample", "--checkpoint", trained.checkpoint, *options[:4])
+    drawn = llada("sample", "--checkpoint", trained.checkpoint, *options)
+    assert drawn.out == plain.out
+    svg = ElementTree.fromstring((tmp_path / "a.svg").read_text(encoding="utf-8"))
+    assert "step 10 of 10, 10 model calls" in [element.text for element in svg]
+    assert (tmp_path / "a.html").is_file()
+
+
+def test_what_is_written_matches_an_expression(llada: Command, trained: Trained) -> None:
+    base = ["sample", "--checkpoint", trained.checkpoint, "--jsonl"]
+    pattern = r" (under|over) the [a-z]{3,6}"
+    run = llada(*base, "--prompt", "boat 7 is", "--prompt", "boat 123 is", "--num_new_tokens", "12", "--regex", pattern)
+    assert run.code == 0, run.err
+    for row, prompt in zip(lines(run.out), ("boat 7 is", "boat 123 is"), strict=True):
+        assert re.fullmatch(re.escape(prompt) + pattern, str(row["text"]))
+        assert row["calls"] == 12
+    run = llada(
+        *base, "--infill", "boat [MASK:2] is on", "--infill", "boat 7[MASK] is", "--regex", r"\d+", "--num_samples=2"
+    )
+    assert run.code == 0, run.err
+    for row in lines(run.out):
+        assert re.fullmatch(r"boat \d+ is on|boat 7\d+ is", str(row["text"]))
+
+
+def test_an_expression_that_cannot_be_is_refused(llada: Command, trained: Trained) -> None:
+    base = ["sample", "--checkpoint", trained.checkpoint, "--prompt", "boat", "--num_new_tokens", "3"]
+    for options, message in (
+        (["--regex", "("], "is no regular expression"),
+        (["--regex", "[a-z]{200}"], "row 0 can't be made to match"),
+        (["--regex", "a", "--sampler=llada21"], "editing replaces several of them at once; use UnmaskingSampler"),
+        (["--regex", "a", "--sampler=llada.samplers.NextToken"], "NextToken takes no constraints"),
+    ):
+        run = llada(*base, *options)
+        assert run.code == 1
+        assert message in run.err
 
 
 def test_a_text_is_taken_as_it_stands(llada: Command, trained: Trained) -> None:

@@ -20,6 +20,7 @@ from llada.samplers import (
     Guidance,
     IntervalCache,
     NoCache,
+    PerStep,
     PrefixCache,
     Proposal,
     Quota,
@@ -107,6 +108,20 @@ def test_a_row_of_a_ragged_batch_is_the_row_alone(policy: CachePolicy, shift: bo
         assert torch.equal(alone.tokens[0], together.tokens[row][mask[row]])
         assert alone.calls[0] == together.calls[row]
     assert len(set(together.calls.tolist())) > 1  # rows end at different steps
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("policy", [IntervalCache(20, 4, 0.3), IntervalCache(3, 2, 0.1), IntervalCache(1, 1)], ids=str)
+def test_rows_whose_first_gaps_differ_share_an_interval_cache(policy: IntervalCache, shift: bool) -> None:
+    prompts = [[3, 31, 4, 1, 31, 31, 8], [5, 6, 7, 2], [12, 13, 2, 31, 9, 31, 1, 4, 4]]
+    tokens, mask = canvas(prompts, 12, mask_token_id=31, pad_token_id=0)
+    model, sampler = build(shift=shift), UnmaskingSampler(PerStep(1), cache=policy, proposal=Proposal(1.0))
+    together = sampler(model, tokens, PROCESS, seed=5, attention_mask=mask)
+    for row, prompt in enumerate(prompts):
+        alone = sampler(model, canvas([prompt], 12, mask_token_id=31, pad_token_id=0).tokens, PROCESS, seed=5 + row)
+        assert torch.equal(alone.tokens[0], together.tokens[row][mask[row]])
+    plain = replace(sampler, cache=NoCache())(model, tokens, PROCESS, seed=5, attention_mask=mask)
+    assert torch.equal(plain.tokens, together.tokens) == (policy == IntervalCache(1, 1))
 
 
 @pytest.mark.parametrize("policy", [*STALE[:4], STALE[6]], ids=str)
@@ -223,9 +238,6 @@ def test_wrong_combinations_are_refused() -> None:
             replace(policy, refresh=0)
     with pytest.raises(ValueError, match="share in"):
         IntervalCache(share=0.0)
-    gaps = torch.tensor([[1, 31, 31, 2], [1, 2, 31, 31]])
-    with pytest.raises(ValueError, match="first mask, which must be the same"):
-        UnmaskingSampler(cache=IntervalCache())(build(), gaps, PROCESS)
 
 
 def test_blocks_that_count_from_the_start_do_not_begin_together_in_every_batch() -> None:

@@ -14,7 +14,6 @@ from llada.samplers import (
     BlindOrder,
     Blocks,
     EditingSampler,
-    IntervalCache,
     Quota,
     Sampler,
     SpeculativeSampler,
@@ -65,18 +64,6 @@ def most_calls(sampler: Sampler, masks: int) -> int:
     return min(sampler.commit.steps, masks) if known or blind else sampler.commit.steps
 
 
-def suited(sampler: Sampler, made: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The canvas, for `IntervalCache` with the first mask of all rows in the same column."""
-    tokens, mask = made
-    if isinstance(sampler, UnmaskingSampler) and isinstance(sampler.cache, IntervalCache):
-        masked = PROCESS.is_masked(tokens)
-        first = int(torch.where(masked.any(1), masked.int().argmax(1), 0).max())
-        tokens = torch.where(masked & (torch.arange(tokens.shape[1]) < first), 1, tokens)
-        tokens[:, first] = MASK
-        mask = mask | (torch.arange(tokens.shape[1]) >= first)
-    return tokens, mask
-
-
 def run(sampler: Sampler, tokens: Tensor, mask: Tensor, seed: int | Tensor = 3) -> list[Step]:
     return list(sampler.iterate(model(), tokens, PROCESS, seed=seed, attention_mask=mask))
 
@@ -86,7 +73,7 @@ def run(sampler: Sampler, tokens: Tensor, mask: Tensor, seed: int | Tensor = 3) 
 @given(canvases())
 def test_masks_are_filled_and_nothing_else_changes(name: str, made: tuple[Tensor, Tensor]) -> None:
     sampler = ALL_SAMPLERS[name]
-    tokens, mask = suited(sampler, made)
+    tokens, mask = made
     before, fillable = tokens.clone(), PROCESS.is_masked(tokens)
     steps = run(sampler, tokens, mask)
     assert torch.equal(tokens, before)  # the input isn't edited
@@ -115,7 +102,7 @@ def test_masks_are_filled_and_nothing_else_changes(name: str, made: tuple[Tensor
 @given(canvases())
 def test_the_same_seed_gives_the_same_row_in_any_batch(name: str, made: tuple[Tensor, Tensor]) -> None:
     sampler = ALL_SAMPLERS[name]
-    tokens, mask = suited(sampler, made)
+    tokens, mask = made
     seeds = torch.arange(len(tokens)) * 7 + 1
     together = sampler(model(), tokens, PROCESS, seed=seeds, attention_mask=mask)
     order = torch.arange(len(tokens)).flip(0)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from llada.process import MaskingProcess
 from llada.samplers import Binomial, ForwardBackwardRemasking, PerStep, RandomOrder, UnmaskingSampler
-from llada.viewers import denoising_page, picture, watch
+from llada.viewers import denoising_page, denoising_picture, frames_of, picture, watch
 
 PROCESS = MaskingProcess(mask_token_id=4)
 TOKENS = torch.tensor([[0, 4, 4], [4, 1, 4]])
@@ -80,3 +81,64 @@ def test_a_page_fetches_nothing_and_text_cannot_break_out() -> None:
     assert "@" not in page
     with pytest.raises(ValueError, match="above 0"):
         denoising_page(steps(), TOKENS, PROCESS, WORDS.__getitem__, interval=0.0)
+
+
+def seen(svg: str, seconds: float) -> list[tuple[str, str]]:
+    """What a viewer shows at a time, by SMIL's rules: (kind, text), from top left to bottom right."""
+    found = []
+    for element in ElementTree.fromstring(svg):
+        tag, animate = element.tag.partition("}")[2], element.find("{*}animate")
+        visible = element.get("visibility", "visible")
+        if animate is not None:
+            cycle = float(animate.get("dur").removesuffix("s"))
+            times = [float(time) * cycle for time in animate.get("keyTimes").split(";")]
+            visible = [v for t, v in zip(times, animate.get("values").split(";"), strict=True) if t <= seconds][-1]
+        if visible == "visible" and element.get("x"):
+            kind = element.get("class") or element.get("fill") or ""
+            found.append((float(element.get("x")), (f"{tag} {kind}".strip(), element.text or "")))
+    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+
+
+def test_an_animated_picture_shows_each_frame_in_its_time() -> None:
+    svg = denoising_picture(steps(), TOKENS, PROCESS, WORDS.__getitem__, interval=1.0, hold=2.0)
+    masks = [("rect mask", "")] * 2
+    assert seen(svg, 0.5) == [("text given", "a "), ("text line", "step 0 of 2, 0 model calls"), *masks]
+    middle = [("rect #b5f28c", ""), ("text", "<b>&"), ("rect mask", "")]
+    assert seen(svg, 1.5) == [("text given", "a "), ("text line", "step 1 of 2, 1 model calls"), *middle]
+    last = [("text", "<b>&"), ("rect #f2f28c", ""), ("text", "</script><!--")]
+    for late in (2.5, 4.9):
+        assert [kind for _, kind in seen(svg, late)] == [
+            "a ",
+            "step 2 of 2, 2 model calls",
+            "<b>&",
+            "",
+            "</script><!--",
+        ]
+    assert {e[0] for e in seen(svg, 4.9)} == {"text given", "text line", *(kind for kind, _ in last)}
+    still = [e.get("visibility", "visible") for e in ElementTree.fromstring(svg)]
+    assert still.count("visible") == 2 + len(seen(svg, 4.9))  # style and background; without animation: the last frame
+    assert not re.search(r"href=|url\(|@import|<script", svg)
+
+
+def test_an_animated_picture_keeps_tokens_apart_and_breaks_lines() -> None:
+    words = ["one\n", "two", "\x00\t", "河川", ""]
+    process, tokens = MaskingProcess(4), torch.tensor([[0, 1, 2, 3]])
+    svg = denoising_picture([], tokens, process, words.__getitem__, columns=6)
+    texts = [e for e in ElementTree.fromstring(svg) if e.tag.endswith("text")]
+    assert [e.text for e in texts] == ["one↵", "two", "\ufffd→", "河川", "step 0 of 0, 0 model calls"]
+    lines = [float(e.get("y")) for e in texts]
+    assert lines[0] < lines[1] == lines[2] < lines[3] < lines[4]
+    assert [float(e.get("textLength")) / 9 for e in texts[:4]] == [4, 3, 2, 4]
+    for name in ("interval", "hold", "columns"):
+        with pytest.raises(ValueError, match=f"{name} must be above 0; got 0"):
+            denoising_picture([], tokens, process, words.__getitem__, **{name: 0})
+
+
+def test_a_token_that_is_masked_again_is_red_in_the_picture() -> None:
+    tokens = torch.full((1, 3), 4)
+    sampler = UnmaskingSampler(Binomial(30), RandomOrder(), rates=ForwardBackwardRemasking())
+    film = list(sampler.iterate(model, tokens, PROCESS, seed=1))
+    frames = frames_of(film, tokens, PROCESS)
+    again = sum(new and token is None for frame in frames for new, token in zip(frame.changed, frame.ids, strict=True))
+    assert again > 0
+    assert denoising_picture(film, tokens, PROCESS, WORDS.__getitem__).count('class="again"') == again

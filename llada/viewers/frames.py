@@ -1,0 +1,48 @@
+"""What a row looked like before the first step and after each one."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from llada.process import MaskingProcess
+from llada.samplers import Step
+
+
+class Frame(NamedTuple):
+    """A row of the canvas at one time.
+
+    Attributes:
+        ids: token ids; None for masks.
+        changed: whether the step wrote here, or masked again.
+        confidence: the model's probability of what it proposed here; None where it proposed nothing.
+        calls: model calls so far.
+    """
+
+    ids: list[int | None]
+    changed: list[bool]
+    confidence: list[float | None]
+    calls: int
+
+
+def frames_of(steps: Iterable[Step], tokens: Tensor, process: MaskingProcess, row: int = 0) -> list[Frame]:
+    """The frames of a row, the first of them before the first step.
+
+    Args:
+        steps: from ``sampler.iterate`` or ``model.iterate``.
+        tokens: (B, L) int64, the canvas before the first step.
+        process: owner of the mask token.
+        row: which row of the batch.
+    """
+    length = tokens.shape[1]
+    frames = [Frame(_ids(tokens[row], process), [False] * length, [None] * length, 0)]
+    for step in steps:
+        confidence = [None if p != p else round(p, 3) for p in step.confidence[row].tolist()]  # NaN: not considered
+        frames.append(
+            Frame(_ids(step.tokens[row], process), step.changed[row].tolist(), confidence, int(step.calls[row]))
+        )
+    return frames
+
+
+def _ids(tokens: Tensor, process: MaskingProcess) -> list[int | None]:
+    return [None if token == process.mask_token_id else token for token in tokens.tolist()]

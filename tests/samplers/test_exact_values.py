@@ -1,0 +1,279 @@
+"""Orders, proposals, plans and rates against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from llada.noise import CosineSchedule, LinearSchedule
+from llada.process import MaskingProcess
+from llada.random import RowRandom
+from llada.samplers import (
+    Ancestral,
+    Blocks,
+    Candidates,
+    CappedRemasking,
+    Confidence,
+    ConfidenceRemasking,
+    Demote,
+    FirstHitting,
+    ForwardBackwardRemasking,
+    LeftToRight,
+    LoopRemasking,
+    Margin,
+    NegativeEntropy,
+    Order,
+    Progress,
+    Proposal,
+    Proposed,
+    RandomOrder,
+    Rates,
+    RescaledRemasking,
+    Sliding,
+    Stochastic,
+    TauLeaping,
+    WholeCanvas,
+    Window,
+)
+from llada.samplers.layout import first_mask, first_true, left_padding, plan, split_steps
+from llada.samplers.propose import gumbel_argmax, inverse_cdf
+from llada.samplers.window import ended, stopped
+
+MASK = 4
+RANDOM = RowRandom.from_seed(0, 1)
+P = torch.tensor([[[0.5, 0.3, 0.2, 0.0], [0.1, 0.6, 0.3, 0.0], [0.25, 0.25, 0.5, 0.0]]])
+
+
+def candidates(positions: tuple[int, ...] = (2, 3, 5), padding: int = 1) -> Candidates:
+    place = torch.tensor([positions])
+    canvas = torch.full((1, max(positions) + 1), MASK)
+    return Candidates(place, torch.ones_like(place).bool(), canvas, torch.tensor([[padding]]), MASK)
+
+
+def propose(proposal: Proposal | None = None) -> Proposed:
+    logits = torch.cat((P.log() + 7.0, torch.full((1, 3, 1), 9.0)), -1)  # the mask would be the favourite
+    return (proposal or Proposal())(logits, candidates(), random=RANDOM)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (Confidence(), [0.5, 0.6, 0.5]),
+        (Confidence(without=(1,)), [0.5 / 0.7, 0.0, 0.5 / 0.75]),
+        (Margin(), [0.2, 0.3, 0.25]),
+        (LeftToRight(), [-1.0, -2.0, -4.0]),  # places count from the first real token
+        (Demote(Confidence(), (2,)), [0.5, 0.6, torch.finfo(torch.float32).min / 2]),
+    ],
+    ids=str,
+)
+def test_scores(order: Order, expected: list[float]) -> None:
+    torch.testing.assert_close(order(propose(), random=RANDOM).float(), torch.tensor([expected]))
+
+
+def test_entropies() -> None:
+    expected = [sum(p * math.log(p) for p in row if p > 0) for row in P[0].tolist()]
+    torch.testing.assert_close(NegativeEntropy()(propose(), random=RANDOM), torch.tensor([expected]))
+
+
+def test_scores_after_filtering() -> None:
+    """Temperature 1/2 squares and renormalises; of the two best the rest is left out."""
+    proposed = propose(Proposal(0.5, top_k=2))
+    two = P.square().topk(2).values[:, :2]
+    best = two / two.sum(-1, keepdim=True)
+    filtered = Margin(filtered=True)(proposed, random=RANDOM)
+    torch.testing.assert_close(filtered[:, :2], best[..., 0] - best[..., 1])
+    chosen = proposed.filtered.softmax(-1).gather(-1, proposed.tokens[..., None]).squeeze(-1)
+    torch.testing.assert_close(Confidence(filtered=True)(proposed, random=RANDOM), chosen)
+    plain = P.gather(-1, proposed.tokens[..., None]).squeeze(-1)
+    torch.testing.assert_close(Confidence()(proposed, random=RANDOM), plain)
+
+
+def test_blind_and_drawn_orders_use_the_numbers_of_the_places() -> None:
+    uniform = RANDOM.uniform(5)[:, [1, 2, 4]]
+    assert torch.equal(RandomOrder()(propose(), random=RANDOM), uniform)
+    gumbel = -(-RANDOM.fold_in(1).uniform(5)[:, [1, 2, 4]].log()).log()
+    drawn = Stochastic(Margin(), 0.5)(propose(), random=RANDOM)
+    torch.testing.assert_close(drawn, torch.tensor([[0.4, 0.6, 0.5]], dtype=torch.float64) + gumbel)
+
+
+def test_the_greedy_proposal_never_takes_the_mask_or_what_is_forbidden() -> None:
+    assert propose().tokens.tolist() == [[0, 1, 2]]
+    assert propose(Proposal(forbidden=(1,))).tokens.tolist() == [[0, 2, 2]]
+    torch.testing.assert_close(propose().probability, torch.tensor([[0.5, 0.6, 0.5]]))
+    with pytest.raises(ValueError, match="token 5 is outside of the model's vocabulary of 5"):
+        propose(Proposal(forbidden=(5,)))
+
+
+@pytest.mark.parametrize(
+    ("proposal", "kept"),
+    [
+        (Proposal(1.0, top_k=1), [[0], [1], [2]]),
+        (Proposal(1.0, top_k=2), [[0, 1], [1, 2], [0, 1, 2]]),  # the last two tie
+        (Proposal(1.0, top_p=0.49), [[0], [1], [2]]),
+        (Proposal(1.0, top_p=0.7), [[0, 1], [1, 2], [0, 2]]),  # of two that tie the first
+        (Proposal(1.0, top_p=1.0), [[0, 1, 2], [0, 1, 2], [0, 1, 2]]),
+    ],
+    ids=str,
+)
+def test_filters(proposal: Proposal, kept: list[list[int]]) -> None:
+    rows = propose(proposal).filtered[0] > -torch.inf
+    assert [row.nonzero().flatten().tolist() for row in rows] == kept
+
+
+def test_a_draw_inverts_the_distribution_function() -> None:
+    logits = P[0, 0].double().log()
+    for u, token in ((1e-12, 0), (0.4999, 0), (0.5001, 1), (0.7999, 1), (0.8001, 2), (1 - 1e-12, 2)):
+        assert int(inverse_cdf(logits, torch.tensor(u, dtype=torch.float64))) == token
+
+
+def test_the_gumbel_draw() -> None:
+    uniform = torch.tensor([0.1, 0.9, 0.5, 0.5], dtype=torch.float64)
+    scores = [math.log(p) - math.log(-math.log(u)) for p, u in zip((0.5, 0.3, 0.2), (0.1, 0.9, 0.5), strict=True)]
+    assert int(gumbel_argmax(P[0, 0].log(), uniform)) == scores.index(max(scores)) == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "spans"),
+    [
+        (WholeCanvas(), [(5, 11)]),
+        (Sliding(3), [(5, 11)]),
+        (Blocks(4), [(3, 7), (7, 11)]),  # counted from the end
+        (Blocks(4, from_start=True), [(4, 8), (8, 11)]),
+        (Blocks(3), [(5, 8), (8, 11)]),
+        (Blocks(20), [(0, 11)]),
+    ],
+    ids=str,
+)
+def test_spans(window: Window, spans: list[tuple[int, int]]) -> None:
+    assert window.spans(5, 11) == spans
+
+
+def test_rows_that_begin_later_have_fewer_windows_and_all_steps() -> None:
+    fillable = torch.zeros(3, 12, dtype=torch.bool)
+    fillable[0, 2:], fillable[1, 9:] = True, True  # blocks of 4: the first row has three, the second one
+    first, second, third = plan(Blocks(4), 7, fillable)
+    assert [part[:2] for part in (first, second, third)] == [(0, 4), (4, 8), (8, 12)]
+    steps = [part.num_steps.tolist() for part in (first, second, third) if part.num_steps is not None]
+    assert [row[:2] for row in steps] == [[3, 0], [2, 0], [2, 7]]
+    # A row of two windows would have 4 steps in the second of the three.
+    assert [part.total for part in (first, second, third)] == [3, 4, 7]
+    assert not third.even
+    assert plan(Blocks(4), 7, fillable[2:]) == []
+    assert all(part.even for part in plan(Blocks(4), 7, fillable[:1]))
+    assert not plan(Sliding(4, stop=1), None, fillable[:1])[0].even
+
+
+def test_shares_of_steps() -> None:
+    assert split_steps(7, 3) == [3, 2, 2]
+    assert split_steps(None, 2) == [None, None]
+    with pytest.raises(ValueError, match="2 steps can't be shared among 3 blocks"):
+        split_steps(2, 3)
+
+
+def test_columns() -> None:
+    mask = torch.tensor([[False, True, False, True], [False, False, False, False], [False, False, True, False]])
+    columns, valid = first_true(mask, 2)
+    assert columns.tolist() == [[1, 3], [0, 1], [2, 0]]
+    assert valid.tolist() == [[True, True], [False, False], [True, False]]
+    assert first_mask(mask).tolist() == [1, 3, 2]
+    assert left_padding(mask, mask).tolist() == [[1], [4], [2]]
+    assert left_padding(mask, None).tolist() == [[0], [0], [0]]
+
+
+def test_stops() -> None:
+    tokens = torch.tensor([[7, 1, 7, MASK], [7, MASK, 7, MASK], [7, 1, 2, 7]])
+    fillable = torch.tensor([[False, True, True, True]]).expand(3, -1)
+    assert stopped(tokens, 0, 2, 7, fillable).tolist() == [False, False, False]  # one that was given isn't a stop
+    assert stopped(tokens, 2, 4, 7, fillable).tolist() == [True, True, True]
+    assert ended(tokens, 7, fillable, tokens == MASK).tolist() == [True, False, True]
+
+
+def step(k: int, steps: int, rates: Rates, process: MaskingProcess | None = None, left: int = 6) -> Progress:
+    masks = torch.tensor([8]), torch.tensor([left])
+    return Progress(k, torch.tensor([steps]), *masks, process or MaskingProcess(MASK), rates, RANDOM)
+
+
+ANCESTRAL_CASES = [(0, 4, 0.25), (1, 4, 1 / 3), (2, 4, 0.5), (3, 4, 1.0)]  # dt / t of t = 1, 3/4, 1/2, 1/4
+
+
+@pytest.mark.parametrize(("k", "steps", "chance"), ANCESTRAL_CASES)
+def test_linear_chances(k: int, steps: int, chance: float) -> None:
+    for rates in (Ancestral(), TauLeaping(), CappedRemasking(0.0), RescaledRemasking(0.0), ConfidenceRemasking()):
+        assert float(rates.unmask(step(k, steps, rates))) == pytest.approx(chance, rel=1e-9)
+        assert float(rates.time(step(k, steps, rates))) == pytest.approx(1.0 - k / steps)
+    eps = MaskingProcess(MASK, LinearSchedule(eps=1e-3))
+    if k < 3:
+        assert float(Ancestral().unmask(step(k, steps, Ancestral(), eps))) == pytest.approx(chance, rel=1e-9)
+
+
+def test_a_grid_that_ends_above_0() -> None:
+    rates = Ancestral(0.2)  # t = 1, 0.6, 0.2
+    assert float(rates.time(step(1, 2, rates))) == pytest.approx(0.6)
+    assert float(rates.unmask(step(0, 2, rates))) == pytest.approx(0.4)
+    assert float(rates.unmask(step(1, 2, rates))) == 1.0
+
+
+def test_tau_leaping_holds_the_rate() -> None:
+    process = MaskingProcess(MASK, CosineSchedule())
+    t = torch.tensor(0.75, dtype=torch.float64)
+    chance = float(TauLeaping().unmask(step(1, 4, TauLeaping(), process)))
+    assert chance == pytest.approx(float(process.schedule.loss_weight(t)) * 0.25)
+
+
+def test_first_hitting_times_fall_as_powers_of_uniforms() -> None:
+    rates = FirstHitting()
+    u = RANDOM.uniform(3)[0]
+    expected = float(u[0] ** (1 / 8) * u[1] ** (1 / 7) * u[2] ** (1 / 6))
+    assert float(rates.time(step(2, 8, rates))) == pytest.approx(expected)
+    assert float(rates.unmask(step(2, 8, rates))) == pytest.approx(1 / 6)
+
+
+WRITTEN = torch.tensor([[False, True, True, False]])
+SURE = torch.tensor([[math.nan, 0.9, 0.2, math.nan]])
+
+
+def taken_back(rates: Rates, k: int, steps: int) -> Tensor:
+    return rates.remask(step(k, steps, rates), WRITTEN, SURE)
+
+
+@pytest.mark.parametrize(
+    ("rates", "k", "sigma"),
+    # Of ten linear steps: t = 0.7, s = 0.6 at k = 3, so alpha goes from 0.3 to 0.4 and sigma_max is 1;
+    # t = 0.3, s = 0.2 at k = 7: from 0.7 to 0.8, sigma_max = 0.2 / 0.7.
+    [
+        (CappedRemasking(0.008), 3, 0.008),
+        (CappedRemasking(0.9), 7, 0.2 / 0.7),
+        (RescaledRemasking(0.5), 3, 0.5),
+        (RescaledRemasking(0.5), 7, 0.1 / 0.7),
+        (ForwardBackwardRemasking(), 3, 0.1 / 0.3),
+        (ForwardBackwardRemasking(), 7, 0.1 / 0.7),
+        (CappedRemasking(0.9), 9, 0.0),  # the last step ends with clean tokens only
+    ],
+    ids=str,
+)
+def test_remdm_rates_keep_the_marginal(rates: Rates, k: int, sigma: float) -> None:
+    assert float(taken_back(rates, k, 10)) == pytest.approx(sigma, rel=1e-6, abs=1e-12)
+    alpha_t, alpha_s, unmask = k / 10, (k + 1) / 10, float(rates.unmask(step(k, 10, rates)))
+    assert unmask == pytest.approx((alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t))
+    assert alpha_t * (1 - sigma) + (1 - alpha_t) * unmask == pytest.approx(alpha_s)
+
+
+def test_remdm_doubts_the_unsure() -> None:
+    doubt = [math.exp(-0.9), math.exp(-0.2)]
+    expected = [0.0, *(0.2 / 0.7 * d / sum(doubt) for d in doubt), 0.0]
+    assert taken_back(ConfidenceRemasking(), 7, 10)[0].tolist() == pytest.approx(expected, rel=1e-6)
+    assert float(ConfidenceRemasking().unmask(step(7, 10, ConfidenceRemasking()))) == pytest.approx(1 / 3)
+
+
+def test_remdm_loop_rises_holds_and_rises() -> None:
+    rates = LoopRemasking(eta=0.02, t_on=0.55, t_off=0.05, alpha_on=0.9)
+    alphas = [float(rates.alphas(step(k, 20, rates))[0]) for k in range(20)]
+    before = [0.9 * (1.0 - (1.0 - k / 20 - 0.55) / 0.45) for k in range(9)]
+    assert alphas[:9] == pytest.approx(before)  # t = 1, 0.95, ..., 0.6
+    assert alphas[9:] == pytest.approx([0.9] * 11)  # t = 0.55, ..., 0.05
+    assert float(taken_back(rates, 4, 20)) == 0.0
+    assert float(taken_back(rates, 12, 20)) == pytest.approx(0.02)
+    assert float(rates.unmask(step(12, 20, rates))) == pytest.approx(0.9 * 0.02 / 0.1)
+    assert float(rates.time(step(12, 20, rates))) == pytest.approx(0.1)
+    assert float(rates.unmask(step(19, 20, rates))) == 1.0
