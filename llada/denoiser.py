@@ -12,7 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from llada.cross_entropy import chunked_nll, nll, weighted_nll
+from llada.cross_entropy import chunked_nll, nll
+from llada.head_loss import Chunked, HeadLoss
 
 
 @runtime_checkable
@@ -101,10 +102,11 @@ class BackboneDenoiser(Denoiser):
 
     Args:
         backbone: a network with `hidden` and `head`.
+        head_loss: how `weighted_nll` is computed.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone, head_loss: HeadLoss = Chunked()) -> None:  # noqa: B008 - frozen
+        self.backbone, self.head_loss = backbone, head_loss
 
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """See `Denoiser.logits`."""
@@ -131,7 +133,7 @@ class BackboneDenoiser(Denoiser):
     ) -> tuple[Tensor, Tensor]:
         """See `Denoiser.weighted_nll`."""
         hidden = self.backbone.hidden(tokens, select=flat_indices(tokens, where), **model_kwargs)
-        return weighted_nll(self.backbone.head, hidden, targets[where], weights, forbidden)
+        return self.head_loss(self.backbone.head, hidden, targets[where], weights, forbidden)
 
 
 class CallableDenoiser(Denoiser):
@@ -153,11 +155,12 @@ class CallableDenoiser(Denoiser):
         return chosen if where.dtype == torch.bool else chosen.view(*where.shape, -1)
 
 
-def as_denoiser(model: Any) -> Denoiser:
+def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noqa: B008 - frozen
     """View a model as a `Denoiser`.
 
     Args:
         model: a `Denoiser`, a network with `hidden` and `head`, or a callable ``tokens -> logits``.
+        head_loss: how the loss of a network with a `head` is computed.
 
     Raises:
         TypeError: if it is none of these.
@@ -165,7 +168,7 @@ def as_denoiser(model: Any) -> Denoiser:
     if isinstance(model, Denoiser):
         return model
     if isinstance(model, Backbone):
-        return BackboneDenoiser(model)
+        return BackboneDenoiser(model, head_loss)
     if callable(model):
         return CallableDenoiser(model)
     raise TypeError(f"a model must be callable, tokens (B, L) -> logits (B, L, V); got {type(model).__name__}")

@@ -3,6 +3,14 @@
 from llada.backbones.attention import KERNELS, Visibility
 from llada.backbones.cache import KeyValueCache
 from llada.backbones.dit import DiffusionTransformer
+from llada.backbones.graphs import GraphedBackbone
 from llada.backbones.transformer import BidirectionalTransformer
 
-__all__ = ["KERNELS", "BidirectionalTransformer", "DiffusionTransformer", "KeyValueCache", "Visibility"]
+__all__ = [
+    "KERNELS",
+    "BidirectionalTransformer",
+    "DiffusionTransformer",
+    "GraphedBackbone",
+    "KeyValueCache",
+    "Visibility",
+]

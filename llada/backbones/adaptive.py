@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from llada.backbones.attention import Visibility, kernel_by_name
+from llada.backbones.attention import kernel_by_name
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.rotary import Rotation, rotate
+from llada.backbones.visibility import Visibility
 
 NUM_SINUSOIDS = 256
 LONGEST_WAVE = 10_000.0
@@ -54,7 +55,7 @@ class FusedAttention(nn.Module):
         kernel: name in `llada.backbones.attention.KERNELS`.
     """
 
-    def __init__(self, width: int, num_heads: int, *, kernel: str = "sdpa") -> None:
+    def __init__(self, width: int, num_heads: int, *, kernel: str = "auto") -> None:
         super().__init__()
         self.num_heads = num_heads
         self.kernel = kernel_by_name(kernel)

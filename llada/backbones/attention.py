@@ -1,54 +1,29 @@
-"""Attention: one function, a description of who may see whom, and the kernels that compute it.
+"""Attention in one room: the kernels by name, and which of them computes what if none is named.
 
     attend(q, k, v) = softmax(q k^T / sqrt(d) + visibility) v
+
+A kernel that is named computes, or says why it can't; only "auto" chooses. A new one is an entry in `KERNELS`: a
+`llada.backbones.kernel.Kernel`, or a plain function of (q, k, v, visibility).
 
 Shapes: B batch, H query heads, G key/value heads (G divides H), Q queries, K keys, d head width.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llada.backbones.flash import FlashAttention, is_installed, prefers_version_3
+from llada.backbones.flex import FlexAttention
+from llada.backbones.kernel import Case, Kernel
+from llada.backbones.varlen import SegmentLoop, TorchVarlen
+from llada.backbones.visibility import Layout, Visibility
 
-@dataclass(frozen=True)
-class Visibility:
-    """Who may see whom. The default: everybody sees everybody.
-
-    Args:
-        keys: (B, K) bool, True for real tokens; the others (padding) are seen by nobody.
-        segments: (B, L) integers for packed rows; a token sees its own segment only. Needs Q = K = L.
-        causal: whether a token sees only itself and those before it. Needs Q = K.
-    """
-
-    keys: Tensor | None = None
-    segments: Tensor | None = None
-    causal: bool = False
-
-    @cached_property
-    def mask(self) -> Tensor | None:
-        """Bool tensor that broadcasts to (B, 1, Q, K), True where a query may look; None where nothing is hidden.
-
-        Padding alone stays (B, 1, 1, K): no (L, L) matrix is built for it. A causal mask alone is left to the kernel.
-        """
-        mask = None
-        if self.keys is not None:
-            mask = self.keys[:, None, None, :]
-        if self.segments is not None:
-            same = (self.segments[:, :, None] == self.segments[:, None, :])[:, None]
-            mask = same if mask is None else mask & same
-        if self.causal and mask is not None:
-            length = mask.shape[-1]
-            mask = mask & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        return mask
-
-    @property
-    def causal_only(self) -> bool:
-        """Whether the kernel's own causal option says everything."""
-        return self.causal and self.keys is None and self.segments is None
+__all__ = ["KERNELS", "AutoAttention", "Case", "FunctionKernel", "Kernel", "Layout", "Visibility"]
+__all__ += ["check_answers_padding", "kernel_by_name", "kernel_for", "plain_attention", "sdpa_attention"]
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
@@ -90,8 +65,68 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> T
     )
 
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Visibility], Tensor]
-KERNELS: dict[str, Kernel] = {"plain": plain_attention, "sdpa": sdpa_attention}
+@dataclass(frozen=True)
+class FunctionKernel(Kernel):
+    """A kernel that is no more than a function, and computes every case.
+
+    Args:
+        function: (q, k, v, visibility) to the result, see `Kernel`.
+    """
+
+    function: Callable[[Tensor, Tensor, Tensor, Visibility], Tensor]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+        """See `Kernel`."""
+        return self.function(q, k, v, visibility)
+
+
+@dataclass(frozen=True)
+class AutoAttention(Kernel):
+    """The kernel that `kernel_for` names, call by call."""
+
+    unpads: ClassVar[bool] = True
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+        """See `Kernel`."""
+        return KERNELS[kernel_for(Case.of(q, visibility))](q, k, v, visibility)
+
+
+KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Visibility], Tensor]] = {
+    "auto": AutoAttention(),
+    "plain": FunctionKernel(plain_attention),
+    "sdpa": FunctionKernel(sdpa_attention),
+    "segments": SegmentLoop(),
+    "varlen": TorchVarlen(),
+    "flash": FlashAttention(),
+    "flex": FlexAttention(),
+}
+
+
+CELLS_THAT_PAY_A_RUN = 4096
+"""A run costs the CPU about as much time as so many entries of a mask: measured, one thread, 4 heads of 64."""
+
+
+def kernel_for(case: Case) -> str:
+    """The name of the kernel that "auto" takes.
+
+    A mask hides padding on its own, for it stays (B, 1, 1, K); backbones leave padding out before it gets here
+    where they can, see `llada.backbones.unpadded`. Packed segments go to a kernel over runs, so that no (L, L) matrix
+    is built; but on the CPU many short segments of a short row are faster with a mask, and while `torch.compile` traces
+    a loop over runs would be unrolled.
+
+    Args:
+        case: device, dtype, layout.
+    """
+    if case.layout is Layout.STRUCTURED:
+        return "flex" if case.device == "cuda" else "sdpa"
+    if case.layout is Layout.PACKED:
+        if case.half_on_ampere:
+            return "flash" if is_installed(case) else "varlen"
+        if case.compiling:
+            return "flex" if case.device == "cuda" else "sdpa"
+        return "segments" if case.cells_per_run >= CELLS_THAT_PAY_A_RUN else "sdpa"
+    fast = case.half_on_ampere and case.layout is Layout.DENSE
+    return "flash" if fast and prefers_version_3(case) else "sdpa"
 
 
 def kernel_by_name(name: str) -> Kernel:
@@ -102,4 +137,18 @@ def kernel_by_name(name: str) -> Kernel:
     """
     if name not in KERNELS:
         raise ValueError(f"attention kernel {name!r} is unknown; choose one of {', '.join(map(repr, KERNELS))}")
-    return KERNELS[name]
+    kernel = KERNELS[name]
+    return kernel if isinstance(kernel, Kernel) else FunctionKernel(kernel)
+
+
+def check_answers_padding(name: str) -> None:
+    """Whether a kernel can serve a model that may read its outputs at padding: one with shifted outputs.
+
+    Raises:
+        ValueError: if it can't.
+    """
+    if not kernel_by_name(name).answers_padding:
+        raise ValueError(
+            f"attention={name!r} computes nothing at padding, where a backbone with shift=True reads the prediction of "
+            "a row's first token; use 'auto' or 'sdpa'"
+        )

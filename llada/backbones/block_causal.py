@@ -1,13 +1,12 @@
 """Visibility of block-causal models: a token sees its own block and the blocks before it."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from llada.backbones.attention import Visibility
 from llada.backbones.cache import KeyValueCache, Region
+from llada.backbones.visibility import Rule, Visibility
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +21,33 @@ class BlockCausal(Visibility):
     query_blocks: Tensor
     key_blocks: Tensor
 
-    @cached_property
+    @property
     def mask(self) -> Tensor:
         """See `Visibility.mask`."""
+        return self.once("mask", self._seen)
+
+    def _seen(self) -> Tensor:
         seen = (self.key_blocks[:, None, :] <= self.query_blocks[:, :, None])[:, None]
         if self.keys is not None:
             seen = seen & self.keys[:, None, None, :]
         if self.segments is not None:
             seen = seen & (self.segments[:, :, None] == self.segments[:, None, :])[:, None]
+        return seen
+
+    def rule(self) -> Rule:
+        """See `Visibility.rule`."""
+        query_blocks, key_blocks = self.query_blocks, self.key_blocks
+        queries_differ, keys_differ = len(query_blocks) > 1, len(key_blocks) > 1
+
+        def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            of_query = query_blocks[row if queries_differ else row * 0, query]
+            result = key_blocks[row if keys_differ else row * 0, key] <= of_query
+            if self.keys is not None:
+                result = result & self.keys[row, key]
+            if self.segments is not None:
+                result = result & (self.segments[row, query] == self.segments[row, key])
+            return result
+
         return seen
 
 

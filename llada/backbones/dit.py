@@ -8,15 +8,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from llada.backbones.adaptive import AdaptiveBlock, NoiseEmbedding, ZeroLinear, modulated_norm, spread
-from llada.backbones.attention import Visibility
+from llada.backbones.attention import kernel_by_name
 from llada.backbones.block_causal import block_causal
 from llada.backbones.cache import KeyValueCache, Region
-from llada.backbones.inputs import check_inputs, token_positions
+from llada.backbones.checkpointing import Checkpointing, as_checkpointing
+from llada.backbones.inputs import check_heads, check_inputs, token_positions
 from llada.backbones.rotary import rotation
-from llada.backbones.transformer import check_heads
+from llada.backbones.unpadded import unpadded
+from llada.backbones.visibility import Visibility
 
 
 class DiffusionTransformer(nn.Module):
@@ -34,7 +35,8 @@ class DiffusionTransformer(nn.Module):
         max_length: longest row that is accepted, in tokens.
         dropout: of both branches, in [0, 1). MDLM trains with 0.1.
         rope_theta: base of the rotary wavelengths.
-        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations; or which
+            of them, see `llada.backbones.checkpointing`.
         attention: name of the attention kernel, see `llada.backbones.attention.KERNELS`.
         block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
             all blocks before it (BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
@@ -58,8 +60,8 @@ class DiffusionTransformer(nn.Module):
         max_length: int = 4096,
         dropout: float = 0.0,
         rope_theta: float = 10_000.0,
-        activation_checkpointing: bool = False,
-        attention: str = "sdpa",
+        activation_checkpointing: bool | Checkpointing = False,
+        attention: str = "auto",
         block_length: int | None = None,
     ) -> None:
         super().__init__()
@@ -144,23 +146,46 @@ class DiffusionTransformer(nn.Module):
         check_inputs(tokens, segment_ids, cache, region, vocab_size=self.vocab_size, max_length=self.max_length)
         if sigma is not None and sigma.shape != tokens.shape[:1]:
             raise ValueError(f"sigma must be (B,) = ({len(tokens)},), a noise level per row; got {tuple(sigma.shape)}")
-        positions = token_positions(tokens, segment_ids, region)
-        turn = rotation(positions, self.width // self.num_heads, self.rope_theta)
         keys = None if attention_mask is None else attention_mask.bool()
+        if keys is not None and cache is None and self._leaves_padding_out(sigma):
+            packed = unpadded(tokens, keys, segment_ids)
+            if packed is not None:
+                x = self._body(packed.tokens, sigma, packed.positions, packed.visibility, packed.places(select))
+                return packed.restored(x, select)
+            keys = None
+        positions = token_positions(tokens, segment_ids, region)
         visibility = Visibility(keys, segment_ids)
         if self.block_length is not None:
             visibility = block_causal(self.block_length, positions, keys, segment_ids, cache, region)
+        return self._body(tokens, sigma, positions, visibility, select, cache, region)
+
+    def _leaves_padding_out(self, sigma: Tensor | None) -> bool:
+        """Whether padding need not be computed: not if a row has a modulation of its own, or shapes must be fixed."""
+        needed = sigma is not None or self.block_length is not None or torch.compiler.is_compiling()
+        return not needed and kernel_by_name(self.attention).unpads
+
+    def _body(
+        self,
+        tokens: Tensor,
+        sigma: Tensor | None,
+        positions: Tensor,
+        visibility: Visibility,
+        select: Tensor | None,
+        cache: KeyValueCache | None = None,
+        region: Region | None = None,
+    ) -> Tensor:
+        """Embedding, blocks and final modulated norm: (B, L, D), or (N, D) with ``select``."""
+        turn = rotation(positions, self.width // self.num_heads, self.rope_theta)
         # Without time all rows share one modulation, computed once: R = 1.
         levels = torch.zeros(1, device=tokens.device) if sigma is None else sigma
         condition = F.silu(self.noise_embedding(levels))
+        checkpointing = as_checkpointing(self.activation_checkpointing) if self.training else None
+        visibility.prepare(tokens)
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
             cached = None if cache is None or region is None else (cache, layer, region)
-            rows = select if layer == self.num_layers - 1 else None
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, condition, turn, visibility, cached, rows, use_reentrant=False)
-            else:
-                x = block(x, condition, turn, visibility, cached, rows)
+            arguments = x, condition, turn, visibility, cached, select if layer == self.num_layers - 1 else None
+            x = block(*arguments) if checkpointing is None else checkpointing(layer, block, *arguments)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         length = tokens.shape[1]
         return modulated_norm(self.final_norm, x, spread(shift, length, select), spread(scale, length, select))

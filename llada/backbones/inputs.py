@@ -19,7 +19,8 @@ def check_inputs(
     """Whether a backbone can run on these arguments.
 
     Args:
-        tokens: (B, L) int64. Their values are checked on the CPU only, where looking at them costs no waiting.
+        tokens: (B, L) int64. Their values are checked on the CPU only, where looking at them costs no waiting, and
+            not in a compiled graph.
         segment_ids: (B, L) integers for packed rows, or None.
         cache: keys and values of the canvas that ``tokens`` are a part of, or None.
         region: where ``tokens`` stand on that canvas, or None.
@@ -35,7 +36,7 @@ def check_inputs(
             f"the row has {length} tokens but this backbone accepts at most max_length={max_length}; "
             "shorten the prompt or the answer, or build it with a larger max_length"
         )
-    if tokens.device.type == "cpu" and tokens.numel():
+    if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
         low, high = (int(value) for value in torch.aminmax(tokens))
         if low < 0 or high >= vocab_size:
             raise ValueError(
@@ -56,3 +57,17 @@ def token_positions(tokens: Tensor, segment_ids: Tensor | None, region: Region |
         return segment_positions(segment_ids)
     start = 0 if region is None else region.start
     return torch.arange(start, start + tokens.shape[1], device=tokens.device)
+
+
+def check_heads(width: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None) -> None:
+    """Whether widths and heads divide.
+
+    Raises:
+        ValueError: if they don't, saying which.
+    """
+    if head_dim is None and width % num_heads:
+        raise ValueError(f"width={width} isn't divisible by num_heads={num_heads}; choose another or give head_dim")
+    if num_kv_heads is not None and num_heads % num_kv_heads:
+        raise ValueError(f"num_kv_heads={num_kv_heads} must divide num_heads={num_heads}")
+    if (width // num_heads if head_dim is None else head_dim) % 2:
+        raise ValueError(f"rotary embedding needs an even head width; got width={width}, num_heads={num_heads}")

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from llada.backbones.attention import Visibility, kernel_by_name
+from llada.backbones.attention import kernel_by_name
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.rotary import Rotation, rotate
+from llada.backbones.visibility import Visibility
 
 Cached = tuple[KeyValueCache, int, Region]
 """A cache, the index of the layer, and where the tokens of a pass stand on the cache's canvas."""
@@ -43,7 +44,7 @@ class Attention(nn.Module):
         qkv_bias: bool = False,
         out_bias: bool = False,
         qk_norm: float | None = None,
-        kernel: str = "sdpa",
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
@@ -81,6 +82,23 @@ class Attention(nn.Module):
             cache, layer, region = cached
             k, v = cache.write(layer, k, v, region)
         return rearrange(self.kernel(q, k, v, visibility), "b h l d -> b l (h d)")
+
+
+class TiedHead(nn.Module):
+    """A projection to the vocabulary that shares the embedding's matrix, with a bias of its own if asked for."""
+
+    def __init__(self, embedding: nn.Embedding, bias: bool = False) -> None:
+        super().__init__()
+        self.tie(embedding)
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
+
+    def tie(self, embedding: nn.Embedding) -> None:
+        """Share the matrix (again): ``to_empty`` gives every name a tensor of its own."""
+        self.weight = embedding.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (..., D) to (..., V)."""
+        return nn.functional.linear(hidden, self.weight, self.bias)
 
 
 class SwiGLU(nn.Module):

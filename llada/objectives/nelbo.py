@@ -15,6 +15,7 @@ from torch import Tensor
 from llada.noise import StratifiedTimes, TimeSampler, UniformTimes
 from llada.objectives.normaliser import Normaliser, PerMasked, PerPosition, PerRow, PerToken
 from llada.objectives.objective import MASKS, TIMES, Objective, ObjectiveOutput, score
+from llada.objectives.segments import segment_numbers, segment_times
 from llada.objectives.weight import BoundWeight, UnitWeight, Weight
 from llada.process import MaskingProcess, check_maskable
 from llada.random import RowRandom
@@ -22,18 +23,22 @@ from llada.random import RowRandom
 
 @dataclass(frozen=True)
 class MaskedNELBO(Objective):
-    """One noise level per row, independent masks, weighted cross-entropy of the masked tokens.
+    """One noise level per row or packed segment, independent masks, weighted cross-entropy of the masked tokens.
 
     Args:
         times: how noise levels are drawn.
         weight: of a masked token in the loss. Only `BoundWeight` with times over all of (0, 1] minimises the bound; the
             reported ``nelbo`` uses it in any case.
         normaliser: what the loss is divided by.
+        per_segment: whether every segment of a packed row (``segment_ids`` among the model's keywords) has a noise
+            level of its own and stands for a row in weight and normaliser, as if it weren't packed. The report of t is
+            then a row's mean over its maskable tokens.
     """
 
     times: TimeSampler = field(default_factory=StratifiedTimes)
     weight: Weight = field(default_factory=BoundWeight)
     normaliser: Normaliser = field(default_factory=PerToken)
+    per_segment: bool = True
 
     def __call__(
         self,
@@ -47,6 +52,9 @@ class MaskedNELBO(Objective):
     ) -> ObjectiveOutput:
         """See `Objective`."""
         maskable = check_maskable(x_0, maskable)
+        segment_ids = model_kwargs.get("segment_ids")
+        if segment_ids is not None and self.per_segment:
+            return self._packed(model, process, x_0, maskable, random, segment_numbers(segment_ids), model_kwargs)
         t = self.times(random.fold_in(TIMES))
         noised = process.corrupt(x_0, t, maskable, random=random.fold_in(MASKS))
         return score(
@@ -60,6 +68,36 @@ class MaskedNELBO(Objective):
             normaliser=self.normaliser,
             t=t,
             **process.conditioning(t),
+            **model_kwargs,
+        )
+
+    def _packed(
+        self,
+        model: Any,
+        process: MaskingProcess,
+        x_0: Tensor,
+        maskable: Tensor,
+        random: RowRandom,
+        numbers: Tensor,
+        model_kwargs: dict[str, Any],
+    ) -> ObjectiveOutput:
+        if process.time_conditioned:
+            raise ValueError(
+                "the backbone is told one noise level per row, but every packed segment has its own; use a process "
+                "without time_conditioned, rows that aren't packed, or MaskedNELBO(per_segment=False)"
+            )
+        t = segment_times(self.times, random.fold_in(TIMES), numbers)
+        noised = process.corrupt(x_0, t, maskable, random=random.fold_in(MASKS))
+        return score(
+            model,
+            process,
+            x_0,
+            maskable,
+            noised,
+            weight=self.weight.for_segments(numbers)(process.schedule, t, noised.masked),
+            bound_weight=BoundWeight()(process.schedule, t, noised.masked),
+            normaliser=self.normaliser.for_segments(numbers),
+            t=(t * maskable).sum(1) / maskable.sum(1).clamp(min=1),
             **model_kwargs,
         )
 

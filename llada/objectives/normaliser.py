@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llada.objectives.segments import segment_sums
+
 
 class Normaliser(ABC):
     """Gives every row a scale, and the batch a denominator."""
@@ -22,8 +24,16 @@ class Normaliser(ABC):
             masked: (B, L) bool.
 
         Returns:
-            scale (B,) float64 and denominator () float64, never below 1.
+            scale (B,), or (B, L), float64 and denominator () float64, never below 1.
         """
+
+    def for_segments(self, numbers: Tensor) -> "Normaliser":
+        """The same for packed rows, in which every segment stands for a row.
+
+        Args:
+            numbers: (B, L) int64, segments counted from 0 in each row.
+        """
+        return self
 
 
 def _ones(maskable: Tensor) -> Tensor:
@@ -62,6 +72,27 @@ class PerRow(Normaliser):
     def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """See `Normaliser`."""
         return 1.0 / _at_least_one(maskable.sum(1)), _ones(maskable).sum()
+
+    def for_segments(self, numbers: Tensor) -> Normaliser:
+        """Divide each segment by its own maskable tokens, then by the segments that have any."""
+        return PerSegment(numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class PerSegment(Normaliser):
+    """`PerRow` for packed rows: what a batch of one segment per row would give.
+
+    Args:
+        numbers: (B, L) int64, segments counted from 0 in each row.
+    """
+
+    numbers: Tensor
+
+    def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Normaliser`; the scale is (B, L)."""
+        scale = 1.0 / segment_sums(maskable, self.numbers).clamp(min=1.0)
+        # Each of a segment's n maskable tokens counts 1/n, so the sum is the number of segments.
+        return scale, (scale * maskable).sum().round().clamp(min=1.0)
 
 
 @dataclass(frozen=True)

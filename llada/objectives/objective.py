@@ -105,11 +105,13 @@ def score(
         model_kwargs: for the model, the process's conditioning included.
     """
     scale, denominator = normaliser(maskable, noised.masked)
+    if scale.ndim == 1:
+        scale = scale[:, None]
     if weight.ndim == 1:
         weight = weight[:, None]
     if bound_weight.ndim == 1:
         bound_weight = bound_weight[:, None]
-    weights = (weight * scale[:, None]).expand_as(x_0)[noised.masked]
+    weights = (weight * scale).expand_as(x_0)[noised.masked]
     numerator, terms = as_denoiser(model).weighted_nll(
         noised.tokens, x_0, noised.masked, weights, forbidden=process.forbidden, **model_kwargs
     )

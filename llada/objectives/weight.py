@@ -18,12 +18,20 @@ class Weight(ABC):
 
         Args:
             schedule: alpha(t).
-            t: (B,) float64.
+            t: (B,) float64, or (B, L).
             masked: (B, L) bool.
 
         Returns:
             (B,) or (B, L) float64.
         """
+
+    def for_segments(self, numbers: Tensor) -> "Weight":
+        """The same for packed rows, in which every segment stands for a row.
+
+        Args:
+            numbers: (B, L) int64, segments counted from 0 in each row.
+        """
+        return self
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,26 @@ class ContextWeight(Weight):
 
     def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
         """See `Weight`."""
+        return (~masked).double() @ self.closeness(masked)
+
+    def closeness(self, masked: Tensor) -> Tensor:
+        """How much a visible token at each distance counts, (L, L) float64, for rows (B, L)."""
         index = torch.arange(masked.shape[1], device=masked.device)
         distance = (index[:, None] - index[None, :]).abs()
         closeness = 0.5 * self.p * (1.0 - self.p) ** (distance - 1).clamp(min=0).double()
-        return (~masked).double() @ closeness.masked_fill(distance == 0, 0.0)
+        return closeness.masked_fill(distance == 0, 0.0)
+
+    def for_segments(self, numbers: Tensor) -> Weight:
+        """Neighbours in other segments don't count."""
+        return _ContextWithin(self, numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class _ContextWithin(Weight):
+    context: ContextWeight
+    numbers: Tensor
+
+    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
+        """See `Weight`."""
+        same = self.numbers[:, :, None] == self.numbers[:, None, :]
+        return torch.einsum("bj,bij,ij->bi", (~masked).double(), same.double(), self.context.closeness(masked))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
-from llada.backbones.attention import KERNELS, Visibility, kernel_by_name, plain_attention
+from llada.backbones.attention import Visibility
 from llada.backbones.layers import ShortConvolution
 from llada.backbones.rotary import rotate, rotation, segment_positions
 
@@ -124,41 +124,6 @@ def test_shift_reads_the_left_neighbour() -> None:
     x = tokens()
     expected = plain(x)
     torch.testing.assert_close(shifted(x), torch.cat((expected[:, :1], expected[:, :-1]), 1))
-
-
-@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "plain"])
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("layout", ["full", "padding", "segments", "causal", "causal_padding"])
-def test_kernels_equal_the_formula(kernel: str, groups: int, layout: str) -> None:
-    generator = torch.Generator().manual_seed(2)
-    shapes = ((2, 4, 6, 8), (2, groups, 6, 8), (2, groups, 6, 8))
-    q, k, v = (torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes)
-    keys = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    visibility = {
-        "full": Visibility(),
-        "padding": Visibility(keys=keys),
-        "segments": Visibility(segments=torch.tensor([[0, 0, 0, 1, 1, 2], [0] * 6])),
-        "causal": Visibility(causal=True),
-        "causal_padding": Visibility(keys=keys, causal=True),
-    }[layout]
-    ours, theirs = kernel_by_name(kernel)(q, k, v, visibility), plain_attention(q, k, v, visibility)
-    torch.testing.assert_close(ours, theirs)
-    weight = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
-    for mine, formula in zip(
-        torch.autograd.grad((ours * weight).sum(), (q, k, v)),
-        torch.autograd.grad((theirs * weight).sum(), (q, k, v)),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, formula)
-
-
-def test_padding_needs_no_square_mask() -> None:
-    keys = torch.ones(2, 50, dtype=torch.bool)
-    mask = Visibility(keys=keys).mask
-    assert mask is not None
-    assert mask.shape == (2, 1, 1, 50)
-    assert Visibility().mask is None
-    assert Visibility(causal=True).mask is None
 
 
 def test_rotation_depends_on_the_distance_alone() -> None:

@@ -1,0 +1,125 @@
+"""What of a block's forward pass is kept for the backward pass, and what is computed again.
+
+Reference: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174; Korthikanti et al.,
+"Reducing Activation Recomputation in Large Transformer Models", arXiv 2205.05198.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+
+class Checkpointing(ABC):
+    """Runs a block so that less of it is kept."""
+
+    @abstractmethod
+    def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
+        """``block(*arguments)``.
+
+        Args:
+            layer: index of the block.
+            block: the block.
+            arguments: for the block.
+        """
+
+
+@dataclass(frozen=True)
+class EveryBlock(Checkpointing):
+    """Of every n-th block only the input is kept: the least memory, for up to a third more time at n = 1.
+
+    Args:
+        n: 1 for all blocks.
+
+    Raises:
+        ValueError: if ``n`` is less than 1.
+    """
+
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"n must be 1 or more; got {self.n}")
+
+    def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
+        """See `Checkpointing`."""
+        keeps = layer % self.n > 0
+        result = block(*arguments) if keeps else checkpoint(block, *arguments, use_reentrant=False)
+        assert isinstance(result, Tensor)
+        return result
+
+
+@dataclass(frozen=True)
+class Selective(Checkpointing):
+    """The results of attention and of matrix products are kept, all else is computed again: little time, some memory.
+
+    Args:
+        n: keep every n-th matrix product of a block; 1 for all of them.
+
+    Raises:
+        ValueError: if ``n`` is less than 1.
+    """
+
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"n must be 1 or more; got {self.n}")
+
+    def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
+        """See `Checkpointing`."""
+        result = checkpoint(block, *arguments, use_reentrant=False, context_fn=partial(_keeping, self.n))
+        assert isinstance(result, Tensor)
+        return result
+
+
+def as_checkpointing(value: bool | Checkpointing) -> Checkpointing | None:
+    """The policy that ``True`` stands for, which is `EveryBlock`, or that is given; None for ``False``."""
+    if isinstance(value, Checkpointing):
+        return value
+    return EveryBlock() if value else None
+
+
+_MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+_ATTENTION = (
+    "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_cudnn_attention",
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._flash_attention_forward",
+    "torch_attn._varlen_attn",
+    "flash_attn._flash_attn_forward",
+    "flash_attn._flash_attn_varlen_forward",
+)
+
+
+def _keeping(n: int) -> tuple[Any, Any]:
+    """Contexts of a block's forward pass and of its repetition, with attention and every n-th matrix product kept."""
+    attention = _attention()
+    counts = {False: 0, True: 0}
+
+    def policy(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+        if operation in attention:
+            return CheckpointPolicy.MUST_SAVE
+        if operation in _MATRIX_PRODUCTS:
+            counts[context.is_recompute] += 1
+            if (counts[context.is_recompute] - 1) % n == 0:
+                return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts: tuple[Any, Any] = create_selective_checkpoint_contexts(policy)
+    return contexts
+
+
+def _attention() -> set[Any]:
+    """Attention operations that are registered: a package's own are once it is imported."""
+    found = set()
+    for name in _ATTENTION:
+        library, operation = name.split(".")
+        packet = getattr(getattr(torch.ops, library), operation, None)
+        found.update([] if packet is None else [packet.default])
+    return found

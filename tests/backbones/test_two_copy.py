@@ -1,0 +1,101 @@
+"""Two copies in one pass say what a pass per block says, and nobody sees what it mustn't."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llada.backbones import BidirectionalTransformer
+
+VOCAB, BLOCK, LENGTH = 11, 4, 14
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "convolution": {"convolution": 5},
+    "window longer than the row": {"convolution": 31},
+    "grouped": {"num_kv_heads": 1, "qk_norm": True},
+}
+
+
+def build(**options: Any) -> BidirectionalTransformer:
+    torch.manual_seed(0)
+    options = {"width": 32, "num_layers": 2, "num_heads": 2, "block_length": BLOCK, **options}
+    return BidirectionalTransformer(VOCAB, **options).double().eval()
+
+
+def rows(seed: int, number: int = 2, length: int = LENGTH) -> Tensor:
+    return torch.randint(VOCAB, (number, length), generator=torch.Generator().manual_seed(seed))
+
+
+def per_block(model: BidirectionalTransformer, noisy: Tensor, clean: Tensor) -> Tensor:
+    """A pass over (clean blocks before, noisy block) for each block."""
+    parts = []
+    for start in range(0, noisy.shape[1], BLOCK):
+        row = torch.cat([clean[:, :start], noisy[:, start : start + BLOCK]], dim=1)
+        parts.append(model.hidden(row)[:, start:])
+    return torch.cat(parts, dim=1)
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request: pytest.FixtureRequest) -> BidirectionalTransformer:
+    return build(**VARIANTS[request.param])
+
+
+def test_one_pass_equals_a_pass_per_block(model: BidirectionalTransformer) -> None:
+    noisy, clean = rows(1), rows(2)
+    wanted = per_block(model, noisy, clean)
+    torch.testing.assert_close(model.hidden(noisy, clean=clean), wanted)
+    select = torch.tensor([0, 5, 13, 14, 27])
+    torch.testing.assert_close(model.hidden(noisy, clean=clean, select=select), wanted.flatten(0, 1)[select])
+    assert not torch.allclose(model.hidden(noisy), wanted)  # the clean copy matters
+
+
+def test_the_gradient_is_that_of_the_passes_too(model: BidirectionalTransformer) -> None:
+    noisy, clean = rows(1), rows(2)
+    direction = torch.randn(*noisy.shape, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    gradients = [
+        torch.autograd.grad((out * direction).sum(), list(model.blocks.parameters()))
+        for out in (model.hidden(noisy, clean=clean), per_block(model, noisy, clean))
+    ]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(model: BidirectionalTransformer, side: str) -> None:
+    noisy, clean, junk = rows(1), rows(2), rows(3, length=3)
+    padded = [torch.cat([junk, x] if side == "left" else [x, junk], dim=1) for x in (noisy, clean)]
+    real = torch.ones(2, LENGTH + 3, dtype=torch.bool)
+    real[:, slice(0, 3) if side == "left" else slice(LENGTH, None)] = False
+    out = model.hidden(padded[0], clean=padded[1], attention_mask=real)[real].view(2, LENGTH, -1)
+    torch.testing.assert_close(out, model.hidden(noisy, clean=clean))
+
+
+def test_packed_segments_are_rows_of_their_own(model: BidirectionalTransformer) -> None:
+    noisy, clean = rows(1), rows(2)
+    segments = (torch.arange(LENGTH) >= 6).long().expand(2, -1)
+    out = model.hidden(noisy, clean=clean, segment_ids=segments)
+    for part in (slice(0, 6), slice(6, None)):
+        torch.testing.assert_close(out[:, part], model.hidden(noisy[:, part], clean=clean[:, part]))
+
+
+def test_without_a_clean_copy_no_token_sees_a_later_block(model: BidirectionalTransformer) -> None:
+    x, last = rows(1), BLOCK * 2
+    changed = x.clone()
+    changed[:, last:] = (changed[:, last:] + 1) % VOCAB
+    assert torch.equal(model.hidden(x)[:, :last], model.hidden(changed)[:, :last])
+    assert not torch.allclose(model.hidden(x)[:, last:], model.hidden(changed)[:, last:])
+
+
+def test_finished_blocks_can_be_cached(model: BidirectionalTransformer) -> None:
+    x = rows(1, length=3 * BLOCK)
+    cache = model.new_cache(*x.shape)
+    parts = [slice(start, start + BLOCK) for start in range(0, 3 * BLOCK, BLOCK)]
+    cached = [model.hidden(x[:, part], cache=cache, region=part) for part in parts]
+    torch.testing.assert_close(torch.cat(cached, dim=1), model.hidden(x))
+
+
+@pytest.mark.parametrize("options", [{"block_length": None}, {"shift": True}])
+def test_other_backbones_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="block_length and without shift"):
+        build(**options).hidden(rows(1), clean=rows(2))
