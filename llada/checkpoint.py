@@ -77,6 +77,11 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
         ValueError: if it is truncated, holds pickled objects, or wasn't written by this library.
     """
     path = Path(path)
+    if path.is_dir() and any(path.glob("*.distcp")):
+        raise ValueError(
+            f"{path} is a distributed checkpoint, with which only fit can go on; where you trust it (its index is a "
+            f"pickle), make one file of it: python -m llada.consolidate {path} {path.stem}.one-file.ckpt"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:

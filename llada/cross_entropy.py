@@ -14,8 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llada.linear_nll import LinearNLL, as_matrix
+
 CHUNK_ELEMENTS = 1 << 24
-"""Logits per chunk: 64 MiB in float32, enough for a matrix product to run at full speed."""
+"""Logits per chunk on the CPU: 64 MiB in float32, enough for a matrix product to run at full speed."""
+
+ACCELERATOR_CHUNK_ELEMENTS = 1 << 27
+"""Logits per chunk elsewhere: a thousand rows of 126,464, for each chunk reads the head's matrix from memory again."""
 
 Head = Callable[[Tensor], Tensor]
 
@@ -39,8 +44,17 @@ def nll(logits: Tensor, targets: Tensor, forbidden: int | None = None) -> Tensor
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def _chunk_rows(num_rows: int, vocab_size: int, chunk_elements: int) -> int:
-    return max(1, min(num_rows, chunk_elements // max(vocab_size, 1)))
+def chunk_rows(hidden: Tensor, vocab_size: int, chunk_elements: int | None) -> int:
+    """Rows per chunk.
+
+    Args:
+        hidden: (N, D).
+        vocab_size: V.
+        chunk_elements: logits that may live at once; None for what suits the device.
+    """
+    if chunk_elements is None:
+        chunk_elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    return max(1, min(len(hidden), chunk_elements // max(vocab_size, 1)))
 
 
 def _vocab_size(head: Head, hidden: Tensor) -> int:
@@ -54,7 +68,7 @@ def chunked_nll(
     targets: Tensor,
     forbidden: int | None = None,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor:
     """`nll` of ``head(hidden)``, differentiable; the backward pass computes each chunk's logits again.
 
@@ -63,14 +77,14 @@ def chunked_nll(
         hidden: (N, D).
         targets: (N,) int64.
         forbidden: as in `nll`.
-        chunk_elements: logits that may live at once.
+        chunk_elements: logits that may live at once; None for what suits the device.
 
     Returns:
         (N,) nats.
     """
     if len(hidden) == 0:
         return hidden.sum(-1).float()
-    rows = _chunk_rows(len(hidden), _vocab_size(head, hidden), chunk_elements)
+    rows = chunk_rows(hidden, _vocab_size(head, hidden), chunk_elements)
     if rows >= len(hidden):
         return nll(head(hidden), targets, forbidden)
 
@@ -136,7 +150,7 @@ def weighted_nll(
     weights: Tensor,
     forbidden: int | None = None,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of `nll` of ``head(hidden)``, differentiable, and the terms for reporting.
 
@@ -146,7 +160,7 @@ def weighted_nll(
         targets: (N,) int64.
         weights: (N,), constants.
         forbidden: as in `nll`.
-        chunk_elements: logits that may live at once.
+        chunk_elements: logits that may live at once; None for what suits the device.
 
     Returns:
         The sum, () in nats, and the terms nll_n without their weights, (N,) detached.
@@ -155,10 +169,15 @@ def weighted_nll(
     if len(hidden) == 0:
         # Nothing is masked, but every parameter stays in the graph: DDP waits for all of their gradients.
         return hidden.sum() + head(hidden).sum(), hidden.new_zeros(0, dtype=torch.float32)
-    rows = _chunk_rows(len(hidden), _vocab_size(head, hidden), chunk_elements)
+    rows = chunk_rows(hidden, _vocab_size(head, hidden), chunk_elements)
     if rows >= len(hidden) or not torch.is_grad_enabled() or not isinstance(head, nn.Module):
         terms = chunked_nll(head, hidden, targets, forbidden, chunk_elements=chunk_elements)
         return (terms * weights.to(terms)).sum(), terms.detach()
+    linear = as_matrix(head)
+    if linear is not None:
+        given = (rows, forbidden, targets, weights, hidden, *linear)
+        total, terms = LinearNLL.apply(*given)  # type: ignore[no-untyped-call]
+        return total, terms
     parameters: Sequence[Tensor] = list(head.parameters())
     arguments = (head, rows, forbidden, targets, weights, hidden, *parameters)
     total, terms = _WeightedNLL.apply(*arguments)  # type: ignore[no-untyped-call]

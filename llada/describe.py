@@ -75,6 +75,8 @@ def build(description: Any, expected: Any) -> Any:
 
 
 def _path(cls: type) -> str:
+    if cls.__bases__[0].__name__ == "FSDPModule":  # FSDP2 gives a module a class of its own, which nobody can import
+        cls = cls.__bases__[1]
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

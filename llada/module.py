@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from llada.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.denoiser import as_denoiser
+from llada.head_loss import Chunked, HeadLoss
 from llada.interop import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
 from llada.metrics.nelbo import BoundMetric, NoiseLevelMetric
 from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveOutput
+from llada.parallel import Replicas, place, replicas
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
@@ -35,6 +37,7 @@ class DiffusionLM(LightningModule):
 
     Args:
         backbone: tokens (B, L) -> logits (B, L, V), best with `hidden` and `head` (see `llada.denoiser.Backbone`).
+            One that was built under ``torch.device("meta")`` gets its weights when the Trainer starts.
         process: the forward process, shared by training and sampling.
         objective: what training minimises.
         bound: what validation and test report, whatever is minimised. Its ``nelbo`` must be a bound.
@@ -44,8 +47,10 @@ class DiffusionLM(LightningModule):
             none.
         lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step. None:
             constant.
-        seed: of the training and evaluation noise. The noise of a row follows from seed, step and the row's place in
-            the global batch, so that it resumes exactly and doesn't depend on the number of ranks.
+        seed: of the training and evaluation noise, and of weights that are made when the Trainer starts. The noise of a
+            row follows from seed, step and the row's place in the global batch, so that it resumes exactly and doesn't
+            depend on the number of ranks.
+        head_loss: how the loss of the vocabulary head is computed, see `llada.head_loss`.
     """
 
     def __init__(
@@ -59,13 +64,14 @@ class DiffusionLM(LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        head_loss: HeadLoss = Chunked(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         if bound_draws < 1:
             raise ValueError(f"bound_draws must be 1 or more; got {bound_draws}")
         self.backbone, self.process, self.objective, self.bound = backbone, process, objective, bound
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler, self.head_loss = optimizer, lr_scheduler, head_loss
         self.val_bound, self.val_levels, self.test_bound = BoundMetric(), NoiseLevelMetric(), BoundMetric()
         self.pretrained_config: dict[str, Any] = {}
         self._window, self._guard = AccumulationWindow(), FiniteGuard()
@@ -85,6 +91,16 @@ class DiffusionLM(LightningModule):
             model_kwargs["attention_mask"] = attention_mask
         return as_denoiser(self.backbone).logits(tokens, **model_kwargs)
 
+    def configure_model(self) -> None:
+        """Split the backbone if the strategy is a ``ModelParallelStrategy``, and make the weights that it hasn't yet.
+
+        The Trainer calls this once there are processes and devices.
+        """
+        dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+        place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
+        for metric in (self.val_bound, self.val_levels, self.test_bound):
+            metric.process_group = self._replicas().group
+
     def on_fit_start(self) -> None:
         """Train in training mode, also a model that was loaded for evaluation."""
         self.train()
@@ -94,7 +110,7 @@ class DiffusionLM(LightningModule):
         window, step = self.trainer.accumulate_grad_batches, self.trainer.global_step
         random = self._random(TRAINING, step, len(batch["tokens"]), batch_idx % window, window)
         output = self._run_objective(self.objective, batch, random)
-        loss = self._window.divide(output.numerator, output.denominator, self.trainer.world_size)
+        loss = self._window.divide(output.numerator, output.denominator, self._replicas())
         self._guard.watch(loss, step)
         self.log("train/loss", output.loss.detach(), prog_bar=True)
         return loss
@@ -138,7 +154,8 @@ class DiffusionLM(LightningModule):
     def predict_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> Sample:
         """Fill the masks of a batch of canvases."""
         rows = len(batch["tokens"])
-        first = (batch_idx * self.trainer.world_size + self.trainer.global_rank) * rows
+        ranks = self._replicas()
+        first = (batch_idx * ranks.size + ranks.rank) * rows
         return self.generate(batch["tokens"], batch.get("attention_mask"), seed=self.seed + first)
 
     def configure_optimizers(self) -> Any:
@@ -272,19 +289,27 @@ class DiffusionLM(LightningModule):
     def _run_objective(self, objective: Objective, batch: "TokenBatch", random: RowRandom) -> ObjectiveOutput:
         arguments = {name: batch[name] for name in ("attention_mask", "segment_ids") if batch.get(name) is not None}
         return objective(
-            self.backbone, self.process, batch["tokens"], batch.get("maskable"), random=random, **arguments
+            as_denoiser(self.backbone, self.head_loss),
+            self.process,
+            batch["tokens"],
+            batch.get("maskable"),
+            random=random,
+            **arguments,
         )
 
     def _evaluate(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
         random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
         return [self._run_objective(self.bound, batch, random.fold_in(draw)) for draw in range(self.bound_draws)]
 
+    def _replicas(self) -> Replicas:
+        return replicas(self.device_mesh, self.trainer.world_size, self.trainer.global_rank)
+
     def _random(self, tag: int, step: int, num_local: int, micro: int, window: int) -> RowRandom:
         """Streams for the local rows: row i of rank r in micro-batch m is number (m B + i) W + r of the global batch.
 
         Ranks take samples in turn, as `DistributedSampler` hands them out, so this is the order of the data.
         """
-        world, rank = self.trainer.world_size, self.trainer.global_rank
+        world, rank, _ = self._replicas()
         rows = (micro * num_local + torch.arange(num_local, device=self.device)) * world + rank
         return RowRandom.for_step(self.seed, step, rows, window * num_local * world).fold_in(tag)
 

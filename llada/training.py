@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llada.parallel import Replicas
+
 
 class AccumulationWindow:
     """Makes the gradient of an accumulated step that of one big batch.
@@ -18,19 +20,19 @@ class AccumulationWindow:
     def __init__(self) -> None:
         self._denominators: list[Tensor] = []
 
-    def divide(self, numerator: Tensor, denominator: Tensor, world_size: int) -> Tensor:
+    def divide(self, numerator: Tensor, denominator: Tensor, ranks: Replicas) -> Tensor:
         """The loss of a micro-batch.
 
         Args:
             numerator: (), differentiable, of this rank.
             denominator: (), of this rank.
-            world_size: ranks, whose gradients will be averaged.
+            ranks: whose gradients will be averaged.
         """
         total = denominator.detach().clone()
-        if world_size > 1:
-            dist.all_reduce(total)
+        if ranks.size > 1:
+            dist.all_reduce(total, group=ranks.group)
         self._denominators.append(total)
-        return numerator * world_size / self._denominators[0]
+        return numerator * ranks.size / self._denominators[0]
 
     def close(self, module: nn.Module, num_micro_batches: int) -> None:
         """Correct the accumulated gradients, and begin the next step.
@@ -79,10 +81,25 @@ class FiniteGuard:
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Matrices, which decay, and vectors (norms, biases), which don't, as an optimiser takes them."""
+    """Hidden matrices; other matrices, such as embedding and head; and vectors (norms, biases), which don't decay.
+
+    The groups are as an optimiser takes them. Those of hidden matrices are marked by ``is_hidden``.
+    """
+    hidden = _hidden_matrices(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p in hidden], "is_hidden": True},
+        {"params": [p for p in parameters if p.ndim >= 2 and p not in hidden], "is_hidden": False},
+        {"params": [p for p in parameters if p.ndim < 2], "is_hidden": False, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+HEADS = {"head", "lm_head"}
+
+
+def _hidden_matrices(module: nn.Module) -> set[Tensor]:
+    """The matrices of linear layers that lead from activations to activations."""
+    tables = {owner.weight for owner in module.modules() if isinstance(owner, nn.Embedding)}
+    layers = [owner for name, owner in module.named_modules() if HEADS.isdisjoint(name.split("."))]
+    return {layer.weight for layer in layers if isinstance(layer, nn.Linear)} - tables

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llada.backbones.transformer import TiedHead
-from llada.cross_entropy import chunked_nll, nll, weighted_nll
+from llada.cross_entropy import (
+    ACCELERATOR_CHUNK_ELEMENTS,
+    CHUNK_ELEMENTS,
+    chunk_rows,
+    chunked_nll,
+    nll,
+    weighted_nll,
+)
 
 N, D, V = 11, 4, 7
 
@@ -113,3 +120,51 @@ def test_chunks_never_hold_more_logits_than_asked() -> None:
     total.backward()
     assert max(seen) == 5
     assert sum(seen) == 101  # one row asks for the vocabulary's size; the backward pass computes nothing again
+
+
+class Doubled(nn.Linear):
+    """A head whose formula is its own."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return 2.0 * super().forward(hidden)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("forbidden", [None, V - 1])
+@pytest.mark.parametrize("cls", [nn.Linear, Doubled])
+def test_gradients_of_a_matrix_and_of_any_other_head(cls: type[nn.Linear], forbidden: int | None, bias: bool) -> None:
+    _, hidden, targets, weights = problem()
+    head = cls(D, V, bias, dtype=torch.float64)
+    expected = (weights * plain(head, hidden, targets, forbidden)).sum()
+    total, _ = weighted_nll(head, hidden, targets, weights, forbidden, chunk_elements=3 * V)
+    places = [hidden, *head.parameters()]
+    torch.testing.assert_close(torch.autograd.grad(7.0 * total, places), torch.autograd.grad(7.0 * expected, places))
+
+
+def test_a_frozen_head_gets_no_gradient_and_costs_none() -> None:
+    head, hidden, targets, weights = problem()
+    expected = torch.autograd.grad((weights * plain(head, hidden, targets, None)).sum(), hidden)
+    head.requires_grad_(False)
+    total, _ = weighted_nll(head, hidden, targets, weights, chunk_elements=3 * V)
+    assert sum(saved is not None for saved in total.grad_fn.saved_tensors) == 1
+    torch.testing.assert_close(torch.autograd.grad(total, hidden), expected)
+
+
+def test_autocast_keeps_float32_gradients_near_the_exact_ones() -> None:
+    head, hidden, targets, weights = problem()
+    head, hidden = head.float(), hidden.detach().float().requires_grad_()
+    expected = torch.autograd.grad((weights * plain(head, hidden, targets, None)).sum(), [hidden, head.weight])
+    with torch.autocast("cpu", torch.bfloat16):
+        total, terms = weighted_nll(head, hidden, targets, weights, chunk_elements=3 * V)
+    found = torch.autograd.grad(total, [hidden, head.weight])
+    assert {part.dtype for part in (total, terms, *found)} <= {torch.float32, torch.float64}
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+def test_rows_of_a_chunk() -> None:
+    hidden = torch.empty(100_000, 1, device="meta")
+    assert chunk_rows(hidden, 126_464, None) == ACCELERATOR_CHUNK_ELEMENTS // 126_464
+    assert chunk_rows(torch.empty(1000, 1), 126_464, None) == CHUNK_ELEMENTS // 126_464
+    assert chunk_rows(hidden, 10, 55) == 5
+    assert chunk_rows(hidden, 10, 5) == 1
+    assert chunk_rows(hidden[:3], 10, 55) == 3

@@ -241,8 +241,9 @@ def test_norms_and_biases_do_not_decay() -> None:
         optimizer=partial(torch.optim.AdamW, weight_decay=0.1),
     )
     groups = model.configure_optimizers().param_groups
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    assert all(p.ndim >= 2 for p in groups[0]["params"])
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0.0]
+    assert [group["is_hidden"] for group in groups] == [True, False, False]
+    assert all(p.ndim >= 2 for group in groups[:2] for p in group["params"])
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from llada.weights import write
+
 
 class UnigramBias(Callback):
     """Sets the bias of the head to the log frequencies of the training tokens, once, before the first step.
@@ -40,5 +42,5 @@ class UnigramBias(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "token_counts"):
             raise ValueError("UnigramBias needs a data module with token_counts, such as TextDataModule")
-        counts = data.token_counts().to(bias) + self.smoothing
-        bias.copy_((counts / counts.sum()).log())
+        counts = data.token_counts().to(device=bias.device, dtype=bias.dtype) + self.smoothing
+        write(bias, (counts / counts.sum()).log())

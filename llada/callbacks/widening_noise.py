@@ -1,7 +1,7 @@
 """Begin with medium noise, and widen the interval of noise levels as training goes on.
 
-Very noisy rows have large gradients that say little while a model doesn't know its neighbours yet; nearly clean ones say
-little too. Once it does, the whole of (0, 1] is what the bound asks for.
+Very noisy rows have large gradients that say little while a model doesn't know its neighbours yet; nearly clean ones
+say little too. Once it does, the whole of (0, 1] is what the bound asks for.
 
     t_min(s) = first_t_min + (t_min - first_t_min) min(1, s / steps),    t_max(s) likewise
 """

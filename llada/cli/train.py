@@ -7,11 +7,16 @@ data to the model by themselves.
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 
 # Importing the packages makes their classes known by short names: `--model.objective MaskedNELBO`.
 import llada.backbones
@@ -23,6 +28,7 @@ import llada.objectives
 import llada.samplers
 from llada.checkpoint import check_tokenizer, read_checkpoint
 from llada.module import DiffusionLM
+from llada.weights import load_whole
 
 for _name in llada.data.__all__:  # which loads its names on first use
     getattr(llada.data, _name)
@@ -49,7 +55,7 @@ class InitialWeights(Callback):
         tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
         if tokenizer is not None:
             check_tokenizer(stored, tokenizer, self.checkpoint)
-        pl_module.load_state_dict(stored["state_dict"])
+        load_whole(pl_module, stored["state_dict"])
 
 
 class SaveTrainingConfig(SaveConfigCallback):
@@ -75,6 +81,12 @@ class LLaDACLI(LightningCLI):
             help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
         )
 
+    def before_instantiate_classes(self) -> None:
+        """Build a backbone that is going to be split without storage: no process ever holds the whole."""
+        strategy = self._get(self.config, "trainer.strategy")
+        if issubclass(_class_of(strategy), ModelParallelStrategy):
+            self.parser.add_instantiator(_without_storage, nn.Module, subclasses=True)
+
     def after_instantiate_classes(self) -> None:
         """Put the initial weights in front of the other callbacks, which may average or freeze them."""
         initial = self._get(self.config_init, "init_from")
@@ -94,6 +106,18 @@ class LLaDACLI(LightningCLI):
         path = self.config[self.config["subcommand"]].get("ckpt_path")
         if path is not None and Path(path).is_file():
             read_checkpoint(path)
+
+
+def _class_of(config: Any) -> type:
+    """The class that a configuration names by its ``class_path``; the configuration's own where it names none."""
+    module, _, name = getattr(config, "class_path", "").rpartition(".")
+    return getattr(import_module(module), name) if module else type(config)
+
+
+def _without_storage(class_type: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    kwargs.pop("applied_instantiation_links", None)
+    with torch.device("meta") if hasattr(class_type, "reset_parameters") else nullcontext():
+        return class_type(*args, **kwargs)
 
 
 def run(arguments: ArgsType) -> LLaDACLI:

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from llada.backbones import BidirectionalTransformer
 from llada.checkpoint import read_checkpoint
+from llada.consolidate import consolidate
 from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
 from llada.objectives import RandomLength, llada_finetuning, llada_pretraining
 from tests.cli.conftest import Command, Trained
+from tests.ranks import run_two_ranks
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 QUIET = [
@@ -196,3 +200,56 @@ def test_only_training_writes_its_configuration(llada: Command, trained: Trained
     assert (tmp_path / "config.yaml").read_text() == "mine"
     rerun = llada("fit", "--config", written, "--trainer.max_steps=1")
     assert rerun.code == 0, rerun.err
+
+
+def test_a_strategy_in_yaml_splits_the_model(llada: Command, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With FSDP2 on one rank: the backbone is built without storage, trains, and is resumed from its folder."""
+    built = []
+    reset = BidirectionalTransformer.reset_parameters
+    monkeypatch.setattr(
+        BidirectionalTransformer,
+        "reset_parameters",
+        lambda self: (built.append(self.head.weight.device.type), reset(self)),
+    )
+    files = [CONFIGS / "pretrain_llada.yaml", CONFIGS / "scaling/fsdp.yaml"]
+    options = [f"--config={file}" for file in files] + [*text(story), *SMALL, *QUIET, *SHORT]
+    options += ["--model.backbone.hidden_width=32", "--trainer.devices=1", "--trainer.precision=32-true"]
+    options += ["--trainer.strategy.data_parallel_size=1"]
+    try:
+        run = llada("fit", *options)
+        assert run.code == 0, run.err
+        assert built == ["meta", "cpu"]
+        folder = Path("runs/pretrain_llada/model.ckpt")
+        assert folder.is_dir()
+        run = llada("fit", *options, "--ckpt_path", folder, "--trainer.max_steps=4")
+        assert run.code == 0, run.err
+        consolidate(folder, "model.ckpt")
+        assert read_checkpoint("model.ckpt")["global_step"] == 4
+        run = llada("fit", *options, "--init_from=model.ckpt", "--model.optimizer.lr=0", "--trainer.max_steps=2")
+        assert run.code == 0, run.err
+        consolidate(folder, "tuned.ckpt")
+        first, second = (read_checkpoint(path)["state_dict"] for path in ("model.ckpt", "tuned.ckpt"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_overlays_for_more_cards_run_as_two_processes(story: Path, tmp_path: Path) -> None:
+    """Each of them on two ranks, and the folder of FSDP2 is resumed under tensor parallelism."""
+    gloo = {"ddp": [], "fsdp": ["2", "1"], "tensor_parallel": ["1", "2"]}
+    commands = []
+    for name, sizes in gloo.items():
+        files = [CONFIGS / "pretrain_llada.yaml", CONFIGS / f"scaling/{name}.yaml"]
+        options = [f"--config={file}" for file in files] + [*text(story), *SMALL, *QUIET, *SHORT]
+        options += ["--model.backbone.hidden_width=32", "--model.backbone.num_kv_heads=2", "--trainer.devices=2"]
+        options += ["--trainer.num_nodes=1", "--trainer.precision=32-true", f"--trainer.logger.name={name}"]
+        for size, kind in zip(sizes, ("data", "tensor"), strict=False):
+            options.append(f"--trainer.strategy.{kind}_parallel_size={size}")
+        commands.append(["fit", *options])
+    commands[2] += ["--trainer.max_steps=4", "--ckpt_path=runs/pretrain_llada/model.ckpt"]
+    (tmp_path / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
+    run_two_ranks("run_commands.py", tmp_path / "commands.json", cwd=tmp_path)
+    consolidate(tmp_path / "runs/pretrain_llada/model.ckpt", tmp_path / "model.ckpt")
+    assert read_checkpoint(tmp_path / "model.ckpt")["global_step"] == 4
+    assert {path.name for path in (tmp_path / "runs/pretrain_llada").iterdir()} >= set(gloo)

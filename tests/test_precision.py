@@ -1,0 +1,68 @@
+"""Lightning's number formats: what is kept, what is computed in, and what is refused."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from llada.backbones import BidirectionalTransformer
+from llada.module import DiffusionLM
+from llada.process import MaskingProcess
+
+VOCAB = 16
+
+
+class Watching(DiffusionLM):
+    """Notes losses, and the dtype of what a projection gives."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.losses.append(super().training_step(batch, batch_idx))
+        return self.losses[-1]
+
+
+def fit(precision: str) -> tuple[Watching, set[torch.dtype]]:
+    torch.manual_seed(0)
+    backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2, head_bias=True)
+    model = Watching(backbone, MaskingProcess(VOCAB - 1))
+    model.losses, computed = [], set()
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _, __, output: computed.add(output.dtype))
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, DataLoader([{"tokens": torch.arange(VOCAB - 1)}] * 6, batch_size=2))
+    return model, computed
+
+
+@pytest.mark.parametrize(
+    ("precision", "kept", "computed"),
+    [("bf16-mixed", torch.float32, torch.bfloat16), ("bf16-true", torch.bfloat16, torch.bfloat16)],
+)
+def test_bfloat16(precision: str, kept: torch.dtype, computed: torch.dtype) -> None:
+    """Losses come near those of float32: they are summed in it, and only the products are rounded."""
+    model, dtypes = fit(precision)
+    assert {parameter.dtype for parameter in model.parameters()} == {kept}
+    assert dtypes == {computed}
+    exact, _ = fit("32-true")
+    assert all(loss.dtype in (torch.float32, torch.float64) for loss in model.losses)
+    torch.testing.assert_close(torch.stack(model.losses), torch.stack(exact.losses), rtol=0.03, atol=0.03)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformer_engine") is not None, reason="transformer-engine is installed"
+)
+def test_eight_bits_without_their_package_are_refused() -> None:
+    with pytest.raises(ModuleNotFoundError, match="transformer_engine"):
+        Trainer(accelerator="cpu", precision="transformer-engine")
