@@ -5,6 +5,7 @@ The network itself is the library's own, so that only the work around it differs
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -77,3 +78,60 @@ def ancestral(model: nn.Module, rows: int, length: int, steps: int, mask: int) -
             probability = None
         canvas = changed
     return canvas, calls
+
+
+def training_loss(model: nn.Module, noised: Tensor, x_0: Tensor, masked: Tensor, t: Tensor) -> Tensor:
+    """The bound with weight 1/t: logits at all positions, cross-entropy over the transposed cube, then a mask.
+
+    Args:
+        model: tokens (B, L) -> logits (B, L, V).
+        noised: (B, L) int64, the model's input.
+        x_0: (B, L) int64.
+        masked: (B, L) bool.
+        t: (B,), the noise level.
+
+    Returns:
+        () nats per token.
+    """
+    logits = model(noised).float()
+    nll = F.cross_entropy(logits.transpose(1, 2), x_0, reduction="none")
+    return (nll * masked * (1 / t)[:, None].float()).sum() / x_0.numel()
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: nn.Module, prompt: Tensor, answer: Tensor, masks: Tensor, weights: Tensor, batch_size: int, mask: int
+) -> float:
+    """Monte-Carlo log-likelihood of an answer: logits of prompt and answer, cross-entropy at the masked ones.
+
+    Args:
+        model: tokens (B, L) -> logits (B, L, V).
+        prompt: (P,) int64.
+        answer: (A,) int64.
+        masks: (N, A) bool, one row per sample.
+        weights: (N,), of a sample's sum.
+        batch_size: samples per model call.
+        mask: id of the mask token.
+
+    Returns:
+        Nats.
+    """
+    tokens = torch.cat((prompt, answer))
+    total = 0.0
+    for start in range(0, len(masks), batch_size):
+        masked = torch.zeros(len(masks[start : start + batch_size]), len(tokens), dtype=torch.bool)
+        masked[:, len(prompt) :] = masks[start : start + batch_size]
+        canvas = torch.where(masked, mask, tokens)
+        logits = model(canvas).float()
+        nll = F.cross_entropy(logits[masked], tokens.expand_as(canvas)[masked], reduction="none")
+        rows = masked.nonzero()[:, 0]
+        total -= float((nll * weights[start + rows]).sum())
+    return total
+
+
+def collate_lists(rows: list[list[int]], fill: int) -> dict[str, Tensor]:
+    """Lists of token ids to tensors, as collators do it that were written for text of any length."""
+    width = max(map(len, rows))
+    padded = [row + [fill] * (width - len(row)) for row in rows]
+    seen = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    return {"tokens": torch.tensor(padded), "attention_mask": torch.tensor(seen)}

@@ -1,0 +1,31 @@
+"""Every benchmark has a page with its results, and the lists of benchmarks are whole."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+USES_RESULTS = "from benchmarks.results import"
+NAMES = [
+    "sampling",
+    *(path.stem for path in sorted((ROOT / "benchmarks").glob("*.py")) if USES_RESULTS in path.read_text("utf-8")),
+]
+PARTS = {"gpu_card", "gpu_decode", "gpu_train"}
+
+
+def test_there_are_benchmarks():
+    assert {"train_step", "gpu", *PARTS} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PARTS])
+def test_a_benchmark_has_a_page_and_is_listed(name):
+    page = (ROOT / "docs" / "benchmarks" / f"{name}.md").read_text("utf-8")
+    assert f"benchmarks.{name}" in page or f"benchmarks/{name}.py" in page  # the command
+    assert f"benchmarks/{name}.md" in (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert f"(benchmarks/{name}.md)" in (ROOT / "docs" / "performance.md").read_text("utf-8")
+    assert f"| `{name}` |" in (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+
+
+def test_what_was_not_measured_is_not_claimed():
+    page = (ROOT / "docs" / "benchmarks" / "gpu.md").read_text("utf-8")
+    assert "Not measured" in page or "NVIDIA" in page

@@ -1,0 +1,123 @@
+"""Every benchmark runs, at toy size; the equality that each asserts first is part of it."""
+
+import logging
+
+import pytest
+
+from benchmarks import (
+    ancestral,
+    attention,
+    data_rate,
+    gpu,
+    likelihood,
+    loop_overhead,
+    mask_scaling,
+    startup,
+    train_memory,
+    train_step,
+)
+
+TOY = ["--width", "16", "--layers", "1", "--rounds", "1"]
+
+
+def test_train_step(tmp_path):
+    result = train_step.main([*TOY, "--vocab", "50", "60", "--rows", "2", "--length", "16", "--out", str(tmp_path)])
+    assert [row["vocabulary"] for row in result.rows] == [50, 60]
+    assert all(row["floor s"] > 0 for row in result.rows)
+    assert (tmp_path / "train_step.md").read_text() == result.page()
+    assert (tmp_path / "train_step.svg").exists()
+
+
+@pytest.mark.skipif(not train_memory.CLEAR.exists(), reason="needs Linux's /proc")
+def test_train_memory(monkeypatch, capsys):
+    arguments = [*TOY, "--vocab", "3000", "--rows", "8", "--length", "128"]
+    found = {}
+    for kind in ("plain", "ours", "head"):
+        train_memory.main([*arguments, "--child", kind])
+        found[kind] = int(capsys.readouterr().out)
+    assert found["plain"] > 2 * 4 * 8 * 128 * 3000  # two cubes of logits at least
+    assert found["ours"] < found["plain"]
+    monkeypatch.setattr(train_memory, "measure", lambda kind, vocab, given, rows: {"plain": 80.0}.get(kind, 10.0))
+    result = train_memory.main(["--vocab", "126464"])
+    assert [goal.value for goal in result.goals] == [8.0, 1.0]
+
+
+def test_mask_scaling():
+    result = mask_scaling.main(
+        [*TOY, "--vocab", "50", "--rows", "2", "--length", "16", "--shares", "0.1", "0.5", "0.9"]
+    )
+    assert [(row["side"], row["masked"]) for row in result.rows] == [
+        (side, share) for side in ("ours", "plain") for share in (0.1, 0.5, 0.9)
+    ]
+    lines = [{"masked": share, "cpu s": 2 + 3 * share} for share in (0.1, 0.5, 0.9)]
+    assert mask_scaling.affine(lines) == pytest.approx((2.0, 3.0, 0.0))
+
+
+def test_ancestral():
+    result = ancestral.main([*TOY, "--vocab", "50", "--rows", "1", "--length", "8", "--steps", "8"])
+    assert result.rows[0]["vocabulary rows per token"] == 1.0
+
+
+def test_likelihood():
+    small = ["--vocab", "50", "--prompt", "5", "--answer", "4", "--samples", "4", "--batch", "2"]
+    assert likelihood.main([*TOY, *small]).rows[0]["difference, nats"] < 1e-4
+
+
+def test_loop_overhead(monkeypatch):
+    result = loop_overhead.main(["--rounds", "1", "--steps", "3"])
+    assert [row["loop"] for row in result.rows] == list(loop_overhead.SIDES)
+    assert result.rows[0]["added cpu ms"] == 0.0
+
+
+def test_attention():
+    result = attention.main(["--rounds", "1", "--rows", "2", "--length", "16", "--heads", "2", "--head-dim", "8"])
+    names = [row["kernel and layout"] for row in result.rows]
+    assert "sdpa, packed" in names
+    assert result.rows[names.index("plain, dense")]["wall ratio"] == 1.0
+    assert all((row["wall ratio"] == "") == (row["remark"] != "") for row in result.rows)
+
+
+def test_data_rate():
+    small = [
+        "--rounds",
+        "1",
+        "--tokens",
+        "3000",
+        "--rows",
+        "2",
+        "--length",
+        "32",
+        "--batches",
+        "10",
+        "--document",
+        "20",
+    ]
+    assert [row["million tokens per cpu s"] > 0 for row in data_rate.main(small).rows] == [True] * 3
+
+
+def test_startup():
+    result = startup.main(["--rounds", "1", "--what", startup.IMPORT])
+    assert [row["what"] for row in result.rows] == [startup.IMPORT]
+    assert result.rows[0]["cpu s"] > 0
+
+
+def test_gpu_program_on_a_cpu():
+    result = gpu.main(["--device", "cpu", "--tiny", "--rounds", "1"])
+    assert {row["tokens per step"] for row in result.rows} == {1, 2, 4, 8}
+    assert {row["a call"] for row in result.extra["Calls"]} == {
+        "no cache",
+        "prefix cache",
+        "dual cache",
+        "dual cache, graph",
+    }
+    assert len(result.extra["Training"]) == 5
+    assert "Left out" not in result.extra
+    assert result.goals == []
+
+
+@pytest.fixture(autouse=True)
+def _levels():
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    yield
+    logger.setLevel(level)
