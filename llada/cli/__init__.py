@@ -14,6 +14,7 @@ COMMANDS = {
     "chat": ("llada.cli.chat", "talk to a model and watch it write"),
     "generate": ("llada.cli.generate", "answer a file of prompts"),
     "score": ("llada.cli.score", "log-likelihood of answers given prompts"),
+    "evaluate": ("llada.cli.evaluate", "tasks of the evaluation harness, and LLaDA's published measurements"),
     "convert": ("llada.cli.convert", "between checkpoint layouts, and to and from the Trainer's files"),
     "tokenizer": ("llada.cli.tokenizer", "train a tokenizer, or look at one"),
 }

@@ -1,5 +1,6 @@
 """What to measure: the bound, likelihoods of answers, and what a bound has to beat."""
 
+from llada.metrics.generative import GenerativePerplexity, GenerativeQuality, shifted_logits, unigram_entropy
 from llada.metrics.greedy import greedy_match
 from llada.metrics.likelihood import ConditionalLikelihood, LikelihoodEstimate, masked_log_likelihood
 from llada.metrics.masks import BalancedMasks, MaskDesign, Masks, StratifiedCounts, mc_counts
@@ -12,6 +13,8 @@ __all__ = [
     "BoundEstimate",
     "BoundMetric",
     "ConditionalLikelihood",
+    "GenerativePerplexity",
+    "GenerativeQuality",
     "LikelihoodEstimate",
     "MaskDesign",
     "Masks",
@@ -23,4 +26,6 @@ __all__ = [
     "masked_log_likelihood",
     "mc_counts",
     "next_token_log_likelihood",
+    "shifted_logits",
+    "unigram_entropy",
 ]

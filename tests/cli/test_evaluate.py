@@ -1,0 +1,71 @@
+"""``llada evaluate`` on a tiny checkpoint and a task that lies beside the tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llada.cli import evaluate
+from llada.evaluation import PRESETS, Protocol
+from tests.cli.conftest import Command
+from tests.tiny_checkpoint import write_checkpoint
+
+TASKS = Path(__file__).parents[1] / "evaluation" / "tasks"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("tokenizers")
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("lm_eval")
+    folder = tmp_path_factory.mktemp("tasks")
+    for path in TASKS.glob("*.yaml"):
+        (folder / path.name).write_text(path.read_text(encoding="utf-8").replace("TASKS", str(TASKS)), encoding="utf-8")
+    return folder
+
+
+def test_a_task(llada: Command, checkpoint: Path, tasks: Path) -> None:
+    options = ["--tasks", "boat_choice", "--include_path", tasks, "--output", "scores.json", "--device", "cpu"]
+    done = llada("evaluate", checkpoint, *options)
+    assert done.code == 0, done.err
+    scores = json.loads(Path("scores.json").read_text())["boat_choice"]
+    assert f"boat_choice  acc (none)  {scores['acc,none']:.4f}" in done.out
+
+
+def test_a_preset_brings_its_settings_and_its_score(
+    llada: Command, checkpoint: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Protocol("nobody/nothing", "boat_answer", 70.3, num_new_tokens=8, block_size=4, chat=True)
+    monkeypatch.setitem(PRESETS, "tiny/answer", made)
+    seen = {}
+    inner = evaluate.harness.evaluate
+
+    def watched(text_model, names, **options):
+        seen.update(model=text_model, names=names, **options)
+        return inner(text_model, names, **options)
+
+    monkeypatch.setattr(evaluate.harness, "evaluate", watched)
+    done = llada("evaluate", checkpoint, "--preset", "tiny/answer", "--include_path", tasks, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "published  0.7030, by this harness" in done.out
+    assert seen["names"] == ["boat_answer"]
+    assert seen["apply_chat_template"] is True
+    assert (seen["model"].num_new_tokens, seen["model"].bos) == (8, False)
+    assert seen["model"].sampler == made.sampler()
+    assert seen["model"].scoring == made.scoring(8)
+
+
+def test_what_is_missing_is_named(llada: Command, checkpoint: Path) -> None:
+    assert "give a checkpoint and --tasks" in llada("evaluate", checkpoint).err
+    assert "there is no preset 'x'" in llada("evaluate", "--preset", "x").err
+    assert "--allow_code" in llada("evaluate", checkpoint, "--preset", "llada-8b-base/humaneval").err
+
+
+def test_the_presets_can_be_listed(llada: Command) -> None:
+    lines = llada("evaluate", "--preset", "list").out.splitlines()
+    assert len(lines) == len(PRESETS)
+    assert lines[0].split() == ["llada-8b-base/gpqa", "25.2", "%", "gpqa_main_n_shot"]
