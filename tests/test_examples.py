@@ -51,6 +51,21 @@ def test_toy_language(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert truth < single < min(three, confident)
 
 
+def test_choosing_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("choosing_a_cache", monkeypatch)
+    chain = example.Chain()
+    torch.testing.assert_close(chain.pairs.sum(0), chain.pairs.sum(1))  # stationary
+    rows = chain.sample(4000)  # 124,000 pairs in 64 cells: the error of counting is about 0.01
+    assert 0.0 < chain.distance(rows) < 0.02
+    assert chain.distance(rows.flip(1)) > 0.1
+    lines, _ = example.measure(steps=2, num_rows=1)
+    positions = [line.positions for line in lines if line.calls == 32]
+    # Of four blocks the cached ones compute everything once, then 7 times what is left of the canvas, 8, or 12 to 16.
+    assert positions[:4] == pytest.approx([32 * 32, 4 * 32 + 7 * (32 + 24 + 16 + 8), 4 * 32 + 28 * 8, 128 + 7 * 56])
+    assert all(fewer < positions[4] for fewer in positions[5:])
+    assert example.markdown(lines, (0.0, 0.0)).count("\n") == 3 + len(lines)
+
+
 def test_own_schedule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     load("own_schedule", monkeypatch).main(num_rows=3000)
     first, _, *rows = (line for line in capsys.readouterr().out.splitlines() if line)

