@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
+from llada.head_loss import Chunked, HeadLoss
 from llada.module import DiffusionLM
 from llada.objectives import NextTokenNLL, Objective
 from llada.process import MaskingProcess
@@ -30,6 +31,7 @@ class AutoregressiveLM(DiffusionLM):
         optimizer: as in `DiffusionLM`.
         lr_scheduler: as in `DiffusionLM`.
         seed: as in `DiffusionLM`.
+        head_loss: as in `DiffusionLM`.
 
     Raises:
         ValueError: if the backbone sees what it has to predict.
@@ -45,6 +47,7 @@ class AutoregressiveLM(DiffusionLM):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        head_loss: HeadLoss = Chunked(),  # noqa: B008 - frozen
     ) -> None:
         for name in ("causal", "shift"):
             if not getattr(backbone, name, True):
@@ -52,4 +55,4 @@ class AutoregressiveLM(DiffusionLM):
                     f"{type(backbone).__name__} has {name}=False, so it would see the token that it has to predict; "
                     "build it with causal=True, shift=True"
                 )
-        super().__init__(backbone, process, objective, bound, 1, sampler, optimizer, lr_scheduler, seed)
+        super().__init__(backbone, process, objective, bound, 1, sampler, optimizer, lr_scheduler, seed, head_loss)

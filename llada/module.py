@@ -1,7 +1,7 @@
 """DiffusionLM: one backbone, one process, one objective, one sampler, trained by the Lightning Trainer.
 
 The maths is one hop away: `training_step` calls the objective (`llada.objectives`), `generate` the sampler
-(`llada.samplers`).
+(`llada.samplers`). What validation and test do with the bound is in `llada.bound_report`.
 """
 
 from collections.abc import Iterator
@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from llada.bound_report import BoundReport
 from llada.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.denoiser import as_denoiser
 from llada.head_loss import Chunked, HeadLoss
 from llada.interop import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
-from llada.metrics.nelbo import BoundMetric, NoiseLevelMetric
 from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveOutput
 from llada.parallel import Replicas, place, replicas
 from llada.process import MaskingProcess
@@ -32,7 +31,7 @@ TRAINING, EVALUATION = range(2)
 """Tags of the random streams of a run."""
 
 
-class DiffusionLM(LightningModule):
+class DiffusionLM(BoundReport):
     """A masked diffusion language model.
 
     Args:
@@ -72,7 +71,6 @@ class DiffusionLM(LightningModule):
         self.backbone, self.process, self.objective, self.bound = backbone, process, objective, bound
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
         self.optimizer, self.lr_scheduler, self.head_loss = optimizer, lr_scheduler, head_loss
-        self.val_bound, self.val_levels, self.test_bound = BoundMetric(), NoiseLevelMetric(), BoundMetric()
         self.pretrained_config: dict[str, Any] = {}
         self._window, self._guard = AccumulationWindow(), FiniteGuard()
 
@@ -98,8 +96,7 @@ class DiffusionLM(LightningModule):
         """
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
         place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
-        for metric in (self.val_bound, self.val_levels, self.test_bound):
-            metric.process_group = self._replicas().group
+        self.sum_over(self._replicas().group)
 
     def on_fit_start(self) -> None:
         """Train in training mode, also a model that was loaded for evaluation."""
@@ -119,37 +116,10 @@ class DiffusionLM(LightningModule):
         """Divide the accumulated gradient by the sum of the window's denominators instead of the first one's."""
         self._window.close(self, self.trainer.accumulate_grad_batches)
 
-    def validation_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the bound, with noise that is the same in every epoch."""
-        outputs = self._evaluate(batch, batch_idx)
-        self.val_bound.update(_mean_nelbo(outputs), outputs[0].num_tokens)
-        for output in outputs:
-            self.val_levels.update(output.t, output.masked_nll, output.num_masked)
-
-    def on_validation_epoch_start(self) -> None:
-        """Ask the data how many bytes a token stands for."""
-        self.val_bound.bytes_per_token = self._bytes_per_token("val")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the bound, its standard error, and the cross-entropy by noise level."""
-        self._log_bound("val", self.val_bound)
-        for index, value in enumerate(self.val_levels.compute()):
-            if not torch.isnan(value):
-                self.log(f"val/nll_at_noise_{(index + 1) / self.val_levels.num_bins:.1f}", value.float())
-        self.val_levels.reset()
-
-    def test_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the bound."""
-        outputs = self._evaluate(batch, batch_idx)
-        self.test_bound.update(_mean_nelbo(outputs), outputs[0].num_tokens)
-
-    def on_test_epoch_start(self) -> None:
-        """Ask the data how many bytes a token stands for."""
-        self.test_bound.bytes_per_token = self._bytes_per_token("test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the bound and its standard error."""
-        self._log_bound("test", self.test_bound)
+    def evaluate(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
+        """See `BoundReport`; the noise of a batch is the same in every epoch."""
+        random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
+        return [self._run_objective(self.bound, batch, random.fold_in(draw)) for draw in range(self.bound_draws)]
 
     def predict_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> Sample:
         """Fill the masks of a batch of canvases."""
@@ -297,10 +267,6 @@ class DiffusionLM(LightningModule):
             **arguments,
         )
 
-    def _evaluate(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
-        random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
-        return [self._run_objective(self.bound, batch, random.fold_in(draw)) for draw in range(self.bound_draws)]
-
     def _replicas(self) -> Replicas:
         return replicas(self.device_mesh, self.trainer.world_size, self.trainer.global_rank)
 
@@ -313,18 +279,5 @@ class DiffusionLM(LightningModule):
         rows = (micro * num_local + torch.arange(num_local, device=self.device)) * world + rank
         return RowRandom.for_step(self.seed, step, rows, window * num_local * world).fold_in(tag)
 
-    def _log_bound(self, stage: str, metric: BoundMetric) -> None:
-        for name, value in metric.compute()._asdict().items():
-            if not torch.isnan(value):
-                self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("nll", "bits_per_byte"))
-        metric.reset()
-
     def _datamodule(self) -> Any:
         return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-
-    def _bytes_per_token(self, stage: str) -> float | None:
-        return getattr(self._datamodule(), f"{stage}_bytes_per_token", None)
-
-
-def _mean_nelbo(outputs: list[ObjectiveOutput]) -> Tensor:
-    return torch.stack([output.nelbo for output in outputs]).mean(0)
