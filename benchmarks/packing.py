@@ -1,4 +1,4 @@
-"""Conversations of mixed length: padded, with the padding left out, and packed into full rows
+"""Conversations of mixed length: padded, with the padding left out, and packed into full rows.
 
 One pass forward and backward of a fine-tuning loss over the same conversations with the same masks. "Padded" computes
 every position and hides padding from attention by a mask; "left out" is the same batch with `attention="auto"`, which
@@ -8,6 +8,7 @@ level and its own share of the loss. The three losses are compared before anythi
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,13 @@ def conversations(folder: Path, given: Any) -> AnswerRows:
 
 def loss(model: torch.nn.Module, batch: TokenBatch, t: Tensor, masked: Tensor, mask: int) -> Tensor:
     """LLaDA's fine-tuning loss at given noise levels (B, L) and masks."""
-    process, weight, normaliser = MaskingProcess(mask), BoundWeight(), PerRow()
-    extra: dict[str, Any] = {name: batch[name] for name in ("attention_mask", "segment_ids") if name in batch}  # type: ignore[literal-required]
-    scaled = (
-        normaliser if "segment_ids" not in extra else normaliser.for_segments(segment_numbers(extra["segment_ids"]))
-    )
-    bound = weight(process.schedule, t, masked)
-    tokens = batch["tokens"]
+    process, tokens, normaliser = MaskingProcess(mask), batch["tokens"], PerRow().for_segments
+    extra: dict[str, Any] = {name: batch[name] for name in ("attention_mask", "segment_ids") if name in batch}
+    scaled = normaliser(segment_numbers(extra["segment_ids"])) if "segment_ids" in extra else PerRow()
+    weight = BoundWeight()(process.schedule, t, masked)
     noised = Noised(tokens.masked_fill(masked, mask), masked)
-    output = score(
-        model, process, tokens, batch["maskable"], noised, weight=bound, bound_weight=bound, normaliser=scaled, t=t, **extra
-    )  # fmt: skip
-    return output.loss
+    common: dict[str, Any] = {"weight": weight, "bound_weight": weight, "normaliser": scaled, "t": t}
+    return score(model, process, tokens, batch["maskable"], noised, **common, **extra).loss
 
 
 def moved(value: Tensor, source: TokenBatch, target: TokenBatch, fill: Any) -> Tensor:
@@ -103,6 +99,11 @@ def sides(folder: Path, given: Any) -> dict[str, tuple[TokenBatch, Callable[[], 
     }
 
 
+def step(run: Callable[[], Tensor]) -> None:
+    """Forward and backward."""
+    run().backward()
+
+
 def measure(given: Any) -> list[Row]:
     """Lines of the table, one for each side."""
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +111,7 @@ def measure(given: Any) -> list[Row]:
         values = {name: float(run().detach()) for name, (_, run) in found.items()}
         for name, value in values.items():
             must_equal(f"the loss of what is {name}", abs(value / values["padded"] - 1), 1e-5)
-        times = interleave({name: lambda run=run: run().backward() for name, (_, run) in found.items()}, given.rounds)
+        times = interleave({name: partial(step, run) for name, (_, run) in found.items()}, given.rounds)
     rows = []
     for name, (batch, _) in found.items():
         cpu, wall = times[name]
@@ -127,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> Result:
     """Measure, print, and write."""
     parser = options(__doc__)
     parser.add_argument("--vocab", type=int, default=8_000)
-    parser.add_argument("--conversations", type=int, default=32)
-    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--conversations", type=int, default=24)
+    parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     given: Any = parse(parser, arguments)

@@ -5,6 +5,9 @@ resident memory during a step, less what was resident before it, less the gradie
 own, after one step to warm up, with an allocator that gives large blocks back to the system at once; so the figure is
 Linux's own (VmHWM), not a count of tensors.
 
+At a large vocabulary the peak comes before the last gradients exist, and the figure less all gradients is too small; what
+the machine must hold beside weights and optimiser is in the column "with gradients".
+
 "Layers alone" is a pass through the body and back without any head: what both sides keep, and so the bound of the
 ratio. "Checkpointed" computes each layer again in the backward pass (`activation_checkpointing`).
 
@@ -115,15 +118,30 @@ def lines(vocab_size: int, given: Any) -> list[Row]:
     found = {kind: measure(kind, vocab_size, given, given.rows) for kind in kinds}
     row = {"vocabulary": vocab_size, "rows": given.rows * given.length}
     rows: list[Row] = [
-        {**row, "what": f"{kind}, {vocab_size:,}", "MiB": memory, "ratio": found["plain"] / memory}
+        {
+            **row,
+            "what": f"{kind}, {vocab_size:,}",
+            "MiB": memory,
+            "with gradients": memory + gradients(kind, vocab_size, given),
+            "ratio": found["plain"] / memory,
+        }
         for kind, memory in found.items()
     ]
     for masked in given.head:
         memory = measure("head", vocab_size, given, masked)
-        rows.append(
-            {**row, "rows": masked, "what": f"head of {masked:,} rows, {vocab_size:,}", "MiB": memory, "ratio": ""}
-        )
+        what = {"what": f"head of {masked:,} rows, {vocab_size:,}", "MiB": memory}
+        rows.append({**row, "rows": masked, **what, "with gradients": "", "ratio": ""})
     return rows
+
+
+def gradients(kind: str, vocab_size: int, given: Any) -> float:
+    """Of all weights that a kind of step trains, MiB."""
+    with torch.device("meta"):
+        model = build(vocab_size, given.width, given.layers)
+    trained = (
+        model.parameters() if kind != "layers alone" else (p for n, p in model.named_parameters() if "head" not in n)
+    )
+    return sum(parameter.numel() * parameter.element_size() for parameter in trained) / 2**20
 
 
 def goals(rows: Sequence[Row]) -> list[Goal]:

@@ -54,10 +54,16 @@ ALONE = [
     with_base("Muon", muon=True),
     with_base("blocks of 2", objective=BlockNELBO(2), block_length=2),
 ]
+WITH_CONVOLUTION = [
+    replace(arm, name=arm.name.replace("+ ", "+ convolution, "), convolution=5)
+    for arm in ALONE
+    if arm.block_length is None
+][1:]
 WITHOUT = [
     replace(TOGETHER, name="together - convolution", convolution=0),
     replace(TOGETHER, name="together - unit weight", objective=ComplementaryNELBO(StratifiedTimes(0.2, 0.8))),
     replace(TOGETHER, name="together + Muon", muon=True),
+    replace(TOGETHER, name="together, window of 9", convolution=9),
     replace(BLOCKS, name="in blocks of 4", objective=BlockNELBO(4), block_length=4),
 ]
 
@@ -119,7 +125,7 @@ def main() -> None:
     twin = [["next token", run.shape[0], f"{flops:.2g}", str(mean_over_seeds(run))] for flops, run in prices.points()]
     report.table("The twin", ["model", "seeds", "operations", "nats per token"], twin)
     head = ["recipe", "steps", "nats per token", "bits per byte", "times the twin's compute"]
-    arms = [] if options.quick else [*ALONE, *WITHOUT]
+    arms = [] if options.quick else [*ALONE, *WITH_CONVOLUTION, *WITHOUT]
     shown = [BASE, TOGETHER, BLOCKS]
     report.table(f"At {compute:.2g} operations", head, [prices.row(arm) for arm in [*shown, *arms]])
     for arm in (TOGETHER, BLOCKS):
@@ -127,8 +133,7 @@ def main() -> None:
         report.check(f"{arm.name}: the twin has a lower loss still", gain(prices.curve[-1], prices.nats(arm)))
         report.check(f"{arm.name}: more than the twin's compute", prices.ratio(arm), above=1.0)
     report.table("Cost", COST, [runs.cost()])
-    with report.picture() as axes:
-        draw(axes, prices, shown)
+    draw(report.picture(size=(7.0, 3.6))[0], prices, shown)
     report.finish(options.folder)
 
 

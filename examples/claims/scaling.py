@@ -2,8 +2,9 @@
 
     python -m examples.claims.scaling           (about ten minutes of one core; --quick: two)
 
-Sizes and computes grow together. A line log loss = a - b log C is fitted to each model, and the ratio of computes is
-the distance of two lines at a loss that both have reached.
+Sizes and computes grow together. A line log loss = a - b log C is fitted to each model; the ratio of computes is the
+distance of two lines at a loss that both have reached. Beside it stands the ratio of each run to the twin's runs,
+interpolated between them, which assumes no line.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.claims import price
 from examples.claims.levers import BLOCKS, TOGETHER, TWIN
 from examples.claims.price import bootstrap
 from examples.claims.report import Report, command_line
@@ -58,6 +60,11 @@ class Ladder:
         return _interval(lambda mean: -self.line(mean)[0], self.nats[0].shape)
 
 
+def prices(ladder: Ladder, twin: Ladder) -> list[Interval]:
+    """Of each rung: its compute over that of the twin at its loss, interpolated between the twin's runs."""
+    return [price.ratio(*rung, twin.flops, twin.nats) for rung in zip(ladder.flops, ladder.nats, strict=True)]
+
+
 def ratio(ladder: Ladder, twin: Ladder, loss: float) -> Interval:
     """Compute of one ladder over that of the other at the same loss."""
     return _interval(lambda mean: ladder.compute(loss, mean) / twin.compute(loss, mean), twin.nats[0].shape)
@@ -82,20 +89,52 @@ def common_losses(ladders: list[Ladder]) -> list[float]:
     return [high, (high * low) ** 0.5, low]
 
 
-def draw(axes: Any, ladders: list[Ladder]) -> None:
-    """Points with their intervals, and lines."""
+def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) -> None:
+    """Left: points with their intervals, and lines. Right: the price of each rung."""
     for colour, ladder in zip(("k", "C0", "C1"), ladders, strict=True):
-        means = [mean_over_seeds(nats) for nats in ladder.nats]
-        losses = np.array([mean.mean for mean in means])
-        bars = [losses - [mean.low for mean in means], [mean.high for mean in means] - losses]
-        axes.errorbar(ladder.flops, losses, bars, fmt="o", color=colour, label=ladder.arm.name)
+        draw_points(axes[0], ladder.flops, [mean_over_seeds(nats) for nats in ladder.nats], ladder.arm.name, colour)
         slope, intercept = ladder.line(lambda nats: float(nats.mean()))
-        axes.plot(ladder.flops, np.exp(intercept) * ladder.flops**slope, color=colour, linewidth=1)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("training operations")
-    axes.set_ylabel("nats per token, held out")
-    axes.legend(fontsize=8)
+        axes[0].plot(ladder.flops, np.exp(intercept) * ladder.flops**slope, color=colour, linewidth=1)
+        if ladder.arm.name in ratios:
+            draw_points(axes[1], ladder.flops, ratios[ladder.arm.name], ladder.arm.name, colour)
+    for axis, label in zip(
+        axes, ("nats per token, held out", "times the twin's compute for the same loss"), strict=True
+    ):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.set_xlabel("training operations")
+        axis.set_ylabel(label)
+        axis.legend(fontsize=8)
+
+
+def draw_points(axis: Any, flops: np.ndarray, intervals: list[Interval], label: str, colour: str) -> None:
+    """Means with error bars."""
+    means = np.array([interval.mean for interval in intervals])
+    bars = [means - [interval.low for interval in intervals], [interval.high for interval in intervals] - means]
+    axis.errorbar(flops, means, bars, fmt="o", color=colour, label=label)
+
+
+def table_of_runs(report: Report, ladders: list[Ladder], sizes: list[Size], ratios: dict[str, list[Interval]]) -> None:
+    """A line per rung."""
+    lines = []
+    for ladder in ladders:
+        costs: list[Any] = list(ratios.get(ladder.arm.name, [""] * len(sizes)))
+        columns = (sizes, ladder.parameters, ladder.steps, ladder.flops, ladder.nats, costs)
+        for size, parameters, steps, flops, nats, cost in zip(*columns, strict=True):
+            shape = f"{size.width} x {size.num_layers}"
+            lines.append([ladder.arm.name, shape, parameters, steps, f"{flops:.3g}", mean_over_seeds(nats), cost])
+    head = [
+        "recipe",
+        "width x layers",
+        "parameters",
+        "steps",
+        "operations",
+        "nats per token",
+        "times the twin's compute",
+    ]
+    report.table("Runs", head, lines)
 
 
 def main() -> None:
@@ -108,22 +147,9 @@ def main() -> None:
         Ladder(runs, arm, [(size, compute * share) for size, compute in steps], options.seeds)
         for arm, share in zip(ARMS, shares, strict=True)
     ]
-    lines = [
-        [
-            ladder.arm.name,
-            f"{size.width} x {size.num_layers}",
-            parameters,
-            number,
-            f"{flops:.3g}",
-            mean_over_seeds(nats),
-        ]
-        for ladder in ladders
-        for (size, _), parameters, number, flops, nats in zip(
-            steps, ladder.parameters, ladder.steps, ladder.flops, ladder.nats, strict=True
-        )
-    ]
-    report.table("Runs", ["recipe", "width x layers", "parameters", "steps", "operations", "nats per token"], lines)
     twin, *others = ladders
+    interpolated = {ladder.arm.name: prices(ladder, twin) for ladder in others}
+    table_of_runs(report, ladders, [size for size, _ in steps], interpolated)
     losses = common_losses(ladders)
     ratios = {ladder.arm.name: [ratio(ladder, twin, loss) for loss in losses] for ladder in others}
     head = ["recipe", "slope of log loss", *(f"times the compute at {loss:.2f} nats" for loss in losses)]
@@ -132,9 +158,9 @@ def main() -> None:
     for ladder in others:
         name = ladder.arm.name
         report.check(f"{name}: more than the twin's compute for {losses[1]:.2f} nats", ratios[name][1], above=1.0)
+        report.check(f"{name}: and for the loss of its largest run", interpolated[name][-1], above=1.0)
     report.table("Cost", COST, [runs.cost()])
-    with report.picture() as axes:
-        draw(axes, ladders)
+    draw(report.picture(columns=2), ladders, interpolated)
     report.finish(options.folder)
 
 

@@ -1,7 +1,8 @@
 """Networks that map tokens to logits in two halves, `hidden` and `head`."""
 
-from llada.backbones.attention import KERNELS, Visibility
+from llada.backbones.attention import KERNELS, Visibility, kernel_for
 from llada.backbones.cache import KeyValueCache
+from llada.backbones.checkpointing import Checkpointing, EveryBlock, Selective
 from llada.backbones.dit import DiffusionTransformer
 from llada.backbones.graphs import GraphedBackbone
 from llada.backbones.transformer import BidirectionalTransformer
@@ -9,8 +10,12 @@ from llada.backbones.transformer import BidirectionalTransformer
 __all__ = [
     "KERNELS",
     "BidirectionalTransformer",
+    "Checkpointing",
     "DiffusionTransformer",
+    "EveryBlock",
     "GraphedBackbone",
     "KeyValueCache",
+    "Selective",
     "Visibility",
+    "kernel_for",
 ]

@@ -87,6 +87,9 @@ class Attention(nn.Module):
 class TiedHead(nn.Module):
     """A projection to the vocabulary that shares the embedding's matrix, with a bias of its own if asked for."""
 
+    is_linear = True
+    """Its ``forward`` does nothing but multiply and add, so losses may work on the matrix itself."""
+
     def __init__(self, embedding: nn.Embedding, bias: bool = False) -> None:
         super().__init__()
         self.tie(embedding)

@@ -27,6 +27,7 @@ from llada.backbones.attention import (
 from llada.backbones.block_causal import BlockCausal
 from llada.backbones.flash import FlashAttention
 from llada.backbones.kernel import FLASH_2, FLASH_3
+from llada.backbones.two_copy import TwoCopies
 from llada.backbones.varlen import SegmentLoop, TorchVarlen
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -331,6 +332,15 @@ def test_a_subclass_with_a_mask_of_its_own_goes_to_no_kernel_that_would_ignore_i
     arguments = inputs(grad=False)
     for name in ("auto", "sdpa", "flex"):
         torch.testing.assert_close(kernel_by_name(name)(*arguments, Diagonal()), arguments[2])
+
+
+@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["", "packed"])
+def test_two_copies_by_blocks(segments: Tensor | None) -> None:
+    visibility = TwoCopies(keys=KEYS, segments=segments, blocks=BLOCKS)
+    arguments = inputs(queries=2 * LENGTH, columns=2 * LENGTH, grad=False)
+    counts = KEYS.repeat(1, 2)[:, None, :, None]
+    for name in ("flex", "auto", "sdpa"):
+        compare(kernel_by_name(name), arguments, visibility, counts)
 
 
 @pytest.mark.gpu

@@ -11,6 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.backbones.attention import Visibility
 from llada.backbones.unpadded import unpadded
+from llada.metrics import masked_log_likelihood
+from llada.objectives import MaskedNELBO
+from llada.process import MaskingProcess
+from llada.random import RowRandom
+from llada.samplers import Blocks, Quota, UnmaskingSampler
 
 VOCAB, LENGTH = 20, 10
 REAL = torch.tensor(
@@ -150,3 +155,27 @@ def test_a_noise_level_per_row_keeps_the_rows() -> None:
     sigma = torch.linspace(0.1, 2.0, 4)
     found = dit().hidden(tokens(), sigma=sigma, attention_mask=REAL)
     torch.testing.assert_close(found, dit(attention="plain").hidden(tokens(), sigma=sigma, attention_mask=REAL))
+
+
+def rows_behind_the_last_attention(model: Any, run: Callable[[], Any]) -> list[int]:
+    seen: list[int] = []
+    hook = model.blocks[-1].feed_forward.register_forward_hook(lambda _, x, y: seen.append(y.numel() // y.shape[-1]))
+    run()
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("build", [transformer, dit])
+def test_training_sampling_and_likelihood_ask_for_the_rows_that_they_need(build: Callable[..., Any]) -> None:
+    model, process, x, mask = build().float().eval(), MaskingProcess(VOCAB - 1), tokens() % (VOCAB - 1), VOCAB - 1
+    random = RowRandom.from_seed(0, 4)
+    masked = int(MaskedNELBO()(model, process, x, random=random).num_masked.sum())
+    assert rows_behind_the_last_attention(model, lambda: MaskedNELBO()(model, process, x, random=random)) == [masked]
+    canvas = x.clone()
+    canvas[:, 4:] = mask
+    sampler = UnmaskingSampler(Quota(6), window=Blocks(3))
+    assert rows_behind_the_last_attention(model, lambda: sampler(model, canvas, process)) == [12, 8, 4] * 2
+    answer = torch.arange(LENGTH).expand(4, -1) >= 6
+    where = answer & (x % 2 == 0)
+    seen = rows_behind_the_last_attention(model, lambda: masked_log_likelihood(model, process, x, answer, where))
+    assert seen == [int(where.sum())]

@@ -12,6 +12,7 @@ from benchmarks import (
     likelihood,
     loop_overhead,
     mask_scaling,
+    packing,
     startup,
     train_memory,
     train_step,
@@ -51,6 +52,12 @@ def test_mask_scaling():
     ]
     lines = [{"masked": share, "cpu s": 2 + 3 * share} for share in (0.1, 0.5, 0.9)]
     assert mask_scaling.affine(lines) == pytest.approx((2.0, 3.0, 0.0))
+
+
+def test_packing():
+    result = packing.main([*TOY, "--vocab", "50", "--conversations", "9", "--length", "24"])
+    padded, left_out, packed = result.rows
+    assert padded["real tokens"] == left_out["real tokens"] < packed["real tokens"] <= 1
 
 
 def test_ancestral():
