@@ -26,11 +26,11 @@ demo: $(VENV)/installed-demo ## train a small model on an embedded text and let 
 	$(RUN) examples/demo.py $(ARGS)
 
 # A claim per line of docs/claims: a module of examples/claims with a --quick form that fails if its direction doesn't hold.
-CLAIMS ?= reversal in_context instructions scaling levers
+CLAIMS ?= claims/reversal claims/in_context claims/instructions claims/scaling claims/levers planning why_backpropagation
 
 claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if one doesn't hold beyond its interval
 	@for claim in $(CLAIMS); do echo "== $$claim"; \
-	  OMP_NUM_THREADS=1 $(RUN) -m examples.claims.$$claim --quick $(ARGS) || failed="$$failed $$claim"; done; \
+	  PYTHONPATH=. OMP_NUM_THREADS=1 $(RUN) examples/$$claim.py --quick $(ARGS) || failed="$$failed $$claim"; done; \
 	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
 
 test: $(VENV)/installed-dev ## run the tests, with coverage

@@ -5,8 +5,8 @@ resident memory during a step, less what was resident before it, less the gradie
 own, after one step to warm up, with an allocator that gives large blocks back to the system at once; so the figure is
 Linux's own (VmHWM), not a count of tensors.
 
-At a large vocabulary the peak comes before the last gradients exist, and the figure less all gradients is too small; what
-the machine must hold beside weights and optimiser is in the column "with gradients".
+At a large vocabulary the peak comes before the last gradients exist, and the figure less all gradients is too small;
+what the machine must hold beside weights and optimiser is in the column "with gradients".
 
 "Layers alone" is a pass through the body and back without any head: what both sides keep, and so the bound of the
 ratio. "Checkpointed" computes each layer again in the backward pass (`activation_checkpointing`).
@@ -123,7 +123,7 @@ def lines(vocab_size: int, given: Any) -> list[Row]:
             "what": f"{kind}, {vocab_size:,}",
             "MiB": memory,
             "with gradients": memory + gradients(kind, vocab_size, given),
-            "ratio": found["plain"] / memory,
+            "ratio": "" if kind == "ours, checkpointed" else found["plain"] / memory,
         }
         for kind, memory in found.items()
     ]

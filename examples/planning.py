@@ -209,7 +209,7 @@ def main(out: Path, plan: Plan) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("planning"), help="where table and plot go")
+    parser.add_argument("--out", type=Path, default=Path("runs/planning"), help="where table and plot go")
     parser.add_argument("--quick", action="store_true", help="fewer seeds and steps")
     given = parser.parse_args()
     sys.exit(main(given.out, QUICK if given.quick else FULL))

@@ -209,7 +209,7 @@ def main(out: Path, quick: bool) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("why_backpropagation"), help="where tables and plot go")
+    parser.add_argument("--out", type=Path, default=Path("runs/why_backpropagation"), help="where tables and plot go")
     parser.add_argument("--quick", action="store_true", help="smaller models, under a minute")
     given = parser.parse_args()
     sys.exit(main(given.out, given.quick))

@@ -6,7 +6,7 @@ Logits are the largest tensor of a language model: N rows of 126,464 float32 num
 chunk of them lives at any time, in the forward and in the backward pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from llada.linear_nll import LinearNLL, as_matrix
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits per chunk on the CPU: 64 MiB in float32, enough for a matrix product to run at full speed."""
+CHUNK_ELEMENTS = 1 << 23
+"""Logits per chunk on the CPU: 32 MiB in float32, which its caches serve better than more."""
+
+LEAST_ROWS = 128
+"""Rows per chunk on the CPU, at least: with fewer, the gradient of the matrix is gone through too often."""
 
 ACCELERATOR_CHUNK_ELEMENTS = 1 << 27
 """Logits per chunk elsewhere: a thousand rows of 126,464, for each chunk reads the head's matrix from memory again."""
@@ -52,9 +55,11 @@ def chunk_rows(hidden: Tensor, vocab_size: int, chunk_elements: int | None) -> i
         vocab_size: V.
         chunk_elements: logits that may live at once; None for what suits the device.
     """
+    least = 1
     if chunk_elements is None:
-        chunk_elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
-    return max(1, min(len(hidden), chunk_elements // max(vocab_size, 1)))
+        on_cpu = hidden.device.type == "cpu"
+        least, chunk_elements = (LEAST_ROWS, CHUNK_ELEMENTS) if on_cpu else (1, ACCELERATOR_CHUNK_ELEMENTS)
+    return max(1, min(len(hidden), max(least, chunk_elements // max(vocab_size, 1))))
 
 
 def _vocab_size(head: Head, hidden: Tensor) -> int:
@@ -170,15 +175,12 @@ def weighted_nll(
         # Nothing is masked, but every parameter stays in the graph: DDP waits for all of their gradients.
         return hidden.sum() + head(hidden).sum(), hidden.new_zeros(0, dtype=torch.float32)
     rows = chunk_rows(hidden, _vocab_size(head, hidden), chunk_elements)
-    if rows >= len(hidden) or not torch.is_grad_enabled() or not isinstance(head, nn.Module):
-        terms = chunked_nll(head, hidden, targets, forbidden, chunk_elements=chunk_elements)
-        return (terms * weights.to(terms)).sum(), terms.detach()
-    linear = as_matrix(head)
-    if linear is not None:
-        given = (rows, forbidden, targets, weights, hidden, *linear)
-        total, terms = LinearNLL.apply(*given)  # type: ignore[no-untyped-call]
-        return total, terms
-    parameters: Sequence[Tensor] = list(head.parameters())
-    arguments = (head, rows, forbidden, targets, weights, hidden, *parameters)
-    total, terms = _WeightedNLL.apply(*arguments)  # type: ignore[no-untyped-call]
-    return total, terms
+    given = (rows, forbidden, targets, weights, hidden)
+    if torch.is_grad_enabled() and isinstance(head, nn.Module):
+        linear = as_matrix(head)
+        if linear is not None:
+            return LinearNLL.apply(*given, *linear)  # type: ignore[no-untyped-call]
+        if rows < len(hidden):
+            return _WeightedNLL.apply(head, *given, *head.parameters())  # type: ignore[no-untyped-call]
+    terms = chunked_nll(head, hidden, targets, forbidden, chunk_elements=chunk_elements)
+    return (terms * weights.to(terms)).sum(), terms.detach()

@@ -61,14 +61,15 @@ def _chunk(
     gradients: list[Tensor | None],
 ) -> Tensor:
     """The terms of a chunk, whose gradients are added to those of hidden rows, matrix and bias."""
-    logits = F.linear(h, matrix, bias)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    z = F.linear(h, matrix, bias)
+    z = z if z.dtype == torch.float64 else z.float()
     if forbidden is not None:
-        logits[:, forbidden] = -torch.inf
-    z = F.log_softmax(logits, -1)
-    del logits
-    terms = -z.gather(1, targets[:, None])[:, 0]
-    z.exp_().scatter_add_(1, targets[:, None], z.new_full((len(h), 1), -1.0)).mul_(weights[:, None].to(z))
+        z[:, forbidden] = -torch.inf
+    target, weight = targets[:, None], weights[:, None].to(z)
+    of_target, top = z.gather(1, target), z.amax(1, keepdim=True)
+    mass = z.sub_(top).exp_().sum(1, keepdim=True)
+    terms = (mass.log() + top - of_target)[:, 0]
+    z.mul_(weight / mass).scatter_add_(1, target, -weight)
     of_hidden, of_matrix, of_bias = gradients
     if of_bias is not None:
         of_bias += z.sum(0)

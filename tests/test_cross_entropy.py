@@ -9,6 +9,7 @@ from llada.backbones.transformer import TiedHead
 from llada.cross_entropy import (
     ACCELERATOR_CHUNK_ELEMENTS,
     CHUNK_ELEMENTS,
+    LEAST_ROWS,
     chunk_rows,
     chunked_nll,
     nll,
@@ -164,7 +165,8 @@ def test_autocast_keeps_float32_gradients_near_the_exact_ones() -> None:
 def test_rows_of_a_chunk() -> None:
     hidden = torch.empty(100_000, 1, device="meta")
     assert chunk_rows(hidden, 126_464, None) == ACCELERATOR_CHUNK_ELEMENTS // 126_464
-    assert chunk_rows(torch.empty(1000, 1), 126_464, None) == CHUNK_ELEMENTS // 126_464
+    assert chunk_rows(torch.empty(1000, 1), 32_000, None) == CHUNK_ELEMENTS // 32_000
+    assert chunk_rows(torch.empty(1000, 1), 126_464, None) == LEAST_ROWS
     assert chunk_rows(hidden, 10, 55) == 5
     assert chunk_rows(hidden, 10, 5) == 1
     assert chunk_rows(hidden[:3], 10, 55) == 3

@@ -199,6 +199,8 @@ def test_there_are_commands_to_check() -> None:
 def test_the_reading_order_leaves_nothing_out() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"demo_pictures.py"}
+    claims = (EXAMPLES / "claims").glob("*.py")
+    scripts |= {f"claims/{path.name}" for path in claims if "__main__" in path.read_text(encoding="utf-8")}
     configs = {f"configs/{path.name}" for path in (EXAMPLES / "configs").glob("*.yaml")}
     assert {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("..")} == scripts | configs
 

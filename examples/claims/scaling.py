@@ -1,6 +1,6 @@
 """Loss against compute for five sizes of each model, and how much more compute diffusion needs for the same loss.
 
-    python -m examples.claims.scaling           (about ten minutes of one core; --quick: two)
+    python -m examples.claims.scaling           (about five minutes of one core; --quick: one)
 
 Sizes and computes grow together. A line log loss = a - b log C is fitted to each model; the ratio of computes is the
 distance of two lines at a loss that both have reached. Beside it stands the ratio of each run to the twin's runs,
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from examples.claims import price
-from examples.claims.levers import BLOCKS, TOGETHER, TWIN
+from examples.claims.levers import BLOCKS, CHOSEN, TWIN
 from examples.claims.price import bootstrap
 from examples.claims.report import Report, command_line
 from examples.claims.statistics import Interval, mean_over_seeds
@@ -22,7 +22,7 @@ from examples.claims.text_runs import COST, Arm, Runs, Size
 
 LADDER = [(Size(16, 1), 5e9), (Size(24, 1), 1.2e10), (Size(32, 1), 2.5e10), (Size(48, 1), 5e10), (Size(64, 1), 1e11)]
 TWIN_SHARE = 0.5  # of the ladder's computes, so that both models come by the same losses
-ARMS = [TWIN, TOGETHER, BLOCKS]
+ARMS = [TWIN, CHOSEN, BLOCKS]
 Mean = Callable[[np.ndarray], float]
 
 

@@ -1,6 +1,6 @@
 """The same grid of learning rates and rows per step for every recipe whose price is told; one seed, apart from theirs.
 
-python -m examples.claims.tuning            (about three minutes of one core)
+python -m examples.claims.tuning            (about two minutes of one core)
 """
 
 from dataclasses import replace

@@ -17,7 +17,18 @@ pytest.importorskip("matplotlib")
 
 from examples.claims import levers, price, scaling
 from examples.claims.flops import muon_flops, pairs_per_row, row_flops
-from examples.claims.levers import ALONE, BASE, BLOCKS, SPLITS, TOGETHER, TWIN, WITH_CONVOLUTION, WITHOUT, Prices
+from examples.claims.levers import (
+    ALONE,
+    BASE,
+    BLOCKS,
+    CHOSEN,
+    SPLITS,
+    TOGETHER,
+    TWIN,
+    WITH_CONVOLUTION,
+    WITHOUT,
+    Prices,
+)
 from examples.claims.price import gain, ratio, twin_compute
 from examples.claims.scaling import Ladder, common_losses
 from examples.claims.scaling import ratio as line_ratio
@@ -121,7 +132,7 @@ def test_the_lines_find_the_ratio_that_was_put_in() -> None:
     assert ours.slope().mean == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("module", "claims"), [(scaling, 4), (levers, 6)])
+@pytest.mark.parametrize(("module", "claims"), [(scaling, 4), (levers, 9)])
 @pytest.mark.parametrize("quick", [[], ["--quick"]])
 def test_the_commands_write_their_results_and_fail_if_the_direction_is_wrong(
     module: ModuleType, claims: int, quick: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -138,7 +149,7 @@ def test_the_commands_write_their_results_and_fail_if_the_direction_is_wrong(
     assert ratios == pytest.approx([4.0] * len(ratios), rel=0.02)
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
     monkeypatch.setattr(module, "Runs", lambda text, folder: Known(factor=0.5))
-    with pytest.raises(SystemExit, match="not beyond its interval: .*twin"):
+    with pytest.raises(SystemExit, match=r"not beyond its interval: .*twin"):
         module.main()
 
 
@@ -162,7 +173,7 @@ def test_both_models_score_the_same_tokens(text: Text) -> None:
 
 def test_every_recipe_trains_and_is_measured_once(text: Text, tmp_path: Path) -> None:
     size, runs = Size(32, 1), Runs(text, tmp_path, draws=1)
-    arms = [TWIN, BASE, TOGETHER, BLOCKS, *ALONE, *WITH_CONVOLUTION, *WITHOUT]
+    arms = [TWIN, BASE, TOGETHER, CHOSEN, BLOCKS, *ALONE, *WITH_CONVOLUTION, *WITHOUT]
     assert len({arm.name for arm in arms}) == len(arms)
     for arm in arms:
         cost = arm.step_flops(arm.model(text, size, 0))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from llada.cli import main
 
-for command in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
-    sys.argv = ["llada", *command]
-    if code := main():
-        sys.exit(code)
+if __name__ == "__main__":
+    for command in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+        sys.argv = ["llada", *command]
+        if code := main():
+            sys.exit(code)
