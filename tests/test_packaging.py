@@ -107,7 +107,7 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all("==" in pin for pin in pins)
     extras = PROJECT["optional-dependencies"]
-    # flash-attn-4 and cut-cross-entropy are for those who ask; their pins would be untested.
+    # cut-cross-entropy is for those who ask; its pin would be untested.
     chosen = ("demo", "eval", "hf", "peft", "regex", "docs", "dev")
     installed = [*PROJECT["dependencies"], *(requirement for name in chosen for requirement in extras[name])]
     assert distribution_names(installed) - {"llada"} <= distribution_names(pins)
