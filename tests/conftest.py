@@ -1,6 +1,8 @@
 """What holds for the whole suite: one thread, fixed seeds, GPU tests only where there is a GPU."""
 
+import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -27,3 +29,18 @@ def fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - other packages draw from numpy's global generator
     torch.manual_seed(0)
+
+
+RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
+
+
+@pytest.fixture(autouse=True)
+def rendezvous_is_forgotten() -> Iterator[None]:
+    """A strategy leaves its port in the environment, where the processes of a later test would meet at it."""
+    before = {name: os.environ.get(name) for name in RENDEZVOUS}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -89,6 +89,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
         self._files: dict[str, TokenFile] = {}
         self._rows: dict[str, Rows] = {}
+        self._training: list[ResumableLoader] = []
 
     @abstractmethod
     def key(self, document: Document) -> str:
@@ -194,7 +195,14 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""
-        return training_loader(self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **self._shard())
+        loader = training_loader(self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **self._shard())
+        self._training.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the processes of a training that stopped in mid-epoch."""
+        while self._training:
+            self._training.pop().stop()
 
     def val_dataloader(self) -> DataLoader[TokenBatch] | list[Any]:
         """Every row once, in order; nothing if there is no validation data."""

@@ -144,8 +144,18 @@ class ResumableLoader(StatefulDataLoader[TokenBatch]):  # type: ignore[misc]  # 
         ValueError: by ``load_state_dict``, if the number of workers has changed.
     """
 
+    _running: Any = None
+
     def __iter__(self) -> Iterator[TokenBatch]:
-        yield from super().__iter__()
+        self.stop()
+        self._running = super().__iter__()
+        yield from self._running
+
+    def stop(self) -> None:
+        """End the worker processes of an iteration that was left early; garbage collection waits seconds for each."""
+        running, self._running = self._running, None
+        if self.num_workers and running is not None:
+            running._shutdown_workers()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch."""

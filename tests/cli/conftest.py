@@ -22,12 +22,12 @@ data:
 model:
   backbone:
     class_path: llada.backbones.BidirectionalTransformer
-    init_args: {width: 32, num_layers: 2, num_heads: 2, max_length: 48}
+    init_args: {width: 32, num_layers: 2, num_heads: 2, max_length: 48, convolution: 5}
   process: {schedule: llada.noise.LinearSchedule}
   objective: {class_path: llada.objectives.masked_mean}
   sampler: {class_path: llada.samplers.low_confidence, init_args: {steps: 16}}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-2}}
-  lr_scheduler: {class_path: llada.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 600}}
+  lr_scheduler: {class_path: llada.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 800}}
 trainer:
   accelerator: cpu
   max_epochs: 50

@@ -168,3 +168,19 @@ def test_the_length_counts_the_batches_of_a_rank():
     assert len(training_loader(Numbers(21), 2, 0, 0, num_replicas=2, rank=1)) == 5
     assert len(evaluation_loader(Numbers(21), 2, 0, num_replicas=2, rank=1)) == 6
     assert len(EvaluationSampler(Numbers(21), 2, 1)) == 11
+
+
+def test_an_iteration_left_early_is_ended_by_the_next_one_and_by_stop():
+    loader = training_loader(Numbers(21), 4, 2, seed=5)
+    first = iter(loader)
+    next(first)
+    workers = loader._running._workers
+    assert all(worker.is_alive() for worker in workers)
+    again = iter(loader)
+    next(again)
+    assert not any(worker.is_alive() for worker in workers)
+    workers = loader._running._workers
+    loader.stop()
+    assert not any(worker.is_alive() for worker in workers)
+    loader.stop()
+    training_loader(Numbers(21), 4, 0, seed=5).stop()
