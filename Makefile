@@ -25,12 +25,13 @@ help: ## list the targets
 demo: $(VENV)/installed-demo ## train a small model on an embedded text and let it write, about five minutes
 	$(RUN) examples/demo.py $(ARGS)
 
-# A claim per line of docs/claims: a module of examples/claims with a --quick form that fails if its direction doesn't hold.
-CLAIMS ?= claims/reversal claims/in_context claims/instructions claims/scaling claims/levers planning why_backpropagation
+# Modules of examples/claims, and then other examples, with a --quick form that fails if a claim's direction doesn't hold.
+CLAIMS ?= reversal in_context instructions scaling levers
 
 claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if one doesn't hold beyond its interval
-	@for claim in $(CLAIMS); do echo "== $$claim"; \
-	  PYTHONPATH=. OMP_NUM_THREADS=1 $(RUN) examples/$$claim.py --quick $(ARGS) || failed="$$failed $$claim"; done; \
+	@run() { echo "== $$*"; OMP_NUM_THREADS=1 $(RUN) "$$@" --quick $(ARGS) || failed="$$failed $$*"; }; \
+	  for claim in $(CLAIMS); do run -m examples.claims.$$claim; done; \
+	  for claim in planning why_backpropagation; do run examples/$$claim.py; done; \
 	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
 
 test: $(VENV)/installed-dev ## run the tests, with coverage
