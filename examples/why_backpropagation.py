@@ -1,7 +1,7 @@
 """Why backpropagation: the gradient of LLaDA's loss in four ways, their agreement, cost and memory, measured.
 
     python examples/why_backpropagation.py            # about ten minutes on one core
-    python examples/why_backpropagation.py --quick    # under a minute, smaller models
+    python examples/why_backpropagation.py --quick    # under two minutes, smaller models
 
 Writes the tables and the plot of docs/why-backpropagation.md, and fails if one of the claims at the end doesn't hold.
 Times are processor time of one thread in single precision, medians of 20 runs where nothing else is said. Noise levels
@@ -176,8 +176,7 @@ def claims(r: Results) -> dict[str, bool]:
         "the loss is that of the library to rounding": r.agreement.library < 1e-14,
         "forward mode gives reverse mode's gradient to rounding": r.agreement.errors["forward mode"][0] < 1e-12,
         "central differences give it to 1e-6": r.agreement.errors["central difference"][0] < 1e-6,
-        # the slope is 1; a busy machine moves the short form's by 0.2, and reverse mode's is 0
-        "one entry at a time costs time in proportion to N": all(0.7 < law.slope < 1.3 for law in perturbing[:3]),
+        "one entry at a time costs time in proportion to N": all(0.85 < law.slope < 1.15 for law in perturbing[:3]),
         "reverse mode costs the same for any number of entries": abs(back.slope) < 0.15,
         "its price in forward passes doesn't grow with N as theirs does": relative < 0.3,
         "value and gradient take three times the operations of the value": all(
@@ -211,6 +210,6 @@ def main(out: Path, quick: bool) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/why_backpropagation"), help="where tables and plot go")
-    parser.add_argument("--quick", action="store_true", help="smaller models, under a minute")
+    parser.add_argument("--quick", action="store_true", help="smaller models, under two minutes")
     given = parser.parse_args()
     sys.exit(main(given.out, given.quick))

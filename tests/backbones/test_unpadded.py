@@ -117,9 +117,15 @@ def test_no_mask_is_built(options: dict[str, Tensor], monkeypatch: pytest.Monkey
     def refuse(_: Visibility) -> Tensor:
         raise AssertionError("a mask was built")
 
+    model = transformer()
+    by_mask = model.hidden(tokens(), **options)
     monkeypatch.setattr(Visibility, "mask", property(refuse))
+    with pytest.raises(AssertionError, match="a mask was built"):
+        Visibility(REAL).mask  # noqa: B018 - what the next line would raise
     monkeypatch.setattr("llada.backbones.attention.CELLS_THAT_PAY_A_RUN", 0)
-    transformer().hidden(tokens(), **options)
+    without = model.hidden(tokens(), **options)
+    real = REAL if "attention_mask" in options else torch.ones_like(REAL)
+    torch.testing.assert_close(without[real], by_mask[real])
 
 
 def test_full_batches_are_dense() -> None:
