@@ -1,6 +1,6 @@
 """Attention kernels against the plain formula, forward and backward.
 
-Every kernel that is registered in `llada.backbones.attention.KERNELS`, on the layouts that training and decoding have:
+Every kernel that is registered in `llada.backbones.attention.kernels.KERNELS`, on the layouts that training and decoding have:
 dense rows, rows with padding, packed rows of several documents, and a block of queries against the keys of a canvas.
 Results and gradients are compared with the formula before anything is timed; a kernel that can't serve a layout says
 why in the table.
@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.results import Plot, Result, Row, finish, must_equal, options, parse
 from benchmarks.timing import interleave
 from llada.backbones import KERNELS, Visibility
-from llada.backbones.attention import plain_attention
+from llada.backbones.attention.kernels import plain_attention
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Visibility], Tensor]
 

@@ -15,10 +15,10 @@ from benchmarks.gpu_card import Machine, Rates
 from benchmarks.models import build_on
 from benchmarks.results import Row
 from llada.backbones import BidirectionalTransformer
-from llada.flops import forward_flops
 from llada.objectives import MaskedNELBO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
+from llada.training.flops import forward_flops
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llada.head_loss import Chunked, HeadLoss, TorchLinear
+from llada.heads.head_loss import Chunked, HeadLoss, TorchLinear
 
 WIDTH = 256
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from llada.backbones import BidirectionalTransformer
-from llada.flops import forward_flops
+from llada.training.flops import forward_flops
 
 SHAPES: dict[str, dict[str, Any]] = {
     "LLaDA 1B": {

@@ -20,7 +20,7 @@ from benchmarks.results import Plot, Result, Row, finish, must_equal, options, p
 from benchmarks.timing import interleave
 from llada.backbones import BidirectionalTransformer
 from llada.data.batch import AnswerRow, TokenBatch, pad_right
-from llada.data.packed_answers import FirstFitDecreasing, PackedAnswers
+from llada.data.chat.packed_answers import FirstFitDecreasing, PackedAnswers
 from llada.data.packing import AnswerRows
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.objectives import BoundWeight, PerRow

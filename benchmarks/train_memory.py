@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks.models import build
 from benchmarks.results import Goal, Plot, Result, Row, finish, options, parse
 from benchmarks.train_step import Problem
-from llada.cross_entropy import weighted_nll
+from llada.heads.cross_entropy import weighted_nll
 
 GOALS = {32_000: 4.0, 126_464: 7.0}
 # glibc keeps freed memory for later; with these, what is freed is gone from the resident memory.

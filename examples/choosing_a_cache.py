@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
-from llada.lr_schedulers import WarmupCosine
 from llada.objectives import masked_mean
 from llada.samplers import (
     Blocks,
@@ -43,6 +42,7 @@ from llada.samplers import (
     WholeCanvas,
     Window,
 )
+from llada.training.lr_schedulers import WarmupCosine
 
 ALPHABET, LENGTH, BLOCK, BATCH = 8, 32, 8, 64
 WINDOWS: dict[str, Window] = {"blocks": Blocks(BLOCK), "whole": WholeCanvas()}

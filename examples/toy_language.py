@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 from llada import BidirectionalTransformer, DiffusionLM, ExactCountNELBO, MaskingProcess
 from llada.data import ToyLanguage
-from llada.lr_schedulers import WarmupCosine
 from llada.samplers import low_confidence, random_remasking
+from llada.training.lr_schedulers import WarmupCosine
 
 ALPHABET, LENGTH, BATCH = 4, 6, 64
 MASK, BEGIN = ALPHABET, ALPHABET + 1

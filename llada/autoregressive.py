@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from llada.head_loss import Chunked, HeadLoss
+from llada.heads.head_loss import Chunked, HeadLoss
 from llada.module import DiffusionLM
 from llada.objectives import NextTokenNLL, Objective
 from llada.process import MaskingProcess

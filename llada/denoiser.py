@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from llada.cross_entropy import chunked_nll, nll
-from llada.head_loss import Chunked, HeadLoss
+from llada.heads.cross_entropy import chunked_nll, nll
+from llada.heads.head_loss import Chunked, HeadLoss
 
 
 @runtime_checkable

@@ -13,16 +13,16 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from llada.bound_report import BoundReport
-from llada.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
+from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
+from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
 from llada.denoiser import as_denoiser
-from llada.head_loss import Chunked, HeadLoss
-from llada.interop import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
+from llada.heads.head_loss import Chunked, HeadLoss
 from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveOutput
-from llada.parallel import Replicas, place, replicas
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
-from llada.training import AccumulationWindow, FiniteGuard, parameter_groups
+from llada.training.parallel import Replicas, place, replicas
+from llada.training.steps import AccumulationWindow, FiniteGuard, parameter_groups
 
 if TYPE_CHECKING:
     from llada.data.batch import TokenBatch
@@ -49,7 +49,7 @@ class DiffusionLM(BoundReport):
         seed: of the training and evaluation noise, and of weights that are made when the Trainer starts. The noise of a
             row follows from seed, step and the row's place in the global batch, so that it resumes exactly and doesn't
             depend on the number of ranks.
-        head_loss: how the loss of the vocabulary head is computed, see `llada.head_loss`.
+        head_loss: how the loss of the vocabulary head is computed, see `llada.heads.head_loss`.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class DiffusionLM(BoundReport):
             folder_or_hub_id: a folder with ``config.json`` and safetensors, a name on the Hugging Face hub (extra
                 ``hf``), or a ``.ckpt`` file of MDLM's own training code.
             options: ``dtype``, ``device``, ``revision``, ``mask_token_id`` and arguments of the backbone, see
-                `llada.interop.read_pretrained`; for a file those of `llada.interop.read_mdlm_checkpoint`.
+                `llada.checkpoints.released.read_pretrained`; for a file those of `llada.checkpoints.released.read_mdlm_checkpoint`.
 
         Returns:
             The model in evaluation mode.
@@ -249,7 +249,7 @@ class DiffusionLM(BoundReport):
 
         Args:
             folder: where; an existing one is replaced once the new one is complete.
-            options: ``layout``, ``tokenizer``, ``dtype``, ``max_shard_size``, see `llada.interop.write_pretrained`.
+            options: ``layout``, ``tokenizer``, ``dtype``, ``max_shard_size``, see `llada.checkpoints.released.write_pretrained`.
 
         Raises:
             ValueError: if the layout has no word for something that this model does.

@@ -18,53 +18,43 @@ import llada
 
 PACKAGE = Path(llada.__file__).parent
 
-MATHEMATICS = {"noise", "random", "process", "denoiser", "cross_entropy", "head_loss", "linear_nll"}
+MATHEMATICS = {"noise", "random", "rows", "process", "denoiser", "heads"}
 PARTS = MATHEMATICS | {"objectives", "samplers", "backbones", "metrics"}
-MODULE = PARTS | {"describe", "checkpoint", "lr_schedulers", "parallel", "training", "weights"}
 
 # Component -> what of llada it may import: components, or single modules of one. Its own modules are always allowed.
 MAY_IMPORT: dict[str, set[str]] = {
     "random": set(),
-    "cross_entropy": {"linear_nll"},
-    "linear_nll": set(),
+    "rows": set(),
+    "files": set(),
+    "heads": set(),
     "noise": {"random"},
-    "denoiser": {"cross_entropy", "head_loss"},
-    "head_loss": {"cross_entropy"},
-    "process": {"noise", "random"},
+    "process": {"noise", "random", "denoiser", "rows"},
+    "denoiser": {"heads"},
     "objectives": MATHEMATICS,
     "samplers": MATHEMATICS,
-    "backbones": set(),
-    "data": set(),  # corruption is never done in a collator
+    "backbones": {"rows"},
+    "data": {"files"},  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data"},
-    "lr_schedulers": set(),
-    "parallel": {"weights"},
-    "training": {"parallel"},
-    "describe": set(),
-    "checkpoint": {"describe"},
-    "consolidate": {"checkpoint"},
-    "flops": set(),
-    "muon": set(),
-    "weights": set(),
-    "interop": PARTS,
+    "training": PARTS | {"module", "data", "files"},
+    "checkpoints": PARTS | {"files"},
+    "module": PARTS | {"bound_report", "training", "data.batch", "checkpoints"},  # knows what a batch is, not where it comes from
     "bound_report": {"metrics", "objectives", "data.batch"},
-    "module": MODULE | {"bound_report", "data.batch", "interop"},  # knows what a batch is, not where it comes from
-    "autoregressive": {"head_loss", "module", "objectives", "process", "samplers"},
-    "callbacks": MODULE | {"flops", "module", "data"},
-    "evaluation": MODULE | {"module", "autoregressive", "data", "cli.text"},  # loads as the commands do
-    "cli": MODULE | {"module", "data", "callbacks", "evaluation", "interop", "viewers"},
+    "autoregressive": PARTS | {"module"},
+    "evaluation": PARTS | {"module", "autoregressive", "data", "cli.text"},
+    "cli": PARTS | {"module", "autoregressive", "data", "training", "evaluation", "checkpoints", "viewers", "files"},
     "__main__": {"cli"},
 }
 
 # Third-party packages that only some components may import. All others are free to every component.
 ONLY_IN: dict[str, set[str]] = {
-    "lightning": {"autoregressive", "bound_report", "data", "module", "callbacks", "interop", "cli"},
-    "torchmetrics": {"metrics", "module", "callbacks", "interop"},
+    "lightning": {"autoregressive", "bound_report", "data", "module", "training", "checkpoints", "cli"},
+    "torchmetrics": {"metrics", "module", "training", "checkpoints"},
     "torchdata": {"data"},
-    "sentencepiece": {"data", "interop"},
-    "jsonargparse": {"describe", "module", "cli"},
-    "rich": {"callbacks", "cli", "evaluation", "viewers"},
-    "safetensors": {"module", "interop", "cli"},
+    "sentencepiece": {"data", "checkpoints"},
+    "jsonargparse": {"checkpoints", "module", "cli"},
+    "rich": {"training", "cli", "evaluation", "viewers"},
+    "safetensors": {"module", "checkpoints", "cli"},
 }
 
 CORE = {

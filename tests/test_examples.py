@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from examples.own_schedule import KumaraswamySchedule
-from llada.checkpoint import stored_parts
+from llada.checkpoints.checkpoint import stored_parts
 from llada.cli import COMMANDS, main
 from llada.cli.train import LLaDACLI
 from llada.data import ToyLanguage
@@ -124,7 +124,7 @@ def test_demo_configuration_is_the_demo(
         assert from_yaml["init_args"] == from_yaml["init_args"] | from_python["init_args"]
     assert given == wanted
     assert cli.datamodule.settings() == data.settings()
-    assert (cli.datamodule.row_length, cli.datamodule.batch_size) == (data.row_length, data.batch_size)
+    assert (cli.datamodule.max_length, cli.datamodule.batch_size) == (data.max_length, data.batch_size)
     assert cli.datamodule.folder == data.folder
     assert {type(callback).__name__ for callback in cli.trainer.callbacks} >= {"ModelCheckpoint", "UnigramBias"}
 

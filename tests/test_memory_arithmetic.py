@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from examples.memory_arithmetic import PLANS, SHAPES, Card, Plan, Shape, communication, memory, seconds, table
 from llada.backbones import BidirectionalTransformer
-from llada.flops import forward_flops
+from llada.training.flops import forward_flops
 
 TOKENS = 64
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from llada.backbones import BidirectionalTransformer
-from llada.checkpoint import read_checkpoint
-from llada.lr_schedulers import WarmupCosine, WarmupStableDecay
+from llada.checkpoints.checkpoint import read_checkpoint
 from llada.module import DiffusionLM
 from llada.objectives import MaskedNELBO, PerRow, RandomLength
 from llada.process import MaskingProcess
 from llada.samplers import Blocks, Confidence, Proposal, Quota, UnmaskingSampler, canvas
+from llada.training.lr_schedulers import WarmupCosine, WarmupStableDecay
 
 VOCAB, LENGTH = 12, 8
 MASK = VOCAB - 1

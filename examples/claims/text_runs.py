@@ -25,11 +25,11 @@ from examples.claims.flops import muon_flops, row_flops
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.twins import QUIET
 from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
-from llada.callbacks import WideningNoise
-from llada.lr_schedulers import WarmupCosine
-from llada.muon import MuonAdamW
 from llada.objectives import BlockNELBO, ComplementaryNELBO, ExactCountNELBO, Objective, masked_mean
 from llada.random import RowRandom
+from llada.training.callbacks import WideningNoise
+from llada.training.lr_schedulers import WarmupCosine
+from llada.training.muon import MuonAdamW
 
 
 @dataclass(frozen=True)

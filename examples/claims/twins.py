@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.autoregressive import AutoregressiveLM
-from llada.lr_schedulers import WarmupCosine
 from llada.metrics import next_token_log_likelihood
 from llada.objectives import masked_mean
 from llada.samplers import low_confidence
+from llada.training.lr_schedulers import WarmupCosine
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # many small runs; nothing to say of each
 warnings.filterwarnings("ignore", module="lightning")

@@ -1,6 +1,6 @@
 """Networks that map tokens to logits in two halves, `hidden` and `head`."""
 
-from llada.backbones.attention import KERNELS, Visibility, kernel_for
+from llada.backbones.attention.kernels import KERNELS, Visibility, kernel_for
 from llada.backbones.cache import KeyValueCache
 from llada.backbones.checkpointing import Checkpointing, EveryBlock, Selective
 from llada.backbones.dit import DiffusionTransformer

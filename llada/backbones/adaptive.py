@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from llada.backbones.attention import kernel_by_name
+from llada.backbones.attention.kernels import kernel_by_name
+from llada.backbones.attention.visibility import Visibility
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.rotary import Rotation, rotate
-from llada.backbones.visibility import Visibility
 
 NUM_SINUSOIDS = 256
 LONGEST_WAVE = 10_000.0
@@ -52,7 +52,7 @@ class FusedAttention(nn.Module):
     Args:
         width: D.
         num_heads: H.
-        kernel: name in `llada.backbones.attention.KERNELS`.
+        kernel: name in `llada.backbones.attention.kernels.KERNELS`.
     """
 
     def __init__(self, width: int, num_heads: int, *, kernel: str = "auto") -> None:
@@ -87,7 +87,7 @@ class AdaptiveBlock(nn.Module):
         cond_width: C.
         hidden_width: of the perceptron.
         dropout: probability that an entry of a branch's output is dropped in training.
-        kernel: name in `llada.backbones.attention.KERNELS`.
+        kernel: name in `llada.backbones.attention.kernels.KERNELS`.
     """
 
     def __init__(

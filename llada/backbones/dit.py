@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llada.backbones.adaptive import AdaptiveBlock, NoiseEmbedding, ZeroLinear, modulated_norm, spread
-from llada.backbones.attention import kernel_by_name
-from llada.backbones.block_causal import block_causal
+from llada.backbones.attention.block_causal import block_causal
+from llada.backbones.attention.kernels import kernel_by_name
+from llada.backbones.attention.unpadded import unpadded
+from llada.backbones.attention.visibility import Visibility
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.checkpointing import Checkpointing, as_checkpointing
 from llada.backbones.inputs import check_heads, check_inputs, token_positions
 from llada.backbones.rotary import rotation
-from llada.backbones.unpadded import unpadded
-from llada.backbones.visibility import Visibility
 
 
 class DiffusionTransformer(nn.Module):
@@ -37,7 +37,7 @@ class DiffusionTransformer(nn.Module):
         rope_theta: base of the rotary wavelengths.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations; or which
             of them, see `llada.backbones.checkpointing`.
-        attention: name of the attention kernel, see `llada.backbones.attention.KERNELS`.
+        attention: name of the attention kernel, see `llada.backbones.attention.kernels.KERNELS`.
         block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
             all blocks before it (BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
 

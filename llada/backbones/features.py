@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from llada.backbones.attention import Visibility
+from llada.backbones.attention.kernels import Visibility
 from llada.backbones.cache import KeyValueCache
 from llada.backbones.layers import Block
 from llada.backbones.rotary import Rotation, rotation

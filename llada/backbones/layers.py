@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from llada.backbones.attention import kernel_by_name
+from llada.backbones.attention.kernels import kernel_by_name
+from llada.backbones.attention.visibility import Visibility
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.rotary import Rotation, rotate
-from llada.backbones.visibility import Visibility
 
 Cached = tuple[KeyValueCache, int, Region]
 """A cache, the index of the layer, and where the tokens of a pass stand on the cache's canvas."""
@@ -28,7 +28,7 @@ class Attention(nn.Module):
         qkv_bias: whether queries, keys and values have biases (Dream and Qwen2 do).
         out_bias: whether the output projection has one.
         qk_norm: epsilon of an RMSNorm over each head of queries and keys before rotation; None for no norm.
-        kernel: name in `llada.backbones.attention.KERNELS`.
+        kernel: name in `llada.backbones.attention.kernels.KERNELS`.
 
     Reference:
         Ainslie et al., "GQA", arXiv 2305.13245.

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llada.backbones.attention import check_answers_padding, kernel_by_name
-from llada.backbones.block_causal import block_causal
+from llada.backbones.attention.block_causal import block_causal
+from llada.backbones.attention.kernels import check_answers_padding, kernel_by_name
+from llada.backbones.attention.unpadded import unpadded
+from llada.backbones.attention.visibility import Visibility
 from llada.backbones.cache import KeyValueCache, Region
 from llada.backbones.checkpointing import Checkpointing, as_checkpointing
 from llada.backbones.features import FeatureCache
@@ -24,8 +26,6 @@ from llada.backbones.layers import Attention, Block, ShortConvolution, SwiGLU, T
 from llada.backbones.mixture import MixtureOfExperts
 from llada.backbones.rotary import rotation
 from llada.backbones.two_copy import two_copy_hidden
-from llada.backbones.unpadded import unpadded
-from llada.backbones.visibility import Visibility
 
 
 class BidirectionalTransformer(nn.Module):
@@ -45,7 +45,7 @@ class BidirectionalTransformer(nn.Module):
         tie_embeddings: whether the head shares the embedding's matrix.
         qkv_bias: biases on queries, keys and values.
         bias: biases on the other projections, the head included.
-        head_bias: a bias on the head, 0 at first; see `llada.callbacks.UnigramBias`.
+        head_bias: a bias on the head, 0 at first; see `llada.training.callbacks.UnigramBias`.
         qk_norm: whether queries and keys are normalised per head before rotation.
         num_experts: experts of a mixture in place of each feed-forward layer, ``hidden_width`` wide each; 0 for none.
         experts_per_token: experts that a token goes through.
@@ -57,7 +57,7 @@ class BidirectionalTransformer(nn.Module):
             the token itself if ``causal`` or ``block_length`` is set, and else is centred on it.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations; or which
             of them, see `llada.backbones.checkpointing`.
-        attention: name of the attention kernel, see `llada.backbones.attention.KERNELS`.
+        attention: name of the attention kernel, see `llada.backbones.attention.kernels.KERNELS`.
         block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
             all blocks before it (LLaDA2, BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from llada.backbones.attention.visibility import Rule, Visibility
 from llada.backbones.inputs import check_inputs, token_positions
 from llada.backbones.layers import Block, ShortConvolution
 from llada.backbones.rotary import Rotation, rotation
-from llada.backbones.visibility import Rule, Visibility
 
 if TYPE_CHECKING:
     from llada.backbones.transformer import BidirectionalTransformer

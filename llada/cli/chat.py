@@ -35,7 +35,7 @@ from llada.cli.options import run
 from llada.cli.released import name_positional
 from llada.cli.text import Loaded, expand_sampler, load
 from llada.data import ChatTemplate, Message
-from llada.data.conversations import ASSISTANT, USER
+from llada.data.chat.conversations import ASSISTANT, USER
 from llada.samplers import Sampler, Step
 from llada.viewers import is_final, stream_text
 

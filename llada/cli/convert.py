@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from llada.checkpoint import PARTS_KEY, stored_parts
+from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
+from llada.checkpoints.describe import describe
 from llada.cli.options import run
 from llada.cli.released import name_positional, torch_dtype
 from llada.cli.text import load_parts
 from llada.data import Tokenizer, load_tokenizer
-from llada.data.atomic import temporary_name, write_bytes
-from llada.data.special_tokens import read_object
-from llada.describe import describe
+from llada.data.tokenizers.special_tokens import read_object
+from llada.files.atomic import temporary_name, write_bytes
 from llada.module import DiffusionLM
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 from llada.cli.released import is_released
 from llada.cli.text import Loaded
 from llada.data import ChatTemplate, Message, Tokenizer
-from llada.data.conversations import ASSISTANT
-from llada.data.jinja_template import JinjaTemplate
+from llada.data.chat.conversations import ASSISTANT
+from llada.data.chat.jinja_template import JinjaTemplate
 from llada.samplers import Sampler, low_confidence
 
 SYSTEM = "system"

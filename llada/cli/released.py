@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from llada.checkpoints.released.pretrained import find_folder
 from llada.data import Tokenizer, load_tokenizer
-from llada.data.saved_tokenizer import has_tokenizer
-from llada.interop.pretrained import find_folder
+from llada.data.tokenizers.saved_tokenizer import has_tokenizer
 from llada.module import DiffusionLM
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

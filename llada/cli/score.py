@@ -4,7 +4,7 @@ Three ways to call it, each with ``--checkpoint model.ckpt``:
 
     --prompt "2 + 2 =" --answer " 4" --answer " 5"
     --pairs questions.jsonl --jsonl
-    --text held_out.txt --row_length 64
+    --text held_out.txt --max_length 64
 """
 
 import json
@@ -37,7 +37,7 @@ def score(
     answer: list[str] | None = None,
     pairs: str | None = None,
     text: str | None = None,
-    row_length: int | None = None,
+    max_length: int | None = None,
     draws: int = 8,
     batch_size: int = 32,
     estimator: ConditionalLikelihood | None = None,
@@ -54,7 +54,7 @@ def score(
         answer: text whose log-likelihood is wanted; several to one prompt are compared.
         pairs: JSON Lines file of objects with "prompt" and "answer", or "answers" with a list to compare.
         text: text file whose bound is wanted, in nats per token, perplexity and bits per byte.
-        row_length: tokens of a row of the text; the one of the training tells most.
+        max_length: tokens of a row of the text; the one of the training tells most.
         draws: of the masks of each row of the text.
         batch_size: rows of the text per model call; changes memory and speed only.
         estimator: of the answers' log-likelihoods, see `llada.metrics.ConditionalLikelihood`, which is the default;
@@ -67,10 +67,10 @@ def score(
     if sum([bool(prompt or answer), pairs is not None, text is not None]) != 1:
         raise ValueError("give one of: --prompt with --answer, --pairs FILE.jsonl, or --text FILE")
     if text is not None:
-        if row_length is None:
-            raise ValueError("--text needs --row_length, the number of tokens in a row; take that of the training")
+        if max_length is None:
+            raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
         content = read_text(text)
-        _print_bound(bound_of(content, load(checkpoint, tokenizer, device), row_length, draws, batch_size, seed), jsonl)
+        _print_bound(bound_of(content, load(checkpoint, tokenizer, device), max_length, draws, batch_size, seed), jsonl)
         return
     questions = _read_questions(pairs) if pairs is not None else _questions(prompt or [], answer or [])
     _print_answers(questions, _likelihoods(questions, load(checkpoint, tokenizer, device), estimator, seed), jsonl)
@@ -159,13 +159,13 @@ class TextBound(NamedTuple):
 
 
 @torch.no_grad()
-def bound_of(text: str, loaded: Loaded, row_length: int, draws: int, batch_size: int, seed: int) -> TextBound:
+def bound_of(text: str, loaded: Loaded, max_length: int, draws: int, batch_size: int, seed: int) -> TextBound:
     """The bound of a text as one document, cut into rows; the last row may be shorter.
 
     Args:
         text: not empty.
         loaded: model and tokenizer.
-        row_length: tokens of a row.
+        max_length: tokens of a row.
         draws: of the masks; each is stratified over all rows.
         batch_size: rows per model call.
         seed: of the masks.
@@ -173,14 +173,14 @@ def bound_of(text: str, loaded: Loaded, row_length: int, draws: int, batch_size:
     Raises:
         ValueError: if a size isn't positive, or a row is longer than the model takes.
     """
-    for name, value in (("row_length", row_length), ("draws", draws), ("batch_size", batch_size)):
+    for name, value in (("max_length", max_length), ("draws", draws), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
     ids = begin(loaded, loaded.tokenizer.encode(text))
     ids += [] if loaded.tokenizer.eos_token_id is None else [loaded.tokenizer.eos_token_id]
-    rows = torch.tensor(ids).split(row_length)
+    rows = torch.tensor(ids).split(max_length)
     # Equal lengths in a batch: the shorter last row goes alone.
-    full = [index for index, row in enumerate(rows) if len(row) == row_length]
+    full = [index for index, row in enumerate(rows) if len(row) == max_length]
     batches = [*torch.tensor(full, dtype=torch.int64).split(batch_size)] if full else []
     batches += [torch.tensor([len(full)])] if len(full) < len(rows) else []
     nelbo, sizes = torch.zeros(draws, len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.int64)

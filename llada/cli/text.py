@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from llada.checkpoint import check_tokenizer, read_checkpoint, write_tokenizer
+from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint, write_tokenizer
 from llada.cli.released import is_released, load_released, torch_dtype
 from llada.data import Tokenizer, load_tokenizer
 from llada.module import DiffusionLM

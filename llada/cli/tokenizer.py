@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llada.checkpoint import read_checkpoint, write_tokenizer
+from llada.checkpoints.checkpoint import read_checkpoint, write_tokenizer
 from llada.cli.options import run_one_of
 from llada.data import SentencePieceTraining, Source, TokenizerTraining, load_tokenizer
 

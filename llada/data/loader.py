@@ -45,7 +45,7 @@ class TrainingSampler(DistributedSampler[int]):
         if self.num_samples == 0:
             raise ValueError(
                 f"the training data has {self.num_rows} rows, less than one batch of {batch_size} on {num_replicas} "
-                "rank(s); give more text, or a smaller batch_size or row_length"
+                "rank(s); give more text, or a smaller batch_size or max_length"
             )
 
     def set_epoch(self, epoch: int) -> None:

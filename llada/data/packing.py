@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from llada.data.batch import AnswerRow, Padding, TokenBatch
 from llada.data.token_file import TokenFile
-from llada.data.tokenizer import Tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer
 
 
 class TokenRows(Dataset[TokenBatch]):
@@ -22,23 +22,23 @@ class TokenRows(Dataset[TokenBatch]):
 
     Args:
         file: the tokens.
-        row_length: L.
+        max_length: L.
         separate_documents: whether to give ``segment_ids``, by which the documents of a row don't see one another.
 
     Raises:
         ValueError: if the file has less than one row.
     """
 
-    def __init__(self, file: TokenFile, row_length: int, separate_documents: bool = False) -> None:
-        if row_length < 1:
-            raise ValueError(f"row_length must be 1 or more; got {row_length}")
-        if file.num_tokens < row_length:
+    def __init__(self, file: TokenFile, max_length: int, separate_documents: bool = False) -> None:
+        if max_length < 1:
+            raise ValueError(f"max_length must be 1 or more; got {max_length}")
+        if file.num_tokens < max_length:
             raise ValueError(
-                f"{file.path} has {file.num_tokens} tokens, less than one row of {row_length}; "
-                "give more text or a smaller row_length"
+                f"{file.path} has {file.num_tokens} tokens, less than one row of {max_length}; "
+                "give more text or a smaller max_length"
             )
-        self.file, self.row_length, self.separate_documents = file, row_length, separate_documents
-        self._num_rows = file.num_tokens // row_length
+        self.file, self.max_length, self.separate_documents = file, max_length, separate_documents
+        self._num_rows = file.num_tokens // max_length
 
     def __len__(self) -> int:
         return self._num_rows
@@ -54,14 +54,14 @@ class TokenRows(Dataset[TokenBatch]):
             indices: B row numbers; -1 gives a row without maskable tokens, which fills up a rank's last batch.
         """
         rows = np.asarray(indices, dtype=np.int64)
-        grid = self.file.tokens[: self._num_rows * self.row_length].reshape(self._num_rows, self.row_length)
+        grid = self.file.tokens[: self._num_rows * self.max_length].reshape(self._num_rows, self.max_length)
         tokens = torch.from_numpy(grid[rows].astype(np.int64))
         maskable = torch.ones(tokens.shape, dtype=torch.bool)
         maskable[torch.from_numpy(rows < 0)] = False
         batch: TokenBatch = {"tokens": tokens, "maskable": maskable}
         if self.separate_documents:
-            starts = (rows % self._num_rows) * self.row_length
-            batch["segment_ids"] = torch.from_numpy(segments(self.file.offsets, starts, self.row_length))
+            starts = (rows % self._num_rows) * self.max_length
+            batch["segment_ids"] = torch.from_numpy(segments(self.file.offsets, starts, self.max_length))
         return batch
 
 

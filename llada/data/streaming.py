@@ -17,10 +17,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from llada.data.atomic import build_folder
 from llada.data.batch import TokenBatch
 from llada.data.token_file import TokenFile
-from llada.data.tokenizer import Tokenizer, check_fingerprint
+from llada.data.tokenizers.tokenizer import Tokenizer, check_fingerprint
+from llada.files.atomic import build_folder
 
 ABOUT = "llada.json"
 SHARD_BYTES = 1 << 26
@@ -72,7 +72,7 @@ class StreamingDataModule(LightningDataModule):
     Args:
         shards: of the training tokens: a folder, or an address that litdata knows, such as ``s3://bucket/train``.
         tokenizer: with which the tokens were made.
-        row_length: L.
+        max_length: L.
         batch_size: rows per batch and rank.
         val_shards: of the validation tokens, read in order; None for none.
         cache_folder: where downloaded shards are kept; None for litdata's default.
@@ -88,7 +88,7 @@ class StreamingDataModule(LightningDataModule):
         self,
         shards: str,
         tokenizer: Tokenizer,
-        row_length: int,
+        max_length: int,
         batch_size: int,
         val_shards: str | None = None,
         cache_folder: str | None = None,
@@ -97,10 +97,10 @@ class StreamingDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(row_length, batch_size) < 1:
-            raise ValueError(f"row_length and batch_size must be 1 or more; got {row_length} and {batch_size}")
+        if min(max_length, batch_size) < 1:
+            raise ValueError(f"max_length and batch_size must be 1 or more; got {max_length} and {batch_size}")
         self.shards, self.val_shards, self.tokenizer = shards, val_shards, tokenizer
-        self.row_length, self.batch_size, self.num_workers, self.seed = row_length, batch_size, num_workers, seed
+        self.max_length, self.batch_size, self.num_workers, self.seed = max_length, batch_size, num_workers, seed
         self.cache_folder, self.cache_size = cache_folder, cache_size
 
     @property
@@ -146,7 +146,7 @@ class StreamingDataModule(LightningDataModule):
         dataset = litdata.StreamingDataset(
             shards,
             cache_dir=self.cache_folder,
-            item_loader=litdata.TokensLoader(block_size=self.row_length),
+            item_loader=litdata.TokensLoader(block_size=self.max_length),
             shuffle=shuffle,
             drop_last=True,
             seed=self.seed,

@@ -7,7 +7,7 @@ from llada.data.datamodule import TEST, VAL, TokenDataModule
 from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.sources import Source
 from llada.data.token_file import TokenFile, TokenFileWriter
-from llada.data.tokenizer import Tokenizer, TokenizerTraining
+from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
 
 _BATCH_CHARACTERS = 1 << 20
 
@@ -21,7 +21,7 @@ class TextDataModule(TokenDataModule[str]):
     Args:
         source: documents.
         tokenizer: a tokenizer, or how to train one on the training documents.
-        row_length: L.
+        max_length: L.
         batch_size: rows per batch and rank.
         separate_documents: whether the documents of a row are hidden from one another (``segment_ids``).
         add_bos: whether BOS stands before each document.
@@ -42,7 +42,7 @@ class TextDataModule(TokenDataModule[str]):
         self,
         source: Source,
         tokenizer: Tokenizer | TokenizerTraining,
-        row_length: int,
+        max_length: int,
         batch_size: int,
         separate_documents: bool = False,
         add_bos: bool = True,
@@ -67,9 +67,9 @@ class TextDataModule(TokenDataModule[str]):
             num_workers=num_workers,
             seed=seed,
         )
-        if row_length < 1:
-            raise ValueError(f"row_length must be 1 or more; got {row_length}")
-        self.row_length, self.separate_documents = row_length, separate_documents
+        if max_length < 1:
+            raise ValueError(f"max_length must be 1 or more; got {max_length}")
+        self.max_length, self.separate_documents = max_length, separate_documents
         self.add_bos, self.add_eos = add_bos, add_eos
 
     @property
@@ -107,11 +107,11 @@ class TextDataModule(TokenDataModule[str]):
 
     def make_rows(self, file: TokenFile) -> TokenRows:
         """See `TokenDataModule`."""
-        return TokenRows(file, self.row_length, self.separate_documents)
+        return TokenRows(file, self.max_length, self.separate_documents)
 
     def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
         """Rows whose second half is to be written."""
-        return Canvases(rows, self.mask_token_id, visible=self.row_length // 2)
+        return Canvases(rows, self.mask_token_id, visible=self.max_length // 2)
 
 
 def _in_batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from llada.data.atomic import temporary_name
+from llada.files.atomic import temporary_name
 
 MAGIC = b"LLADATOK"
 VERSION = 1

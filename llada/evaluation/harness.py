@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from llada.data import ChatTemplate, Message
-from llada.data.jinja_template import JinjaTemplate
+from llada.data.chat.jinja_template import JinjaTemplate
 from llada.evaluation.text_model import Question, TextModel
 
 NAME = "llada"

@@ -51,7 +51,7 @@ class Protocol:
         copies: drawn together, LLaDA's batch size; a divisor of ``num_samples``.
         guidance: scale of classifier-free guidance.
         num_new_tokens: of an answer; None for likelihoods.
-        block_size: of semi-autoregressive decoding; None for the whole canvas at once.
+        block_length: of semi-autoregressive decoding; None for the whole canvas at once.
         ends: rule for ends of text.
         chat: whether prompts go through the chat template.
         same_harness: whether the score was measured with this harness.
@@ -66,7 +66,7 @@ class Protocol:
     copies: int = 8
     guidance: float = 0.0
     num_new_tokens: int | None = None
-    block_size: int | None = None
+    block_length: int | None = None
     ends: EndRule = field(default=NO_RULE)
     chat: bool = False
     same_harness: bool = True
@@ -97,7 +97,7 @@ class Protocol:
             Quota(self.num_new_tokens),
             Confidence(without=self.ends.last),
             Proposal(0.0, forbidden=self.ends.forbidden),
-            WholeCanvas() if self.block_size is None else Blocks(self.block_size),
+            WholeCanvas() if self.block_length is None else Blocks(self.block_length),
             Guidance(self.guidance),
         )
 
@@ -129,7 +129,7 @@ def _chat(
         task,
         score,
         num_new_tokens=length,
-        block_size=block,
+        block_length=block,
         ends=ends,
         chat=True,
         same_harness=False,

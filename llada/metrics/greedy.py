@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llada.metrics.pairs import Tokens, pack
 from llada.process import MaskingProcess
-from llada.samplers.commit import Threshold
+from llada.samplers.amount.amount import Threshold
 from llada.samplers.guidance import Guidance
 from llada.samplers.unmasking import UnmaskingSampler
 

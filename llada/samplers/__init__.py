@@ -1,12 +1,15 @@
 """Decoding: fill the masks of a canvas."""
 
-from llada.samplers.adjust import Adjustment
-from llada.samplers.cache import CachePolicy, NoCache
-from llada.samplers.cached import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
+from llada.samplers.amount.amount import Commit, EntropyBound, Factor, Scored, Threshold
+from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
+from llada.samplers.amount.stability import Credit, Stability
+from llada.samplers.caches.delayed import DelayedCache, IntervalCache
+from llada.samplers.caches.policy import CachePolicy, NoCache
+from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.canvas import Canvas, canvas
-from llada.samplers.commit import Commit, EntropyBound, Factor, Scored, Threshold
-from llada.samplers.constraints import AllowLists
-from llada.samplers.delayed import DelayedCache, IntervalCache
+from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.constraints.allow_lists import AllowLists
+from llada.samplers.constraints.regular import RegularExpression
 from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.next_token import NextToken
@@ -24,10 +27,8 @@ from llada.samplers.order import (
 )
 from llada.samplers.presets import PRESETS, ancestral, low_confidence, random_remasking
 from llada.samplers.propose import Candidates, Proposal, Proposed
-from llada.samplers.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
-from llada.samplers.rates import Ancestral, FirstHitting, Progress, Rates, TauLeaping
-from llada.samplers.regular import RegularExpression
-from llada.samplers.remask import (
+from llada.samplers.rates.rates import Ancestral, FirstHitting, Progress, Rates, TauLeaping
+from llada.samplers.rates.remask import (
     CappedRemasking,
     ConfidenceRemasking,
     ForwardBackwardRemasking,
@@ -37,7 +38,6 @@ from llada.samplers.remask import (
 )
 from llada.samplers.sampler import Sample, Sampler, Step
 from llada.samplers.speculative import SpeculativeSampler
-from llada.samplers.stability import Credit, Stability
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from llada.samplers.cache import NoCache
+from llada.samplers.caches.policy import NoCache
 from llada.samplers.order import BlindOrder, Measure, Stochastic
 
 if TYPE_CHECKING:

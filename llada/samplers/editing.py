@@ -18,15 +18,15 @@ from torch import Tensor
 
 from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers.adjust import Adjustment
-from llada.samplers.cache import CachePolicy, NoCache
+from llada.samplers.amount.amount import Commit, Scored, Threshold
+from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.checks import check_editing
-from llada.samplers.commit import Commit, Scored, Threshold
+from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import Part, first_true, plan
 from llada.samplers.order import Confidence
 from llada.samplers.propose import Proposal, Proposed
-from llada.samplers.rates import Ancestral, Progress
+from llada.samplers.rates.rates import Ancestral, Progress
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.session import Predictor, Session
 from llada.samplers.unmasking import Chosen, make_step, stop_rows

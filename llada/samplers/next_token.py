@@ -14,8 +14,8 @@ from torch import Tensor
 from llada.denoiser import Denoiser, as_denoiser
 from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers.cache import caching_backbone
-from llada.samplers.cached import region_logits
+from llada.samplers.caches.policy import caching_backbone
+from llada.samplers.caches.regions import region_logits
 from llada.samplers.layout import left_padding
 from llada.samplers.propose import Candidates, Proposal
 from llada.samplers.sampler import Sampler, Step

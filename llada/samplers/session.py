@@ -14,8 +14,8 @@ from torch import Tensor
 from llada.denoiser import Denoiser, as_denoiser
 from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers.adjust import Adjustment
-from llada.samplers.cache import CachePolicy, OpenCache, Shape, View
+from llada.samplers.caches.policy import CachePolicy, OpenCache, Shape, View
+from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import first_mask, left_padding
 from llada.samplers.propose import Candidates, Proposal, Proposed

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers.adjust import Adjustment
-from llada.samplers.cache import CachePolicy, NoCache
+from llada.samplers.amount.amount import Scored, best, ranks
+from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.checks import check_speculative
-from llada.samplers.commit import Scored, best, ranks
+from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import Part, first_true, plan
 from llada.samplers.order import Confidence, Order

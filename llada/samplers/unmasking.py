@@ -17,17 +17,17 @@ from torch import Tensor
 
 from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers.adjust import Adjustment
-from llada.samplers.cache import CachePolicy, NoCache
+from llada.samplers.amount.amount import Commit, Scored
+from llada.samplers.amount.quota import Quota
+from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.checks import check_parts
-from llada.samplers.commit import Commit, Scored
+from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.constraints.joint import agree
 from llada.samplers.guidance import Guidance
-from llada.samplers.joint import agree
 from llada.samplers.layout import Part, first_true, plan
 from llada.samplers.order import BlindOrder, Confidence, Order
 from llada.samplers.propose import Candidates, Proposal, Proposed
-from llada.samplers.quota import Quota
-from llada.samplers.rates import Ancestral, Progress, Rates
+from llada.samplers.rates.rates import Ancestral, Progress, Rates
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.session import Predictor, Session
 from llada.samplers.window import WholeCanvas, Window, ended, stopped

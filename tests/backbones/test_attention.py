@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llada.backbones.attention import (
+from llada.backbones.attention.block_causal import BlockCausal
+from llada.backbones.attention.flash import FlashAttention
+from llada.backbones.attention.kernel import FLASH_2, FLASH_3
+from llada.backbones.attention.kernels import (
     KERNELS,
     AutoAttention,
     Case,
@@ -24,11 +27,8 @@ from llada.backbones.attention import (
     kernel_for,
     plain_attention,
 )
-from llada.backbones.block_causal import BlockCausal
-from llada.backbones.flash import FlashAttention
-from llada.backbones.kernel import FLASH_2, FLASH_3
+from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
 from llada.backbones.two_copy import TwoCopies
-from llada.backbones.varlen import SegmentLoop, TorchVarlen
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -298,7 +298,7 @@ def test_what_flash_attn_is_asked(layout: str, version: int, monkeypatch: pytest
     if version == 3:
         functions = {name: with_sums(function) for name, function in functions.items()}
     else:
-        monkeypatch.setattr("llada.backbones.flash.prefers_version_3", lambda case: False)
+        monkeypatch.setattr("llada.backbones.attention.flash.prefers_version_3", lambda case: False)
     name = "flash_attn" if version == 2 else "flash_attn_interface"
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(**functions))  # type: ignore[arg-type]
     visibility = replace_kept(VISIBILITIES[layout])
@@ -307,7 +307,7 @@ def test_what_flash_attn_is_asked(layout: str, version: int, monkeypatch: pytest
 
 @pytest.mark.usefixtures("on_hopper")
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llada.backbones.flash.prefers_version_3", lambda case: False)
+    monkeypatch.setattr("llada.backbones.attention.flash.prefers_version_3", lambda case: False)
     monkeypatch.setitem(sys.modules, "flash_attn", None)  # type: ignore[arg-type]
     with pytest.raises(ImportError, match="pip install flash-attn --no-build-isolation; or use 'auto'"):
         FlashAttention()(*inputs(), Visibility())

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
-from llada.backbones.block_causal import block_causal
+from llada.backbones.attention.block_causal import block_causal
 
 VOCAB = 20
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.backbones.checkpointing import Checkpointing, EveryBlock, Selective, as_checkpointing
-from llada.describe import build, describe
+from llada.checkpoints.describe import build, describe
 
 MODELS = {
     "transformer": lambda **options: BidirectionalTransformer(20, width=32, num_layers=4, num_heads=2, **options),

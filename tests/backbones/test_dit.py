@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llada.backbones import DiffusionTransformer
-from llada.describe import build as rebuild
-from llada.describe import describe
+from llada.checkpoints.describe import build as rebuild
+from llada.checkpoints.describe import describe
 from llada.objectives import masked_mean
 from llada.process import MaskingProcess
 from llada.random import RowRandom

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
-from llada.backbones.attention import Visibility
+from llada.backbones.attention.kernels import Visibility
 from llada.backbones.layers import ShortConvolution
 from llada.backbones.rotary import rotate, rotation, segment_positions
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from llada.backbones import BidirectionalTransformer, DiffusionTransformer
-from llada.backbones.attention import Visibility
-from llada.backbones.unpadded import unpadded
+from llada.backbones.attention.kernels import Visibility
+from llada.backbones.attention.unpadded import unpadded
 from llada.metrics import masked_log_likelihood
 from llada.objectives import MaskedNELBO
 from llada.process import MaskingProcess
@@ -122,7 +122,7 @@ def test_no_mask_is_built(options: dict[str, Tensor], monkeypatch: pytest.Monkey
     monkeypatch.setattr(Visibility, "mask", property(refuse))
     with pytest.raises(AssertionError, match="a mask was built"):
         Visibility(REAL).mask  # noqa: B018 - what the next line would raise
-    monkeypatch.setattr("llada.backbones.attention.CELLS_THAT_PAY_A_RUN", 0)
+    monkeypatch.setattr("llada.backbones.attention.kernels.CELLS_THAT_PAY_A_RUN", 0)
     without = model.hidden(tokens(), **options)
     real = REAL if "attention_mask" in options else torch.ones_like(REAL)
     torch.testing.assert_close(without[real], by_mask[real])

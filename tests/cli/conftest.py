@@ -14,7 +14,7 @@ data:
   init_args:
     source: {class_path: llada.data.TextFiles, init_args: {paths: STORY, split_on_blank_lines: true}}
     tokenizer: {class_path: llada.data.SentencePieceTraining, init_args: {vocab_size: 290}}
-    row_length: 16
+    max_length: 16
     batch_size: 16
     val_fraction: 0.2
     test_fraction: 0.1
@@ -27,7 +27,7 @@ model:
   objective: {class_path: llada.objectives.masked_mean}
   sampler: {class_path: llada.samplers.low_confidence, init_args: {steps: 16}}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-2}}
-  lr_scheduler: {class_path: llada.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 800}}
+  lr_scheduler: {class_path: llada.training.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 800}}
 trainer:
   accelerator: cpu
   max_epochs: 50

@@ -11,7 +11,7 @@ from llada import DiffusionLM
 from llada.cli import main
 from llada.cli.text import load
 from llada.data import llada_template
-from llada.data.conversations import Message
+from llada.data.chat.conversations import Message
 from llada.metrics import ConditionalLikelihood
 from tests.tiny_checkpoint import write_checkpoint
 
@@ -85,9 +85,12 @@ def test_one_step_of_fine_tuning(folder, tmp_path, monkeypatch):
                     }
                 },
             },
-            "tokenizer": {"class_path": "llada.data.json_tokenizer.JsonTokenizer", "init_args": {"path": str(folder)}},
+            "tokenizer": {
+                "class_path": "llada.data.tokenizers.json_tokenizer.JsonTokenizer",
+                "init_args": {"path": str(folder)},
+            },
             "template": {
-                "class_path": "llada.data.jinja_template.checkpoint_template",
+                "class_path": "llada.data.chat.jinja_template.checkpoint_template",
                 "init_args": {"folder": str(folder)},
             },
             "max_length": 128,

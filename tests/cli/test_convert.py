@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from llada import DiffusionLM
-from llada.checkpoint import read_checkpoint
+from llada.checkpoints.checkpoint import read_checkpoint
 from llada.cli import main
 from llada.cli.text import load
 from tests.cli.trainer_file import tiny_model, write_trainer_file

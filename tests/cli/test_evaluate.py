@@ -39,7 +39,7 @@ def test_a_task(llada: Command, checkpoint: Path, tasks: Path) -> None:
 def test_a_preset_brings_its_settings_and_its_score(
     llada: Command, checkpoint: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Protocol("nobody/nothing", "boat_answer", 70.3, num_new_tokens=8, block_size=4, chat=True)
+    made = Protocol("nobody/nothing", "boat_answer", 70.3, num_new_tokens=8, block_length=4, chat=True)
     monkeypatch.setitem(PRESETS, "tiny/answer", made)
     seen = {}
     inner = evaluate.harness.evaluate

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from llada.checkpoint import read_checkpoint
+from llada.checkpoints.checkpoint import read_checkpoint
 from llada.cli.text import load
 from tests.cli.conftest import Command, Trained
 

@@ -95,7 +95,7 @@ def test_the_bound_of_a_text(llada: Command, trained: Trained, tmp_path: Path) -
     known = "\n".join(f"boat {number} is on the river" for number in range(30))
     (tmp_path / "known.txt").write_text(known, encoding="utf-8")
     (tmp_path / "strange.txt").write_text(Path(__file__).read_text(encoding="utf-8")[:1000], encoding="utf-8")
-    base = ["score", "--checkpoint", trained.checkpoint, "--row_length", "16", "--draws", "4"]
+    base = ["score", "--checkpoint", trained.checkpoint, "--max_length", "16", "--draws", "4"]
     run = llada(*base, "--text", "known.txt", "--jsonl")
     assert run.code == 0, run.err
     (found,), (strange,) = lines(run.out), lines(llada(*base, "--text", "strange.txt", "--jsonl").out)
@@ -143,12 +143,12 @@ def test_the_bound_does_not_depend_on_the_batch_and_tells_its_error(trained: Tra
         (["--pairs", "pairs.jsonl"], "pairs.jsonl, line 2: there must be a text 'answer'"),
         (["--pairs", "broken.jsonl"], "broken.jsonl, line 1: malformed JSON"),
         (["--pairs", "nowhere.jsonl"], "there is no file nowhere.jsonl"),
-        (["--text", "empty.txt", "--row_length", "8"], "empty.txt is empty"),
-        (["--text", "nowhere.txt", "--row_length", "8"], "there is no file nowhere.txt"),
-        (["--text", "story.txt"], "--text needs --row_length"),
-        (["--text", "story.txt", "--row_length", "0"], "row_length must be 1 or more; got 0"),
-        (["--text", "story.txt", "--row_length", "49"], "48"),
-        (["--text", "story.txt", "--row_length", "8", "--draws", "0"], "draws must be 1 or more; got 0"),
+        (["--text", "empty.txt", "--max_length", "8"], "empty.txt is empty"),
+        (["--text", "nowhere.txt", "--max_length", "8"], "there is no file nowhere.txt"),
+        (["--text", "story.txt"], "--text needs --max_length"),
+        (["--text", "story.txt", "--max_length", "0"], "max_length must be 1 or more; got 0"),
+        (["--text", "story.txt", "--max_length", "49"], "48"),
+        (["--text", "story.txt", "--max_length", "8", "--draws", "0"], "draws must be 1 or more; got 0"),
     ],
 )
 def test_what_is_wrong_is_said(

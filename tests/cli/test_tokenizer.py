@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llada.checkpoint import read_checkpoint
+from llada.checkpoints.checkpoint import read_checkpoint
 from llada.data import load_tokenizer
 from tests.cli.conftest import Command, Trained
 

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 
 from llada.backbones import BidirectionalTransformer
-from llada.checkpoint import read_checkpoint
-from llada.consolidate import consolidate
+from llada.checkpoints.checkpoint import read_checkpoint
+from llada.checkpoints.consolidate import consolidate
 from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
 from llada.objectives import RandomLength, llada_finetuning, llada_pretraining
@@ -32,7 +32,7 @@ def text(story: Path) -> list[object]:
         f"--data.source.paths={story}",
         "--data.source.split_on_blank_lines=true",
         "--data.tokenizer.vocab_size=290",
-        "--data.row_length=16",
+        "--data.max_length=16",
         "--data.batch_size=4",
         "--data.val_fraction=0.2",
     ]
@@ -140,11 +140,11 @@ def test_parts_have_short_names(llada: Command, story: Path) -> None:
         ("--model.sead=3", 2, "--model.sead"),
         ("--model.objective=llada.objectives.MaskdNELBO", 2, "MaskdNELBO"),
         ("--model.objective=llada.noise.LinearSchedule", 2, "LinearSchedule"),
-        ("--data.row_length=word", 2, "row_length"),
+        ("--data.max_length=word", 2, "max_length"),
         ("--data.batch_size=0", 1, "llada fit: batch_size must be 1 or more; got 0\n"),
         ("--model.backbone.num_heads=3", 1, "width=32 isn't divisible by num_heads=3"),
         ("--data.source.paths=nowhere.txt", 1, "there is no file nowhere.txt"),
-        ("--data.row_length=100000", 1, "less than one row of 100000"),
+        ("--data.max_length=100000", 1, "less than one row of 100000"),
         ("--config=nowhere.yaml", 2, "nowhere.yaml"),
         ("--ckpt_path=nowhere.ckpt", 1, "nowhere.ckpt"),
         ("--init_from=nowhere.ckpt", 1, "there is no checkpoint nowhere.ckpt"),

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
-from llada.checkpoint import PARTS_KEY, stored_parts
-from llada.data.json_tokenizer import JsonTokenizer
+from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
+from llada.data.tokenizers.json_tokenizer import JsonTokenizer
 from tests.tiny_checkpoint import HEADS, HIDDEN, LAYERS, MASK, MAX_LENGTH, VOCAB_SIZE, WIDTH
 
 

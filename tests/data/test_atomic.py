@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from llada.data.atomic import build_folder, write_bytes
+from llada.files.atomic import build_folder, write_bytes
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def text(tmp_path):
                 "class_path": "llada.data.SentencePieceTraining",
                 "init_args": {"vocab_size": 290, "control_symbols": ["<|eot_id|>"]},
             },
-            "row_length": 8,
+            "max_length": 8,
             "batch_size": 2,
             "val_fraction": 0.2,
             "cache_folder": str(tmp_path / "cache"),
@@ -92,7 +92,7 @@ def test_instructions(text, tmp_path, template):
 
 
 def test_a_misspelt_option_is_named(text, capsys):
-    text["init_args"]["row_lenght"] = text["init_args"].pop("row_length")
+    text["init_args"]["row_lenght"] = text["init_args"].pop("max_length")
     with pytest.raises(SystemExit):
         build(text)
     assert "row_lenght" in capsys.readouterr().err

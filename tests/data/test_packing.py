@@ -19,16 +19,16 @@ documents_strategy = st.lists(st.lists(st.integers(0, 499), max_size=9), min_siz
 )
 
 
-@given(documents=documents_strategy, row_length=st.integers(1, 4), data=st.data())
-def test_rows_are_the_plain_concatenation(tmp_path_factory, documents, row_length, data):
-    rows = TokenRows(write(tmp_path_factory.mktemp("p") / "a.tokens", documents), row_length, separate_documents=True)
+@given(documents=documents_strategy, max_length=st.integers(1, 4), data=st.data())
+def test_rows_are_the_plain_concatenation(tmp_path_factory, documents, max_length, data):
+    rows = TokenRows(write(tmp_path_factory.mktemp("p") / "a.tokens", documents), max_length, separate_documents=True)
     stream = [token for document in documents for token in document]
     owner = [number for number, document in enumerate(documents) for _ in document]
-    assert len(rows) == len(stream) // row_length
+    assert len(rows) == len(stream) // max_length
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=5))
     batch = rows.__getitems__(chosen)
     for row, tokens, segments in zip(chosen, batch["tokens"].tolist(), batch["segment_ids"].tolist(), strict=True):
-        place = slice(row * row_length, (row + 1) * row_length)
+        place = slice(row * max_length, (row + 1) * max_length)
         assert tokens == stream[place]
         # Segment ids count the documents of a row that have tokens in it.
         assert segments == [sorted(set(owner[place])).index(number) for number in owner[place]]
@@ -61,7 +61,7 @@ def test_text_shorter_than_a_row_is_refused(tmp_path):
     file = write(tmp_path / "a.tokens", [[1, 2, 3]])
     with pytest.raises(ValueError, match=r"a\.tokens has 3 tokens, less than one row of 4"):
         TokenRows(file, 4)
-    with pytest.raises(ValueError, match="row_length must be 1 or more; got 0"):
+    with pytest.raises(ValueError, match="max_length must be 1 or more; got 0"):
         TokenRows(file, 0)
 
 

@@ -32,7 +32,7 @@ STORIES = Lines(tuple(f"the boy saw boat number {number} on the river\n" for num
 
 
 def make(tokenizer, folder, source=STORIES, **settings):
-    defaults = {"row_length": 16, "batch_size": 4, "val_fraction": 0.2, "cache_folder": str(folder)}
+    defaults = {"max_length": 16, "batch_size": 4, "val_fraction": 0.2, "cache_folder": str(folder)}
     return TextDataModule(source=source, tokenizer=tokenizer, **{**defaults, **settings})
 
 
@@ -142,7 +142,7 @@ def test_a_finished_cache_is_used_again(tokenizer, tmp_path):
         def fingerprint(self):
             return STORIES.fingerprint()
 
-    again = prepared(tokenizer, tmp_path, source=Unreadable(()), row_length=8, batch_size=2)
+    again = prepared(tokenizer, tmp_path, source=Unreadable(()), max_length=8, batch_size=2)
     assert again.folder == first.folder
     assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
 
@@ -198,10 +198,10 @@ def test_a_failed_run_leaves_nothing_behind(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"row_length": 100_000}, r"train\.tokens has \d+ tokens, less than one row of 100000"),
+        ({"max_length": 100_000}, r"train\.tokens has \d+ tokens, less than one row of 100000"),
         ({"source": Lines(("the boat",))}, "no document fell to the (train|val) data"),
         ({"source": Lines(("",))}, "no document fell to the train data"),
-        ({"row_length": 0}, "row_length must be 1 or more"),
+        ({"max_length": 0}, "max_length must be 1 or more"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "leave something for training"),
         ({"val_fraction": -0.1}, "must be 0 or more"),

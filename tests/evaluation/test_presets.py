@@ -40,7 +40,7 @@ def test_every_preset_can_be_built(name: str) -> None:
 def test_every_sampler_writes_one_token_per_call(name: str) -> None:
     entry = PRESETS[name]
     ends = EndRule(forbidden=(3,) * len(entry.ends.forbidden), last=(2,) * len(entry.ends.last))
-    short = replace(entry, num_new_tokens=16, block_size=entry.block_size and 4, ends=ends)
+    short = replace(entry, num_new_tokens=16, block_length=entry.block_length and 4, ends=ends)
     sampler, mask = short.sampler(), 4
     assert sampler is not None
     logits = torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0])

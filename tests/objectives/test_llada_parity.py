@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llada.cross_entropy import CHUNK_ELEMENTS
+from llada.heads.cross_entropy import CHUNK_ELEMENTS
 from llada.objectives import MaskedNELBO, llada_finetuning, llada_pretraining
 from llada.objectives.objective import ObjectiveOutput
 from llada.process import MaskingProcess
@@ -75,7 +75,7 @@ def test_chunks_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch
         return [output.loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
 
     whole = gradients()
-    monkeypatch.setattr("llada.cross_entropy.weighted_nll.__kwdefaults__", {"chunk_elements": 7 * 384})
+    monkeypatch.setattr("llada.heads.cross_entropy.weighted_nll.__kwdefaults__", {"chunk_elements": 7 * 384})
     for ours, expected in zip(gradients(), whole, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
     assert CHUNK_ELEMENTS > 7 * 384

@@ -44,14 +44,14 @@ def test_every_argument_of_a_preset_has_an_effect(name: str) -> None:
     values = {int: 6, float: 0.123, int | None: 6, float | None: 0.123, tuple[int, ...]: (3,)}
     for argument, parameter in inspect.signature(PRESETS[name]).parameters.items():
         options = {argument: values[parameter.annotation]}
-        if argument == "stop_token_id" and inspect.signature(PRESETS[name]).parameters["block_size"].default is None:
-            options["block_size"] = 7
-            plain = PRESETS[name](block_size=7)
+        if argument == "stop_token_id" and inspect.signature(PRESETS[name]).parameters["block_length"].default is None:
+            options["block_length"] = 7
+            plain = PRESETS[name](block_length=7)
         assert PRESETS[name](**options) != plain, argument
 
 
 def test_an_early_stop_needs_blocks() -> None:
-    with pytest.raises(ValueError, match="stop_token_id needs block_size"):
+    with pytest.raises(ValueError, match="stop_token_id needs block_length"):
         PRESETS["low_confidence"](stop_token_id=2)
-    stopping = PRESETS["low_confidence"](steps=8, block_size=4, stop_token_id=2)
+    stopping = PRESETS["low_confidence"](steps=8, block_length=4, stop_token_id=2)
     assert stopping == UnmaskingSampler(Quota(8), window=Blocks(4, 2))

@@ -323,7 +323,7 @@ def test_it_is_built_from_yaml(tmp_path: object) -> None:
     folder = write_checkpoint(tmp_path)
     parser = ArgumentParser()
     parser.add_subclass_arguments(Sampler, "sampler")
-    tokenizer = {"class_path": "llada.data.json_tokenizer.JsonTokenizer", "init_args": {"path": str(folder)}}
+    tokenizer = {"class_path": "llada.data.tokenizers.json_tokenizer.JsonTokenizer", "init_args": {"path": str(folder)}}
     rule = {
         "class_path": "llada.samplers.RegularExpression",
         "init_args": {"pattern": r"\d+", "tokenizer": tokenizer, "end": [2]},

@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor
 from llada.backbones import BidirectionalTransformer
 from llada.data.loader import training_loader
 from llada.module import DiffusionLM
-from llada.muon import MuonAdamW
 from llada.objectives import MaskedNELBO, PerRow
 from llada.process import MaskingProcess
+from llada.training.muon import MuonAdamW
 
 ROWS, LENGTH, VOCAB, STEPS, GLOBAL_BATCH, WINDOW = 24, 12, 16, 4, 8, 2
 

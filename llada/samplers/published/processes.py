@@ -1,11 +1,11 @@
 """Methods that simulate the reverse process: MDLM, first-hitting, SEDD, ReMDM, block diffusion."""
 
-from llada.samplers.cached import ExactCache
+from llada.samplers.amount.quota import Binomial, PerStep
+from llada.samplers.caches.regions import ExactCache
 from llada.samplers.order import RandomOrder
 from llada.samplers.propose import Proposal
-from llada.samplers.quota import Binomial, PerStep
-from llada.samplers.rates import FirstHitting, Rates, TauLeaping
-from llada.samplers.remask import (
+from llada.samplers.rates.rates import FirstHitting, Rates, TauLeaping
+from llada.samplers.rates.remask import (
     CappedRemasking,
     ConfidenceRemasking,
     ForwardBackwardRemasking,
@@ -118,12 +118,12 @@ def forward_backward(steps: int = 256, temperature: float = 1.0, top_p: float | 
 
 
 def block_diffusion(
-    block_size: int = 32, temperature: float = 1.0, top_p: float | None = None, stop_token_id: int | None = None
+    block_length: int = 32, temperature: float = 1.0, top_p: float | None = None, stop_token_id: int | None = None
 ) -> UnmaskingSampler:
     """BD3LM: first-hitting inside a block, and exact keys of the blocks before it. For block-causal models only.
 
     Args:
-        block_size: the model's ``block_length``, or a multiple of it.
+        block_length: the model's ``block_length``, or a multiple of it.
         temperature: of the draw; 1 samples from the model.
         top_p: nucleus of the draw; None for all tokens.
         stop_token_id: stop a row after the block that holds this token (EOS).
@@ -135,7 +135,7 @@ def block_diffusion(
         PerStep(1),
         RandomOrder(),
         Proposal(temperature, top_p=top_p),
-        Blocks(block_size, stop_token_id, from_start=True),
+        Blocks(block_length, stop_token_id, from_start=True),
         cache=ExactCache(),
         rates=FirstHitting(),
     )

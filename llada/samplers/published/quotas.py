@@ -1,30 +1,30 @@
 """Methods that share the masks among a given number of steps: LLaDA, MaskGIT, Dream."""
 
+from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
 from llada.samplers.guidance import Guidance
 from llada.samplers.order import Confidence, LeftToRight, Margin, NegativeEntropy, Order, RandomOrder, Stochastic
 from llada.samplers.propose import Proposal
-from llada.samplers.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
-from llada.samplers.rates import Ancestral
+from llada.samplers.rates.rates import Ancestral
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, WholeCanvas, Window
 
 
-def window(block_size: int | None, stop_token_id: int | None) -> Window:
+def window(block_length: int | None, stop_token_id: int | None) -> Window:
     """Blocks, or the whole canvas if there is no size.
 
     Raises:
         ValueError: if the whole canvas is to stop early.
     """
-    if block_size is None:
+    if block_length is None:
         if stop_token_id is not None:
-            raise ValueError("stop_token_id needs block_size: a canvas that is decoded as a whole has no early stop")
+            raise ValueError("stop_token_id needs block_length: a canvas that is decoded as a whole has no early stop")
         return WholeCanvas()
-    return Blocks(block_size, stop_token_id)
+    return Blocks(block_length, stop_token_id)
 
 
 def low_confidence(
     steps: int = 64,
-    block_size: int | None = None,
+    block_length: int | None = None,
     temperature: float = 0.0,
     top_p: float | None = None,
     guidance: float = 0.0,
@@ -35,7 +35,7 @@ def low_confidence(
 
     Args:
         steps: model calls for the whole canvas, shared evenly by the blocks.
-        block_size: tokens per semi-autoregressive block; None decodes the canvas as a whole.
+        block_length: tokens per semi-autoregressive block; None decodes the canvas as a whole.
         temperature: of the draw; 0 takes the most likely token.
         top_p: nucleus of the draw; None for all tokens.
         guidance: classifier-free guidance scale; 0 for none.
@@ -49,14 +49,14 @@ def low_confidence(
         Quota(steps),
         Confidence(),
         Proposal(temperature, top_p=top_p, forbidden=forbidden),
-        window(block_size, stop_token_id),
+        window(block_length, stop_token_id),
         Guidance(guidance),
     )
 
 
 def random_remasking(
     steps: int = 64,
-    block_size: int | None = None,
+    block_length: int | None = None,
     temperature: float = 1.0,
     top_p: float | None = None,
     guidance: float = 0.0,
@@ -75,13 +75,13 @@ def random_remasking(
         Quota(steps),
         RandomOrder(),
         Proposal(temperature, top_p=top_p, forbidden=forbidden),
-        window(block_size, stop_token_id),
+        window(block_length, stop_token_id),
         Guidance(guidance),
     )
 
 
 def left_to_right(
-    block_size: int | None = None,
+    block_length: int | None = None,
     temperature: float = 0.0,
     top_p: float | None = None,
     stop_token_id: int | None = None,
@@ -89,13 +89,13 @@ def left_to_right(
     """One token per step from left to right, as an autoregressive model writes.
 
     Args:
-        block_size: only for the early stop; the order is the same.
+        block_length: only for the early stop; the order is the same.
         temperature: of the draw; 0 takes the most likely token.
         top_p: nucleus of the draw; None for all tokens.
         stop_token_id: stop a row after the block that holds this token (EOS).
     """
     return UnmaskingSampler(
-        PerStep(1), LeftToRight(), Proposal(temperature, top_p=top_p), window(block_size, stop_token_id)
+        PerStep(1), LeftToRight(), Proposal(temperature, top_p=top_p), window(block_length, stop_token_id)
     )
 
 

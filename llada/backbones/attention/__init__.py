@@ -1,0 +1,1 @@
+"""Attention: who may see whom, and the kernels that compute it."""

@@ -1,0 +1,149 @@
+"""What an attention kernel is, and what it can be asked about: the case it has to compute.
+
+    kernel(q, k, v) = softmax(q k^T / sqrt(d) + visibility) v
+
+Shapes: B rows, H query heads, G key/value heads (G divides H), Q queries, K keys, d head width.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from llada.backbones.attention.visibility import Layout, Visibility
+
+FLASH_2, FLASH_3 = "flash_attn.flash_attn_interface", "flash_attn_interface"
+"""Modules of FlashAttention 2 and 3. The package of version 4 shares the name flash_attn, but has no such module."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What decides on the kernels that can run, and on the best of them.
+
+    Args:
+        device: type of the device, "cpu" or "cuda".
+        dtype: of queries, keys and values.
+        head_dim: d.
+        layout: what hides tokens from one another.
+        causal: whether a causal mask comes on top.
+        grad: whether gradients are wanted.
+        compiling: whether `torch.compile` is tracing.
+        capability: of the CUDA device, such as (9, 0); None elsewhere.
+        installed: which of `FLASH_2` and `FLASH_3` are there.
+        cells_per_run: entries that a mask would have, B L^2, per packed segment; asked for on the CPU only.
+    """
+
+    device: str
+    dtype: torch.dtype
+    head_dim: int
+    layout: Layout
+    causal: bool = False
+    grad: bool = False
+    compiling: bool = False
+    capability: tuple[int, int] | None = None
+    installed: frozenset[str] = frozenset()
+    cells_per_run: float = math.inf
+
+    @classmethod
+    def of(cls, q: Tensor, visibility: Visibility) -> "Case":
+        """The case of these queries."""
+        cuda = q.device.type == "cuda"
+        return cls(
+            device=q.device.type,
+            dtype=q.dtype,
+            head_dim=q.shape[-1],
+            layout=visibility.layout,
+            causal=visibility.causal,
+            grad=torch.is_grad_enabled() and q.requires_grad,
+            compiling=torch.compiler.is_compiling(),
+            capability=torch.cuda.get_device_capability(q.device) if cuda else None,
+            installed=installed() if cuda else frozenset(),
+            cells_per_run=_cells_per_run(q, visibility),
+        )
+
+    @property
+    def half_on_ampere(self) -> bool:
+        """Whether the FlashAttention kernels take it: CUDA from Ampere on, half precision, heads of up to 256."""
+        fits = self.head_dim <= 256 and self.head_dim % 8 == 0
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        return self.device == "cuda" and (self.capability or (0, 0)) >= (8, 0) and half and fits
+
+
+@lru_cache(maxsize=1)
+def installed() -> frozenset[str]:
+    """Which versions of FlashAttention are there."""
+    found = set()
+    for name in (FLASH_2, FLASH_3):
+        with suppress(ModuleNotFoundError):  # of the package that the module would be in
+            found.update([name] if find_spec(name) is not None else [])
+    return frozenset(found)
+
+
+def _cells_per_run(q: Tensor, visibility: Visibility) -> float:
+    if q.device.type != "cpu" or visibility.layout is not Layout.PACKED or torch.compiler.is_compiling():
+        return math.inf
+    rows, length = len(q), q.shape[2]
+    runs = len(visibility.runs(rows, length, length, q.device).query_bounds) - 1
+    return rows * length**2 / max(runs, 1)
+
+
+class Kernel(ABC):
+    """Computes attention."""
+
+    unpads: ClassVar[bool] = False
+    """Whether backbones should leave padding out of all layers where they can."""
+
+    answers_padding: ClassVar[bool] = True
+    """Whether a query that is padding gets what it sees, as a real one does, and not zeros."""
+
+    @abstractmethod
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+        """Attention.
+
+        Args:
+            q: (B, H, Q, d).
+            k: (B, G, K, d).
+            v: (B, G, K, d).
+            visibility: who may see whom.
+
+        Returns:
+            (B, H, Q, d) in the dtype of ``q``. A query that may see nobody gets zeros.
+
+        Raises:
+            ValueError: if this kernel can't compute the case, saying why and what can.
+            ImportError: if it needs a package that isn't there.
+        """
+
+    def unfit(self, case: Case) -> str | None:
+        """Why this kernel can't compute the case, and what to do; None if it can."""
+        return None
+
+    def check(self, q: Tensor, visibility: Visibility) -> None:
+        """Refuse what can't be computed.
+
+        Raises:
+            ValueError: with the reason of `unfit`.
+        """
+        reason = self.unfit(Case.of(q, visibility))
+        if reason is not None:
+            raise ValueError(reason)
+
+
+def needs_half_on_ampere(name: str, case: Case) -> str | None:
+    """Why a FlashAttention kernel can't compute the case, if so."""
+    if case.layout is Layout.STRUCTURED:
+        return f"attention={name!r} can't compute {case.layout.value}; use 'auto', 'flex' or 'sdpa'"
+    if not case.half_on_ampere:
+        where = case.device if case.capability is None else f"{case.device} {case.capability[0]}.{case.capability[1]}"
+        return (
+            f"attention={name!r} needs a CUDA device of capability 8.0 or more, float16 or bfloat16, and heads whose "
+            f"width is a multiple of 8 up to 256; got {where}, {case.dtype}, width {case.head_dim}; use 'auto' or "
+            "'sdpa', or a half precision"
+        )
+    return None

@@ -1,0 +1,78 @@
+"""Padding left out of a whole forward pass: the real tokens of all rows stand in one packed row.
+
+It is done once, before the first layer, and undone once, behind the last, so that no layer computes padding and
+attention sees runs of real tokens instead of a mask.
+
+Shapes: B rows, L tokens of a row, N real tokens of the batch, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llada.backbones.attention.visibility import Visibility
+from llada.backbones.inputs import token_positions
+
+
+@dataclass(frozen=True)
+class Unpadded:
+    """A batch without its padding.
+
+    Args:
+        real: (B, L) bool, true for real tokens.
+        index: (N,) int64 flat places of the real tokens.
+        tokens: (1, N) int64.
+        positions: (1, N) int64, rotary positions.
+        visibility: of the packed row: every row, or packed segment of a row, sees itself.
+    """
+
+    real: Tensor
+    index: Tensor
+    tokens: Tensor
+    positions: Tensor
+    visibility: Visibility
+
+    def places(self, select: Tensor | None) -> Tensor | None:
+        """Where the tokens at flat indices into B * L stand in the packed row; anywhere for padding."""
+        if select is None:
+            return None
+        return (self.real.flatten().cumsum(0) - 1)[select].clamp(min=0)
+
+    def restored(self, hidden: Tensor, select: Tensor | None) -> Tensor:
+        """Results as the padded batch has them, zeros for padding.
+
+        Args:
+            hidden: (1, N, D), or (M, D) at the `places` of ``select``.
+            select: (M,) flat indices into B * L, or None.
+
+        Returns:
+            (B, L, D), or (M, D).
+        """
+        if select is not None:
+            return hidden.where(self.real.flatten()[select, None], 0.0)
+        padded = hidden.new_zeros(self.real.numel(), hidden.shape[-1])
+        return padded.index_copy(0, self.index, hidden.flatten(0, -2)).view(*self.real.shape, -1)
+
+
+def unpadded(tokens: Tensor, real: Tensor, segment_ids: Tensor | None, *, causal: bool = False) -> Unpadded | None:
+    """The batch without its padding; None if it has none, or nothing else.
+
+    Args:
+        tokens: (B, L) int64.
+        real: (B, L) bool, true for real tokens.
+        segment_ids: (B, L) integers for packed rows, or None.
+        causal: whether a token sees only itself and those before it.
+    """
+    index = real.flatten().nonzero()[:, 0]
+    if len(index) in (0, real.numel()):
+        return None
+    rows, length = tokens.shape
+    owner = torch.arange(rows, device=tokens.device)[:, None].expand(rows, length)
+    if segment_ids is not None:
+        begins = torch.ones_like(real)
+        begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+        owner = begins.flatten().cumsum(0)
+    positions = token_positions(tokens, segment_ids, None).expand(rows, length)
+    tokens, positions, owner = (x.flatten()[index][None] for x in (tokens, positions, owner))
+    return Unpadded(real, index, tokens, positions, Visibility(segments=owner, causal=causal, longest=length))

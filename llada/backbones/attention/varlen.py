@@ -1,0 +1,113 @@
+"""Attention over runs of tokens: padding and other segments are never computed, nor is a mask ever built.
+
+The batch is flattened to its real tokens, and cumulative lengths say where a run begins. Shapes as in
+`llada.backbones.attention.kernel`; N queries and M keys in all runs together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llada.backbones.attention.kernel import Case, Kernel, needs_half_on_ampere
+from llada.backbones.attention.visibility import Layout, Runs, Visibility
+
+Core = Callable[[Tensor, Tensor, Tensor, Runs], Tensor]
+"""(N, H, d), (M, G, d), (M, G, d) and the runs to (N, H, d)."""
+
+
+def over_runs(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, core: Core) -> Tensor:
+    """Leave out what isn't real, compute, and put the results back; zeros for queries that are padding.
+
+    Args:
+        q: (B, H, Q, d).
+        k: (B, G, K, d).
+        v: (B, G, K, d).
+        visibility: who may see whom, not block-structured.
+        core: the computation.
+    """
+    rows, heads, queries, width = q.shape
+    runs = visibility.runs(rows, queries, k.shape[2], q.device)
+    result = core(_flat(q, runs.query_index), _flat(k, runs.key_index), _flat(v, runs.key_index), runs)
+    if runs.query_index is not None:
+        result = result.new_zeros(rows * queries, heads, width).index_copy(0, runs.query_index, result)
+    return result.view(rows, queries, heads, width).transpose(1, 2)
+
+
+def _flat(x: Tensor, index: Tensor | None) -> Tensor:
+    """From (B, H, L, d) to the tokens at flat places ``index``, (N, H, d)."""
+    x = x.transpose(1, 2).flatten(0, 1)
+    return x if index is None else x[index]
+
+
+@dataclass(frozen=True)
+class SegmentLoop(Kernel):
+    """PyTorch's `scaled_dot_product_attention`, run by run: on any device, in any precision, with gradients.
+
+    Its time grows with the sum of the squared lengths, that of a mask with the square of the sum.
+    """
+
+    unpads: ClassVar[bool] = True
+    answers_padding: ClassVar[bool] = False
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+        """See `Kernel`."""
+        self.check(q, visibility)
+        groups = q.shape[1] != k.shape[1]
+
+        def loop(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
+            parts = q.split(runs.query_lengths), k.split(runs.key_lengths), v.split(runs.key_lengths)
+            done = []
+            for run in zip(*parts, strict=True):
+                a, b, c = (part.transpose(0, 1)[None] for part in run)
+                result = F.scaled_dot_product_attention(a, b, c, is_causal=visibility.causal, enable_gqa=groups)
+                done.append(result[0].transpose(0, 1))
+            return torch.cat(done) if done else q + k.sum() + v.sum()  # nothing, but a function of all three
+
+        return over_runs(q, k, v, visibility, loop)
+
+    def unfit(self, case: Case) -> str | None:
+        """Block structure isn't made of runs."""
+        if case.layout is Layout.STRUCTURED:
+            return f"attention='segments' can't compute {case.layout.value}; use 'auto', 'flex' or 'sdpa'"
+        return None
+
+
+@dataclass(frozen=True)
+class TorchVarlen(Kernel):
+    """PyTorch's own FlashAttention over runs, `torch.nn.attention.varlen.varlen_attn`: CUDA, half precision."""
+
+    unpads: ClassVar[bool] = True
+    answers_padding: ClassVar[bool] = False
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+        """See `Kernel`."""
+        self.check(q, visibility)
+        from torch.nn.attention.varlen import varlen_attn
+
+        window = (-1, 0) if visibility.causal else (-1, -1)
+        groups = q.shape[1] != k.shape[1]
+
+        def core(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
+            result = varlen_attn(
+                q,
+                k,
+                v,
+                runs.query_bounds,
+                runs.key_bounds,
+                runs.longest_query,
+                runs.longest_key,
+                window_size=window,
+                enable_gqa=groups,
+            )
+            assert isinstance(result, Tensor)
+            return result
+
+        return over_runs(q, k, v, visibility, core)
+
+    def unfit(self, case: Case) -> str | None:
+        """What FlashAttention doesn't take."""
+        return needs_half_on_ampere("varlen", case)

@@ -1,0 +1,89 @@
+"""MDLM's own Lightning checkpoints: raw weights, and the averaged ones that its authors evaluate and sample with.
+
+Reference: the released ``diffusion.py`` and ``models/ema.py`` of arXiv 2406.07524: ``ema.shadow_params`` is a list in
+the order of the parameters.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llada.checkpoints.released.materialise import build_on_meta, fill
+from llada.checkpoints.released.mdlm import PREFIX, WAVELENGTHS, MDLMLayout
+from llada.checkpoints.released.pickled import read_inert
+from llada.checkpoints.released.pretrained import Pretrained
+
+
+def read_mdlm_checkpoint(
+    path: str | Path,
+    *,
+    averaged: bool = True,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Pretrained:
+    """Load a training checkpoint of the official MDLM code.
+
+    The file also holds the run's settings and tokenizer, pickled. No class of theirs is imported and none of their code
+    runs; the settings are read from what was stored.
+
+    Args:
+        path: the ``.ckpt`` file.
+        averaged: whether to take the exponential moving average of the weights.
+        dtype: of the weights; None for the stored one.
+        device: of the weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, could run code, or isn't of this kind.
+    """
+    checkpoint = read_inert(Path(path))
+    try:
+        settings = checkpoint["hyper_parameters"]["config"]
+        config = _config(settings, checkpoint["state_dict"])
+        weights = _tensors(checkpoint, averaged, path)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} isn't a training checkpoint of MDLM: it lacks {error}") from error
+    layout = MDLMLayout()
+    described = layout.read(config, None)
+    backbone = build_on_meta(described, {}, len(checkpoint["state_dict"]))
+    fill(backbone, layout, weights, dtype, torch.device(device))
+    return Pretrained(backbone.eval(), described.process, config)
+
+
+def _config(settings: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of the Hugging Face form."""
+    model = settings["model"]
+    for name, value, served in (
+        ("parameterization", settings.get("parameterization", "subs"), ("subs",)),
+        ("backbone", settings.get("backbone", "dit"), ("dit",)),
+        ("diffusion", settings.get("diffusion", "absorbing_state"), ("absorbing_state",)),
+    ):
+        if value not in served:
+            raise ValueError(f"the checkpoint has {name}={value!r}, but only {served[0]!r} can be loaded")
+    return {
+        "model_type": "mdlm",
+        "cond_dim": model["cond_dim"],
+        "dropout": model["dropout"],
+        "hidden_dim": model["hidden_size"],
+        "model_length": model["length"],
+        "n_blocks": model["n_blocks"],
+        "n_heads": model["n_heads"],
+        "time_conditioning": settings["time_conditioning"],
+        "vocab_size": len(weights[PREFIX + "vocab_embed.embedding"]),
+    }
+
+
+def _tensors(checkpoint: dict[str, Any], averaged: bool, path: Any) -> Iterator[tuple[str, Tensor]]:
+    weights = checkpoint["state_dict"]
+    names = [name for name in weights if name.startswith(PREFIX) and name != WAVELENGTHS]
+    tensors = [weights[name] for name in names]
+    if averaged:
+        tensors = list(checkpoint["ema"]["shadow_params"])
+        if len(tensors) != len(names):
+            raise ValueError(f"{path} averages {len(tensors)} tensors, but the network has {len(names)}")
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise ValueError(f"{path} holds something else than tensors among the weights")
+    return zip(names, tensors, strict=True)

@@ -1,0 +1,197 @@
+"""``tokenizer.json``: the tokenizers of released checkpoints, read by the package ``tokenizers`` (extra ``hf``).
+
+"<|eot_id|>" in a message is cut into pieces like every other text; `llada.data.tokenizers.hidden_tokens` has the way.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from llada.data.tokenizers.hidden_tokens import SHOWN, load_hidden, read_tokens, unknown_token
+from llada.data.tokenizers.special_tokens import (
+    MODEL_FILES,
+    OWN_FILE,
+    end_of_turn,
+    mask_among,
+    named_roles,
+    numbered_roles,
+    read_files,
+    read_object,
+    template_source,
+)
+from llada.data.tokenizers.tokenizer import Tokenizer
+from llada.files.atomic import write_bytes
+
+JSON_NAME = "tokenizer.json"
+_PROBE = " a  b\n\n c\té\U00013000 <x>  "
+
+
+class JsonTokenizer(Tokenizer):
+    """A ``tokenizer.json`` with its special tokens by role.
+
+    Roles come from ``tokenizer_config.json`` and ``special_tokens_map.json``, and what those don't say from the model's
+    ``config.json`` and ``generation_config.json`` (LLaDA-8B has its mask there). All added tokens marked as special,
+    and those with a role, are special: no text gives them. Added tokens that aren't marked, such as "<think>" of some
+    models, are text. Other than with `SentencePieceTokenizer`, the round trip is exact only if the file is of a kind
+    that loses nothing (see `lossless`): a normaliser such as NFC or lower-casing changes text, and a vocabulary without
+    bytes turns unknown characters into its unknown token.
+
+    Args:
+        path: the file, or the folder that holds it.
+        mask: token or id that is the mask, where the files don't say, as for autoregressive checkpoints. The id may
+            lie beyond the file's own tokens, as MDLM's 50257 does.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the package ``tokenizers``.
+        ValueError: if a file is damaged, or nothing says which token is the mask.
+    """
+
+    def __init__(self, path: str | Path, mask: str | int | None = None) -> None:
+        self.path, self.mask = path, mask
+        file = Path(path) / JSON_NAME if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no tokenizer file {file}")
+        folder = file.parent
+        self._file = file.read_bytes()
+        self._others = read_files(folder)
+        content = read_object(file)
+        vocabulary, added = read_tokens(content, file)
+        ids = vocabulary | {token["content"]: token["id"] for token in added}
+        own = read_object(folder / OWN_FILE)
+        named, stored, numbered = named_roles(folder, ids), own.get("roles", {}), numbered_roles(folder)
+        masks = {"the tokenizer's files": named, OWN_FILE: stored, "the model's files": numbered}
+        chosen = mask_among(mask, {who: said.get("mask") for who, said in masks.items()}, ids, folder)
+        roles = numbered | stored | named | {"mask": chosen}
+        special = {token["content"]: token["id"] for token in added if token.get("special")}
+        if "eot" not in roles and (turn := end_of_turn(special)) is not None:
+            roles["eot"] = special[turn]
+        self._roles = roles
+        self._special = _with_roles(special, roles, ids)
+        sizes = [read_object(folder / MODEL_FILES[0]).get("vocab_size"), own.get("vocab_size")]
+        least = 1 + max(*ids.values(), *roles.values())
+        self._vocab_size = max([least, *(size for size in sizes if isinstance(size, int))])
+        told = roles != named or self._vocab_size != least
+        self._own = {"roles": roles, "vocab_size": self._vocab_size} if told else {}
+        unknown = unknown_token(content["model"])
+        if unknown is not None and self._special.get(unknown) not in roles.values():
+            self._special.pop(unknown, None)  # text gives it
+        self._processor = load_hidden(content, self._special, vocabulary, file)
+        self._shown = self._processor.token_to_id(SHOWN)
+        self._never = frozenset(self._special.values())
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids: the rows of the checkpoint's embedding, which may be more than there are tokens."""
+        return self._vocab_size
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the file and of the roles."""
+        roles = json.dumps([sorted(self._special.items()), sorted(self._roles.items())])
+        return hashlib.sha256(self._file + roles.encode()).hexdigest()
+
+    @property
+    def lossless(self) -> bool:
+        """Whether a text with spaces, blank lines, accents and rare characters comes back unchanged."""
+        return self.decode(self.encode(_PROBE)) == _PROBE
+
+    @property
+    def chat_template(self) -> str | None:
+        """Source of the chat template that came with it, for `llada.data.JinjaTemplate`; None if there was none."""
+        return template_source(self._others)
+
+    @property
+    def mask_token_id(self) -> int:
+        """The mask token of the diffusion."""
+        return self._roles["mask"]
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Begins a document."""
+        return self._roles.get("bos")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Ends a document."""
+        return self._roles.get("eos")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Fills rows."""
+        return self._roles.get("pad")
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """Ends a turn; see `llada.data.tokenizers.special_tokens.END_OF_TURN`."""
+        return self._roles.get("eot")
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Name and id of every token that text can't produce."""
+        return dict(self._special)
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Tokenizer`."""
+        for text in texts:
+            _check_characters(text)
+        encoded = [e.ids for e in self._processor.encode_batch_fast(list(texts), add_special_tokens=False)]
+        for text, ids in zip(texts, encoded, strict=True):
+            if not self._never.isdisjoint(ids):
+                raise ValueError(
+                    f"{self.path} would write a special token for a part of {text[:60]!r}, most likely for a character "
+                    "that it doesn't know; take that out of the text"
+                )
+        return encoded
+
+    def decode(self, ids: Iterable[int], show_mask: str = "") -> str:
+        """See `Tokenizer`; ids of the vocabulary that no token has give nothing."""
+        kept = []
+        for index in map(int, ids):
+            if not 0 <= index < self._vocab_size:
+                raise ValueError(f"token id {index} is outside the vocabulary of {self._vocab_size}")
+            if index == self.mask_token_id and show_mask:
+                kept.append(self._shown)
+            elif index not in self._never:
+                kept.append(index)
+        text: str = self._processor.decode(kept, skip_special_tokens=False)
+        return text.replace(SHOWN, show_mask) if self._shown in kept else text
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files as they were read, and, in a file of our own, what the model's files said."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = {JSON_NAME: self._file, **self._others}
+        if self._own:
+            written[OWN_FILE] = (json.dumps(self._own, indent=1) + "\n").encode()
+        for name, content in written.items():
+            write_bytes(folder / name, content)
+
+    def __repr__(self) -> str:
+        mask = "" if self.mask is None else f", mask={self.mask!r}"
+        return f"{type(self).__name__}({str(self.path)!r}{mask})"
+
+
+def _with_roles(special: dict[str, int], roles: dict[str, int], ids: dict[str, int]) -> dict[str, int]:
+    """The special tokens and those with a role; a role beyond the tokens of the file is called after itself."""
+    special = dict(special)
+    names = {index: name for name, index in ids.items()}
+    for role, index in roles.items():
+        if index not in special.values():
+            special[names.get(index, f"<{role}>")] = index
+    return special
+
+
+def _check_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
+            "character; decode it as UTF-16, or drop it"
+        ) from error

@@ -1,0 +1,153 @@
+"""Trained SentencePiece models, of the kind that loses no text and whose special tokens nobody can write by hand.
+
+SentencePiece writes a space as U+2581, and so can't tell the two apart in text; here U+2581 itself is spelt in bytes.
+
+Reference: Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer", arXiv 1808.06226.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from llada.data.tokenizers.tokenizer import Tokenizer
+from llada.files.atomic import write_bytes
+
+MODEL_NAME = "tokenizer.model"
+MASK, EOT = "<mask>", "<|eot_id|>"
+_SPACE = "\u2581"
+_PROBE = "  a\n\n b\t<s>é\U00013000 "
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A trained SentencePiece model.
+
+    Args:
+        path: the model file, or the folder with ``tokenizer.model``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it isn't a SentencePiece model, has no control symbol ``<mask>``, or changes text. Train one with
+            `llada.data.SentencePieceTraining`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        file = Path(path) / MODEL_NAME if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no SentencePiece model {file}")
+        self._model = file.read_bytes()
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.load_from_serialized_proto(self._model)
+        except RuntimeError as error:
+            raise ValueError(f"{file} is not a SentencePiece model, or is damaged") from error
+        self._bytes = [self._bytes_of(i) for i in range(self.vocab_size)]
+        self._special = {
+            self._processor.id_to_piece(i): i
+            for i in range(self.vocab_size)
+            if self._processor.is_control(i) or self._processor.is_unknown(i)
+        }
+        if MASK not in self._special:
+            raise ValueError(f"{file} has no control symbol {MASK!r}: text could forge a mask, or there is none")
+        if self.decode(self._processor.encode(_PROBE)) != _PROBE:
+            raise ValueError(
+                f"{file} changes text: it needs normalization_rule_name=identity, byte_fallback, and neither "
+                "add_dummy_prefix nor remove_extra_whitespaces"
+            )
+        self._space_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, the special ones included."""
+        return int(self._processor.vocab_size())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model file."""
+        return hashlib.sha256(self._model).hexdigest()
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of ``<mask>``."""
+        return self._special[MASK]
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the beginning of a document."""
+        return _id_or_none(self._processor.bos_id())
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the end of a document."""
+        return _id_or_none(self._processor.eos_id())
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Id of the padding."""
+        return _id_or_none(self._processor.pad_id())
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """Id of ``<|eot_id|>``, if the model was trained with it."""
+        return self._special.get(EOT)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Name and id of every token that text can't produce."""
+        return dict(self._special)
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Tokenizer`."""
+        for text in texts:
+            _check_characters(text)
+        encoded: list[list[int]] = self._processor.encode([text for text in texts if _SPACE not in text], out_type=int)
+        plain = iter(encoded)
+        return [next(plain) if _SPACE not in text else self._encode_around_spaces(text) for text in texts]
+
+    def decode(self, ids: Iterable[int], show_mask: str = "") -> str:
+        """See `Tokenizer`."""
+        shown, mask, parts = show_mask.encode(), self.mask_token_id, []
+        for index in map(int, ids):
+            if not 0 <= index < len(self._bytes):
+                raise ValueError(f"token id {index} is outside the vocabulary of {len(self._bytes)}")
+            parts.append(shown if index == mask else self._bytes[index])
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.model`` into a folder."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_bytes(Path(folder) / MODEL_NAME, self._model)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def _encode_around_spaces(self, text: str) -> list[int]:
+        first, *others = self._processor.encode(text.split(_SPACE), out_type=int)
+        return [*first, *(token for part in others for token in (*self._space_ids, *part))]
+
+    def _bytes_of(self, index: int) -> bytes:
+        """What a piece stands for: special tokens for nothing, so that only text is decoded."""
+        if self._processor.is_control(index) or self._processor.is_unknown(index):
+            return b""
+        piece = self._processor.id_to_piece(index)
+        return bytes([int(piece[3:5], 16)]) if self._processor.is_byte(index) else piece.replace(_SPACE, " ").encode()
+
+
+def _id_or_none(index: int) -> int | None:
+    return index if index >= 0 else None
+
+
+def _check_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
+            "character; decode it as UTF-16, or drop it"
+        ) from error

@@ -1,0 +1,144 @@
+"""Which token does what, from the files that lie beside a ``tokenizer.json``.
+
+Names come from the tokenizer's files, ids from the model's. The tokenizer's files win, except that both must agree on
+the mask.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llada.data.tokenizers.tokenizer import ROLES
+
+OWN_FILE = "llada_tokenizer.json"
+"""What `JsonTokenizer.save` writes for what only the model's files, or the caller, have said."""
+MODEL_FILES = ("config.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+TEMPLATE_FILE = "chat_template.jinja"
+
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>", "<|end|>")
+"""Spellings of the end of a turn. Hardly a checkpoint says which token it is, so the first one that it has is taken."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, or an empty one if there is no such file.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    return parse_object(path.read_bytes(), path) if path.is_file() else {}
+
+
+def parse_object(text: bytes, path: str | Path) -> dict[str, Any]:
+    """The JSON object that is the content of a file.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        content = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: it isn't JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(content).__name__}")
+    return content
+
+
+def named_roles(folder: Path, ids: dict[str, int]) -> dict[str, int]:
+    """Roles as the tokenizer's own files name them.
+
+    Args:
+        folder: with the files of `TOKENIZER_FILES`.
+        ids: id of every token.
+
+    Raises:
+        ValueError: if a file names a token that the tokenizer doesn't have.
+    """
+    roles: dict[str, int] = {}
+    for file in TOKENIZER_FILES:
+        content = read_object(folder / file)
+        for role in ROLES:
+            entry = content.get(f"{role}_token")
+            name = entry.get("content") if isinstance(entry, dict) else entry
+            if name is None or role in roles:
+                continue
+            if name not in ids:
+                raise ValueError(f"{folder / file}: {role}_token is {name!r}, but the tokenizer has no such token")
+            roles[role] = ids[name]
+    return roles
+
+
+def numbered_roles(folder: Path) -> dict[str, int]:
+    """Roles as the model's files number them, such as ``"mask_token_id": 126336``.
+
+    Raises:
+        ValueError: if an id isn't one.
+    """
+    roles: dict[str, int] = {}
+    for file in MODEL_FILES:
+        content = read_object(folder / file)
+        for role in ROLES:
+            entry = content.get(f"{role}_token_id")
+            found = entry[0] if isinstance(entry, list) and entry else entry  # several ends of text: the first is EOS
+            if found is None or found == [] or role in roles:
+                continue
+            if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+                raise ValueError(f"{folder / file} says that {role}_token_id is {entry!r}, which is no token id")
+            roles[role] = found
+    return roles
+
+
+def mask_among(given: str | int | None, said: dict[str, int | None], ids: dict[str, int], folder: Path) -> int:
+    """The mask token; the one role that must be known.
+
+    Args:
+        given: by the caller, who knows the model; a token or an id.
+        said: by the files, under the names of those who say it.
+        ids: id of every token.
+        folder: for messages.
+
+    Raises:
+        ValueError: if nobody has said which it is, or two say different things.
+    """
+    if isinstance(given, str):
+        if given not in ids:
+            raise ValueError(f"there is no token {given!r} in {folder}; the mask must be one of its tokens, or an id")
+        given = ids[given]
+    known = {who: value for who, value in {"the model": given, **said}.items() if value is not None}
+    if not known:
+        raise ValueError(
+            f"nothing in {folder} says which token is the mask: no mask_token in {TOKENIZER_FILES[0]}, no "
+            f"mask_token_id in {MODEL_FILES[0]}. Name one: JsonTokenizer(path, mask='<|mask|>')"
+        )
+    if len(set(known.values())) > 1:
+        claims = ", but ".join(f"{value} for {who}" for who, value in known.items())
+        raise ValueError(f"{folder}: the mask is {claims}")
+    return next(iter(known.values()))
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """What lies beside a ``tokenizer.json`` and belongs to it, by name."""
+    names = (*TOKENIZER_FILES, TEMPLATE_FILE)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def template_source(files: Mapping[str, bytes]) -> str | None:
+    """The chat template in a tokenizer's files, given by name; None if there is none.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    if TEMPLATE_FILE in files:
+        return files[TEMPLATE_FILE].decode("utf-8")
+    name = TOKENIZER_FILES[0]
+    found = parse_object(files[name], name).get("chat_template") if name in files else None
+    if isinstance(found, list):  # several under names, of which "default" is the usual one
+        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get("default")
+    return found if isinstance(found, str) else None
+
+
+def end_of_turn(special: Iterable[str]) -> str | None:
+    """The token that ends a turn, among the special ones."""
+    present = set(special)
+    return next((name for name in END_OF_TURN if name in present), None)

@@ -1,0 +1,118 @@
+"""Rows of tokens: what is padding, where packed segments begin, where a token stands, and which block it is in.
+
+A batch is (B, L) tokens. ``attention_mask`` (B, L) is true for real tokens, the rest is padding. ``segment_ids`` (B, L)
+are integers that are constant within a packed segment and change where the next one begins.
+
+Two words for where a token stands:
+
+    column      its index in the row, 0 .. L - 1, padding included
+    position    its index from the first real token of its row, or of its packed segment: the field's position ids
+
+Nothing that is computed from positions depends on how a batch was padded.
+
+Shapes: B rows, L columns.
+"""
+
+import torch
+from torch import Tensor
+
+
+def segment_starts(segment_ids: Tensor) -> Tensor:
+    """The first token of every packed segment, (B, L) bool; column 0 always is one.
+
+    Args:
+        segment_ids: (B, L) integers, constant within a segment.
+    """
+    starts = torch.ones_like(segment_ids, dtype=torch.bool)
+    starts[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    return starts
+
+
+def segment_numbers(segment_ids: Tensor) -> Tensor:
+    """Segments counted from 0 in each row, (B, L) int64.
+
+    Args:
+        segment_ids: (B, L) integers, constant within a segment.
+    """
+    return segment_starts(segment_ids).cumsum(1) - 1
+
+
+def group_sums(values: Tensor, numbers: Tensor) -> Tensor:
+    """Sum over each token's group (segment or block) of its row, (B, L) float64.
+
+    Args:
+        values: (B, L).
+        numbers: (B, L) int64, the group of each token, below L.
+    """
+    sums = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
+    return sums.scatter_add(1, numbers, values.double()).gather(1, numbers)
+
+
+def left_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Padding in front of each row, in columns, (B, 1) int64.
+
+    Args:
+        tokens: (B, ...).
+        attention_mask: (B, L) bool or 0/1, true for real tokens; None: no padding.
+    """
+    if attention_mask is None:
+        return torch.zeros(len(tokens), 1, dtype=torch.int64, device=tokens.device)
+    return (attention_mask.long().cumsum(1) == 0).sum(1, keepdim=True)
+
+
+def positions(tokens: Tensor, attention_mask: Tensor | None = None, segment_ids: Tensor | None = None) -> Tensor:
+    """Where each token stands in its row or packed segment, (B, L) int64; negative for padding in front of a row.
+
+    Args:
+        tokens: (B, L).
+        attention_mask: (B, L) bool or 0/1, true for real tokens; None: all.
+        segment_ids: (B, L) integers of packed rows, which have no padding in front; None: a row is one segment.
+    """
+    columns = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+    if segment_ids is None:
+        return columns - left_padding(tokens, attention_mask)
+    return columns - torch.where(segment_starts(segment_ids), columns, 0).cummax(1).values
+
+
+def has_context(tokens: Tensor, attention_mask: Tensor | None = None, segment_ids: Tensor | None = None) -> Tensor:
+    """Which tokens have a real token before them in their row and segment, (B, L) bool.
+
+    Args:
+        tokens: (B, L).
+        attention_mask: (B, L) bool or 0/1, true for real tokens; None: all.
+        segment_ids: (B, L) integers of packed rows; None: a row is one segment.
+    """
+    context = torch.ones_like(tokens, dtype=torch.bool) if segment_ids is None else ~segment_starts(segment_ids)
+    context[:, :1] = False
+    if attention_mask is not None:
+        context[:, 1:] &= attention_mask[:, :-1].bool()
+    return context
+
+
+def block_of(position: Tensor, block_length: int) -> Tensor:
+    """The block that a position is in, counted from 0 in its row or segment; padding in front counts to block 0.
+
+    Args:
+        position: integers of any shape, see `positions`.
+        block_length: positions per block.
+    """
+    return position.clamp(min=0) // block_length
+
+
+def block_numbers(
+    tokens: Tensor, block_length: int, attention_mask: Tensor | None = None, segment_ids: Tensor | None = None
+) -> Tensor:
+    """Blocks counted from 0 along each row, (B, L) int64: as `block_of`, but a new segment begins a new number.
+
+    Args:
+        tokens: (B, L).
+        block_length: positions per block, counted from the first real token of a row or segment.
+        attention_mask: (B, L) bool or 0/1, true for real tokens; None: all.
+        segment_ids: (B, L) integers of packed rows; None: a row is one segment.
+    """
+    block = block_of(positions(tokens, attention_mask, segment_ids), block_length)
+    if segment_ids is None:
+        return block
+    starts = segment_starts(segment_ids)
+    starts[:, 1:] |= block[:, 1:] != block[:, :-1]
+    return starts.cumsum(1) - 1

@@ -1,0 +1,244 @@
+"""Counts that follow from the number of masks and the step alone."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from llada.random import RowRandom
+from llada.samplers.amount.amount import Commit, Scored, best, take_best
+from llada.samplers.order import Measure
+from llada.samplers.rates.rates import Progress
+
+
+@dataclass(frozen=True)
+class _Stepped(Commit):
+    steps: int = 64
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be 1 or more; got {self.steps}")
+
+
+def _shares(progress: Progress) -> Tensor:
+    """LLaDA's quota of this step, (B,) int64."""
+    assert progress.num_steps is not None
+    steps = progress.num_steps.clamp(min=1)
+    return progress.initial // steps + (progress.step < progress.initial % steps)
+
+
+@dataclass(frozen=True)
+class Quota(_Stepped):
+    """LLaDA's rule: n masks over S steps are n // S each, and one more in each of the first n mod S.
+
+    Args:
+        steps: S for the whole canvas; blocks share them.
+
+    Reference:
+        arXiv 2502.09992, section 2.4; the released ``get_num_transfer_tokens``.
+    """
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`."""
+        return take_best(scored.scores, scored.valid, _shares(progress))
+
+    def masks_left(self, initial: int, step: int, num_steps: int) -> int:
+        """See `Commit`."""
+        return initial - initial // num_steps * step - min(step, initial % num_steps)
+
+    def most(self, initial: int, step: int, num_steps: int) -> int:
+        """See `Commit`."""
+        return initial // num_steps + (step < initial % num_steps)
+
+
+@dataclass(frozen=True)
+class PerStep(Commit):
+    """The same number of tokens in every step, until no mask is left.
+
+    Args:
+        count: tokens per step.
+    """
+
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be 1 or more; got {self.count}")
+
+    @property
+    def steps(self) -> None:
+        """Until no mask is left."""
+        return
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`."""
+        return take_best(scored.scores, scored.valid, torch.full_like(progress.initial, self.count))
+
+    def masks_left(self, initial: int, step: int, num_steps: int) -> int:
+        """See `Commit`."""
+        return max(0, initial - step * self.count)
+
+    def most(self, initial: int, step: int, num_steps: int) -> int:
+        """See `Commit`."""
+        return min(self.count, self.masks_left(initial, step, num_steps))
+
+
+@dataclass(frozen=True)
+class Binomial(_Stepped):
+    """Every masked token is uncovered by an independent coin, whose chance the sampler's rates give.
+
+    With `RandomOrder` this is ancestral sampling: t goes from 1 to 0 in equal steps, and a step from t to s uncovers
+    with probability (alpha_s - alpha_t) / (1 - alpha_t).
+
+    Args:
+        steps: of the time grid.
+
+    Reference:
+        arXiv 2406.07524, equation 7.
+    """
+
+    by_rates: ClassVar[bool] = True
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`."""
+        coins = random.fold_in(1).uniform(scored.scores.shape[1]) < progress.rates.unmask(progress)[:, None]
+        return take_best(scored.scores, scored.valid, (coins & scored.valid).sum(1))
+
+
+@lru_cache
+def _dream_shares(steps: int, t_min: float, device: torch.device) -> Tensor:
+    """1 - s / t of step k of K steps, at [K, k]; (steps + 1, steps) float32, whose rounding decides counts."""
+    table = torch.zeros(steps + 1, steps)
+    for num_steps in range(1, steps + 1):
+        grid = torch.linspace(1.0, t_min, num_steps + 1)
+        table[num_steps, :num_steps] = 1.0 - grid[1:] / grid[:-1]
+    return table.to(device)
+
+
+@lru_cache
+def _dream_masks_left(initial: int, num_steps: int, t_min: float) -> tuple[int, ...]:
+    """Masks before each step of the grid and after the last."""
+    count, left = torch.tensor(initial), [initial]
+    for share in _dream_shares(num_steps, t_min, count.device)[num_steps, :-1]:
+        count = count - (count.float() * share).long()
+        left.append(int(count))
+    return (*left, 0)
+
+
+@dataclass(frozen=True)
+class DreamFloor(_Stepped):
+    """Dream's rule: of the masks of a row a step takes the integer part of n (1 - s / t), and the last takes all.
+
+    The reference uses the batch's mean of n for every row, so rows with different numbers of masks disturb each other;
+    here each row has its own n, which is the same where they agree.
+
+    Args:
+        steps: of the grid.
+        t_min: the grid's last time (``eps``).
+
+    Reference:
+        Ye et al., "Dream 7B", arXiv 2508.15487; the released ``generation_utils``.
+    """
+
+    t_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.t_min < 1.0:
+            raise ValueError(f"t_min must be in (0, 1); got {self.t_min}")
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`."""
+        assert progress.num_steps is not None
+        table = _dream_shares(self.steps, self.t_min, progress.initial.device)
+        shares = table[progress.num_steps, progress.step]
+        count = (progress.left.float() * shares).long()
+        return take_best(scored.scores, scored.valid, torch.where(progress.is_last, progress.left, count))
+
+    def masks_left(self, initial: int, step: int, num_steps: int) -> int:
+        """See `Commit`."""
+        return _dream_masks_left(initial, num_steps, self.t_min)[step]
+
+    def most(self, initial: int, step: int, num_steps: int) -> int:
+        """See `Commit`."""
+        return self.masks_left(initial, step, num_steps) - self.masks_left(initial, step + 1, num_steps)
+
+
+@dataclass(frozen=True)
+class CosineQuota(_Stepped):
+    """MaskGIT's rule: after k of K steps floor(n cos(pi k / 2 K)) of n masks are left; every step takes at least one.
+
+    Args:
+        steps: K for the whole canvas; blocks share them.
+
+    Reference:
+        Chang et al., "MaskGIT", arXiv 2202.04200.
+    """
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`."""
+        kept = (progress.initial * (math.pi / 2 * (1.0 - progress.grid(1))).cos()).floor().long()
+        kept = kept.masked_fill(progress.is_last, 0)
+        return take_best(scored.scores, scored.valid, progress.left - torch.minimum(kept, progress.left - 1))
+
+
+@dataclass(frozen=True)
+class ThresholdOrQuota(_Stepped):
+    """LLaDA2's rule: all candidates above a confidence, if they are at least as many as LLaDA's quota; else the quota.
+
+    Args:
+        steps: S for the whole canvas; blocks share them. Fewer are used when many tokens pass.
+        threshold: a candidate passes if its probability is above it.
+
+    Reference:
+        Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``.
+    """
+
+    needs: ClassVar[Measure] = Measure.PROBABILITY
+    threshold: float = 0.95
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`."""
+        above = scored.valid & (scored.scores > self.threshold)
+        share = _shares(progress)
+        return torch.where((above.sum(1) >= share)[:, None], above, take_best(scored.scores, scored.valid, share))
+
+
+@dataclass(frozen=True)
+class Hierarchy(Commit):
+    """All candidates at or above a confidence, and the best of every run of neighbouring masks that is not too unsure.
+
+    Tokens far apart hardly depend on one another, so a run needs less certainty; writing in its middle halves it.
+
+    Args:
+        threshold: a candidate with this probability is taken.
+        low_threshold: the best of a run is taken above this one. The best of all is taken always.
+
+    Reference:
+        Ma et al., "dInfer", arXiv 2510.08666.
+    """
+
+    needs: ClassVar[Measure] = Measure.PROBABILITY
+    threshold: float = 0.9
+    low_threshold: float = 0.4
+
+    @property
+    def steps(self) -> None:
+        """Until no mask is left."""
+        return
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`."""
+        scores = scored.scores.masked_fill(~scored.valid, -torch.inf)
+        begins = torch.ones_like(scored.valid)
+        begins[:, 1:] = scored.positions.diff(dim=1) != 1
+        run = begins.cumsum(1) - 1
+        top = torch.full_like(scores, -torch.inf).scatter_reduce(1, run, scores, "amax").gather(1, run)
+        index = torch.arange(scores.shape[1], device=scores.device).expand_as(run)
+        tied = torch.where(scores == top, index, scores.shape[1])
+        first = torch.full_like(run, scores.shape[1]).scatter_reduce(1, run, tied, "amin").gather(1, run)
+        of_runs = (index == first) & (scores > self.low_threshold)
+        return best(scored) | (scored.valid & (of_runs | (scores >= self.threshold)))

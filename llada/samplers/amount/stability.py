@@ -1,0 +1,152 @@
+"""Rules that remember what the model predicted in earlier steps."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from llada.random import RowRandom
+from llada.samplers.amount.amount import Commit, Scored, take_best
+from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.order import Measure
+from llada.samplers.propose import Candidates
+from llada.samplers.rates.rates import Progress
+
+
+@dataclass(frozen=True)
+class Stability(Commit):
+    """KLASS: every candidate that is sure and has stopped changing its mind; where there is none, the best few.
+
+    A candidate has stopped if KL(p_k || p_{k-1}) stayed below a bound in each of the last steps, p_k being the model's
+    distribution at its position in step k.
+
+    Args:
+        threshold: its probability must be above this.
+        max_divergence: bound of the divergence in nats.
+        history: steps for which the bound must have held.
+        count: tokens that are taken where no candidate qualifies.
+
+    Raises:
+        ValueError: if ``history`` or ``count`` is less than 1.
+
+    Reference:
+        Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664.
+    """
+
+    needs: ClassVar[Measure] = Measure.PROBABILITY
+    threshold: float = 0.9
+    max_divergence: float = 0.01
+    history: int = 2
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.history < 1 or self.count < 1:
+            raise ValueError(f"history and count must be 1 or more; got {self.history} and {self.count}")
+
+    @property
+    def steps(self) -> None:
+        """Until no mask is left."""
+        return
+
+    def start(self) -> Commit:
+        """See `Commit`."""
+        return _StabilityRun(self)
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        """See `Commit`. Without memory nothing counts as stable."""
+        return self.choose(scored, torch.zeros_like(scored.positions))
+
+    def choose(self, scored: Scored, calm: Tensor) -> Tensor:
+        """Choose.
+
+        Args:
+            scored: the candidates.
+            calm: (B, M) int64, for how many steps the divergence has been small.
+        """
+        ready = scored.valid & (scored.scores > self.threshold) & (calm >= self.history)
+        count = torch.full_like(scored.positions[:, 0], self.count)
+        return torch.where(ready.any(1, keepdim=True), ready, take_best(scored.scores, scored.valid, count))
+
+
+class _StabilityRun(Commit):
+    """The memory of one run: the last distributions, and for how long each position has been calm."""
+
+    needs: ClassVar[Measure] = Measure.PROBABILITY
+
+    def __init__(self, rule: Stability) -> None:
+        self.rule = rule
+        self.log_p: Tensor | None = None  # (B, M, V) of the last step
+        self.place = torch.empty(0)  # (B, L), where in it a column is, or -1
+        self.calm = torch.empty(0)  # (B, L)
+
+    @property
+    def steps(self) -> None:
+        return
+
+    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+        assert scored.logits is not None
+        positions, log_p = scored.positions, scored.logits.log_softmax(-1)
+        if self.log_p is None:
+            self.calm = torch.zeros_like(scored.candidates.tokens)
+        else:
+            place = self.place.gather(1, positions)
+            before = self.log_p.gather(1, place.clamp(min=0)[..., None].expand(*place.shape, log_p.shape[-1]))
+            terms = log_p.exp() * (log_p - before)
+            divergence = terms.masked_fill(log_p == -torch.inf, 0.0).sum(-1)
+            small = (place >= 0) & (divergence < self.rule.max_divergence)
+            calm = torch.where(small, self.calm.gather(1, positions) + 1, 0)
+            self.calm = self.calm.scatter(1, positions, calm)
+        self.log_p = log_p
+        index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+        index = index.masked_fill(~scored.valid, -1)
+        self.place = torch.full_like(scored.candidates.tokens, -1).scatter(1, positions, index)
+        return self.rule.choose(scored, self.calm.gather(1, positions))
+
+
+@dataclass(frozen=True)
+class Credit(Adjustment):
+    """dInfer's credit: a token that stayed the favourite of its position over the steps gets a bonus.
+
+        C <- decay C;  C[favourite] += p_favourite ^ power;  logits += strength ln(1 + C)
+
+    The memory is one number per row, column and token, (B, L, V).
+
+    Args:
+        decay: of the credit per step, in [0, 1].
+        power: of the favourite's probability.
+        strength: of the bonus; 0 for none.
+
+    Reference:
+        Wang et al., "CreditDecoding: Accelerating Parallel Decoding in Diffusion Large Language Models with Trace
+        Credit", arXiv 2510.06133; with the numbers of Ma et al., "dInfer", arXiv 2510.08666.
+    """
+
+    remembers: ClassVar[bool] = True
+    decay: float = 0.8
+    power: float = 0.2
+    strength: float = 0.7
+
+    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
+        """See `Adjustment`. Without memory there is no credit."""
+        return logits
+
+    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int, forbidden: tuple[int, ...] = ()) -> Adjustment:
+        """See `Adjustment`."""
+        return _CreditRun(self)
+
+
+class _CreditRun(Adjustment):
+    def __init__(self, rule: Credit) -> None:
+        self.rule = rule
+        self.credit: Tensor | None = None  # (B, L, V)
+
+    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
+        if self.credit is None:
+            self.credit = logits.new_zeros(*candidates.tokens.shape, logits.shape[-1])
+        index = candidates.positions[..., None].expand_as(logits)
+        best = logits.softmax(-1).max(-1, keepdim=True)
+        before = self.credit.gather(1, index)
+        credit = (before * self.rule.decay).scatter_add(2, best.indices, best.values**self.rule.power)
+        self.credit.scatter_(1, index, torch.where(candidates.valid[..., None], credit, before))
+        return logits + self.rule.strength * credit.log1p()

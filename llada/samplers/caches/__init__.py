@@ -1,0 +1,1 @@
+"""What of the model is kept between the steps of decoding."""

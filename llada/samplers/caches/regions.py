@@ -1,0 +1,226 @@
+"""Caches that compute a region of the canvas in each step: prefix, dual, vicinity, and the exact one.
+
+Shapes: B rows, L columns of the canvas, Q columns of the region, M wanted positions per row, V vocabulary.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from llada.denoiser import Denoiser, flat_indices
+from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, Shape, View, caching_backbone
+from llada.samplers.layout import left_padding
+from llada.samplers.window import Blocks, Window
+
+
+def region_logits(
+    backbone: CachingBackbone, store: Any, tokens: Tensor, where: Tensor, region: slice, model_kwargs: dict[str, Any]
+) -> Tensor:
+    """Logits of positions (B, M) from a pass over a region of the canvas, (B, M, V).
+
+    Args:
+        backbone: the network.
+        store: its cache.
+        tokens: (B, L) canvas.
+        where: (B, M) int64; the answer has a meaning where a position is read in the region.
+        region: columns that are computed.
+        model_kwargs: for the network.
+    """
+    part = tokens[:, region]
+    # Rows that are finished ask for positions anywhere, and don't look at the answer.
+    queries = ((where - store.lead).clamp(min=0) - region.start).clamp(0, part.shape[1] - 1)
+    hidden = backbone.hidden(part, select=flat_indices(part, queries), cache=store, region=region, **model_kwargs)
+    return backbone.head(hidden).view(*where.shape, -1)
+
+
+class _Regions(OpenCache):
+    """Buffers of one canvas."""
+
+    def __init__(self, policy: "RegionCache", backbone: CachingBackbone, shape: Shape) -> None:
+        self.policy, self.backbone, self.length = policy, backbone, shape.length
+        self.store = backbone.new_cache(shape.rows, shape.length)
+
+    def view(self, start: int, stop: int, mask_token_id: int) -> View:
+        """See `OpenCache`."""
+        return _RegionView(self, start, stop)
+
+
+class _RegionView(View):
+    """Full passes as the policy wants them; passes over the region in between."""
+
+    def __init__(self, opened: _Regions, start: int, stop: int) -> None:
+        self.opened, self.calls = opened, 0
+        low, high = opened.policy.region(start, stop, opened.length)
+        low, high = max(0, low - opened.store.lead), min(high, opened.length)
+        self.region, self.whole = slice(low, high), slice(0, opened.length)
+
+    def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
+        """See `Denoiser.logits`; positions must be in the window."""
+        assert where is not None
+        region = self.whole if self.opened.policy.refreshes(self.calls) else self.region
+        self.calls += 1
+        return region_logits(self.opened.backbone, self.opened.store, tokens, where, region, model_kwargs)
+
+
+@dataclass(frozen=True)
+class RegionCache(CachePolicy):
+    """A full pass when a window is opened, then passes over a region around it.
+
+    Args:
+        refresh: steps after which a full pass is made again within a window; None: only when it is opened. With 1
+            nothing is reused.
+        warm_up: full passes when a window is opened.
+
+    Raises:
+        ValueError: if either is less than 1.
+    """
+
+    refresh: int | None = None
+    warm_up: int = 1
+
+    def __post_init__(self) -> None:
+        if self.warm_up < 1 or (self.refresh is not None and self.refresh < 1):
+            raise ValueError(f"warm_up and refresh must be 1 or more; got {self.warm_up} and {self.refresh}")
+
+    @property
+    def memoryless(self) -> bool:
+        """See `CachePolicy`; with more full passes it matters how many steps lie between them."""
+        return self.refresh == 1 or (self.refresh is None and self.warm_up == 1)
+
+    @abstractmethod
+    def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
+        """Columns that are computed in every step while start to stop are decoded; cut at the ends of the canvas."""
+
+    def refreshes(self, call: int) -> bool:
+        """Whether a call, counted from 0 in each window, is a full pass."""
+        return call < self.warm_up or (self.refresh is not None and call % self.refresh == 0)
+
+    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
+        """See `CachePolicy`."""
+        return _Regions(self, caching_backbone(denoiser), shape)
+
+
+@dataclass(frozen=True)
+class PrefixCache(RegionCache):
+    """Keys and values of everything before the block are kept; the block and what follows is computed in every step.
+
+    Reference:
+        Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.2.
+    """
+
+    def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
+        """See `RegionCache`."""
+        return start, length
+
+
+@dataclass(frozen=True)
+class DualCache(RegionCache):
+    """Keys and values of everything around the block are kept; only the block is computed in every step.
+
+    Reference:
+        Wu et al., arXiv 2505.22618, section 3.2.
+    """
+
+    def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
+        """See `RegionCache`."""
+        return start, stop
+
+
+@dataclass(frozen=True)
+class VicinityCache(RegionCache):
+    """As `DualCache`, but the neighbours of the block are computed along with it.
+
+    Args:
+        radius: neighbours on each side.
+
+    Reference:
+        Ma et al., "dInfer", arXiv 2510.08666.
+    """
+
+    warm_up: int = 4
+    radius: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.radius < 0:
+            raise ValueError(f"radius must be 0 or more; got {self.radius}")
+
+    def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
+        """See `RegionCache`."""
+        return start - self.radius, stop + self.radius
+
+
+@dataclass(frozen=True)
+class ExactCache(CachePolicy):
+    """For block-causal models: finished blocks never change, so their keys are final and nothing is approximated.
+
+    Every step computes its block alone and sees nothing of later ones. A finished block is run once more, together
+    with the first step of the next, to store the keys of its final tokens; the prompt is run with the first step of
+    all.
+
+    Reference:
+        Arriola et al., "Block Diffusion", arXiv 2503.09573, section 3.
+    """
+
+    @property
+    def memoryless(self) -> bool:
+        """See `CachePolicy`."""
+        return True
+
+    def check(self, window: Window) -> None:
+        """See `CachePolicy`."""
+        if not (isinstance(window, Blocks) and window.from_start):
+            raise ValueError(
+                "ExactCache decodes a block-causal model block by block; "
+                "use window=Blocks(size, from_start=True) with the model's block_length as size"
+            )
+
+    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
+        """See `CachePolicy`."""
+        backbone = caching_backbone(denoiser)
+        length = getattr(backbone, "block_length", None)
+        if length is None:
+            raise ValueError(
+                f"{type(backbone).__name__} isn't block-causal (it has no block_length), so no cache is exact for it; "
+                "use PrefixCache, DualCache or DelayedCache"
+            )
+        mask = model_kwargs.get("attention_mask")
+        if mask is not None and bool((left_padding(mask, mask) % length).any()):
+            raise ValueError(
+                f"rows must start at a multiple of the model's block_length={length} columns, so that their blocks end "
+                "together; pad the prompts to lengths that differ by multiples of it"
+            )
+        return _Exact(backbone, shape, length)
+
+
+class _Exact(OpenCache):
+    """Buffers of one canvas, in which the first ``written`` columns are final."""
+
+    def __init__(self, backbone: CachingBackbone, shape: Shape, block_length: int) -> None:
+        self.backbone, self.length, self.block_length = backbone, shape.length, block_length
+        self.store = backbone.new_cache(shape.rows, shape.length)
+        self.written = 0
+
+    def view(self, start: int, stop: int, mask_token_id: int) -> View:
+        """See `OpenCache`."""
+        if start % self.block_length or (stop % self.block_length and stop != self.length):
+            raise ValueError(
+                f"columns {start} to {stop} aren't whole blocks of the model, whose block_length is {self.block_length}"
+                f"; use window=Blocks({self.block_length}, from_start=True)"
+            )
+        return _ExactView(self, start, stop)
+
+
+class _ExactView(View):
+    def __init__(self, opened: _Exact, start: int, stop: int) -> None:
+        self.opened, self.start, self.stop = opened, start, stop
+
+    def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
+        """See `Denoiser.logits`; positions must be in the window."""
+        assert where is not None
+        opened, lead = self.opened, self.opened.store.lead
+        region = slice(max(0, min(opened.written, self.start - lead)), self.stop)
+        opened.written = self.start
+        return region_logits(opened.backbone, opened.store, tokens, where, region, model_kwargs)

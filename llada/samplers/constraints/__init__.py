@@ -1,0 +1,1 @@
+"""Edits of the logits before a token is drawn: constraints and memories."""

@@ -1,0 +1,64 @@
+"""Tokens of one step that a constraint must allow together.
+
+Each of them was allowed by itself, given what was known before the step. So they are gone through from the surest to
+the least sure, and each must be allowed given those before it; one that isn't is drawn again from what is. A token that
+is kept or drawn again has exactly the constrained law given the surer ones: p(v) + p(not allowed) p(v) / p(allowed) =
+p(v) / p(allowed).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from llada.random import RowRandom
+from llada.samplers.amount.amount import ranks
+from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.propose import Candidates, Proposal, Proposed
+
+
+def agree(
+    proposed: Proposed,
+    taken: Tensor,
+    most: int | None,
+    adjustments: Sequence[Adjustment],
+    proposal: Proposal,
+    random: RowRandom,
+) -> Proposed:
+    """Draw tokens again until all that are taken hold together.
+
+    Args:
+        proposed: tokens at M positions.
+        taken: (B, M) bool, which of them the step writes.
+        most: how many that is in a row at most, if it is known.
+        adjustments: of the sampler; those that aren't joint have had their say.
+        proposal: draws again.
+        random: the rows' streams.
+
+    Returns:
+        The tokens, and the logits from which they come. The surest of each row is never changed.
+    """
+    joint = [adjustment for adjustment in adjustments if adjustment.joint]
+    most = int(taken.sum(1).max()) if joint and most is None else most
+    if not joint or most is None or most < 2:
+        return proposed
+    candidates = proposed.candidates
+    order = ranks(proposed.probability, taken).argsort(dim=1)  # columns of taken candidates, the surest first
+    canvas, tokens, logits = candidates.tokens, proposed.tokens, proposed.logits.clone()
+    for rank in range(most):
+        column = order[:, rank : rank + 1]
+        valid, position = taken.gather(1, column), candidates.positions.gather(1, column)
+        one = Candidates(position, valid, canvas, candidates.offset, candidates.mask_token_id)
+        index = column[..., None].expand(-1, -1, logits.shape[-1])
+        allowed = logits.gather(1, index)
+        for adjustment in joint:
+            allowed = adjustment(allowed, one)
+        again = proposal(allowed, one, random=random.fold_in(rank))
+        now = tokens.gather(1, column)
+        fits = allowed.gather(-1, now[..., None]).squeeze(-1) > -torch.inf
+        now = torch.where(fits | ~valid, now, again.tokens)
+        logits.scatter_(1, index, torch.where(valid[..., None], again.logits, logits.gather(1, index)))
+        tokens = tokens.scatter(1, column, now)
+        canvas = canvas.scatter(1, position, torch.where(valid, now, canvas.gather(1, position)))
+    return replace(proposed, tokens=tokens, logits=logits)

@@ -1,0 +1,1 @@
+"""How fast the reverse process runs, and what it takes back."""

@@ -1,0 +1,1 @@
+"""What a training run needs beside its loss: accumulation, devices, optimisers, schedules, callbacks."""

@@ -1,0 +1,185 @@
+"""LoRA: train low-rank additions to the matrices of a network, and nothing else of it.
+
+    W x  ->  W x + (alpha / r) B A x        A: (r, in), B: (out, r)
+
+Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""All matrices of a layer of `llada.backbones.BidirectionalTransformer`."""
+
+
+class LoRA(Callback):
+    """Fine-tunes with LoRA (extra ``peft``): the weights are frozen, and their low-rank additions are trained.
+
+    For everybody else the model stays as it is: its ``state_dict``, and so every checkpoint, holds the sums
+    W + (alpha / r) B A under the usual names, and after `fit` the sums are in the network itself. A checkpoint can
+    therefore be loaded, served and converted without this callback. To resume, the frozen weights are taken from where
+    they came from the first time (``--init_from``, `from_pretrained`) and the additions from the checkpoint.
+
+    Args:
+        rank: r.
+        alpha: scale of the additions; None for 2 r.
+        dropout: of the additions' inputs, in [0, 1).
+        targets: names of the matrices, as the last parts of their paths.
+
+    Raises:
+        ValueError: if a number is out of its range, or ``targets`` names the head, whose loss reads its matrix.
+    """
+
+    def __init__(
+        self, rank: int = 16, alpha: int | None = None, dropout: float = 0.0, targets: Sequence[str] = PROJECTIONS
+    ) -> None:
+        if rank < 1 or not 0.0 <= dropout < 1.0:
+            raise ValueError(f"rank must be 1 or more and dropout in [0, 1); got {rank=} and {dropout=}")
+        if "head" in targets or not targets:
+            raise ValueError(f"targets must name matrices of the layers, such as q_proj, not the head; got {targets!r}")
+        self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
+        self._backbone: nn.Module | None = None
+        self._hooks: list[Any] = []
+        self._frozen_before: list[nn.Parameter] = []
+        self._last_state: dict[str, Any] = {}
+        self._restored = False
+
+    @property
+    def state_key(self) -> str:
+        """Under which a checkpoint keeps the additions, of subclasses too."""
+        return "LoRA"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the additions in, before the optimiser asks which parameters are trained.
+
+        Raises:
+            ImportError: without the extra.
+            ValueError: if no matrix has one of the names.
+        """
+        if stage != "fit":
+            return
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise ImportError("LoRA needs the package peft: pip install llada[peft]") from error
+        backbone = getattr(pl_module, "backbone", pl_module)
+        known = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+        missing = sorted(set(self.targets) - known)
+        if missing:
+            raise ValueError(f"the backbone has no matrix {missing[0]!r}; it has {', '.join(sorted(known))}")
+        alpha = 2 * self.rank if self.alpha is None else self.alpha
+        config = LoraConfig(r=self.rank, lora_alpha=alpha, lora_dropout=self.dropout, target_modules=list(self.targets))
+        self._frozen_before = [p for p in backbone.parameters() if not p.requires_grad]
+        inject_adapter_in_model(config, backbone)
+        self._backbone = backbone
+        self._hooks = [
+            backbone.register_state_dict_post_hook(partial(self._show_sums)),
+            backbone.register_load_state_dict_pre_hook(self._keep_own),
+        ]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to resume from a checkpoint that says nothing of the additions.
+
+        Raises:
+            ValueError: if it doesn't.
+        """
+        if trainer.ckpt_path is not None and not self._restored:
+            raise ValueError(
+                f"{trainer.ckpt_path} was written without LoRA, so it can't be resumed with it; begin with "
+                "its weights instead: --init_from"
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Add the additions to the weights, and leave the network as it was built."""
+        if self._backbone is None:
+            return
+        self._last_state = self.state_dict()  # for `Trainer.save_checkpoint` after the end
+        for hook in self._hooks:
+            hook.remove()
+        for name, layer in list(self._layers()):
+            layer.merge()
+            parent, _, last = name.rpartition(".")
+            setattr(self._backbone.get_submodule(parent), last, layer.get_base_layer())
+        self._backbone.requires_grad_(True)
+        for parameter in self._frozen_before:
+            parameter.requires_grad_(False)
+        self._backbone = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The additions, and what tells the frozen weights from others."""
+        if self._backbone is None:
+            return self._last_state
+        return {"additions": {name: p.detach().clone() for name, p in self._additions()}, "frozen": self._fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from stored additions.
+
+        Raises:
+            ValueError: if they are additions to other weights, or of another rank or other matrices.
+        """
+        if self._backbone is None or not state_dict:
+            return
+        if state_dict["frozen"] != self._fingerprint():
+            raise ValueError(
+                "the checkpoint's low-rank additions belong to other weights than the model's; begin with the same "
+                "weights as the first time: --init_from, or DiffusionLM.from_pretrained"
+            )
+        self._restored = True
+        own, stored = dict(self._additions()), state_dict["additions"]
+        unlike = [name for name in own.keys() | stored.keys() if _shape(own, name) != _shape(stored, name)]
+        if unlike:
+            name = min(unlike)
+            raise ValueError(
+                f"the addition {name} has the shape {_shape(stored, name)} in the checkpoint but {_shape(own, name)} "
+                "here; resume with the rank and the targets of the first time"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(stored[name])
+
+    def _layers(self) -> Iterator[tuple[str, Any]]:
+        from peft.tuners.lora import LoraLayer
+
+        assert self._backbone is not None
+        return ((name, module) for name, module in self._backbone.named_modules() if isinstance(module, LoraLayer))
+
+    def _additions(self) -> Iterator[tuple[str, nn.Parameter]]:
+        assert self._backbone is not None
+        return ((name, p) for name, p in self._backbone.named_parameters() if ".lora_" in name)
+
+    def _fingerprint(self) -> str:
+        """Of the first frozen matrix."""
+        _, layer = next(self._layers())
+        weight = layer.get_base_layer().weight.detach().cpu().contiguous()
+        return hashlib.sha256(weight.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+    @torch.no_grad()
+    def _show_sums(self, backbone: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+        """Replace frozen matrices and additions in a state by the sums."""
+        for name, layer in self._layers():
+            path = f"{prefix}{name}."
+            sums = state[f"{path}base_layer.weight"] + layer.get_delta_weight("default")
+            bias = state.get(f"{path}base_layer.bias")
+            for key in [key for key in state if key.startswith(path)]:
+                del state[key]
+            state[f"{path}weight"] = sums
+            if bias is not None:
+                state[f"{path}bias"] = bias
+
+    def _keep_own(self, backbone: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Leave frozen matrices and additions as they are when the state of a checkpoint is loaded."""
+        for name, layer in self._layers():
+            path = f"{prefix}{name}."
+            for key in [key for key in state if key.startswith(path)]:
+                del state[key]
+            state.update({f"{path}{key}": value.detach() for key, value in layer.named_parameters()})
+
+
+def _shape(tensors: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
