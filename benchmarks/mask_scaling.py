@@ -32,15 +32,15 @@ def losses(vocab_size: int, given: Any) -> dict[tuple[str, float], Callable[[], 
         count = torch.full((given.rows,), max(1, round(share * given.length)))
         noised = process.corrupt_exactly(tokens, count, random=RowRandom.from_seed(0, given.rows))
         t = count / given.length
-        found["plain", share] = partial(naive.training_loss, model, noised.tokens, tokens, noised.masked, t)
+        found["plain", share] = partial(naive.training_loss, model, noised.tokens, tokens, noised.scored, t)
         found["ours", share] = partial(ours, model, noised, tokens, t)
     return found
 
 
 def ours(model: torch.nn.Module, noised: Noised, x_0: Tensor, t: Tensor) -> Tensor:
     """The library's loss, nats per token."""
-    weights = (1 / (t * x_0.numel()))[:, None].expand_as(x_0)[noised.masked]
-    return as_denoiser(model).weighted_nll(noised.tokens, x_0, noised.masked, weights)[0]
+    weights = (1 / (t * x_0.numel()))[:, None].expand_as(x_0)[noised.scored]
+    return as_denoiser(model).weighted_nll(noised.tokens, x_0, noised.scored, weights)[0]
 
 
 def measure(vocab_size: int, given: Any) -> list[Row]:

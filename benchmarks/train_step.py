@@ -45,7 +45,7 @@ class Problem:
         """The reference's."""
         t = self.objective.times(self.random.fold_in(TIMES))
         noised = self.process.corrupt(self.tokens, t, random=self.random.fold_in(MASKS))
-        return naive.training_loss(self.model, noised.tokens, self.tokens, noised.masked, t)
+        return naive.training_loss(self.model, noised.tokens, self.tokens, noised.scored, t)
 
     @property
     def num_masked(self) -> int:

@@ -50,7 +50,7 @@ class FrozenLoss(nn.Module):
         self.process = MaskingProcess(TOKENS)
         t = llada_pretraining(T_MIN).times(self.random.fold_in(TIMES))  # type: ignore[attr-defined]
         self.noised = self.process.corrupt(rows, t, random=self.random.fold_in(MASKS))
-        self.weights = (1.0 / t)[:, None].expand_as(rows)[self.noised.masked] / rows.numel()
+        self.weights = (1.0 / t)[:, None].expand_as(rows)[self.noised.scored] / rows.numel()
 
     def forward(self) -> Tensor:
         """The loss, ()."""

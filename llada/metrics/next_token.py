@@ -39,7 +39,7 @@ def next_token_log_likelihood(
             f"the answer of row {row} begins the row, and an autoregressive model says nothing of a first token; "
             "begin prompts with a BOS token"
         )
-    terms = as_denoiser(model).token_nll(tokens, tokens, answer, forbidden=process.forbidden, **model_kwargs)
+    terms = as_denoiser(model).token_nll(tokens, tokens, answer, forbidden=process.suppressed, **model_kwargs)
     nll = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
     nll[answer] = terms.double()
     return -nll.sum(1)

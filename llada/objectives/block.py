@@ -73,7 +73,7 @@ class BlockNELBO(Objective):
         numbers = self.times(_parts(random.fold_in(TIMES), num_blocks)).view(len(x_0), num_blocks)
         noised, share = _corrupt(process, x_0, maskable, block, numbers, random.fold_in(MASKS))
         # Weights by row would mix blocks, so each block is a row of the weight; `share` is constant within one.
-        weight = self.weight(LinearSchedule(), share.flatten(), noised.masked.flatten()[:, None]).view(x_0.shape)
+        weight = self.weight(LinearSchedule(), share.flatten(), noised.scored.flatten()[:, None]).view(x_0.shape)
         return score(
             model,
             process,
@@ -83,7 +83,7 @@ class BlockNELBO(Objective):
             weight=weight,
             bound_weight=1.0 / share,
             normaliser=self.normaliser,
-            t=noised.masked.sum(1) / maskable.sum(1).clamp(min=1).double(),
+            t=noised.scored.sum(1) / maskable.sum(1).clamp(min=1).double(),
             clean=x_0,
             **model_kwargs,
         )

@@ -53,7 +53,7 @@ class ComplementaryNELBO(Objective):
         count = (self.times(random.fold_in(TIMES)) * num_tokens).ceil().long()
         noised = _pair(process, x_0, count, maskable, random)
         # A row without maskable tokens has no masks: its weight multiplies nothing.
-        share = noised.masked.sum(1) / num_tokens.repeat(2).clamp(min=1).double()
+        share = noised.scored.sum(1) / num_tokens.repeat(2).clamp(min=1).double()
         share = share.where(share > 0.0, 1.0)
         conditioning = process.conditioning(process.schedule.time_at(share)) if process.time_conditioned else {}
         output = score(
@@ -62,7 +62,7 @@ class ComplementaryNELBO(Objective):
             x_0.repeat(2, 1),
             maskable.repeat(2, 1),
             noised,
-            weight=self.weight(LinearSchedule(), share, noised.masked),
+            weight=self.weight(LinearSchedule(), share, noised.scored),
             bound_weight=1.0 / share,
             normaliser=self.normaliser,
             t=share,
@@ -82,8 +82,8 @@ class ComplementaryNELBO(Objective):
 
 def _pair(process: MaskingProcess, x_0: Tensor, count: Tensor, maskable: Tensor, random: RowRandom) -> Noised:
     """All first copies, then all second ones: (2 B, L)."""
-    first = process.corrupt_exactly(x_0, count, maskable, random=random.fold_in(MASKS)).masked
-    once_more = process.corrupt_exactly(x_0, torch.ones_like(count), first, random=random.fold_in(MASKS, 1)).masked
+    first = process.corrupt_exactly(x_0, count, maskable, random=random.fold_in(MASKS)).scored
+    once_more = process.corrupt_exactly(x_0, torch.ones_like(count), first, random=random.fold_in(MASKS, 1)).scored
     masked = torch.cat([first, (maskable & ~first) | once_more])
     return Noised(x_0.repeat(2, 1).masked_fill(masked, process.mask_token_id), masked)
 

@@ -104,19 +104,19 @@ def score(
         t: (B,) noise level, for the report.
         model_kwargs: for the model, the process's conditioning included.
     """
-    scale, denominator = normaliser(maskable, noised.masked)
+    scale, denominator = normaliser(maskable, noised.scored)
     if scale.ndim == 1:
         scale = scale[:, None]
     if weight.ndim == 1:
         weight = weight[:, None]
     if bound_weight.ndim == 1:
         bound_weight = bound_weight[:, None]
-    weights = (weight * scale).expand_as(x_0)[noised.masked]
+    weights = (weight * scale).expand_as(x_0)[noised.scored]
     numerator, terms = as_denoiser(model).weighted_nll(
-        noised.tokens, x_0, noised.masked, weights, forbidden=process.forbidden, **model_kwargs
+        noised.tokens, x_0, noised.scored, weights, forbidden=process.suppressed, **model_kwargs
     )
     nll = torch.zeros(x_0.shape, dtype=torch.float64, device=x_0.device)
-    nll[noised.masked] = terms.double()
+    nll[noised.scored] = terms.double()
     return ObjectiveOutput(
         numerator=numerator,
         denominator=denominator,
@@ -124,5 +124,5 @@ def score(
         num_tokens=maskable.sum(1),
         t=t,
         masked_nll=nll.sum(1),
-        num_masked=noised.masked.sum(1),
+        num_masked=noised.scored.sum(1),
     )

@@ -153,7 +153,7 @@ def test_masks(name: str) -> None:
     torch.testing.assert_close(p, golden[f"{name}.move_chance"][:, 0].double(), rtol=1e-5, atol=0)
     noised = MaskingProcess(MASK, case.schedule).corrupt(golden["x0"], t, random=random)
     assert torch.equal(noised.tokens, golden[f"{name}.xt"])
-    assert int(noised.masked.sum()) == values("mdlm-dit-tiny", "losses")[name]["masked"]
+    assert int(noised.scored.sum()) == values("mdlm-dit-tiny", "losses")[name]["masked"]
 
 
 @CASES

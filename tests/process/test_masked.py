@@ -23,10 +23,10 @@ def test_masks_are_independent_coins(t: float) -> None:
     rows, length = 4000, 12
     x_0 = batch(rows, length)
     noised = MaskingProcess(MASK).corrupt(x_0, torch.full((rows,), t), random=RowRandom.from_seed(1, rows))
-    per_position = noised.masked.sum(0)
+    per_position = noised.scored.sum(0)
     for masked in per_position.tolist():
         assert stats.binomtest(masked, rows, t).pvalue > FALSE_ALARM / length
-    counts = torch.bincount(noised.masked.sum(1), minlength=length + 1).double()
+    counts = torch.bincount(noised.scored.sum(1), minlength=length + 1).double()
     expected = torch.tensor(stats.binom.pmf(range(length + 1), length, t)) * rows
     keep = expected > 5  # the chi-square law needs filled cells; the rest goes into one
     observed = torch.cat((counts[keep], counts[~keep].sum()[None]))
@@ -38,21 +38,21 @@ def test_the_schedule_decides_the_share() -> None:
     rows = 3000
     process = MaskingProcess(MASK, LinearSchedule(eps=0.5))
     noised = process.corrupt(batch(rows, 10), torch.ones(rows), random=RowRandom.from_seed(0, rows))
-    assert stats.binomtest(int(noised.masked.sum()), rows * 10, 0.5).pvalue > FALSE_ALARM
+    assert stats.binomtest(int(noised.scored.sum()), rows * 10, 0.5).pvalue > FALSE_ALARM
 
 
 def test_the_ends_of_time_are_exact() -> None:
     x_0, random = batch(5, 8), RowRandom.from_seed(0, 5)
     process = MaskingProcess(MASK)
-    assert not process.corrupt(x_0, torch.zeros(5), random=random).masked.any()
-    assert process.corrupt(x_0, torch.ones(5), random=random).masked.all()
+    assert not process.corrupt(x_0, torch.zeros(5), random=random).scored.any()
+    assert process.corrupt(x_0, torch.ones(5), random=random).scored.all()
 
 
 def test_a_time_per_position() -> None:
     x_0 = batch(3, 4)
     t = torch.tensor([[0.0, 1.0, 0.0, 1.0]]).expand(3, 4)
     noised = MaskingProcess(MASK).corrupt(x_0, t, random=RowRandom.from_seed(0, 3))
-    assert torch.equal(noised.masked, t.bool())
+    assert torch.equal(noised.scored, t.bool())
 
 
 @given(seed=st.integers(0, 2**31), length=st.integers(1, 9), rows=st.integers(1, 5), data=st.data())
@@ -62,16 +62,16 @@ def test_exact_counts(seed: int, length: int, rows: int, data: st.DataObject) ->
     count = torch.tensor([data.draw(st.integers(0, length)) for _ in range(rows)])
     x_0 = batch(rows, length)
     noised = MaskingProcess(MASK).corrupt_exactly(x_0, count, maskable, random=RowRandom.from_seed(seed, rows))
-    assert torch.equal(noised.masked.sum(1), torch.minimum(count, maskable.sum(1)))
-    assert not (noised.masked & ~maskable).any()
-    assert torch.equal(noised.tokens, torch.where(noised.masked, MASK, x_0))
+    assert torch.equal(noised.scored.sum(1), torch.minimum(count, maskable.sum(1)))
+    assert not (noised.scored & ~maskable).any()
+    assert torch.equal(noised.tokens, torch.where(noised.scored, MASK, x_0))
 
 
 def test_every_set_of_an_exact_count_is_equally_likely() -> None:
     rows = 12_000
     x_0 = batch(1, 4).expand(rows, 4)
     count = torch.full((rows,), 2)
-    masked = MaskingProcess(MASK).corrupt_exactly(x_0, count, random=RowRandom.from_seed(5, rows)).masked
+    masked = MaskingProcess(MASK).corrupt_exactly(x_0, count, random=RowRandom.from_seed(5, rows)).scored
     code = (masked.long() * torch.tensor([1, 2, 4, 8])).sum(1)
     observed = torch.bincount(code, minlength=16)
     assert int((observed > 0).sum()) == 6
@@ -84,14 +84,14 @@ def test_prompt_and_padding_are_never_touched(seed: int, t: float) -> None:
     maskable = torch.arange(7) >= torch.tensor([[0], [3], [7]])
     noised = MaskingProcess(MASK).corrupt(x_0, torch.full((3,), t), maskable, random=RowRandom.from_seed(seed, 3))
     assert torch.equal(noised.tokens[~maskable], x_0[~maskable])
-    assert not noised.masked[2].any()
+    assert not noised.scored[2].any()
 
 
 def test_a_mask_token_in_the_data_is_not_among_the_masked() -> None:
     x_0 = torch.tensor([[MASK, 1, 2]])
     maskable = torch.tensor([[False, True, True]])
     noised = MaskingProcess(MASK).corrupt(x_0, torch.ones(1), maskable, random=RowRandom.from_seed(0, 1))
-    assert noised.masked.tolist() == [[False, True, True]]
+    assert noised.scored.tolist() == [[False, True, True]]
 
 
 def test_a_row_has_its_noise_whatever_its_neighbours() -> None:

@@ -1,0 +1,222 @@
+"""What noise does to a token, forward and back.
+
+At time t a token is kept, masked, or replaced by a random one, independently of the others:
+
+    q(x_t = y | x_0 = x) = kept [y = x] + masked [y = mask] + scattered / K [y is one of the K data tokens]
+
+with kept + masked + scattered = 1. Masked diffusion has scattered = 0, uniform diffusion masked = 0. A `Process` is the
+only owner of what training and sampling must agree on: these shares, the states, and whether the network is told the
+noise level.
+
+Going back from t to an earlier s, with the network's probabilities xhat of the clean token and p_t = kept xhat + b_t,
+where b_t(y) = masked [y = mask] + scattered / K [y is data],
+
+    p(x_s = y | x_t = z) = ( r [y = z] + b_t(z) - r b_s(z) ) p_s(y) / p_t(z),      r = kept_t / kept_s.
+
+Shapes: B rows, L columns, M positions per row, V states: the vocabulary of the network.
+
+Reference: Sahoo et al., arXiv 2406.07524, equations 4 to 7 (masked); Schiff et al., "Simple Guidance Mechanisms for
+Discrete Diffusion Models", arXiv 2412.10193 (uniform); von Rütte et al., "Generalized Interpolating Discrete
+Diffusion", arXiv 2503.04482 (both at once).
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llada.noise import NoiseSchedule
+from llada.random import RowRandom
+
+
+class Shares(NamedTuple):
+    """What has become of the tokens at a time; all of the shape of the times, float64, and 1 in sum.
+
+    Attributes:
+        kept: share of tokens that are as they were; a random token may be the right one by chance and isn't counted.
+        masked: share of mask tokens.
+        scattered: share of tokens that were drawn at random, uniformly over all data tokens.
+    """
+
+    kept: Tensor
+    masked: Tensor
+    scattered: Tensor
+
+
+class Noised(NamedTuple):
+    """A corrupted batch.
+
+    Attributes:
+        tokens: x_t, (B, L) int64.
+        scored: (B, L) bool, the tokens that the bound looks at: those that this call masked, or every maskable token
+            where a random token can't be told from a clean one. A mask token that was in the data already isn't one.
+    """
+
+    tokens: Tensor
+    scored: Tensor
+
+
+class Process(ABC):
+    """A noise process over token sequences.
+
+    A subclass gives `shares`, and attributes of these names:
+
+    Attributes:
+        schedule: alpha(t), the share of kept tokens.
+        time_conditioned: whether the backbone takes the total noise sigma(t) = -log alpha(t) as the keyword ``sigma``.
+        mask_token_id: id of the mask token; None if there is none.
+        num_tokens: K, the number of data tokens, with ids 0 .. K - 1, among which random ones are drawn; None if the
+            process draws none.
+        suppressed: a token that the softmax of the loss leaves out, or None.
+    """
+
+    schedule: NoiseSchedule
+    time_conditioned: bool
+    mask_token_id: int | None
+    num_tokens: int | None
+
+    @property
+    def suppressed(self) -> int | None:
+        """The token that the loss's softmax leaves out, if any."""
+        return None
+
+    @property
+    def scatters(self) -> bool:
+        """Whether it replaces tokens by random ones, so that every token may be wrong and is scored."""
+        return self.num_tokens is not None
+
+    @abstractmethod
+    def shares(self, t: Tensor) -> Shares:
+        """What has become of the tokens at times ``t`` in [0, 1], of any shape, float64."""
+
+    @abstractmethod
+    def bound_weight(self, t: Tensor, tokens: Tensor, x_0: Tensor) -> Tensor:
+        """Weight w of a scored token's divergence in the continuous-time bound E_t [ sum_i w_i divergence_i ].
+
+        Args:
+            t: times in (0, 1], (B, 1) or (B, L) float64.
+            tokens: x_t, (B, L) int64.
+            x_0: clean tokens, (B, L) int64.
+
+        Returns:
+            (B, 1) or (B, L) float64, at least 0.
+        """
+
+    def corrupt(self, x_0: Tensor, t: Tensor, maskable: Tensor | None = None, *, random: RowRandom) -> Noised:
+        """Noise every token independently: draw x_t from q(x_t | x_0).
+
+        Args:
+            x_0: clean tokens, (B, L) int64.
+            t: times in [0, 1], (B,) or, for a noise level per position, (B, L).
+            maskable: (B, L) bool, False for the prompt and for padding, which are never touched. None: all True.
+            random: the rows' random streams.
+
+        Raises:
+            ValueError: if the shapes don't fit, or a token isn't one of the K data tokens.
+        """
+        maskable = check_maskable(x_0, maskable)
+        if t.shape not in (x_0.shape[:1], x_0.shape):
+            raise ValueError(f"t must be (B,) = ({x_0.shape[0]},) or (B, L) = {tuple(x_0.shape)}; got {tuple(t.shape)}")
+        share = self.shares(t.to(torch.float64) if t.ndim == 2 else t.to(torch.float64)[:, None])
+        u = random.uniform(x_0.shape[1])  # one number says what happens, and to which token
+        masked = (u < share.masked) & maskable
+        tokens = x_0 if self.mask_token_id is None else x_0.masked_fill(masked, self.mask_token_id)
+        if self.num_tokens is None:
+            return Noised(tokens, masked)
+        self._check_data(x_0, maskable)
+        part = (u - share.masked) / share.scattered.clamp(min=torch.finfo(u.dtype).tiny)
+        drawn = (part.clamp(0.0, 1.0) * self.num_tokens).long().clamp(max=self.num_tokens - 1)
+        scattered = (u >= share.masked) & (u < share.masked + share.scattered) & maskable
+        return Noised(torch.where(scattered, drawn, tokens), maskable)
+
+    def prior(self, tokens: Tensor, unknown: Tensor, *, random: RowRandom) -> Tensor:
+        """Where generation starts: the tokens, with pure noise at the unknown positions, (B, L) int64.
+
+        Args:
+            tokens: (B, L) int64.
+            unknown: (B, L) bool, the positions to be generated.
+            random: the rows' random streams.
+        """
+        if self.mask_token_id is not None:
+            return tokens.masked_fill(unknown, self.mask_token_id)
+        assert self.num_tokens is not None
+        drawn = (random.uniform(tokens.shape[1]) * self.num_tokens).long()
+        return torch.where(unknown, drawn, tokens)
+
+    def reverse(self, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The reverse step: p(x_s | x_t), the equation at the head of this file.
+
+        Args:
+            tokens: x_t at M positions, (B, M) int64.
+            clean: xhat, the network's probabilities of the clean token there, (B, M, V) float64.
+            t: (B,) float64, the time of ``tokens``, above 0.
+            s: (B,) float64, an earlier time.
+
+        Returns:
+            (B, M, V) float64, probabilities of the token at ``s``.
+        """
+        now, then = self.shares(t[:, None]), self.shares(s[:, None])
+        b_t, b_s = self._noise(now, clean.shape[-1]), self._noise(then, clean.shape[-1])
+        z, ratio = tokens[..., None], (now.kept / then.kept)[..., None]
+        p_t, p_s = now.kept[..., None] * clean + b_t, then.kept[..., None] * clean + b_s
+        jump = b_t.expand_as(p_t).gather(-1, z) - ratio * b_s.expand_as(p_s).gather(-1, z)
+        stay = torch.zeros_like(p_t).scatter(-1, z, ratio.expand_as(z).to(p_t))
+        return (stay + jump) * p_s / p_t.gather(-1, z)
+
+    def conditioning(self, t: Tensor) -> dict[str, Tensor]:
+        """Keywords by which the backbone learns the noise level.
+
+        Args:
+            t: (B,) times.
+
+        Returns:
+            ``{}``, or ``{"sigma": (B,) float32}`` if the process is time-conditioned.
+
+        Raises:
+            ValueError: if the process is time-conditioned and sigma(1) is infinite.
+        """
+        if not self.time_conditioned:
+            return {}
+        if float(self.schedule.alpha(torch.ones((), dtype=torch.float64))) <= 0.0:
+            raise ValueError(
+                f"a time-conditioned backbone needs a finite sigma(1) = -log alpha(1), but {self.schedule} has "
+                "alpha(1) = 0; give the schedule some residual signal, such as LinearSchedule(eps=1e-3)"
+            )
+        return {"sigma": self.schedule.sigma(t.to(torch.float64)).float()}
+
+    def _noise(self, share: Shares, num_states: int) -> Tensor:
+        """b(y) of every state y, (B, 1, V)."""
+        states = torch.zeros(*share.kept.shape, num_states, dtype=share.kept.dtype, device=share.kept.device)
+        if self.num_tokens is not None:
+            states[..., : self.num_tokens] = (share.scattered / self.num_tokens)[..., None]
+        if self.mask_token_id is not None:
+            states[..., self.mask_token_id] = share.masked
+        return states
+
+    def _check_data(self, x_0: Tensor, maskable: Tensor) -> None:
+        """On the CPU, where looking at the tokens costs no waiting."""
+        if x_0.device.type == "cpu" and bool(((x_0 >= self.num_tokens) & maskable).any()):
+            raise ValueError(
+                f"token {int(x_0[maskable].max())} isn't one of the num_tokens={self.num_tokens} data tokens, 0 .. "
+                f"{int(self.num_tokens or 0) - 1}; give the process the size of the vocabulary, or exclude the token "
+                "from maskable"
+            )
+
+
+def check_maskable(x_0: Tensor, maskable: Tensor | None) -> Tensor:
+    """The maskable positions as a (B, L) bool tensor, all True by default.
+
+    Raises:
+        ValueError: if ``x_0`` isn't (B, L) or ``maskable`` isn't a bool tensor of its shape.
+    """
+    if x_0.ndim != 2 or x_0.is_floating_point():
+        raise ValueError(f"tokens must be (B, L) integers; got {tuple(x_0.shape)} {x_0.dtype}")
+    if maskable is None:
+        return torch.ones_like(x_0, dtype=torch.bool)
+    if maskable.shape != x_0.shape or maskable.dtype != torch.bool:
+        raise ValueError(
+            f"maskable must be bool of the tokens' shape {tuple(x_0.shape)}; "
+            f"got {tuple(maskable.shape)} {maskable.dtype}"
+        )
+    return maskable

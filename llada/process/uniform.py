@@ -1,0 +1,58 @@
+"""Uniform diffusion: a token is clean with probability alpha(t), and a random one of K otherwise.
+
+    q(x_t | x_0) = alpha_t [x_t = x_0] + (1 - alpha_t) / K
+
+There is no mask: nothing tells a random token from a clean one, so the network judges every token, in each step any
+token may still change, and a mistake can be mended. The optimal network gives the leave-one-out posterior
+p(x_0^i | all of x_t but token i).
+
+Reference: Schiff et al., "Simple Guidance Mechanisms for Discrete Diffusion Models", arXiv 2412.10193.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.noise import LinearSchedule, NoiseSchedule
+from llada.process.process import Process, Shares
+
+
+@dataclass(frozen=True)
+class UniformProcess(Process):
+    """Diffusion by random tokens.
+
+    Args:
+        num_tokens: K; random tokens are drawn from 0 .. K - 1, and the data has no others.
+        schedule: alpha(t).
+        time_conditioned: whether the backbone takes the total noise sigma(t) = -log alpha(t) as the keyword ``sigma``.
+
+    Raises:
+        ValueError: if ``num_tokens`` is less than 2.
+    """
+
+    num_tokens: int
+    schedule: NoiseSchedule = field(default_factory=LinearSchedule)
+    time_conditioned: bool = False
+    mask_token_id: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 2:
+            raise ValueError(f"num_tokens must be 2 or more, the size of the vocabulary; got {self.num_tokens}")
+
+    @override
+    def shares(self, t: Tensor) -> Shares:
+        scattered = self.schedule.mask_probability(t)
+        return Shares(self.schedule.alpha(t), torch.zeros_like(scattered), scattered)
+
+    @override
+    def bound_weight(self, t: Tensor, tokens: Tensor, x_0: Tensor) -> Tensor:
+        """W = r / q(x_t | x_0) with the rate r = -alpha'(t) / (K alpha(t)) at which a token jumps to each of the K.
+
+        It is the rate of the path's jumps over their probability, see `llada.objectives.nelbo`.
+        """
+        alpha, share = self.schedule.alpha(t), self.schedule.mask_probability(t) / self.num_tokens
+        rate = -self.schedule.alpha_prime(t) / alpha / self.num_tokens
+        return rate / torch.where(tokens == x_0, alpha + share, share)
