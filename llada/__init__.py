@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.backbones import BidirectionalTransformer
     from llada.module import DiffusionLM
     from llada.noise import LinearSchedule, NoiseSchedule
-    from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective
+    from llada.objectives import NELBO, Objective
     from llada.process import MaskingProcess
     from llada.random import RowRandom
     from llada.samplers import Sampler
@@ -23,12 +23,11 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
 __version__ = "0.1.0"
 
 __all__ = [
+    "NELBO",
     "AutoregressiveLM",
     "BidirectionalTransformer",
     "DiffusionLM",
-    "ExactCountNELBO",
     "LinearSchedule",
-    "MaskedNELBO",
     "MaskingProcess",
     "NoiseSchedule",
     "Objective",
@@ -38,12 +37,11 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "NELBO": "llada.objectives",
     "AutoregressiveLM": "llada.autoregressive",
     "BidirectionalTransformer": "llada.backbones",
     "DiffusionLM": "llada.module",
-    "ExactCountNELBO": "llada.objectives",
     "LinearSchedule": "llada.noise",
-    "MaskedNELBO": "llada.objectives",
     "MaskingProcess": "llada.process",
     "NoiseSchedule": "llada.noise",
     "Objective": "llada.objectives",

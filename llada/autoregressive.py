@@ -4,7 +4,7 @@ A backbone with ``causal=True, shift=True`` reads what it says of position i fro
 tokens 1 .. i-1 only. To losses and samplers it is a denoiser like any other, so the twin differs from a diffusion model
 in three parts, and shares backbone, data, trainer, metrics and commands with it:
 
-    objective, bound    NextTokenNLL()   the exact negative log-likelihood
+    objective, bound    NELBO(NextTokens())   the exact negative log-likelihood
     sampler             NextToken()      one token per call, keys cached
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.module import DiffusionLM
-from llada.objectives import NextTokenNLL, Objective
+from llada.objectives import NELBO, NextTokens, Objective
 from llada.process import MaskingProcess
 from llada.samplers import NextToken, Sampler
 
@@ -41,8 +41,8 @@ class AutoregressiveLM(DiffusionLM):
         self,
         backbone: nn.Module,
         process: MaskingProcess,
-        objective: Objective = NextTokenNLL(),  # noqa: B008 - frozen
-        bound: Objective = NextTokenNLL(),  # noqa: B008 - frozen
+        objective: Objective = NELBO(NextTokens()),  # noqa: B008 - frozen
+        bound: Objective = NELBO(NextTokens()),  # noqa: B008 - frozen
         sampler: Sampler = NextToken(),  # noqa: B008 - frozen
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,

@@ -45,7 +45,7 @@ class BoundReport(LightningModule):
         outputs = self.evaluate(batch, batch_idx)
         self.val_bound.update(_mean_nelbo(outputs), outputs[0].num_tokens)
         for output in outputs:
-            self.val_levels.update(output.t, output.masked_nll, output.num_masked)
+            self.val_levels.update(output.t, output.scored_nll, output.num_scored)
 
     def on_validation_epoch_start(self) -> None:
         """Ask the data how many bytes a token stands for."""

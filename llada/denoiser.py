@@ -5,15 +5,18 @@ in sampling. `as_denoiser` makes a `Denoiser` of a backbone (`hidden` and `head`
 ``tokens -> logits``.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
+from llada.heads.interpolated import interpolated_divergence
 
 
 @runtime_checkable
@@ -36,6 +39,11 @@ class Denoiser(ABC):
     model; every tensor among them has a leading batch dimension.
     """
 
+    @property
+    def block_length(self) -> int | None:
+        """Tokens per block of a block-causal model, which sees its own block and those before it; None for others."""
+        return None
+
     @abstractmethod
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Unnormalised log-probabilities.
@@ -51,7 +59,7 @@ class Denoiser(ABC):
         """
 
     def token_nll(
-        self, tokens: Tensor, targets: Tensor, where: Tensor, *, forbidden: int | None = None, **model_kwargs: Any
+        self, tokens: Tensor, targets: Tensor, where: Tensor, *, suppressed: int | None = None, **model_kwargs: Any
     ) -> Tensor:
         """Negative log-likelihood of the targets at the chosen positions, differentiable.
 
@@ -59,13 +67,13 @@ class Denoiser(ABC):
             tokens: (B, L) int64, the model's input.
             targets: (B, L) int64.
             where: (B, L) bool, N of them true.
-            forbidden: a token that the softmax leaves out, or None.
+            suppressed: a token that the softmax leaves out, or None.
             model_kwargs: for the model.
 
         Returns:
             (N,) float32, nats, in row-major order.
         """
-        return nll(self.logits(tokens, where, **model_kwargs), targets[where], forbidden)
+        return nll(self.logits(tokens, where, **model_kwargs), targets[where], suppressed)
 
     def weighted_nll(
         self,
@@ -74,7 +82,7 @@ class Denoiser(ABC):
         where: Tensor,
         weights: Tensor,
         *,
-        forbidden: int | None = None,
+        suppressed: int | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """A loss: the sum of ``weights * token_nll``, and the terms.
@@ -87,14 +95,46 @@ class Denoiser(ABC):
             targets: (B, L) int64.
             where: (B, L) bool, N of them true.
             weights: (N,).
-            forbidden: a token that the softmax leaves out, or None.
+            suppressed: a token that the softmax leaves out, or None.
             model_kwargs: for the model.
 
         Returns:
             The sum, () differentiable, and the terms without their weights, (N,) detached; nats.
         """
-        terms = self.token_nll(tokens, targets, where, forbidden=forbidden, **model_kwargs)
+        terms = self.token_nll(tokens, targets, where, suppressed=suppressed, **model_kwargs)
         return (terms * weights.to(terms)).sum(), terms.detach()
+
+    def interpolated_nll(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        where: Tensor,
+        weights: Tensor,
+        *,
+        kept: Tensor,
+        scattered: Tensor,
+        num_tokens: int,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of a process that also draws random tokens: the sum of ``weights * divergence``, and the terms.
+
+        Args:
+            tokens: x_t, (B, L) int64, the model's input.
+            targets: (B, L) int64.
+            where: (B, L) bool, N of them true.
+            weights: (N,).
+            kept: (N,) float64, the share of kept tokens at each one's time.
+            scattered: (N,) float64, the share of each data token among the random ones.
+            num_tokens: K, the data tokens, with ids 0 .. K - 1.
+            model_kwargs: for the model.
+
+        Returns:
+            The sum, () differentiable, and the terms without their weights, (N,) detached; nats, see
+            `llada.heads.interpolated`.
+        """
+        logits = self.logits(tokens, where, **model_kwargs)[:, :num_tokens]
+        terms = interpolated_divergence(logits, targets[where], tokens[where], kept, scattered)
+        return (terms * weights).sum(), terms.detach()
 
 
 class BackboneDenoiser(Denoiser):
@@ -108,19 +148,25 @@ class BackboneDenoiser(Denoiser):
     def __init__(self, backbone: Backbone, head_loss: HeadLoss = Chunked()) -> None:  # noqa: B008 - frozen
         self.backbone, self.head_loss = backbone, head_loss
 
+    @property
+    @override
+    def block_length(self) -> int | None:
+        return getattr(self.backbone, "block_length", None)
+
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`."""
-        hidden = self.backbone.hidden(tokens, select=flat_indices(tokens, where), **model_kwargs)
+        hidden = self._hidden(tokens, where, model_kwargs)
         logits = self.backbone.head(hidden)
         return logits.view(*where.shape, -1) if where is not None and where.dtype != torch.bool else logits
 
+    @override
     def token_nll(
-        self, tokens: Tensor, targets: Tensor, where: Tensor, *, forbidden: int | None = None, **model_kwargs: Any
+        self, tokens: Tensor, targets: Tensor, where: Tensor, *, suppressed: int | None = None, **model_kwargs: Any
     ) -> Tensor:
-        """See `Denoiser.token_nll`."""
-        hidden = self.backbone.hidden(tokens, select=flat_indices(tokens, where), **model_kwargs)
-        return chunked_nll(self.backbone.head, hidden, targets[where], forbidden)
+        hidden = self._hidden(tokens, where, model_kwargs)
+        return chunked_nll(self.backbone.head, hidden, targets[where], suppressed)
 
+    @override
     def weighted_nll(
         self,
         tokens: Tensor,
@@ -128,12 +174,15 @@ class BackboneDenoiser(Denoiser):
         where: Tensor,
         weights: Tensor,
         *,
-        forbidden: int | None = None,
+        suppressed: int | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """See `Denoiser.weighted_nll`."""
-        hidden = self.backbone.hidden(tokens, select=flat_indices(tokens, where), **model_kwargs)
-        return self.head_loss(self.backbone.head, hidden, targets[where], weights, forbidden)
+        hidden = self._hidden(tokens, where, model_kwargs)
+        return self.head_loss(self.backbone.head, hidden, targets[where], weights, suppressed)
+
+    def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
+        arguments = accepted(self.backbone.hidden, type(self.backbone).__name__, model_kwargs)
+        return self.backbone.hidden(tokens, select=flat_indices(tokens, where), **arguments)
 
 
 class CallableDenoiser(Denoiser):
@@ -146,9 +195,16 @@ class CallableDenoiser(Denoiser):
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
 
+    @property
+    @override
+    def block_length(self) -> int | None:
+        return getattr(self.function, "block_length", None)
+
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`."""
-        logits = self.function(tokens, **model_kwargs)
+        called = self.function.forward if isinstance(self.function, nn.Module) else self.function
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        logits = self.function(tokens, **accepted(called, name, model_kwargs))
         if where is None:
             return logits
         chosen = logits.flatten(0, 1)[flat_indices(tokens, where)]
@@ -172,6 +228,36 @@ def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noq
     if callable(model):
         return CallableDenoiser(model)
     raise TypeError(f"a model must be callable, tokens (B, L) -> logits (B, L, V); got {type(model).__name__}")
+
+
+def accepted(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that a function gets: a mask that hides nothing is left out if it doesn't take one.
+
+    Args:
+        function: the model's own.
+        name: of the model, for the message.
+        arguments: keyword arguments.
+
+    Raises:
+        ValueError: if it doesn't take an argument that matters.
+    """
+    if not arguments:
+        return arguments
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # not every callable tells
+        return arguments
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return arguments
+    unknown = [argument for argument in arguments if argument not in parameters]
+    for argument in unknown:
+        if argument == "attention_mask" and bool(arguments[argument].bool().all()):
+            continue
+        raise ValueError(
+            f"{name} doesn't take {argument!r}, which this batch needs"
+            + (": it has padding; give the model that argument, or rows of one length" if "mask" in argument else "")
+        )
+    return {argument: value for argument, value in arguments.items() if argument not in unknown}
 
 
 def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from llada.bound_report import BoundReport
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
-from llada.denoiser import as_denoiser
+from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.head_loss import Chunked, HeadLoss
-from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveOutput
-from llada.process import MaskingProcess
+from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
+from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
 from llada.training.parallel import Replicas, place, replicas
@@ -39,7 +39,8 @@ class DiffusionLM(BoundReport):
             One that was built under ``torch.device("meta")`` gets its weights when the Trainer starts.
         process: the forward process, shared by training and sampling.
         objective: what training minimises.
-        bound: what validation and test report, whatever is minimised. Its ``nelbo`` must be a bound.
+        bound: what validation and test report, whatever is minimised; None: the bound of the process with the least
+            variance, see `llada.objectives.default_bound`.
         bound_draws: noise draws per row in validation and test; their mean is the row's estimate.
         sampler: what `generate` and ``predict`` use.
         optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases)
@@ -50,27 +51,40 @@ class DiffusionLM(BoundReport):
             row follows from seed, step and the row's place in the global batch, so that it resumes exactly and doesn't
             depend on the number of ranks.
         head_loss: how the loss of the vocabulary head is computed, see `llada.heads.head_loss`.
+        approximate_bound: accept a ``bound`` that lacks a part of the noise levels, and report its number all the same.
+
+    Raises:
+        ValueError: if ``bound`` isn't a bound under this process, or ``bound_draws`` is less than 1.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
-        process: MaskingProcess,
-        objective: Objective = MaskedNELBO(),  # noqa: B008 - frozen
-        bound: Objective = ExactCountNELBO(),  # noqa: B008 - frozen
+        process: Process,
+        objective: Objective = NELBO(),  # noqa: B008 - frozen
+        bound: Objective | None = None,
         bound_draws: int = 1,
         sampler: Sampler = low_confidence(),  # noqa: B008 - frozen
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
         head_loss: HeadLoss = Chunked(),  # noqa: B008 - frozen
+        approximate_bound: bool = False,
     ) -> None:
         super().__init__()
         if bound_draws < 1:
             raise ValueError(f"bound_draws must be 1 or more; got {bound_draws}")
+        bound = default_bound(process) if bound is None else bound
+        gap = bound.bound_gap(process)
+        if gap is not None and not approximate_bound:
+            raise ValueError(
+                f"bound={bound} is no bound: {gap}. Leave it out for {default_bound(process)}, or set "
+                "approximate_bound=True to report its number all the same"
+            )
         self.backbone, self.process, self.objective, self.bound = backbone, process, objective, bound
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
         self.optimizer, self.lr_scheduler, self.head_loss = optimizer, lr_scheduler, head_loss
+        self.approximate_bound = approximate_bound
         self.pretrained_config: dict[str, Any] = {}
         self._window, self._guard = AccumulationWindow(), FiniteGuard()
 
@@ -106,7 +120,7 @@ class DiffusionLM(BoundReport):
         """The loss of one micro-batch: numerator over the global batch's denominator."""
         window, step = self.trainer.accumulate_grad_batches, self.trainer.global_step
         random = self._random(TRAINING, step, len(batch["tokens"]), batch_idx % window, window)
-        output = self._run_objective(self.objective, batch, random)
+        output = self.objective(self._denoiser, self.process, batch, random=random)
         loss = self._window.divide(output.numerator, output.denominator, self._replicas())
         self._guard.watch(loss, step)
         self.log("train/loss", output.loss.detach(), prog_bar=True)
@@ -119,7 +133,10 @@ class DiffusionLM(BoundReport):
     def evaluate(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
         """See `BoundReport`; the noise of a batch is the same in every epoch."""
         random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
-        return [self._run_objective(self.bound, batch, random.fold_in(draw)) for draw in range(self.bound_draws)]
+        return [
+            self.bound(self._denoiser, self.process, batch, random=random.fold_in(draw))
+            for draw in range(self.bound_draws)
+        ]
 
     def predict_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> Sample:
         """Fill the masks of a batch of canvases."""
@@ -256,16 +273,10 @@ class DiffusionLM(BoundReport):
         """
         write_pretrained(Pretrained(self.backbone, self.process, self.pretrained_config), folder, **options)
 
-    def _run_objective(self, objective: Objective, batch: "TokenBatch", random: RowRandom) -> ObjectiveOutput:
-        arguments = {name: batch[name] for name in ("attention_mask", "segment_ids") if batch.get(name) is not None}
-        return objective(
-            as_denoiser(self.backbone, self.head_loss),
-            self.process,
-            batch["tokens"],
-            batch.get("maskable"),
-            random=random,
-            **arguments,
-        )
+    @property
+    def _denoiser(self) -> Denoiser:
+        """The backbone as the objective sees it."""
+        return as_denoiser(self.backbone, self.head_loss)
 
     def _replicas(self) -> Replicas:
         return replicas(self.device_mesh, self.trainer.world_size, self.trainer.global_rank)

@@ -75,7 +75,7 @@ def masked_log_likelihood(
     share = masked.sum(1).double() / answer.sum(1)
     conditioning = process.conditioning(process.schedule.time_at(share)) if process.time_conditioned else {}
     noised = tokens.masked_fill(masked, process.mask_token_id)
-    terms = denoiser.token_nll(noised, tokens, masked, forbidden=process.suppressed, **conditioning, **model_kwargs)
+    terms = denoiser.token_nll(noised, tokens, masked, suppressed=process.suppressed, **conditioning, **model_kwargs)
     nll = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
     nll[masked] = terms.double()
     return -nll.sum(1)

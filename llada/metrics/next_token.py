@@ -10,7 +10,7 @@ from torch import Tensor
 from llada.denoiser import as_denoiser
 from llada.metrics.likelihood import LikelihoodEstimate
 from llada.metrics.pairs import Tokens, pack
-from llada.objectives.next_token import has_context
+from llada.rows import has_context
 from llada.process import MaskingProcess
 
 
@@ -39,7 +39,7 @@ def next_token_log_likelihood(
             f"the answer of row {row} begins the row, and an autoregressive model says nothing of a first token; "
             "begin prompts with a BOS token"
         )
-    terms = as_denoiser(model).token_nll(tokens, tokens, answer, forbidden=process.suppressed, **model_kwargs)
+    terms = as_denoiser(model).token_nll(tokens, tokens, answer, suppressed=process.suppressed, **model_kwargs)
     nll = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
     nll[answer] = terms.double()
     return -nll.sum(1)

@@ -9,12 +9,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from llada.random import RowRandom
 
 
 class TimeSampler(ABC):
     """Draws a time for every row."""
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether a row's time is uniform on all of (0, 1], as a bound needs it."""
+        return True
 
     @abstractmethod
     def __call__(self, random: RowRandom) -> Tensor:
@@ -36,6 +42,11 @@ class _Interval(TimeSampler):
     def __post_init__(self) -> None:
         if not 0.0 <= self.t_min < self.t_max <= 1.0:
             raise ValueError(f"need 0 <= t_min < t_max <= 1; got t_min={self.t_min} and t_max={self.t_max}")
+
+    @property
+    @override
+    def covers_all(self) -> bool:
+        return (self.t_min, self.t_max) == (0.0, 1.0)
 
     def _stretch(self, u: Tensor) -> Tensor:
         """From (0, 1) to the interval."""

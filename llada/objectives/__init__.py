@@ -1,39 +1,47 @@
-"""Losses: what to minimise, and the bound to report."""
+"""Objectives: what training minimises, and the bound that is reported beside it."""
 
-from llada.objectives.block import BlockNELBO, block_index
-from llada.objectives.complementary import ComplementaryNELBO
-from llada.objectives.discrete import DiscreteWeight, GridTimes, discrete_time
-from llada.objectives.exact_count import ExactCountNELBO
-from llada.objectives.nelbo import MaskedNELBO, llada_finetuning, llada_pretraining, masked_mean
-from llada.objectives.next_token import NextTokenNLL, has_context
-from llada.objectives.normaliser import Normaliser, PerMasked, PerPosition, PerRow, PerToken
-from llada.objectives.objective import Objective, ObjectiveOutput
+from llada.objectives.design import Design, Draw
+from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
+from llada.objectives.independent import IndependentMasks, TimeGrid
+from llada.objectives.nelbo import (
+    NELBO,
+    default_bound,
+    discrete_time,
+    llada_finetuning,
+    llada_pretraining,
+    masked_mean,
+)
+from llada.objectives.next_token import NextTokens
+from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
+from llada.objectives.objective import Batch, Objective, ObjectiveOutput
 from llada.objectives.random_length import RandomLength
 from llada.objectives.weight import BoundWeight, ContextWeight, UnitWeight, Weight
 
 __all__ = [
-    "BlockNELBO",
+    "NELBO",
+    "Batch",
+    "Blockwise",
     "BoundWeight",
-    "ComplementaryNELBO",
+    "ComplementaryPairs",
     "ContextWeight",
-    "DiscreteWeight",
-    "ExactCountNELBO",
-    "GridTimes",
-    "MaskedNELBO",
-    "NextTokenNLL",
+    "Design",
+    "Draw",
+    "ExactCounts",
+    "IndependentMasks",
+    "NextTokens",
     "Normaliser",
     "Objective",
     "ObjectiveOutput",
-    "PerMasked",
     "PerPosition",
     "PerRow",
+    "PerScored",
     "PerToken",
     "RandomLength",
+    "TimeGrid",
     "UnitWeight",
     "Weight",
-    "block_index",
+    "default_bound",
     "discrete_time",
-    "has_context",
     "llada_finetuning",
     "llada_pretraining",
     "masked_mean",

@@ -1,108 +1,99 @@
-"""The continuous-time bound of masked diffusion, and the losses that differ from it by weight and normaliser.
+"""The bound of diffusion, and the losses that differ from it by design, weight and normaliser.
 
-    -log p(x_0) <= E_{t ~ U(0, 1]} [ w(t) sum_{i masked} -log p_theta(x_0^i | x_t) ]
+    loss = sum_i weight_i scale_i divergence_i / denominator,      nelbo of a row = sum_i w_i divergence_i
 
-with w(t) = -alpha'(t) / (1 - alpha(t)).
-
-Reference: arXiv 2406.07524, equation 11; arXiv 2502.09992, equation 3 (where alpha(t) = 1 - t, so w(t) = 1/t).
+over the scored tokens of a corrupted batch. A `Design` draws the batch and knows the weight w that makes the sum a
+bound on -log p(row); a `Weight` is what training uses instead; a `Normaliser` gives scale and denominator. The
+divergence of a masked token is its cross-entropy, -log p_theta(x_0^i | x_t). Under a process that also draws random
+tokens it is that of two jump processes, see `llada.heads.interpolated`.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.noise import StratifiedTimes, TimeSampler, UniformTimes
-from llada.objectives.normaliser import Normaliser, PerMasked, PerPosition, PerRow, PerToken
-from llada.objectives.objective import MASKS, TIMES, Objective, ObjectiveOutput, score
-from llada.objectives.segments import segment_numbers, segment_times
+from llada.denoiser import Denoiser, as_denoiser
+from llada.noise import StratifiedTimes, UniformTimes
+from llada.objectives.design import Design, Draw
+from llada.objectives.exact_counts import ExactCounts
+from llada.objectives.independent import IndependentMasks, TimeGrid
+from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
+from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.weight import BoundWeight, UnitWeight, Weight
-from llada.process import MaskingProcess, check_maskable
+from llada.process import Process
 from llada.random import RowRandom
 
 
 @dataclass(frozen=True)
-class MaskedNELBO(Objective):
-    """One noise level per row or packed segment, independent masks, weighted cross-entropy of the masked tokens.
+class NELBO(Objective):
+    """The negative evidence lower bound, or a loss of its kind.
 
     Args:
-        times: how noise levels are drawn.
-        weight: of a masked token in the loss. Only `BoundWeight` with times over all of (0, 1] minimises the bound; the
-            reported ``nelbo`` uses it in any case.
+        design: which noise levels and positions the rows get.
+        weight: of a scored token in the loss. Only `BoundWeight` minimises the bound; the reported ``nelbo`` has it in
+            any case.
         normaliser: what the loss is divided by.
-        per_segment: whether every segment of a packed row (``segment_ids`` among the model's keywords) has a noise
-            level of its own and stands for a row in weight and normaliser, as if it weren't packed. The report of t is
-            then a row's mean over its maskable tokens.
     """
 
-    times: TimeSampler = field(default_factory=StratifiedTimes)
+    design: Design = field(default_factory=IndependentMasks)
     weight: Weight = field(default_factory=BoundWeight)
     normaliser: Normaliser = field(default_factory=PerToken)
-    per_segment: bool = True
 
-    def __call__(
-        self,
-        model: Any,
-        process: MaskingProcess,
-        x_0: Tensor,
-        maskable: Tensor | None = None,
-        *,
-        random: RowRandom,
-        **model_kwargs: Any,
-    ) -> ObjectiveOutput:
-        """See `Objective`."""
-        maskable = check_maskable(x_0, maskable)
-        segment_ids = model_kwargs.get("segment_ids")
-        if segment_ids is not None and self.per_segment:
-            return self._packed(model, process, x_0, maskable, random, segment_numbers(segment_ids), model_kwargs)
-        t = self.times(random.fold_in(TIMES))
-        noised = process.corrupt(x_0, t, maskable, random=random.fold_in(MASKS))
-        return score(
-            model,
-            process,
-            x_0,
-            maskable,
-            noised,
-            weight=self.weight(process.schedule, t, noised.scored),
-            bound_weight=BoundWeight()(process.schedule, t, noised.scored),
-            normaliser=self.normaliser,
-            t=t,
-            **process.conditioning(t),
-            **model_kwargs,
-        )
-
-    def _packed(
-        self,
-        model: Any,
-        process: MaskingProcess,
-        x_0: Tensor,
-        maskable: Tensor,
-        random: RowRandom,
-        numbers: Tensor,
-        model_kwargs: dict[str, Any],
-    ) -> ObjectiveOutput:
-        if process.time_conditioned:
-            raise ValueError(
-                "the backbone is told one noise level per row, but every packed segment has its own; use a process "
-                "without time_conditioned, rows that aren't packed, or MaskedNELBO(per_segment=False)"
+    @override
+    def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
+        denoiser = as_denoiser(model)
+        draw = self.design(denoiser, process, columns(batch), random=random)
+        scale, denominator = self.normaliser(draw)
+        weights = (self.weight(process, draw) * scale).expand_as(draw.x_0)[draw.scored]
+        if process.scatters:
+            numerator, terms = _interpolated(denoiser, process, draw, weights)
+        else:
+            numerator, terms = denoiser.weighted_nll(
+                draw.tokens, draw.x_0, draw.scored, weights, suppressed=process.suppressed, **draw.inputs
             )
-        t = segment_times(self.times, random.fold_in(TIMES), numbers)
-        noised = process.corrupt(x_0, t, maskable, random=random.fold_in(MASKS))
-        return score(
-            model,
-            process,
-            x_0,
-            maskable,
-            noised,
-            weight=self.weight.for_segments(numbers)(process.schedule, t, noised.scored),
-            bound_weight=BoundWeight()(process.schedule, t, noised.scored),
-            normaliser=self.normaliser.for_segments(numbers),
-            t=(t * maskable).sum(1) / maskable.sum(1).clamp(min=1),
-            **model_kwargs,
+        divergence = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
+        divergence[draw.scored] = terms.double()
+        rows = len(draw.x_0) // draw.copies  # what is told of a row is told of its first copy
+        return ObjectiveOutput(
+            numerator=numerator,
+            denominator=denominator,
+            nelbo=(divergence * draw.bound_weight).sum(1).view(draw.copies, rows).mean(0),
+            num_tokens=draw.maskable.sum(1)[:rows],
+            t=draw.level[:rows],
+            scored_nll=divergence.sum(1)[:rows],
+            num_scored=draw.scored.sum(1)[:rows],
         )
 
+    @override
+    def bound_gap(self, process: Process) -> str | None:
+        return self.design.bound_gap(process)
 
-def llada_pretraining(eps: float = 1e-3) -> Objective:
+
+def _interpolated(denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted sum of divergences under a process that draws random tokens, and the terms."""
+    assert process.num_tokens is not None
+    share = process.shares(draw.t.expand(draw.x_0.shape)[draw.scored])
+    return denoiser.interpolated_nll(
+        draw.tokens,
+        draw.x_0,
+        draw.scored,
+        weights,
+        kept=share.kept,
+        scattered=share.scattered / process.num_tokens,
+        num_tokens=process.num_tokens,
+        **draw.inputs,
+    )
+
+
+def default_bound(process: Process) -> Objective:
+    """The bound of a process with the least variance: exact counts where masks can be counted."""
+    return NELBO(IndependentMasks()) if process.scatters else NELBO(ExactCounts())
+
+
+def llada_pretraining(eps: float = 1e-3) -> NELBO:
     """LLaDA's pretraining loss: t ~ U(eps, 1], weight 1/t, divided by B * L.
 
     Use it with the linear schedule.
@@ -113,10 +104,10 @@ def llada_pretraining(eps: float = 1e-3) -> Objective:
     Reference:
         arXiv 2502.09992, algorithm 1; the released code draws p_mask = (1 - eps) t + eps.
     """
-    return MaskedNELBO(UniformTimes(t_min=eps), BoundWeight(), PerPosition())
+    return NELBO(IndependentMasks(UniformTimes(t_min=eps)), BoundWeight(), PerPosition())
 
 
-def llada_finetuning(eps: float = 1e-3) -> Objective:
+def llada_finetuning(eps: float = 1e-3) -> NELBO:
     """LLaDA's fine-tuning loss: as pretraining, but each row is divided by the length of its answer, then by B.
 
     Use it with ``maskable`` = answer, its EOS padding included, and the linear schedule.
@@ -127,14 +118,25 @@ def llada_finetuning(eps: float = 1e-3) -> Objective:
     Reference:
         arXiv 2502.09992, algorithm 2.
     """
-    return MaskedNELBO(UniformTimes(t_min=eps), BoundWeight(), PerRow())
+    return NELBO(IndependentMasks(UniformTimes(t_min=eps)), BoundWeight(), PerRow())
 
 
-def masked_mean(t_min: float = 0.0, t_max: float = 1.0) -> Objective:
-    """The plain mean over masked tokens at stratified noise levels: learns fastest on a small budget; not a bound.
+def masked_mean(t_min: float = 0.0, t_max: float = 1.0) -> NELBO:
+    """The plain mean over masked tokens at stratified noise levels: learns fastest on a small budget.
+
+    The loss is no bound; the reported ``nelbo`` is one if the noise levels are all there.
 
     Args:
         t_min: lowest noise level.
         t_max: highest noise level.
     """
-    return MaskedNELBO(StratifiedTimes(t_min=t_min, t_max=t_max), UnitWeight(), PerMasked())
+    return NELBO(IndependentMasks(StratifiedTimes(t_min=t_min, t_max=t_max)), UnitWeight(), PerScored())
+
+
+def discrete_time(num_steps: int) -> NELBO:
+    """The T-step bound as a loss, per token; see `llada.objectives.TimeGrid`.
+
+    Args:
+        num_steps: T.
+    """
+    return NELBO(TimeGrid(num_steps=num_steps))

@@ -1,6 +1,8 @@
 """What a loss is divided by. The choices in use differ, and they change what the number means.
 
-A loss is ``sum_b scale_b * (weighted cross-entropy of row b) / denominator``.
+    loss = sum_i scale_i (weighted divergence of token i) / denominator
+
+A datum is a row, or a packed segment of one, which counts as if it were a row of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -8,100 +10,76 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.objectives.segments import segment_sums
+from llada.objectives.design import Draw
+from llada.rows import group_sums
 
 
 class Normaliser(ABC):
-    """Gives every row a scale, and the batch a denominator."""
+    """Gives every token a scale, and the batch a denominator."""
 
     @abstractmethod
-    def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """Scale and denominator.
 
         Args:
-            maskable: (B, L) bool.
-            masked: (B, L) bool.
+            draw: the corrupted batch of N rows.
 
         Returns:
-            scale (B,), or (B, L), float64 and denominator () float64, never below 1.
+            scale () or (N, 1) or (N, L), and denominator () of 1 or more; float64 both.
         """
 
-    def for_segments(self, numbers: Tensor) -> "Normaliser":
-        """The same for packed rows, in which every segment stands for a row.
 
-        Args:
-            numbers: (B, L) int64, segments counted from 0 in each row.
-        """
-        return self
+def _count(value: Tensor | int, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64, device=like.device).clamp(min=1.0)
 
 
-def _ones(maskable: Tensor) -> Tensor:
-    return torch.ones(len(maskable), dtype=torch.float64, device=maskable.device)
-
-
-def _at_least_one(count: Tensor) -> Tensor:
-    return count.to(torch.float64).clamp(min=1.0)
+def _one(like: Tensor) -> Tensor:
+    return torch.ones((), dtype=torch.float64, device=like.device)
 
 
 @dataclass(frozen=True)
 class PerPosition(Normaliser):
-    """Divide by B * L, every position of every row: LLaDA's pretraining loss. A bound per token for full rows."""
+    """Divide by N * L, every position of every row: LLaDA's pretraining loss. A bound per token for full rows."""
 
-    def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Normaliser`."""
-        return _ones(maskable), torch.tensor(float(maskable.numel()), dtype=torch.float64, device=maskable.device)
+    @override
+    def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        return _one(draw.x_0), _count(draw.x_0.numel(), draw.x_0)
 
 
 @dataclass(frozen=True)
 class PerToken(Normaliser):
     """Divide by the maskable tokens of the batch (MDLM, SMDM and d1 fine-tuning). A bound per token, always."""
 
-    def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Normaliser`."""
-        return _ones(maskable), _at_least_one(maskable.sum())
+    @override
+    def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        return _one(draw.x_0), _count(draw.maskable.sum(), draw.x_0)
 
 
 @dataclass(frozen=True)
 class PerRow(Normaliser):
-    """Divide each row by its own maskable tokens, then by B: LLaDA's fine-tuning loss.
+    """Divide each datum by its own maskable tokens, then by the number of data: LLaDA's fine-tuning loss.
 
-    Short answers count as long ones.
+    Short answers count as long ones. Of packed segments those without a maskable token aren't counted.
     """
 
-    def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Normaliser`."""
-        return 1.0 / _at_least_one(maskable.sum(1)), _ones(maskable).sum()
-
-    def for_segments(self, numbers: Tensor) -> Normaliser:
-        """Divide each segment by its own maskable tokens, then by the segments that have any."""
-        return PerSegment(numbers)
-
-
-@dataclass(frozen=True, eq=False)
-class PerSegment(Normaliser):
-    """`PerRow` for packed rows: what a batch of one segment per row would give.
-
-    Args:
-        numbers: (B, L) int64, segments counted from 0 in each row.
-    """
-
-    numbers: Tensor
-
-    def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Normaliser`; the scale is (B, L)."""
-        scale = 1.0 / segment_sums(maskable, self.numbers).clamp(min=1.0)
-        # Each of a segment's n maskable tokens counts 1/n, so the sum is the number of segments.
-        return scale, (scale * maskable).sum().round().clamp(min=1.0)
+    @override
+    def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        if draw.segments is None:
+            return 1.0 / draw.maskable.sum(1, keepdim=True).double().clamp(min=1.0), _count(len(draw.x_0), draw.x_0)
+        scale = 1.0 / group_sums(draw.maskable, draw.segments).clamp(min=1.0)
+        some = torch.zeros_like(draw.segments).scatter_add(1, draw.segments, draw.maskable.long()) > 0
+        return scale, _count(some.sum(), draw.x_0)
 
 
 @dataclass(frozen=True)
-class PerMasked(Normaliser):
-    """Divide by the masked tokens of the batch: the plain mean of masked language models.
+class PerScored(Normaliser):
+    """Divide by the scored tokens of the batch, which are the masked ones: the plain mean of masked language models.
 
     Not a bound under any weight.
     """
 
-    def __call__(self, maskable: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Normaliser`."""
-        return _ones(maskable), _at_least_one(masked.sum())
+    @override
+    def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        return _one(draw.x_0), _count(draw.scored.sum(), draw.x_0)

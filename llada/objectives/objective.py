@@ -1,4 +1,4 @@
-"""What an objective is: (model, process, clean tokens) -> a loss to minimise, and a bound to report.
+"""What an objective is: (model, process, batch of clean rows) -> a loss to minimise, and a bound to report.
 
 The two are different numbers. The loss is ``numerator / denominator``, kept apart so that gradient accumulation and
 data parallelism can divide the sum over all micro-batches by the sum of all denominators, and so equal the single big
@@ -6,19 +6,17 @@ batch. The report is the negative evidence lower bound (NELBO) of each row in na
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from llada.denoiser import as_denoiser
-from llada.objectives.normaliser import Normaliser
-from llada.process import MaskingProcess, Noised
+from llada.process import Process
 from llada.random import RowRandom
 
-TIMES, MASKS, LENGTH = range(3)
-"""Tags of the random streams within a step."""
+Batch = Mapping[str, Any]
+"""Columns by name: ``tokens`` (B, L) int64, and if they are there ``maskable``, ``attention_mask``, ``segment_ids``."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,11 @@ class ObjectiveOutput:
         numerator: (), differentiable, nats.
         denominator: (), what the normaliser divides by.
         nelbo: (B,) float64, detached: an estimate of the bound on -log p(row) in nats, with the weight of the bound.
-            Its expectation is the bound only if the times cover (0, 1].
-        num_tokens: (B,) maskable tokens of each row, int64.
+        num_tokens: (B,) int64, the tokens of each row that the bound is about.
         t: (B,) noise level of each row: the time, or the share of masked tokens where the count is exact.
-        masked_nll: (B,) float64, detached: sum of the unweighted cross-entropies of the row's masked tokens, nats.
-        num_masked: (B,) int64.
+        scored_nll: (B,) float64, detached: sum of the unweighted divergences of the row's scored tokens, nats; for
+            masked diffusion the cross-entropy of the masked ones.
+        num_scored: (B,) int64.
     """
 
     numerator: Tensor
@@ -41,8 +39,8 @@ class ObjectiveOutput:
     nelbo: Tensor
     num_tokens: Tensor
     t: Tensor
-    masked_nll: Tensor
-    num_masked: Tensor
+    scored_nll: Tensor
+    num_scored: Tensor
 
     @property
     def loss(self) -> Tensor:
@@ -51,78 +49,37 @@ class ObjectiveOutput:
 
 
 class Objective(ABC):
-    """Turns a model, a process and clean tokens into a loss."""
+    """Turns a model, a process and a batch of clean rows into a loss."""
 
     @abstractmethod
-    def __call__(
-        self,
-        model: Any,
-        process: MaskingProcess,
-        x_0: Tensor,
-        maskable: Tensor | None = None,
-        *,
-        random: RowRandom,
-        **model_kwargs: Any,
-    ) -> ObjectiveOutput:
+    def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
         """Corrupt the rows, run the model on them and score it.
 
         Args:
             model: whatever `llada.denoiser.as_denoiser` takes.
-            process: the forward process.
-            x_0: clean tokens, (B, L) int64.
-            maskable: (B, L) bool, False for the prompt and for padding. Supervised fine-tuning is pretraining with
-                ``maskable`` = answer. None: all True.
+            process: the noise process.
+            batch: columns by name, see `Batch`; an objective may ask for columns of its own, such as advantages. A
+                tensor stands for the tokens alone. ``maskable`` (B, L) bool is False for the prompt and for padding:
+                supervised fine-tuning is pretraining with ``maskable`` = answer; without it every token is maskable.
             random: the rows' random streams; the same streams give the same loss.
-            model_kwargs: for the model.
+
+        Raises:
+            ValueError: if the batch doesn't fit the objective, the process or the model.
         """
 
+    def bound_gap(self, process: Process) -> str | None:
+        """Why ``nelbo`` is no bound under this process, as the end of a sentence; None if it is one.
 
-def score(
-    model: Any,
-    process: MaskingProcess,
-    x_0: Tensor,
-    maskable: Tensor,
-    noised: Noised,
-    *,
-    weight: Tensor,
-    bound_weight: Tensor,
-    normaliser: Normaliser,
-    t: Tensor,
-    **model_kwargs: Any,
-) -> ObjectiveOutput:
-    """The tail that masked objectives share: cross-entropy of the masked tokens, weighted and summed.
+        An objective of your own says None here if the expectation of its ``nelbo`` is at least -log p(row).
+        """
+        return f"{type(self).__name__}.bound_gap doesn't say that it is one"
 
-    Args:
-        model: whatever `llada.denoiser.as_denoiser` takes.
-        process: the forward process.
-        x_0: clean tokens, (B, L).
-        maskable: (B, L) bool.
-        noised: the corrupted rows.
-        weight: training weight, (B,) or (B, L).
-        bound_weight: weight of the bound, (B,) or (B, L).
-        normaliser: what the training loss is divided by.
-        t: (B,) noise level, for the report.
-        model_kwargs: for the model, the process's conditioning included.
-    """
-    scale, denominator = normaliser(maskable, noised.scored)
-    if scale.ndim == 1:
-        scale = scale[:, None]
-    if weight.ndim == 1:
-        weight = weight[:, None]
-    if bound_weight.ndim == 1:
-        bound_weight = bound_weight[:, None]
-    weights = (weight * scale).expand_as(x_0)[noised.scored]
-    numerator, terms = as_denoiser(model).weighted_nll(
-        noised.tokens, x_0, noised.scored, weights, forbidden=process.suppressed, **model_kwargs
-    )
-    nll = torch.zeros(x_0.shape, dtype=torch.float64, device=x_0.device)
-    nll[noised.scored] = terms.double()
-    return ObjectiveOutput(
-        numerator=numerator,
-        denominator=denominator,
-        nelbo=(nll * bound_weight).sum(1),
-        num_tokens=maskable.sum(1),
-        t=t,
-        masked_nll=nll.sum(1),
-        num_masked=noised.scored.sum(1),
-    )
+
+def columns(batch: Batch | Tensor) -> Batch:
+    """The columns of a batch; a tensor is the column ``tokens``."""
+    return {"tokens": batch} if isinstance(batch, Tensor) else batch
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """The columns of a batch that a model reads beside the tokens."""
+    return {name: batch[name] for name in ("attention_mask", "segment_ids") if batch.get(name) is not None}

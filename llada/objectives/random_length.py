@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
-from llada.objectives.objective import LENGTH, Objective, ObjectiveOutput
-from llada.process import MaskingProcess, check_maskable
+from llada.objectives.design import LENGTH
+from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
+from llada.process import Process
 from llada.random import RowRandom
 
 
@@ -32,25 +34,23 @@ class RandomLength(Objective):
         if not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"probability must be in [0, 1]; got {self.probability}")
 
-    def __call__(
-        self,
-        model: Any,
-        process: MaskingProcess,
-        x_0: Tensor,
-        maskable: Tensor | None = None,
-        *,
-        random: RowRandom,
-        **model_kwargs: Any,
-    ) -> ObjectiveOutput:
-        """See `Objective`."""
-        maskable = check_maskable(x_0, maskable)
-        full = x_0.shape[1]
+    @override
+    def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
+        batch = columns(batch)
+        full = batch["tokens"].shape[1]
         coin, place = random.fold_in(LENGTH).shared_uniform(2).tolist()
         length = 1 + int(place * full) if coin < self.probability else full
 
         def cut(value: Any) -> Any:
-            per_token = isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == full
+            per_token = isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == full
             return value[:, :length] if per_token else value
 
-        arguments = {name: cut(value) for name, value in model_kwargs.items()}
-        return self.inner(model, process, cut(x_0), cut(maskable), random=random, **arguments)
+        return self.inner(model, process, {name: cut(value) for name, value in batch.items()}, random=random)
+
+    @override
+    def bound_gap(self, process: Process) -> str | None:
+        return (
+            "it scores a part of some rows only; take the inner objective"
+            if self.probability > 0
+            else (self.inner.bound_gap(process))
+        )

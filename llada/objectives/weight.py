@@ -1,66 +1,56 @@
-"""Training weights: how much the cross-entropy of a masked token counts at each noise level."""
+"""Training weights: how much the divergence of a scored token counts."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.noise import NoiseSchedule
+from llada.objectives.design import Draw
+from llada.process import Process
 
 
 class Weight(ABC):
     """A weight per row, or per token."""
 
     @abstractmethod
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
         """The weights.
 
         Args:
-            schedule: alpha(t).
-            t: (B,) float64, or (B, L).
-            masked: (B, L) bool.
+            process: the noise process.
+            draw: the corrupted batch of N rows: its tokens, clean and noised, times, segments and the bound's weight.
 
         Returns:
-            (B,) or (B, L) float64.
+            (N, 1) or (N, L) float64.
         """
-
-    def for_segments(self, numbers: Tensor) -> "Weight":
-        """The same for packed rows, in which every segment stands for a row.
-
-        Args:
-            numbers: (B, L) int64, segments counted from 0 in each row.
-        """
-        return self
 
 
 @dataclass(frozen=True)
 class BoundWeight(Weight):
-    """w(t) = -alpha'(t) / (1 - alpha(t)), which makes the loss a bound on the likelihood; 1/t for LLaDA.
+    """The weight that makes the loss a bound on the likelihood: 1/t for LLaDA, n / l where counts are exact."""
 
-    Reference:
-        arXiv 2406.07524, equation 11; arXiv 2502.09992, equation 3.
-    """
-
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
-        """See `Weight`."""
-        return schedule.loss_weight(t)
+    @override
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
+        return draw.bound_weight
 
 
 @dataclass(frozen=True)
 class UnitWeight(Weight):
-    """Every masked token counts the same, as in masked language models."""
+    """Every scored token counts the same, as in masked language models."""
 
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
-        """See `Weight`."""
-        return torch.ones_like(t)
+    @override
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
+        return torch.ones_like(draw.t)
 
 
 @dataclass(frozen=True)
 class ContextWeight(Weight):
     """Tokens with visible neighbours count more: CART, the context-adaptive reweighting of Dream.
 
-    w_i = sum over visible j != i of (1/2) p (1 - p)^(|i - j| - 1). Not a bound.
+    w_i = sum over visible j != i of (1/2) p (1 - p)^(|i - j| - 1), j in the same row, packed segment or block. Not a
+    bound.
 
     Args:
         p: parameter of the geometric distribution, in (0, 1].
@@ -78,28 +68,17 @@ class ContextWeight(Weight):
         if not 0.0 < self.p <= 1.0:
             raise ValueError(f"p must be in (0, 1]; got {self.p}")
 
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
-        """See `Weight`."""
-        return (~masked).double() @ self.closeness(masked)
-
-    def closeness(self, masked: Tensor) -> Tensor:
-        """How much a visible token at each distance counts, (L, L) float64, for rows (B, L)."""
-        index = torch.arange(masked.shape[1], device=masked.device)
+    @override
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
+        index = torch.arange(draw.x_0.shape[1], device=draw.x_0.device)
         distance = (index[:, None] - index[None, :]).abs()
         closeness = 0.5 * self.p * (1.0 - self.p) ** (distance - 1).clamp(min=0).double()
-        return closeness.masked_fill(distance == 0, 0.0)
-
-    def for_segments(self, numbers: Tensor) -> Weight:
-        """Neighbours in other segments don't count."""
-        return _ContextWithin(self, numbers)
-
-
-@dataclass(frozen=True, eq=False)
-class _ContextWithin(Weight):
-    context: ContextWeight
-    numbers: Tensor
-
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
-        """See `Weight`."""
-        same = self.numbers[:, :, None] == self.numbers[:, None, :]
-        return torch.einsum("bj,bij,ij->bi", (~masked).double(), same.double(), self.context.closeness(masked))
+        closeness = closeness.masked_fill(distance == 0, 0.0)
+        visible = (~draw.scored).double()
+        if "attention_mask" in draw.inputs:  # padding is no context
+            visible = visible * draw.inputs["attention_mask"]
+        groups = draw.segments if draw.blocks is None else draw.blocks
+        if groups is None:
+            return visible @ closeness
+        same = groups[:, :, None] == groups[:, None, :]
+        return torch.einsum("bj,bij,ij->bi", visible, same.double(), closeness)

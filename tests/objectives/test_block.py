@@ -10,9 +10,10 @@ from torch import Tensor
 from llada.backbones import BidirectionalTransformer
 from llada.backbones.two_copy import _blocks
 from llada.noise import StratifiedTimes, UniformTimes
-from llada.objectives import BlockNELBO, PerMasked, UnitWeight, block_index
+from llada.objectives import NELBO, Blockwise, PerScored, UnitWeight
 from llada.process import MaskingProcess
 from llada.random import RowRandom
+from llada.rows import block_numbers
 from tests.objectives.test_oracle import LANGUAGE, MASK, ROWS, exact_bound, table_model
 
 SIZES = pytest.mark.parametrize("block_length", [1, 2, 3, 4])
@@ -53,7 +54,7 @@ def enumerated(model: Any, row: Tensor, block_length: int) -> float:
 @pytest.mark.parametrize("times", [StratifiedTimes(), UniformTimes()], ids=repr)
 def test_it_agrees_with_enumeration_for_any_model(block_length: int, times: Any) -> None:
     model, row = table_model(), torch.tensor([0, 2, 1, 1])
-    objective = BlockNELBO(block_length, times)
+    objective = NELBO(Blockwise(times, block_length))
     nelbo = objective(
         in_blocks(model, block_length), MaskingProcess(MASK), row.expand(ROWS, -1), random=RowRandom.from_seed(2, ROWS)
     ).nelbo
@@ -67,7 +68,7 @@ def test_it_agrees_with_enumeration_for_any_model(block_length: int, times: Any)
 def test_the_optimal_bound_is_the_entropy_for_every_block_length(block_length: int) -> None:
     x_0 = LANGUAGE.sample(10_000, torch.Generator().manual_seed(0))
     model, random = in_blocks(LANGUAGE.oracle, block_length), RowRandom.from_seed(2, len(x_0))
-    nelbo = BlockNELBO(block_length)(model, MaskingProcess(MASK), x_0, random=random).nelbo
+    nelbo = NELBO(Blockwise(block_length=block_length))(model, MaskingProcess(MASK), x_0, random=random).nelbo
     assert abs(float(nelbo.mean()) - LANGUAGE.entropy()) < 5 * float(nelbo.std()) / math.sqrt(len(x_0))
 
 
@@ -86,7 +87,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_pass_per_block(convolution: in
         return hidden(tokens, **arguments)
 
     backbone.hidden = watched
-    objective = BlockNELBO(4)
+    objective = NELBO(Blockwise())
     output = objective(backbone, MaskingProcess(8), x_0, random=RowRandom.from_seed(5, 3))
     (noisy,), masked = seen, seen[0] == 8
     total = torch.zeros((), dtype=torch.float64)
@@ -112,7 +113,9 @@ def test_every_block_has_its_own_count_and_strata_cover_all_of_them() -> None:
         seen.append(tokens)
         return torch.zeros(*tokens.shape, MASK + 1)
 
-    output = BlockNELBO(4)(model, MaskingProcess(MASK), x_0, maskable, random=RowRandom.from_seed(0, 16))
+    output = NELBO(Blockwise(block_length=4))(
+        model, MaskingProcess(MASK), {"tokens": x_0, "maskable": maskable}, random=RowRandom.from_seed(0, 16)
+    )
     counts = (seen[0] == MASK).view(16, 3, 4).sum(2)
     assert counts.flatten().bincount().tolist() == [0, 12, 12, 12, 12]
     assert len(set(map(tuple, counts.tolist()))) > 4  # no fixed pattern along the row
@@ -129,7 +132,9 @@ def test_prompts_stay_and_short_blocks_count_their_own_tokens() -> None:
         seen.append(tokens)
         return torch.zeros(*tokens.shape, MASK + 1)
 
-    output = BlockNELBO(4)(model, MaskingProcess(MASK), x_0, maskable, random=RowRandom.from_seed(0, 40))
+    output = NELBO(Blockwise(block_length=4))(
+        model, MaskingProcess(MASK), {"tokens": x_0, "maskable": maskable}, random=RowRandom.from_seed(0, 40)
+    )
     masked = seen[0] == MASK
     assert not masked[:, :3].any()
     assert masked[:, 3].all()
@@ -140,24 +145,26 @@ def test_prompts_stay_and_short_blocks_count_their_own_tokens() -> None:
 def test_the_training_weight_leaves_the_bound_alone() -> None:
     x_0, random = torch.tensor([[0, 2, 1, 1], [1, 1, 0, 2]]), RowRandom.from_seed(4, 2)
     outputs = [
-        BlockNELBO(2, **options)(in_blocks(table_model(), 2), MaskingProcess(MASK), x_0, random=random)
-        for options in ({}, {"weight": UnitWeight(), "normaliser": PerMasked()})
+        NELBO(Blockwise(block_length=2), **options)(
+            in_blocks(table_model(), 2), MaskingProcess(MASK), x_0, random=random
+        )
+        for options in ({}, {"weight": UnitWeight(), "normaliser": PerScored()})
     ]
     assert torch.equal(outputs[0].nelbo, outputs[1].nelbo)
-    assert float(outputs[1].numerator) == pytest.approx(float(outputs[1].masked_nll.sum()))
+    assert float(outputs[1].numerator) == pytest.approx(float(outputs[1].scored_nll.sum()))
 
 
 def test_blocks_are_those_of_the_backbone() -> None:
     tokens, positions = torch.zeros(3, 11, dtype=torch.long), torch.arange(11)
     real = torch.ones(3, 11, dtype=torch.bool)
     real[0, :2] = real[1, 8:] = False
-    ours = block_index(tokens, 4, attention_mask=real)
+    ours = block_numbers(tokens, 4, attention_mask=real)
     theirs = _blocks(4, positions, real, None)
     assert torch.equal(ours[real], theirs.expand(3, -1)[real])
-    assert torch.equal(block_index(tokens, 4)[0], positions // 4)
+    assert torch.equal(block_numbers(tokens, 4)[0], positions // 4)
     segments = torch.tensor([[0] * 5 + [1] * 6, [0] * 11, [3] * 1 + [1] * 10])
     wanted = [[0, 0, 0, 0, 1, 2, 2, 2, 2, 3, 3], [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2], [0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3]]
-    assert block_index(tokens, 4, segment_ids=segments).tolist() == wanted
+    assert block_numbers(tokens, 4, segment_ids=segments).tolist() == wanted
 
 
 def test_packed_segments_are_scored_as_rows_of_their_own() -> None:
@@ -166,8 +173,8 @@ def test_packed_segments_are_scored_as_rows_of_their_own() -> None:
     x_0, process = torch.randint(8, (2, 9)), MaskingProcess(8)
     segments = (torch.arange(9) >= 4).long().expand(2, -1)
     random = RowRandom.from_seed(0, 2)
-    packed = BlockNELBO(1)(backbone, process, x_0, random=random, segment_ids=segments).nelbo
-    apart = [BlockNELBO(1)(backbone, process, part, random=random).nelbo for part in (x_0[:, :4], x_0[:, 4:])]
+    packed = NELBO(Blockwise())(backbone, process, {"tokens": x_0, "segment_ids": segments}, random=random).nelbo
+    apart = [NELBO(Blockwise())(backbone, process, part, random=random).nelbo for part in (x_0[:, :4], x_0[:, 4:])]
     torch.testing.assert_close(packed, apart[0] + apart[1])  # blocks of one token: no chance in it
 
 
@@ -177,15 +184,17 @@ def test_gradcheck() -> None:
 
     def loss(w: Tensor) -> Tensor:
         model = lambda tokens: w[(tokens + 4 * torch.arange(tokens.shape[1]))].cumsum(1)  # noqa: E731
-        return BlockNELBO(2)(in_blocks(model, 2), MaskingProcess(MASK), x_0, random=RowRandom.from_seed(6, 2)).loss
+        return NELBO(Blockwise(block_length=2))(
+            in_blocks(model, 2), MaskingProcess(MASK), x_0, random=RowRandom.from_seed(6, 2)
+        ).loss
 
     assert torch.autograd.gradcheck(loss, (weights,))
 
 
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="block_length must be 1 or more; got 0"):
-        BlockNELBO(0)
+        Blockwise(block_length=0)
     with pytest.raises(ValueError, match="different noise levels"):
-        BlockNELBO(2)(
-            None, MaskingProcess(3, time_conditioned=True), torch.zeros(1, 4).long(), random=RowRandom.from_seed(0, 1)
+        NELBO(Blockwise(block_length=2))(
+            len, MaskingProcess(3, time_conditioned=True), torch.zeros(1, 4).long(), random=RowRandom.from_seed(0, 1)
         )

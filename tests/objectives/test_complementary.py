@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llada.noise import StratifiedTimes, UniformTimes
-from llada.objectives import ComplementaryNELBO, ExactCountNELBO, PerMasked, UnitWeight
+from llada.objectives import NELBO, ComplementaryPairs, ExactCounts, PerScored, UnitWeight
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from tests.objectives.test_oracle import LANGUAGE, MASK, ROWS, exact_bound, table_model
@@ -27,21 +27,24 @@ def test_the_two_masks_cover_the_row_and_share_one_token() -> None:
     maskable = torch.ones(50, 8, dtype=torch.bool)
     maskable[:, :2] = False
     mask = torch.ones(50, 8, dtype=torch.bool)
-    output = ComplementaryNELBO()(
-        watching, MaskingProcess(MASK), x_0, maskable, random=RowRandom.from_seed(0, 50), attention_mask=mask
+    output = NELBO(ComplementaryPairs())(
+        watching,
+        MaskingProcess(MASK),
+        {"tokens": x_0, "maskable": maskable, "attention_mask": mask},
+        random=RowRandom.from_seed(0, 50),
     )
     first, second = (watching.tokens == MASK).chunk(2)
     assert watching.arguments["attention_mask"].shape == (100, 8)
     assert torch.equal(first | second, maskable)
     assert (first & second).sum(1).tolist() == [1] * 50
-    assert torch.equal(output.num_masked, first.sum(1))
+    assert torch.equal(output.num_scored, first.sum(1))
     assert set(first.sum(1).tolist()) == set(range(1, 7))
     assert output.num_tokens.tolist() == [6] * 50
 
 
 def test_constant_cross_entropy_has_no_variance() -> None:
     x_0 = torch.zeros(20, 9, dtype=torch.long)
-    output = ComplementaryNELBO()(Watching(), MaskingProcess(MASK), x_0, random=RowRandom.from_seed(0, 20))
+    output = NELBO(ComplementaryPairs())(Watching(), MaskingProcess(MASK), x_0, random=RowRandom.from_seed(0, 20))
     expected = 9 * math.log(MASK + 1)
     torch.testing.assert_close(output.nelbo, torch.full((20,), expected, dtype=torch.float64))
     assert float(output.loss) == pytest.approx(expected / 9, rel=1e-6)
@@ -50,7 +53,7 @@ def test_constant_cross_entropy_has_no_variance() -> None:
 @pytest.mark.parametrize("times", [StratifiedTimes(), UniformTimes()], ids=repr)
 def test_it_agrees_with_enumeration_for_any_model(times: Any) -> None:
     model, row = table_model(), torch.tensor([0, 2, 1, 1])
-    output = ComplementaryNELBO(times)(
+    output = NELBO(ComplementaryPairs(times))(
         model, MaskingProcess(MASK), row.expand(ROWS, -1), random=RowRandom.from_seed(2, ROWS)
     )
     standard_error = float(output.nelbo.std()) / math.sqrt(ROWS)
@@ -63,7 +66,7 @@ def test_a_pair_varies_less_than_two_independent_draws() -> None:
     x_0 = LANGUAGE.sample(1, torch.Generator().manual_seed(0)).expand(8000, -1)
     draws = [
         objective(LANGUAGE.oracle, MaskingProcess(MASK), x_0, random=RowRandom.from_seed(1, 8000)).nelbo
-        for objective in (ComplementaryNELBO(UniformTimes()), ExactCountNELBO(UniformTimes()))
+        for objective in (NELBO(ComplementaryPairs(UniformTimes())), NELBO(ExactCounts(UniformTimes())))
     ]
     assert float(draws[0].var()) < 0.5 * float(draws[1].var())
 
@@ -72,7 +75,7 @@ def test_the_training_weight_leaves_the_bound_alone() -> None:
     x_0, random = torch.tensor([[0, 2, 1, 1], [1, 1, 0, 2]]), RowRandom.from_seed(4, 2)
     plain, unit = (
         objective(table_model(), MaskingProcess(MASK), x_0, random=random)
-        for objective in (ComplementaryNELBO(), ComplementaryNELBO(weight=UnitWeight(), normaliser=PerMasked()))
+        for objective in (NELBO(ComplementaryPairs()), NELBO(ComplementaryPairs(), UnitWeight(), PerScored()))
     )
     assert torch.equal(plain.nelbo, unit.nelbo)
     assert float(unit.denominator) == 2 * (4 + 1)
@@ -81,7 +84,9 @@ def test_the_training_weight_leaves_the_bound_alone() -> None:
 
 def test_rows_without_maskable_tokens_cost_nothing() -> None:
     x_0, maskable = torch.zeros(2, 5, dtype=torch.long), torch.tensor([[False] * 5, [True] * 5])
-    output = ComplementaryNELBO()(Watching(), MaskingProcess(MASK), x_0, maskable, random=RowRandom.from_seed(0, 2))
+    output = NELBO(ComplementaryPairs())(
+        Watching(), MaskingProcess(MASK), {"tokens": x_0, "maskable": maskable}, random=RowRandom.from_seed(0, 2)
+    )
     assert output.nelbo[0] == 0.0
     assert output.nelbo[1] == pytest.approx(5 * math.log(MASK + 1))
 
@@ -92,6 +97,6 @@ def test_gradcheck() -> None:
 
     def loss(w: Tensor) -> Tensor:
         model = lambda tokens: w[(tokens + 4 * torch.arange(tokens.shape[1]))].cumsum(1)  # noqa: E731
-        return ComplementaryNELBO()(model, MaskingProcess(MASK), x_0, random=RowRandom.from_seed(6, 2)).loss
+        return NELBO(ComplementaryPairs())(model, MaskingProcess(MASK), x_0, random=RowRandom.from_seed(6, 2)).loss
 
     assert torch.autograd.gradcheck(loss, (weights,))

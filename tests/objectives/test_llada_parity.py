@@ -1,13 +1,11 @@
 """LLaDA's own losses and gradients, from its own weights and masks (tests/golden/llada-tiny)."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from llada.heads.cross_entropy import CHUNK_ELEMENTS
-from llada.objectives import MaskedNELBO, llada_finetuning, llada_pretraining
+from llada.objectives import NELBO, IndependentMasks, llada_finetuning, llada_pretraining
 from llada.objectives.objective import ObjectiveOutput
 from llada.process import MaskingProcess
 from tests.doubles import GivenNumbers, GivenTimes
@@ -19,21 +17,21 @@ PROCESS = MaskingProcess(mask_token_id=380)
 def golden_loss(kind: str, model: torch.nn.Module) -> ObjectiveOutput:
     golden = arrays("llada-tiny", "losses")
     objective = llada_pretraining() if kind == "pre" else llada_finetuning()
-    assert isinstance(objective, MaskedNELBO)
     times = GivenTimes(golden[f"{kind}_p_mask"].double().amax(1))
-    maskable = None
+    batch = {"tokens": golden[f"{kind}_input_ids"]}
     if kind == "sft":
         position = torch.arange(golden["sft_input_ids"].shape[1])
-        maskable = position >= golden["sft_prompt_lengths"][:, None]
+        batch["maskable"] = position >= golden["sft_prompt_lengths"][:, None]
     random = GivenNumbers.of(golden[f"{kind}_uniform"])
-    return replace(objective, times=times)(model, PROCESS, golden[f"{kind}_input_ids"], maskable, random=random)
+    given = NELBO(IndependentMasks(times), objective.weight, objective.normaliser)
+    return given(model, PROCESS, batch, random=random)
 
 
 def test_times_of_the_named_losses_are_squeezed_like_the_reference() -> None:
     golden = arrays("llada-tiny", "losses")
     for objective in (llada_pretraining(), llada_finetuning()):
-        assert isinstance(objective, MaskedNELBO)
-        t = objective.times(GivenNumbers.of(golden["pre_t"]))
+        assert isinstance(objective.design, IndependentMasks)
+        t = objective.design.times(GivenNumbers.of(golden["pre_t"]))
         torch.testing.assert_close(t, golden["pre_p_mask"][:, 0].double(), rtol=1e-6, atol=0)
 
 
@@ -61,10 +59,10 @@ def test_masks_and_token_cross_entropy(kind: str) -> None:
     golden = arrays("llada-tiny", "losses")
     output = golden_loss(kind, tiny_llada())
     masked = golden[f"{kind}_masked"].bool()
-    assert torch.equal(output.num_masked, masked.sum(1))
+    assert torch.equal(output.num_scored, masked.sum(1))
     token_ce = torch.zeros(masked.shape, dtype=torch.float64)
     token_ce[masked] = golden[f"{kind}_token_ce"].double()
-    torch.testing.assert_close(output.masked_nll, token_ce.sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output.scored_nll, token_ce.sum(1), rtol=1e-5, atol=1e-5)
 
 
 def test_chunks_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

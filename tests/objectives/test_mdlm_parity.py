@@ -21,10 +21,20 @@ from llada.noise import (
     LinearSigmaSchedule,
     MDLMCosineSchedule,
     NoiseSchedule,
-    TimeSampler,
 )
-from llada.objectives import BoundWeight, DiscreteWeight, GridTimes, MaskedNELBO, ObjectiveOutput, PerToken, Weight
-from llada.process import MaskingProcess
+from llada.objectives import (
+    NELBO,
+    BoundWeight,
+    Design,
+    Draw,
+    IndependentMasks,
+    ObjectiveOutput,
+    PerToken,
+    TimeGrid,
+    Weight,
+)
+from llada.objectives.independent import step_weight
+from llada.process import MaskingProcess, Process
 from tests.doubles import GivenNumbers, GivenTimes
 from tests.golden_models import arrays, tiny_dit, values
 
@@ -43,16 +53,18 @@ class ConstantWeight(Weight):
 
     value: float
 
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
-        return torch.full_like(t, self.value)
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
+        return torch.full_like(draw.t, self.value)
 
 
 @dataclass(frozen=True)
-class ClampedDiscreteWeight(DiscreteWeight):
+class ClampedStepWeight(Weight):
     """MDLM's discrete weight: it keeps t below 1, so the last step of the grid counts 1.0001 instead of 1."""
 
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, masked: Tensor) -> Tensor:
-        return super().__call__(schedule, t.clamp(max=1 - 1e-4), masked)
+    num_steps: int
+
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
+        return step_weight(process.schedule, draw.t.clamp(max=1 - 1e-4), self.num_steps)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Case:
     """How our components say what MDLM computes."""
 
     schedule: NoiseSchedule
-    times: TimeSampler
+    design: Design
     weight: Weight = field(default_factory=BoundWeight)
 
 
@@ -98,21 +110,24 @@ def log_uniform_times(sigma_min: float, sigma_max: float) -> GivenTimes:
 
 def cases() -> dict[str, Case]:
     times = GivenTimes(golden_times())
+    design = IndependentMasks(times)
     log_bound = ConstantWeight(
         -math.log(-math.expm1(-1e-3))
     )  # of the smallest sigma that MDLM's log-linear noise admits
     return {
-        "loglinear.time_off": Case(LOGLINEAR, times),
-        "loglinear.time_on": Case(LOGLINEAR, times),
-        "cosine.time_off": Case(MDLMCosineSchedule(eps=1e-3), times),
-        "cosine.time_on": Case(MDLMCosineSchedule(eps=1e-3), times),
-        "cosinesqr.time_off": Case(CosineSquaredSchedule(eps=1e-3), times),
-        "geometric.time_off": Case(GeometricSchedule(sigma_min=1e-4, sigma_max=20.0), times),
-        "linear.time_off": Case(LinearSigmaSchedule(sigma_min=1e-3, sigma_max=7.0), times),
-        "loglinear.T1000.time_off": Case(LOGLINEAR, GridTimes(1000, times), ClampedDiscreteWeight(1000)),
-        "loglinear.T10.time_on": Case(LOGLINEAR, GridTimes(10, times), ClampedDiscreteWeight(10)),
-        "loglinear.change_of_variables.time_off": Case(LOGLINEAR, log_uniform_times(1e-3, math.log(1000)), log_bound),
-        "loglinear.importance_sampling.time_off": Case(LOGLINEAR, times, log_bound),
+        "loglinear.time_off": Case(LOGLINEAR, design),
+        "loglinear.time_on": Case(LOGLINEAR, design),
+        "cosine.time_off": Case(MDLMCosineSchedule(eps=1e-3), design),
+        "cosine.time_on": Case(MDLMCosineSchedule(eps=1e-3), design),
+        "cosinesqr.time_off": Case(CosineSquaredSchedule(eps=1e-3), design),
+        "geometric.time_off": Case(GeometricSchedule(sigma_min=1e-4, sigma_max=20.0), design),
+        "linear.time_off": Case(LinearSigmaSchedule(sigma_min=1e-3, sigma_max=7.0), design),
+        "loglinear.T1000.time_off": Case(LOGLINEAR, TimeGrid(times, num_steps=1000), ClampedStepWeight(1000)),
+        "loglinear.T10.time_on": Case(LOGLINEAR, TimeGrid(times, num_steps=10), ClampedStepWeight(10)),
+        "loglinear.change_of_variables.time_off": Case(
+            LOGLINEAR, IndependentMasks(log_uniform_times(1e-3, math.log(1000))), log_bound
+        ),
+        "loglinear.importance_sampling.time_off": Case(LOGLINEAR, design, log_bound),
     }
 
 
@@ -125,8 +140,10 @@ def evaluate(name: str, network: DiffusionTransformer) -> tuple[ObjectiveOutput,
     process = MaskingProcess(MASK, case.schedule, time_conditioned=name.endswith("time_on"), predicts_mask=False)
     real = golden["attention_mask"].bool()
     model = OnGoldenInput(network, golden[f"{name}.xt"], real)
-    objective = MaskedNELBO(case.times, case.weight, PerToken())
-    output = objective(model, process, golden["x0"], real, random=GivenNumbers.of(golden["uniform"]))
+    objective = NELBO(case.design, case.weight, PerToken())
+    output = objective(
+        model, process, {"tokens": golden["x0"], "maskable": real}, random=GivenNumbers.of(golden["uniform"])
+    )
     return output, model.nlls
 
 
@@ -148,7 +165,7 @@ def test_token_losses(name: str, networks: dict[str, DiffusionTransformer]) -> N
 def test_masks(name: str) -> None:
     golden, case = arrays("mdlm-dit-tiny", "losses"), cases()[name]
     random = GivenNumbers.of(golden["uniform"])
-    t = case.times(random)
+    t = case.design.move(case.design.times(random))
     p = case.schedule.mask_probability(t)
     torch.testing.assert_close(p, golden[f"{name}.move_chance"][:, 0].double(), rtol=1e-5, atol=0)
     noised = MaskingProcess(MASK, case.schedule).corrupt(golden["x0"], t, random=random)
@@ -160,8 +177,12 @@ def test_masks(name: str) -> None:
 def test_the_reported_bound_has_the_weight_of_the_bound(name: str, networks: dict[str, DiffusionTransformer]) -> None:
     output, _ = evaluate(name, networks[name.rpartition(".")[2]])
     case, nlls = cases()[name], arrays("mdlm-dit-tiny", "losses")[f"{name}.nlls"].double()
-    weight = case.weight(case.schedule, output.t, nlls > 0)
-    expected = nlls.sum(1) * case.schedule.loss_weight(output.t) / weight
+    t = output.t
+    draw = Draw(*[torch.zeros(0)] * 4, t=t, bound_weight=case.schedule.loss_weight(t), level=t)
+    bound = draw.bound_weight
+    if isinstance(case.design, TimeGrid):  # the bound of as many steps
+        bound = step_weight(case.schedule, t, case.design.num_steps)
+    expected = nlls.sum(1) * bound / case.weight(MaskingProcess(MASK, case.schedule), draw)
     torch.testing.assert_close(output.nelbo, expected, rtol=1e-5, atol=0)
 
 

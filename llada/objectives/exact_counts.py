@@ -1,0 +1,260 @@
+"""Exact counts: the bound without the variance of how many tokens are masked.
+
+    -log p(x_0) <= E_{l ~ U{1..n}} [ (n / l) sum_{i in M} -log p_theta(x_0^i | x_M) ]
+
+for a datum of n maskable tokens, with M uniform among the sets of l of them. It equals the continuous-time bound of
+any schedule, since C(n, l) times the integral of t^(l-1) (1-t)^(n-l) over [0, 1] is 1/l. A datum is a row, a packed
+segment, or a block; `masked_exactly` is the one place that draws such masks, and n / l their one weight.
+
+Reference: arXiv 2502.09992, equation 6 and appendix A; Ou et al., "Your Absorbing Discrete Diffusion Secretly Models
+the Conditional Distributions of Clean Data", arXiv 2406.03736.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.denoiser import Denoiser
+from llada.noise import StratifiedTimes, TimeSampler
+from llada.objectives.design import MASKS, TIMES, Design, Draw, conditioning, level_per_datum, segments_of
+from llada.objectives.objective import Batch, model_inputs
+from llada.process import Process, check_maskable
+from llada.random import RowRandom
+from llada.rows import block_numbers, group_sums
+
+
+@dataclass(frozen=True)
+class ExactMasks:
+    """Masks of exact counts.
+
+    Attributes:
+        masked: (B, L) bool.
+        count: (B, L) float64, l of each token's datum.
+        size: (B, L) float64, n of each token's datum.
+    """
+
+    masked: Tensor
+    count: Tensor
+    size: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """N / l, (B, L) float64; of a datum without masks, in which it multiplies nothing, 1."""
+        return torch.where(self.count > 0, self.size / self.count.clamp(min=1.0), 1.0)
+
+    @property
+    def share(self) -> Tensor:
+        """L / n, (B, L) float64; of a datum without masks, which has no noise level, 1."""
+        return 1.0 / self.weight
+
+
+def masked_exactly(maskable: Tensor, groups: Tensor, count: Tensor, random: RowRandom) -> ExactMasks:
+    """Mask exactly so many maskable tokens of each datum, every set of that size being equally likely.
+
+    Args:
+        maskable: (B, L) bool.
+        groups: (B, L) int64, the datum of each token, not falling along a row.
+        count: (B, L) float64, whole numbers: how many of the token's datum; all that are there where it has fewer.
+        random: the rows' random streams.
+    """
+    # Sorted by datum, maskable tokens first, then by chance: a token's place behind its datum's first is its rank.
+    chance = 0.5 * random.uniform(maskable.shape[1]) + 0.5 * ~maskable
+    place = (groups + chance).argsort(1).argsort(1)
+    rank = place - torch.searchsorted(groups, groups)
+    size = group_sums(maskable, groups)
+    count = torch.minimum(count, size)
+    return ExactMasks(maskable & (rank < count), count, size)
+
+
+@dataclass(frozen=True)
+class ExactCounts(Design):
+    """Exactly l of the n maskable tokens of a row or packed segment are masked, l uniform in 1..n.
+
+    Args:
+        times: draws u in (0, 1]; the count is ceil(u n). Stratified numbers give stratified counts.
+    """
+
+    times: TimeSampler = field(default_factory=StratifiedTimes)
+
+    @override
+    def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
+        check_masks(self, process)
+        x_0 = batch["tokens"]
+        maskable, segments = check_maskable(x_0, batch.get("maskable")), segments_of(batch)
+        groups = torch.zeros_like(x_0) if segments is None else segments
+        u = level_per_datum(self.times, random.fold_in(TIMES), segments)
+        count = (u * group_sums(maskable, groups)).ceil()
+        masks = masked_exactly(maskable, groups, count, random.fold_in(MASKS))
+        return _draw(process, batch, maskable, masks, segments)
+
+    @override
+    def bound_gap(self, process: Process) -> str | None:
+        return _exact_gap(process, self.times)
+
+
+@dataclass(frozen=True)
+class ComplementaryPairs(Design):
+    """Every row twice, with masks that together cover it: what one copy hides, the other shows.
+
+    The first mask is any set of l of the n maskable tokens, the second is its complement and one token more. So both
+    counts are uniform in 1..n and each set of a size is equally likely: either copy alone is the estimate of
+    `ExactCounts`, and their mean is antithetic. Every token is learned from in every step, one of them twice. A step
+    costs as much as one of twice the rows.
+
+    Args:
+        times: draws u in (0, 1]; the first copy's count is ceil(u n), the second's n + 1 less that.
+    """
+
+    times: TimeSampler = field(default_factory=StratifiedTimes)
+
+    @override
+    def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
+        check_masks(self, process)
+        x_0 = batch["tokens"]
+        maskable, segments = check_maskable(x_0, batch.get("maskable")), segments_of(batch)
+        groups = torch.zeros_like(x_0) if segments is None else segments
+        u = level_per_datum(self.times, random.fold_in(TIMES), segments)
+        count = (u * group_sums(maskable, groups)).ceil()
+        first = masked_exactly(maskable, groups, count, random.fold_in(MASKS))
+        once_more = masked_exactly(first.masked, groups, torch.ones_like(count), random.fold_in(MASKS, 1)).masked
+        rest = (first.size + 1.0 - first.count).masked_fill(first.size == 0, 0.0)
+        second = ExactMasks((maskable & ~first.masked) | once_more, rest, first.size)
+        draws = [_draw(process, batch, maskable, masks, segments) for masks in (first, second)]
+        return _stacked(*draws)
+
+    @override
+    def bound_gap(self, process: Process) -> str | None:
+        return _exact_gap(process, self.times)
+
+
+@dataclass(frozen=True)
+class Blockwise(Design):
+    """Block diffusion: from left to right block by block, and masked diffusion with exact counts within each block.
+
+        -log p(x_0) = sum_b -log p(x^b | x^{<b})
+                   <= sum_b E_{l ~ U{1..n_b}} [ (n_b / l) sum_{i in M_b} -log p_theta(x^i | x^b without M_b, x^{<b}) ]
+
+    with n_b maskable tokens in block b. Every block has its own noise, and sees the clean blocks before it. All blocks
+    are scored in one pass: the model gets the noised row, and the clean row as ``clean`` (see
+    `llada.backbones.two_copy`). Blocks of one token give the autoregressive likelihood, one block gives `ExactCounts`.
+
+    Args:
+        times: draws u in (0, 1] for every block; the count is ceil(u n_b). Stratified numbers are spread over all
+            blocks of the global batch, in random order.
+        block_length: tokens per block, counted from the first real token of a row or of a packed segment; the last
+            block may be shorter. None: that of the backbone, which is its owner. Only for models that don't tell.
+
+    Raises:
+        ValueError: if ``block_length`` is less than 1, or isn't the backbone's.
+
+    Reference:
+        Arriola et al., "Block Diffusion", arXiv 2503.09573.
+    """
+
+    times: TimeSampler = field(default_factory=StratifiedTimes)
+    block_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_length is not None and self.block_length < 1:
+            raise ValueError(f"block_length must be 1 or more; got {self.block_length}")
+
+    @override
+    def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
+        check_masks(self, process)
+        if process.time_conditioned:
+            raise ValueError("the blocks of a row have different noise levels; use time_conditioned=False")
+        x_0, inputs = batch["tokens"], model_inputs(batch)
+        maskable, length = check_maskable(x_0, batch.get("maskable")), self._length(model)
+        blocks = block_numbers(x_0, length, **inputs)
+        # Packed segments may end anywhere, so a row of L tokens may have L blocks.
+        num_blocks = x_0.shape[1] if "segment_ids" in inputs else -(-x_0.shape[1] // length)
+        u = self.times(_parts(random.fold_in(TIMES), num_blocks)).view(len(x_0), num_blocks)
+        count = (u.gather(1, blocks) * group_sums(maskable, blocks)).ceil()
+        masks = masked_exactly(maskable, blocks, count, random.fold_in(MASKS))
+        draw = _draw(process, batch, maskable, masks, segments_of(batch), several=True)
+        return replace(draw, inputs={"clean": x_0, **inputs}, blocks=blocks)
+
+    def _length(self, model: Denoiser) -> int:
+        own, of_model = self.block_length, model.block_length
+        if own is not None and of_model is not None and own != of_model:
+            raise ValueError(
+                f"Blockwise(block_length={own}) would score blocks that the backbone, whose block_length is "
+                f"{of_model}, doesn't have; leave it out, then it is the backbone's"
+            )
+        length = of_model if own is None else own
+        if length is None:
+            raise ValueError(
+                "the backbone has no block_length, so it doesn't know blocks; build it with one, such as "
+                "BidirectionalTransformer(..., block_length=32), or use another design, such as ExactCounts()"
+            )
+        return length
+
+    @override
+    def bound_gap(self, process: Process) -> str | None:
+        return _exact_gap(process, self.times)
+
+
+def check_masks(design: Design, process: Process) -> None:
+    """Refuse a process under which nobody can count the corrupted tokens.
+
+    Raises:
+        ValueError: if the process replaces tokens by random ones.
+    """
+    if process.scatters:
+        raise ValueError(f"{type(design).__name__} counts masks, and {_SCATTERED}")
+
+
+_SCATTERED = "this process draws random tokens, which can't be told from clean ones; use NELBO(IndependentMasks())"
+
+
+def _exact_gap(process: Process, times: TimeSampler) -> str | None:
+    if process.scatters:
+        return f"it counts masks, and {_SCATTERED}"
+    return None if times.covers_all else f"it never sees some counts: {times} doesn't cover (0, 1]"
+
+
+def _draw(
+    process: Process,
+    batch: Batch,
+    maskable: Tensor,
+    masks: ExactMasks,
+    segments: Tensor | None,
+    several: bool = False,
+) -> Draw:
+    """The draw of these masks; ``several``: a row may have several noise levels though it isn't packed."""
+    share = masks.share if several or segments is not None else masks.share[:, :1]
+    x_0, t = batch["tokens"], process.schedule.time_at(share)
+    assert process.mask_token_id is not None
+    return Draw(
+        x_0=x_0,
+        maskable=maskable,
+        tokens=x_0.masked_fill(masks.masked, process.mask_token_id),
+        scored=masks.masked,
+        t=t,
+        bound_weight=masks.weight,
+        level=masks.masked.sum(1) / maskable.sum(1).clamp(min=1).double(),
+        inputs={**({} if several else conditioning(process, t)), **model_inputs(batch)},
+        segments=segments,
+    )
+
+
+def _stacked(first: Draw, second: Draw) -> Draw:
+    """All rows of the first draw, then all of the second."""
+
+    def both(name: str) -> Tensor | None:
+        parts = getattr(first, name), getattr(second, name)
+        return None if parts[0] is None else torch.cat(parts)
+
+    names = ("x_0", "maskable", "tokens", "scored", "t", "bound_weight", "level", "segments")
+    inputs = {name: torch.cat((value, second.inputs[name])) for name, value in first.inputs.items()}
+    return Draw(**{name: both(name) for name in names}, inputs=inputs, copies=2)  # type: ignore[arg-type]
+
+
+def _parts(random: RowRandom, num_parts: int) -> RowRandom:
+    """Streams for the parts of every row, (B * num_parts,), which know their places in the global batch."""
+    seeds = (random.uniform(num_parts) * 2.0**52).long()
+    rows = random.rows[:, None] * num_parts + torch.arange(num_parts, device=seeds.device)
+    streams = RowRandom.from_seed(seeds.flatten(), seeds.numel(), seeds.device)
+    return replace(streams, shared_key=random.shared_key, rows=rows.flatten(), num_rows=random.num_rows * num_parts)
