@@ -15,7 +15,7 @@ from benchmarks.gpu_card import Machine, Rates
 from benchmarks.models import build_on
 from benchmarks.results import Row
 from llada.backbones import BidirectionalTransformer
-from llada.objectives import MaskedNELBO
+from llada.objectives import NELBO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.training.flops import forward_flops
@@ -79,14 +79,14 @@ LAYOUTS: dict[str, Callable[[int, int, int, str], Batch]] = {
 
 def stepper(model: BidirectionalTransformer, batch: Batch, device: str) -> Callable[[], None]:
     """A training step in mixed bfloat16 with fused AdamW."""
-    process, objective = MaskingProcess(model.vocab_size - 1), MaskedNELBO()
+    process, objective = MaskingProcess(model.vocab_size - 1), NELBO()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     rows = torch.arange(len(batch.tokens), device=device)
     random = RowRandom.for_step(0, 0, rows, len(rows))
 
     def step() -> None:
         with torch.autocast(device.split(":")[0], torch.bfloat16):
-            loss = objective(model, process, batch.tokens, random=random, **batch.arguments).loss
+            loss = objective(model, process, {"tokens": batch.tokens, **batch.arguments}, random=random).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -8,6 +8,7 @@ level and its own share of the loss. The three losses are compared before anythi
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from llada.data.batch import AnswerRow, TokenBatch, pad_right
 from llada.data.chat.packed_answers import FirstFitDecreasing, PackedAnswers
 from llada.data.packing import AnswerRows
 from llada.data.token_file import TokenFile, TokenFileWriter
-from llada.objectives import BoundWeight, PerRow
-from llada.objectives.objective import score
-from llada.objectives.segments import segment_numbers
-from llada.process import MaskingProcess, Noised
+from llada.denoiser import Denoiser
+from llada.objectives import NELBO, Batch, Design, Draw, PerRow
+from llada.objectives.design import segments_of
+from llada.objectives.objective import model_inputs
+from llada.process import MaskingProcess, Process
+from llada.random import RowRandom
 
 
 def padded(rows: Sequence[AnswerRow], tokenizer: Any) -> TokenBatch:
@@ -60,15 +63,33 @@ def conversations(folder: Path, given: Any) -> AnswerRows:
     return AnswerRows(TokenFile(folder / "benchmark.tokens"), padded, None)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Given(Design):
+    """Masks and noise levels that were drawn before.
+
+    Args:
+        t: (B, L) float64.
+        masked: (B, L) bool.
+    """
+
+    t: Tensor
+    masked: Tensor
+
+    def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
+        """See `llada.objectives.Design`."""
+        tokens = batch["tokens"].masked_fill(self.masked, process.mask_token_id)
+        weight = process.bound_weight(self.t, tokens, batch["tokens"])
+        return Draw(
+            *(batch["tokens"], batch["maskable"], tokens, self.masked, self.t, weight, self.t.mean(1)),
+            inputs=model_inputs(batch),
+            segments=segments_of(batch),
+        )
+
+
 def loss(model: torch.nn.Module, batch: TokenBatch, t: Tensor, masked: Tensor, mask: int) -> Tensor:
     """LLaDA's fine-tuning loss at given noise levels (B, L) and masks."""
-    process, tokens, normaliser = MaskingProcess(mask), batch["tokens"], PerRow().for_segments
-    extra: dict[str, Any] = {name: batch[name] for name in ("attention_mask", "segment_ids") if name in batch}
-    scaled = normaliser(segment_numbers(extra["segment_ids"])) if "segment_ids" in extra else PerRow()
-    weight = BoundWeight()(process.schedule, t, masked)
-    noised = Noised(tokens.masked_fill(masked, mask), masked)
-    common: dict[str, Any] = {"weight": weight, "bound_weight": weight, "normaliser": scaled, "t": t}
-    return score(model, process, tokens, batch["maskable"], noised, **common, **extra).loss
+    objective = NELBO(Given(t, masked), normaliser=PerRow())
+    return objective(model, MaskingProcess(mask), batch, random=RowRandom.from_seed(0, len(t))).loss
 
 
 def moved(value: Tensor, source: TokenBatch, target: TokenBatch, fill: Any) -> Tensor:

@@ -20,7 +20,7 @@ from benchmarks.models import body_flops, build
 from benchmarks.results import Goal, Plot, Result, Row, finish, must_equal, options, parse
 from benchmarks.timing import interleave
 from llada.backbones import BidirectionalTransformer
-from llada.objectives import MaskedNELBO
+from llada.objectives import NELBO
 from llada.objectives.objective import MASKS, TIMES
 from llada.process import MaskingProcess
 from llada.random import RowRandom
@@ -33,7 +33,7 @@ class Problem:
 
     def __init__(self, vocab_size: int, rows: int, length: int, width: int, num_layers: int) -> None:
         self.model = build(vocab_size, width, num_layers)
-        self.process, self.objective = MaskingProcess(vocab_size - 1), MaskedNELBO()
+        self.process, self.objective = MaskingProcess(vocab_size - 1), NELBO()
         self.tokens = torch.randint(vocab_size - 1, (rows, length), generator=torch.Generator().manual_seed(1))
         self.random = RowRandom.for_step(0, 0, torch.arange(rows), rows)
 
@@ -48,9 +48,9 @@ class Problem:
         return naive.training_loss(self.model, noised.tokens, self.tokens, noised.scored, t)
 
     @property
-    def num_masked(self) -> int:
+    def num_scored(self) -> int:
         """Masked tokens of the batch."""
-        return int(self.objective(self.model, self.process, self.tokens, random=self.random).num_masked.sum())
+        return int(self.objective(self.model, self.process, self.tokens, random=self.random).num_scored.sum())
 
 
 def with_gradient(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, Tensor]:
@@ -85,7 +85,7 @@ def stepper(problem: Problem, loss: Callable[[], Tensor]) -> Callable[[], None]:
 def floor(problem: Problem) -> float:
     """Seconds for the matrix products of our step, forward and backward, at the rate of one large product."""
     rows, length = problem.tokens.shape
-    model, masked = problem.model, problem.num_masked
+    model, masked = problem.model, problem.num_scored
     head = 2.0 * masked * model.width * model.vocab_size
     return 3 * (body_flops(model, rows, length, masked) + head) / matmul_rate(model)
 

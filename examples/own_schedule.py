@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llada import LinearSchedule, MaskedNELBO, MaskingProcess, NoiseSchedule, RowRandom
+from llada import NELBO, LinearSchedule, MaskingProcess, NoiseSchedule, RowRandom
 from llada.data import ToyLanguage
 from llada.samplers import ancestral
 
@@ -51,7 +51,7 @@ def main(num_rows: int) -> None:
     print(f"{'schedule':<36} {'bound':<18} deviation of a row   tokens written in steps 1 to 6")
     for schedule in (LinearSchedule(), KumaraswamySchedule(a=2.0), KumaraswamySchedule(b=2.0)):
         process = MaskingProcess(language.mask_token_id, schedule)
-        nelbo = MaskedNELBO()(language.oracle, process, rows, random=RowRandom.from_seed(1, num_rows)).nelbo
+        nelbo = NELBO()(language.oracle, process, rows, random=RowRandom.from_seed(1, num_rows)).nelbo
         # What a row costs in excess of its own -log p is noise of the estimate alone.
         excess = nelbo + language.log_prob(rows)
         error = float(nelbo.std() / num_rows**0.5)

@@ -19,8 +19,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from llada import BidirectionalTransformer, DiffusionLM, ExactCountNELBO, MaskingProcess
+from llada import NELBO, BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.data import ToyLanguage
+from llada.objectives import ExactCounts
 from llada.samplers import low_confidence, random_remasking
 from llada.training.lr_schedulers import WarmupCosine
 
@@ -34,7 +35,7 @@ def train(language: ToyLanguage, steps: int) -> DiffusionLM:
     model = DiffusionLM(
         BidirectionalTransformer(ALPHABET + 2, width=64, num_layers=2, num_heads=4),
         MaskingProcess(MASK),
-        objective=ExactCountNELBO(),  # the bound with an exact number of masks, so with less noise
+        objective=NELBO(ExactCounts()),  # the bound with an exact number of masks, so with less noise
         # One token per step at temperature 1 samples from the model: every conditional is used as it is.
         sampler=random_remasking(steps=LENGTH, forbidden=(BEGIN,)),
         optimizer=partial(torch.optim.AdamW, lr=3e-3),

@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "viewers": MATHEMATICS | {"samplers", "data"},
     "training": PARTS | {"module", "data", "files"},
     "checkpoints": PARTS | {"files"},
-    "module": PARTS | {"bound_report", "training", "data.batch", "checkpoints"},  # knows what a batch is, not where it comes from
+    "module": PARTS
+    | {"bound_report", "training", "data.batch", "checkpoints"},  # knows what a batch is, not where it comes from
     "bound_report": {"metrics", "objectives", "data.batch"},
     "autoregressive": PARTS | {"module"},
     "evaluation": PARTS | {"module", "autoregressive", "data", "cli.text"},

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess, RowRandom
 from llada.metrics import NextTokenLikelihood, next_token_log_likelihood
-from llada.objectives import NextTokenNLL
+from llada.objectives import NELBO, NextTokens
 from llada.samplers import NextToken, canvas
 
 MASK, VOCABULARY = 5, 6
@@ -38,7 +38,7 @@ def test_continuations_of_a_token_have_total_probability_one(convolution: int) -
     model, continuations = twin(convolution=convolution), every(3)
     tokens = torch.cat((torch.full((len(continuations), 1), 2), continuations), 1)
     random = RowRandom.from_seed(0, len(tokens))
-    output = NextTokenNLL()(model.backbone, model.process, tokens, random=random)
+    output = NELBO(NextTokens())(model.backbone, model.process, tokens, random=random)
     assert output.num_tokens.unique().tolist() == [3]
     assert (-output.nelbo).exp().sum().item() == pytest.approx(1.0, abs=1e-6)
     answer = torch.ones_like(tokens, dtype=torch.bool)
@@ -60,26 +60,28 @@ def test_a_token_is_predicted_from_those_before_it_alone() -> None:
 def test_packed_documents_and_padded_rows_are_scored_as_if_alone() -> None:
     model, first, second = twin(), torch.tensor([[1, 2, 3]]), torch.tensor([[4, 0, 1, 1]])
     alone = [
-        NextTokenNLL()(model.backbone, model.process, row, random=RowRandom.from_seed(0, 1)) for row in (first, second)
+        NELBO(NextTokens())(model.backbone, model.process, row, random=RowRandom.from_seed(0, 1))
+        for row in (first, second)
     ]
-    packed = NextTokenNLL()(
+    packed = NELBO(NextTokens())(
         model.backbone,
         model.process,
-        torch.cat((first, second), 1),
+        {"tokens": torch.cat((first, second), 1), "segment_ids": torch.tensor([[0] * 3 + [1] * 4])},
         random=RowRandom.from_seed(0, 1),
-        segment_ids=torch.tensor([[0] * 3 + [1] * 4]),
     )
     assert packed.num_tokens.item() == 5
     torch.testing.assert_close(packed.nelbo, alone[0].nelbo + alone[1].nelbo)
     mask = torch.ones(2, 4, dtype=torch.bool)
     mask[0, 0] = False
-    padded = NextTokenNLL()(
+    padded = NELBO(NextTokens())(
         model.backbone,
         model.process,
-        torch.cat((torch.nn.functional.pad(first, (1, 0)), second)),
-        mask,
+        {
+            "tokens": torch.cat((torch.nn.functional.pad(first, (1, 0)), second)),
+            "maskable": mask,
+            "attention_mask": mask,
+        },
         random=RowRandom.from_seed(0, 2),
-        attention_mask=mask,
     )
     assert padded.num_tokens.tolist() == [2, 3]
     torch.testing.assert_close(padded.nelbo, torch.cat([output.nelbo for output in alone]))
@@ -191,4 +193,4 @@ def test_it_is_a_diffusion_model_with_other_parts(tmp_path: Path) -> None:
     for kind in (AutoregressiveLM, DiffusionLM):
         loaded = kind.load_from_checkpoint(tmp_path / "twin.ckpt")
         assert loaded.generate(torch.tensor([[1, MASK, MASK, MASK]])).tokens.tolist() == [[1, 2, 3, 4]]
-        assert loaded.objective == NextTokenNLL()
+        assert loaded.objective == NELBO(NextTokens())

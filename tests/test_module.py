@@ -16,7 +16,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.module import DiffusionLM
-from llada.objectives import MaskedNELBO, PerRow, RandomLength
+from llada.objectives import NELBO, PerRow, RandomLength
 from llada.process import MaskingProcess
 from llada.samplers import Blocks, Confidence, Proposal, Quota, UnmaskingSampler, canvas
 from llada.training.lr_schedulers import WarmupCosine, WarmupStableDecay
@@ -111,7 +111,7 @@ def test_a_checkpoint_rebuilds_its_model(learned: tuple[DiffusionLM, Path]) -> N
 
 def test_every_part_survives_the_checkpoint(tmp_path: Path) -> None:
     model = build(
-        objective=RandomLength(MaskedNELBO(normaliser=PerRow()), 0.2),
+        objective=RandomLength(NELBO(normaliser=PerRow()), 0.2),
         sampler=UnmaskingSampler(Quota(3), Confidence(without=(1, 2)), Proposal(0.5, top_p=0.9), Blocks(2, stop=4)),
         lr_scheduler=partial(WarmupCosine, warmup_steps=2, total_steps=9),
         seed=7,
@@ -157,7 +157,7 @@ def test_foreign_and_damaged_checkpoints_are_refused(
 @pytest.mark.parametrize(
     ("part", "class_path", "message"),
     [
-        ("sampler", "llada.objectives.nelbo.MaskedNELBO", "is not a Sampler"),
+        ("sampler", "llada.objectives.nelbo.NELBO", "is not a Sampler"),
         ("backbone", "subprocess.Popen", "is not a Module"),
         ("objective", "os.system", "is not a Objective"),
         ("optimizer", "subprocess.Popen", "is not a Optimizer"),

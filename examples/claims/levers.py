@@ -20,11 +20,12 @@ from examples.claims.text import Text
 from examples.claims.text_runs import COST, Arm, Runs, Size
 from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives import (
-    BlockNELBO,
-    ComplementaryNELBO,
-    ExactCountNELBO,
-    MaskedNELBO,
-    PerMasked,
+    NELBO,
+    Blockwise,
+    ComplementaryPairs,
+    ExactCounts,
+    IndependentMasks,
+    PerScored,
     UnitWeight,
     llada_pretraining,
     masked_mean,
@@ -32,15 +33,15 @@ from llada.objectives import (
 
 SIZE, COMPUTE = Size(24, 1), 1.2e10
 SPLITS = 2.0 ** -np.arange(5.0, -1.0, -1.0)  # the twin's computes, as shares of COMPUTE
-UNIT = {"weight": UnitWeight(), "normaliser": PerMasked()}
+UNIT = {"weight": UnitWeight(), "normaliser": PerScored()}
 
 TWIN = Arm("next token", None, rate=2e-2)
 BASE = Arm("LLaDA's loss", llada_pretraining(), convolution=0)
-TOGETHER = Arm("together", ComplementaryNELBO(StratifiedTimes(0.2, 0.8), **UNIT), rows=2)
+TOGETHER = Arm("together", NELBO(ComplementaryPairs(StratifiedTimes(0.2, 0.8)), **UNIT), rows=2)
 # The levers that help beside one another, by the table of this module.
 CHOSEN = Arm("convolution and unit weight", masked_mean(0.05, 0.8))
 # One step towards the twin: convolution, exact counts and joint strata, with rows written two tokens at a time.
-BLOCKS = Arm("in blocks of 2", BlockNELBO(2), block_length=2, rate=2e-2)
+BLOCKS = Arm("in blocks of 2", NELBO(Blockwise()), block_length=2, rate=2e-2)
 
 
 def with_base(name: str, **parts: object) -> Arm:
@@ -50,12 +51,14 @@ def with_base(name: str, **parts: object) -> Arm:
 
 ALONE = [
     with_base("short convolution", convolution=5),
-    with_base("exact counts, joint strata", objective=ExactCountNELBO()),
-    with_base("complementary masks", objective=ComplementaryNELBO(UniformTimes()), rows=2),
-    with_base("unit weight, noise in [0.05, 0.8]", objective=MaskedNELBO(UniformTimes(0.05, 0.8), **UNIT)),
-    with_base("unit weight, noise widening", objective=MaskedNELBO(UniformTimes(), **UNIT), widening=(0.05, 0.6)),
+    with_base("exact counts, joint strata", objective=NELBO(ExactCounts())),
+    with_base("complementary masks", objective=NELBO(ComplementaryPairs(UniformTimes())), rows=2),
+    with_base("unit weight, noise in [0.05, 0.8]", objective=NELBO(IndependentMasks(UniformTimes(0.05, 0.8)), **UNIT)),
+    with_base(
+        "unit weight, noise widening", objective=NELBO(IndependentMasks(UniformTimes()), **UNIT), widening=(0.05, 0.6)
+    ),
     with_base("Muon", muon=True),
-    with_base("blocks of 2", objective=BlockNELBO(2), block_length=2),
+    with_base("blocks of 2", objective=NELBO(Blockwise()), block_length=2),
 ]
 WITH_CONVOLUTION = [
     replace(arm, name=arm.name.replace("+ ", "+ convolution, "), convolution=5)
@@ -64,10 +67,10 @@ WITH_CONVOLUTION = [
 ][1:]
 WITHOUT = [
     replace(TOGETHER, name="together - convolution", convolution=0),
-    replace(TOGETHER, name="together - unit weight", objective=ComplementaryNELBO(StratifiedTimes(0.2, 0.8))),
+    replace(TOGETHER, name="together - unit weight", objective=NELBO(ComplementaryPairs(StratifiedTimes(0.2, 0.8)))),
     replace(TOGETHER, name="together + Muon", muon=True),
     replace(TOGETHER, name="together, window of 9", convolution=9),
-    replace(BLOCKS, name="in blocks of 4", objective=BlockNELBO(4), block_length=4),
+    replace(BLOCKS, name="in blocks of 4", objective=NELBO(Blockwise()), block_length=4),
 ]
 
 

@@ -25,7 +25,7 @@ from examples.claims.flops import muon_flops, row_flops
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.twins import QUIET
 from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
-from llada.objectives import BlockNELBO, ComplementaryNELBO, ExactCountNELBO, Objective, masked_mean
+from llada.objectives import NELBO, Blockwise, ComplementaryPairs, ExactCounts, Objective, masked_mean
 from llada.random import RowRandom
 from llada.training.callbacks import WideningNoise
 from llada.training.lr_schedulers import WarmupCosine
@@ -84,26 +84,30 @@ class Arm:
         process = MaskingProcess(text.mask_token_id, predicts_mask=False)
         if self.objective is None:
             return AutoregressiveLM(backbone, process, seed=seed)
-        bound = ExactCountNELBO() if self.block_length is None else BlockNELBO(self.block_length)
+        bound = NELBO(ExactCounts() if self.block_length is None else Blockwise())
         return DiffusionLM(backbone, process, objective=self.objective, bound=bound, seed=seed)
 
     def step_flops(self, model: DiffusionLM) -> float:
         """Operations of a training step."""
         backbone: Any = model.backbone
-        copies = 2 if isinstance(self.objective, ComplementaryNELBO) else 1
+        copies = 2 if self._in_pairs else 1
         step = copies * self.rows * row_flops(backbone, LENGTH, (LENGTH - 1) * self._scored_share(model))
         return step + (muon_flops(backbone) if self.muon else 0.0)
+
+    @property
+    def _in_pairs(self) -> bool:
+        return isinstance(self.objective, NELBO) and isinstance(self.objective.design, ComplementaryPairs)
 
     def _scored_share(self, model: DiffusionLM) -> float:
         """Of the tokens of a row, on average over the run; measured by masking, without a model."""
         if self.objective is None:
             return 1.0
-        if isinstance(self.objective, ComplementaryNELBO):
+        if self._in_pairs:
             return 0.5 + 0.5 / (LENGTH - 1)
         rows, random = torch.zeros(512, LENGTH - 1, dtype=torch.long), RowRandom.from_seed(0, 512)
         nothing = torch.zeros(*rows.shape, model.process.mask_token_id + 1)
         output = self.objective(lambda tokens, **_: nothing, model.process, rows, random=random)
-        share = float(output.num_masked.sum()) / rows.numel()
+        share = float(output.num_scored.sum()) / rows.numel()
         # Over the first half of a widening run the mean level lies midway between the first and the last interval's.
         return share if self.widening is None else 0.25 * sum(self.widening) / 2 + 0.75 * 0.5
 

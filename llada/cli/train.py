@@ -18,11 +18,12 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
-# Importing the packages makes their classes known by short names: `--model.objective MaskedNELBO`.
+# Importing the packages makes their classes known by short names: `--model.objective NELBO`.
 import llada.backbones
 import llada.data
 import llada.noise
 import llada.objectives
+import llada.process
 import llada.samplers
 import llada.training.callbacks
 import llada.training.lr_schedulers
@@ -73,7 +74,9 @@ class LLaDACLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The data knows the vocabulary and the mask token before it is prepared."""
         parser.link_arguments("data.vocab_size", "model.backbone.init_args.vocab_size", apply_on="instantiate")
-        parser.link_arguments("data.mask_token_id", "model.process.mask_token_id", apply_on="instantiate")
+        parser.link_arguments("data.mask_token_id", "model.process.init_args.mask_token_id", apply_on="instantiate")
+        parser.link_arguments("data.vocab_size", "model.process.init_args.num_tokens", apply_on="instantiate")
+        parser.set_defaults({"model.process": {"class_path": "llada.process.MaskingProcess"}})
         parser.add_argument(
             "--init_from",
             type=str | None,

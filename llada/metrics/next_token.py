@@ -10,8 +10,8 @@ from torch import Tensor
 from llada.denoiser import as_denoiser
 from llada.metrics.likelihood import LikelihoodEstimate
 from llada.metrics.pairs import Tokens, pack
-from llada.rows import has_context
 from llada.process import MaskingProcess
+from llada.rows import has_context
 
 
 def next_token_log_likelihood(

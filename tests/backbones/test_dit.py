@@ -109,7 +109,7 @@ def test_a_new_model_knows_nothing() -> None:
     assert not model(x, sigma=levels().float()).any()
     process = MaskingProcess(mask_token_id=VOCAB - 1, predicts_mask=False)
     output = masked_mean()(model, process, x.clamp(max=VOCAB - 2), random=RowRandom.from_seed(0, len(x)))
-    assert output.num_masked.sum() > 0
+    assert output.num_scored.sum() > 0
     assert output.loss.item() == pytest.approx(math.log(VOCAB - 1), rel=1e-6)
 
 

@@ -12,7 +12,7 @@ from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.backbones.attention.kernels import Visibility
 from llada.backbones.attention.unpadded import unpadded
 from llada.metrics import masked_log_likelihood
-from llada.objectives import MaskedNELBO
+from llada.objectives import NELBO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import Blocks, Quota, UnmaskingSampler
@@ -175,8 +175,8 @@ def rows_behind_the_last_attention(model: Any, run: Callable[[], Any]) -> list[i
 def test_training_sampling_and_likelihood_ask_for_the_rows_that_they_need(build: Callable[..., Any]) -> None:
     model, process, x, mask = build().float().eval(), MaskingProcess(VOCAB - 1), tokens() % (VOCAB - 1), VOCAB - 1
     random = RowRandom.from_seed(0, 4)
-    masked = int(MaskedNELBO()(model, process, x, random=random).num_masked.sum())
-    assert rows_behind_the_last_attention(model, lambda: MaskedNELBO()(model, process, x, random=random)) == [masked]
+    masked = int(NELBO()(model, process, x, random=random).num_scored.sum())
+    assert rows_behind_the_last_attention(model, lambda: NELBO()(model, process, x, random=random)) == [masked]
     canvas = x.clone()
     canvas[:, 4:] = mask
     sampler = UnmaskingSampler(Quota(6), window=Blocks(3))

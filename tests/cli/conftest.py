@@ -23,7 +23,9 @@ model:
   backbone:
     class_path: llada.backbones.BidirectionalTransformer
     init_args: {width: 32, num_layers: 2, num_heads: 2, max_length: 48, convolution: 5}
-  process: {schedule: llada.noise.LinearSchedule}
+  process:
+    class_path: llada.process.MaskingProcess
+    init_args: {schedule: llada.noise.LinearSchedule}
   objective: {class_path: llada.objectives.masked_mean}
   sampler: {class_path: llada.samplers.low_confidence, init_args: {steps: 16}}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-2}}

@@ -125,7 +125,8 @@ def test_test_and_its_absence(llada: Command, trained: Trained) -> None:
 
 def test_parts_have_short_names(llada: Command, story: Path) -> None:
     options = ["--data=TextDataModule", *text(story)[:3], "--data.tokenizer=SentencePieceTraining", *text(story)[3:]]
-    parts = ["--model.backbone=BidirectionalTransformer", *SMALL, "--model.objective=ExactCountNELBO"]
+    parts = ["--model.backbone=BidirectionalTransformer", *SMALL, "--model.objective=NELBO"]
+    parts += ["--model.objective.design=ExactCounts"]
     parts += ["--model.process.schedule=CosineSchedule", "--model.sampler=UnmaskingSampler"]
     parts += ["--model.sampler.commit=Quota", "--model.lr_scheduler=WarmupCosine"]
     parts += ["--model.lr_scheduler.warmup_steps=1", "--model.lr_scheduler.total_steps=2"]

@@ -36,7 +36,7 @@ from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.text_runs import Arm, Point, Runs, Size
 from llada import BidirectionalTransformer, MaskingProcess
 from llada.denoiser import Denoiser, flat_indices
-from llada.objectives import BlockNELBO, ExactCountNELBO, NextTokenNLL
+from llada.objectives import NELBO, Blockwise, ExactCounts, NextTokens
 from llada.random import RowRandom
 
 
@@ -50,13 +50,17 @@ class Plain(Denoiser):
         select = flat_indices(tokens, where)
         return self.backbone.head(self.backbone.hidden(tokens, select=select, **arguments))
 
+    @property
+    def block_length(self) -> int | None:
+        return self.backbone.block_length
+
 
 @pytest.mark.parametrize(
     ("objective", "options"),
     [
-        (ExactCountNELBO(), {}),
-        (BlockNELBO(4), {"block_length": 4}),
-        (NextTokenNLL(), {"causal": True, "shift": True}),
+        (NELBO(ExactCounts()), {}),
+        (NELBO(Blockwise()), {"block_length": 4}),
+        (NELBO(NextTokens()), {"causal": True, "shift": True}),
     ],
     ids=["rows", "blocks", "next token"],
 )
@@ -70,7 +74,7 @@ def test_operations_are_those_that_a_step_executes(objective: Any, options: dict
         output.loss.backward()
     width = length if backbone.block_length is None else 2 * length
     hidden_pairs = 6 * 3 * 4 * 32 * 2 * (width**2 - pairs_per_row(backbone, length))
-    counted = sum(row_flops(backbone, length, float(masked)) for masked in output.num_masked)
+    counted = sum(row_flops(backbone, length, float(masked)) for masked in output.num_scored)
     assert counter.get_total_flops() - hidden_pairs == pytest.approx(counted, rel=1e-12)
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
-from llada.objectives import MaskedNELBO, Normaliser, PerMasked, PerPosition, PerRow, PerToken
+from llada.objectives import NELBO, Normaliser, PerPosition, PerRow, PerScored, PerToken
 from llada.process import MaskingProcess
 
 ROWS, LENGTH, VOCAB, STEPS = 24, 12, 16, 3
@@ -20,7 +20,7 @@ NORMALISERS: dict[str, Normaliser] = {
     "position": PerPosition(),
     "token": PerToken(),
     "row": PerRow(),
-    "masked": PerMasked(),
+    "masked": PerScored(),
 }
 
 
@@ -56,7 +56,7 @@ def main(out: str, devices: int, accumulate: int, batch: int, normaliser: str) -
     model = Recorder(
         BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2).double(),
         MaskingProcess(mask_token_id=VOCAB - 1),
-        MaskedNELBO(normaliser=NORMALISERS[normaliser]),
+        NELBO(normaliser=NORMALISERS[normaliser]),
     )
     model.gradients, model.batch = [], batch
     trainer = Trainer(

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from llada.backbones import BidirectionalTransformer
 from llada.data.loader import training_loader
 from llada.module import DiffusionLM
-from llada.objectives import MaskedNELBO, PerRow
+from llada.objectives import NELBO, PerRow
 from llada.process import MaskingProcess
 from llada.training.muon import MuonAdamW
 
@@ -72,7 +72,7 @@ def fit(
     """Train; save a checkpoint every second step in ``folder``, if given."""
     with torch.device("meta"):
         backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=2, num_heads=2, hidden_width=32, qk_norm=True)
-    model = Recorder(backbone, MaskingProcess(mask_token_id=VOCAB - 1), MaskedNELBO(normaliser=PerRow()), seed=5)
+    model = Recorder(backbone, MaskingProcess(mask_token_id=VOCAB - 1), NELBO(normaliser=PerRow()), seed=5)
     model.optimizer = options.pop("optimizer", model.optimizer)
     model.losses, model.gradients = [], []
     saving = [] if folder is None else [ModelCheckpoint(folder, every_n_train_steps=2, save_top_k=-1)]

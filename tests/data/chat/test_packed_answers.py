@@ -1,7 +1,6 @@
 """Packed conversations: nothing is lost, nothing sees another, and the loss is that of the rows they were."""
 
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,11 +22,21 @@ from llada.data import (
 )
 from llada.data.loader import training_loader
 from llada.noise import UniformTimes
-from llada.objectives import BoundWeight, ContextWeight, MaskedNELBO, PerMasked, PerRow, PerToken, UnitWeight
-from llada.objectives.objective import score
-from llada.objectives.segments import segment_numbers, segment_times
-from llada.process import MaskingProcess, Noised
+from llada.objectives import (
+    NELBO,
+    BoundWeight,
+    ContextWeight,
+    IndependentMasks,
+    PerRow,
+    PerScored,
+    PerToken,
+    UnitWeight,
+)
+from llada.objectives.design import level_per_datum
+from llada.process import MaskingProcess
 from llada.random import RowRandom
+from llada.rows import segment_numbers
+from tests.doubles import GivenDesign
 
 MASK = 4
 
@@ -106,17 +115,8 @@ def test_what_is_too_long_is_refused(tmp_path, tokenizer):
         PackedAnswers(alone, 9, FirstFitDecreasing())
 
 
-def test_context_does_not_reach_into_other_segments():
-    masked = torch.tensor([[True, False, True, False, False, True, True, False]])
-    numbers = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2]])
-    weight, t = ContextWeight(0.3), torch.ones(1, 8, dtype=torch.float64)
-    found = weight.for_segments(numbers)(None, t, masked)
-    parts = [weight(None, t, masked[:, part]) for part in (slice(0, 3), slice(3, 7), slice(7, 8))]
-    torch.testing.assert_close(found, torch.cat(parts, 1))
-
-
-@pytest.mark.parametrize("normaliser", [PerRow(), PerToken(), PerMasked()], ids=repr)
-@pytest.mark.parametrize("weight", [BoundWeight(), UnitWeight()], ids=repr)
+@pytest.mark.parametrize("normaliser", [PerRow(), PerToken(), PerScored()], ids=repr)
+@pytest.mark.parametrize("weight", [BoundWeight(), UnitWeight(), ContextWeight(0.3)], ids=repr)
 def test_loss_and_gradients_are_those_of_the_rows_alone(tmp_path, tokenizer, normaliser, weight):
     """The same masks and noise levels, in float64."""
     alone = answers(tmp_path / "a.tokens", LENGTHS, tokenizer)
@@ -124,7 +124,6 @@ def test_loss_and_gradients_are_those_of_the_rows_alone(tmp_path, tokenizer, nor
     batch = packed.__getitems__([2, 0, 4, 1, 3])
     members = [index for row in (2, 0, 4, 1, 3) for index in packed.members(row)]
     apart = alone.__getitems__(members)
-    numbers = segment_numbers(batch["segment_ids"])
     torch.manual_seed(0)
     model = BidirectionalTransformer(64, width=16, num_layers=2, num_heads=2).double()
     process = MaskingProcess(MASK)
@@ -136,16 +135,12 @@ def test_loss_and_gradients_are_those_of_the_rows_alone(tmp_path, tokenizer, nor
     masked = torch.zeros_like(batch["maskable"])
     masked[batch["attention_mask"]] = masked_apart[apart["attention_mask"]]
     results = []
-    for rows, t_of, where, scaled, weighed in (
-        (apart, t_apart, masked_apart, normaliser, weight),
-        (batch, t, masked, normaliser.for_segments(numbers), weight.for_segments(numbers)),
+    for rows, t_of, where in (
+        (apart, t_apart[:, None].expand(apart["tokens"].shape), masked_apart),
+        (batch, t, masked),
     ):
-        noised = Noised(rows["tokens"].masked_fill(where, MASK), where)
-        extra = {name: rows[name] for name in ("attention_mask", "segment_ids") if name in rows}
-        output = score(
-            model, process, rows["tokens"], rows["maskable"], noised, weight=weighed(process.schedule, t_of, where),
-            bound_weight=BoundWeight()(process.schedule, t_of, where), normaliser=scaled, t=t_of, **extra,
-        )  # fmt: skip
+        objective = NELBO(GivenDesign(t_of, where), weight, normaliser)
+        output = objective(model, process, rows, random=RowRandom.from_seed(0, len(rows["tokens"])))
         gradients = torch.autograd.grad(output.loss, list(model.parameters()))
         results.append([output.loss, output.denominator, output.nelbo.sum(), output.num_tokens.sum(), *gradients])
     for ours, theirs in zip(*results, strict=True):
@@ -157,13 +152,13 @@ def test_the_objective_gives_every_segment_a_noise_level_of_its_own(tmp_path, to
     batch = PackedAnswers(alone, 12, FirstFitDecreasing()).__getitems__([0, 1, 2, 3, 4])
     numbers = segment_numbers(batch["segment_ids"])
     times, random = UniformTimes(), RowRandom.from_seed(3, 5)
-    t = segment_times(times, random, numbers)
+    t = level_per_datum(times, random, numbers)
     assert torch.equal(t[:, 0], times(random))  # as rows that aren't packed have
     for row, of_row in zip(t, numbers, strict=True):
         levels = [row[of_row == number].unique() for number in range(int(of_row.max()) + 1)]
         assert [len(level) for level in levels] == [1] * len(levels)
         assert len(torch.cat(levels).unique()) == len(levels)
-    assert torch.equal(segment_times(times, random.select(torch.tensor([2])), numbers[2:3])[0], t[2])
+    assert torch.equal(level_per_datum(times, random.select(torch.tensor([2])), numbers[2:3])[0], t[2])
 
 
 def test_the_objective_on_packed_rows(tmp_path, tokenizer):
@@ -173,24 +168,18 @@ def test_the_objective_on_packed_rows(tmp_path, tokenizer):
     batches = packed.__getitems__(list(range(5))), alone.__getitems__(list(range(8)))
     torch.manual_seed(0)
     model = BidirectionalTransformer(64, width=8, num_layers=1, num_heads=2).eval()
-    objective = MaskedNELBO(UniformTimes(0.1), BoundWeight(), PerRow())
+    objective = NELBO(IndependentMasks(UniformTimes(0.1)), BoundWeight(), PerRow())
     found = []
     for batch in batches:
-        extra = {name: batch[name] for name in ("attention_mask", "segment_ids") if name in batch}
         with torch.no_grad():
             losses = torch.stack([
-                objective(model, MaskingProcess(MASK), batch["tokens"], batch["maskable"],
-                          random=RowRandom.from_seed(100 * seed, len(batch["tokens"])), **extra).loss
+                objective(model, MaskingProcess(MASK), batch,
+                          random=RowRandom.from_seed(100 * seed, len(batch["tokens"]))).loss
                 for seed in range(400)
             ])  # fmt: skip
         found.append((losses.mean(), losses.var() / len(losses)))
     (ours, error), (theirs, other) = found
     assert abs(ours - theirs) < 4 * (error + other).sqrt()  # false alarm: 1 in 16,000, and the seed is fixed
-    packed_rows = replace(objective, per_segment=False)
-    with pytest.raises(ValueError, match="one noise level per row, but every packed segment has its own"):
-        objective(model, MaskingProcess(MASK, time_conditioned=True), batches[0]["tokens"],
-                  random=RowRandom.from_seed(0, 5), segment_ids=batches[0]["segment_ids"])  # fmt: skip
-    assert packed_rows.per_segment is False
 
 
 def test_a_loader_resumes_in_the_middle_of_an_epoch(tmp_path, tokenizer):
