@@ -1,6 +1,6 @@
 """Attention kernels against the plain formula, forward and backward.
 
-Every kernel that is registered in `llada.backbones.attention.kernels.KERNELS`, on the layouts that training and decoding have:
+Every kernel in `llada.backbones.attention.kernels.KERNELS`, on the layouts that training and decoding have:
 dense rows, rows with padding, packed rows of several documents, and a block of queries against the keys of a canvas.
 Results and gradients are compared with the formula before anything is timed; a kernel that can't serve a layout says
 why in the table.

@@ -20,8 +20,8 @@ from benchmarks.models import body_flops, build
 from benchmarks.results import Goal, Plot, Result, Row, finish, must_equal, options, parse
 from benchmarks.timing import interleave
 from llada.backbones import BidirectionalTransformer
-from llada.objectives import NELBO
-from llada.objectives.objective import MASKS, TIMES
+from llada.objectives import NELBO, IndependentMasks
+from llada.objectives.design import MASKS, TIMES
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 
@@ -33,7 +33,8 @@ class Problem:
 
     def __init__(self, vocab_size: int, rows: int, length: int, width: int, num_layers: int) -> None:
         self.model = build(vocab_size, width, num_layers)
-        self.process, self.objective = MaskingProcess(vocab_size - 1), NELBO()
+        self.process, self.design = MaskingProcess(vocab_size - 1), IndependentMasks()
+        self.objective = NELBO(self.design)
         self.tokens = torch.randint(vocab_size - 1, (rows, length), generator=torch.Generator().manual_seed(1))
         self.random = RowRandom.for_step(0, 0, torch.arange(rows), rows)
 
@@ -43,7 +44,7 @@ class Problem:
 
     def plain(self) -> Tensor:
         """The reference's."""
-        t = self.objective.times(self.random.fold_in(TIMES))
+        t = self.design.times(self.random.fold_in(TIMES))
         noised = self.process.corrupt(self.tokens, t, random=self.random.fold_in(MASKS))
         return naive.training_loss(self.model, noised.tokens, self.tokens, noised.scored, t)
 

@@ -26,7 +26,7 @@ from llada import BidirectionalTransformer, MaskingProcess
 from llada.denoiser import as_denoiser
 from llada.heads.cross_entropy import nll
 from llada.objectives import llada_pretraining
-from llada.objectives.objective import MASKS, TIMES
+from llada.objectives.design import MASKS, TIMES
 from llada.random import RowRandom
 
 TOKENS, T_MIN = 62, 1e-3
@@ -48,7 +48,7 @@ class FrozenLoss(nn.Module):
         super().__init__()
         self.backbone, self.rows, self.random = backbone, rows, RowRandom.from_seed(seed, len(rows))
         self.process = MaskingProcess(TOKENS)
-        t = llada_pretraining(T_MIN).times(self.random.fold_in(TIMES))  # type: ignore[attr-defined]
+        t = llada_pretraining(T_MIN).design.times(self.random.fold_in(TIMES))  # type: ignore[attr-defined]
         self.noised = self.process.corrupt(rows, t, random=self.random.fold_in(MASKS))
         self.weights = (1.0 / t)[:, None].expand_as(rows)[self.noised.scored] / rows.numel()
 

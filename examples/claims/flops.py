@@ -7,7 +7,8 @@ pairs of a query and a key that it may see, over all layers. The m parameters be
 projection and feed-forward layer, run on the scored tokens only, and so does the head. Muon's iterations are counted
 too.
 
-`llada.training.flops` has the usual formula, which lets the last layer run on all tokens; here the models differ in just that.
+`llada.training.flops` has the usual formula, which lets the last layer run on all tokens; here the models differ in
+just that.
 """
 
 import torch

@@ -221,8 +221,7 @@ class Runs:
                 model.bound(
                     model.backbone,
                     model.process,
-                    rows[chosen],
-                    without_bos(rows[chosen]),
+                    {"tokens": rows[chosen], "maskable": without_bos(rows[chosen])},
                     random=RowRandom.for_step(0, draw, chosen, len(rows)),
                 )
                 for draw in range(draws)

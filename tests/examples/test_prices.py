@@ -170,7 +170,10 @@ def test_both_models_score_the_same_tokens(text: Text) -> None:
         model = arm.model(text, Size(32, 1), seed=0)
         rows = text.held_out[:4]
         output = model.bound(
-            model.backbone, model.process, rows, without_bos(rows), random=RowRandom.from_seed(0, len(rows))
+            model.backbone,
+            model.process,
+            {"tokens": rows, "maskable": without_bos(rows)},
+            random=RowRandom.from_seed(0, len(rows)),
         )
         assert output.num_tokens.tolist() == [LENGTH - 1] * 4
 
