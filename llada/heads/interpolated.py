@@ -26,7 +26,7 @@ def interpolated_divergence(logits: Tensor, targets: Tensor, tokens: Tensor, kep
     Args:
         logits: (N, K), of the data tokens.
         targets: (N,) int64, the clean tokens x.
-        tokens: (N,) int64, the noised tokens z.
+        tokens: (N,) int64, the noised tokens z; one that isn't among the K is the mask.
         kept: (N,) float64, a.
         scattered: (N,) float64, u, above 0.
 
@@ -35,9 +35,11 @@ def interpolated_divergence(logits: Tensor, targets: Tensor, tokens: Tensor, kep
     """
     num_tokens = logits.shape[-1]
     log_p = torch.log(kept[:, None] * logits.double().softmax(-1) + scattered[:, None])
-    at_target, at_token = (log_p.gather(1, index[:, None])[:, 0] for index in (targets, tokens))
+    is_data = tokens < num_tokens
+    at_target, at_token = (log_p.gather(1, index[:, None])[:, 0] for index in (targets, tokens * is_data))
     peak = kept + scattered
     negative_entropy = peak * peak.log() + (num_tokens - 1) * scattered * scattered.log()
     divergence = negative_entropy - kept * at_target - scattered * log_p.sum(-1)
     log_ratio = torch.where(tokens == targets, peak, scattered).log() - at_token
+    log_ratio = log_ratio.where(is_data, 0.0)  # q and p agree on the mask
     return divergence + log_ratio.expm1() - log_ratio

@@ -138,11 +138,16 @@ class Process(ABC):
             unknown: (B, L) bool, the positions to be generated.
             random: the rows' random streams.
         """
-        if self.mask_token_id is not None:
+        if self.num_tokens is None:
+            assert self.mask_token_id is not None
             return tokens.masked_fill(unknown, self.mask_token_id)
-        assert self.num_tokens is not None
-        drawn = (random.uniform(tokens.shape[1]) * self.num_tokens).long()
-        return torch.where(unknown, drawn, tokens)
+        end = self.shares(torch.ones(1, 1, dtype=torch.float64, device=tokens.device))
+        part = random.uniform(tokens.shape[1]) * (end.masked + end.scattered)  # pure noise: what is kept is left out
+        drawn = ((part - end.masked).clamp(min=0.0) / end.scattered * self.num_tokens).long()
+        noise = drawn.clamp(max=self.num_tokens - 1)
+        if self.mask_token_id is not None:
+            noise = noise.masked_fill(part < end.masked, self.mask_token_id)
+        return torch.where(unknown, noise, tokens)
 
     def reverse(self, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The reverse step: p(x_s | x_t), the equation at the head of this file.
