@@ -77,9 +77,10 @@ def docstrings(source: str) -> list[str]:
     return [ast.get_docstring(node) or "" for node in nodes]
 
 
-@pytest.mark.parametrize("file", SOURCES)
-def test_no_docstring_only_points_elsewhere(file: str) -> None:
-    empty = [text for text in docstrings(SOURCES[file]) if re.fullmatch(r"See `[^`]+`[.;]?[^.]{0,0}", text.strip())]
+def test_no_docstring_only_points_elsewhere() -> None:
+    empty = [
+        file for file, source in SOURCES.items() for text in docstrings(source) if re.fullmatch(r"See `[^`]+`\.", text)
+    ]
     assert not empty, "mark the method with @override and leave the docstring out"
 
 
