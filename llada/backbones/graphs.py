@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from llada.backbones.body import Body
 from llada.backbones.cache import KeyValueCache, Region
 
 
@@ -49,8 +51,8 @@ class CudaRecorder(Recorder):
 
     warm_up: int = 2
 
+    @override
     def record(self, run: Callable[[], Tensor]) -> Recording:
-        """See `Recorder`."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -67,8 +69,8 @@ class CudaRecorder(Recorder):
 class EagerRecorder(Recorder):
     """No graph: a replay runs the computation again into the same output. For tests of the buffers on any device."""
 
+    @override
     def record(self, run: Callable[[], Tensor]) -> Recording:
-        """See `Recorder`."""
         output = run()
         return Recording(lambda: _into(output, run()), output)
 
@@ -93,7 +95,7 @@ class GraphedBackbone(nn.Module):
         ValueError: if the backbone keeps no keys and values, or is block-causal: there, regions have many sizes.
     """
 
-    def __init__(self, backbone: nn.Module, recorder: Recorder = CudaRecorder()) -> None:
+    def __init__(self, backbone: Body, recorder: Recorder = CudaRecorder()) -> None:
         super().__init__()
         if not hasattr(backbone, "new_cache"):
             raise ValueError(
@@ -111,13 +113,13 @@ class GraphedBackbone(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return self.backbone.head(hidden)  # type: ignore[operator]
+        return self.backbone.head(hidden)
 
     def new_cache(self, batch_size: int, length: int) -> "Lease":
         """The key/value cache for canvases of that shape; the one handed out before for the same shape ends."""
         shape = batch_size, length
         if shape not in self._stores:
-            self._stores[shape] = self.backbone.new_cache(batch_size, length)  # type: ignore[operator]
+            self._stores[shape] = self.backbone.new_cache(batch_size, length)
         store = self._stores[shape]
         if store.ends_at_region:
             raise ValueError(
@@ -156,16 +158,14 @@ class GraphedBackbone(nn.Module):
         if attention_mask is not None:
             arguments["attention_mask"] = attention_mask
         if cache is None or region is None:
-            return self.backbone.hidden(tokens, select=select, **arguments)  # type: ignore[operator]
+            return self.backbone.hidden(tokens, select=select, **arguments)
         if self._owners.get(cache.shape) is not cache:
             raise ValueError(
                 "the buffers of this cache serve a newer canvas; decode one canvas after the other, or make a "
                 "GraphedBackbone for each"
             )
         if tokens.shape[1] == cache.length:
-            return self.backbone.hidden(  # type: ignore[operator]
-                tokens, select=select, cache=cache.store, region=region, **arguments
-            )
+            return self.backbone.hidden(tokens, select=select, cache=cache.store, region=region, **arguments)
         if model_kwargs or torch.is_grad_enabled():
             raise ValueError(
                 f"a recorded pass takes no gradient and no keywords but attention_mask; got {sorted(model_kwargs)} and "
@@ -199,7 +199,7 @@ class _Graph:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Body,
         recorder: Recorder,
         store: KeyValueCache,
         tokens: Tensor,
@@ -224,6 +224,4 @@ class _Graph:
 
     def _run(self) -> Tensor:
         arguments = {} if self.mask is None else {"attention_mask": self.mask}
-        return self.backbone.hidden(  # type: ignore[operator]
-            self.tokens, cache=self.store, region=self.positions, **arguments
-        )
+        return self.backbone.hidden(self.tokens, cache=self.store, region=self.positions, **arguments)

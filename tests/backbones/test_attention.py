@@ -21,7 +21,7 @@ from llada.backbones.attention.kernels import (
     AutoAttention,
     Case,
     Kernel,
-    Layout,
+    Structure,
     Visibility,
     kernel_by_name,
     kernel_for,
@@ -177,8 +177,8 @@ def test_padding_needs_no_square_mask() -> None:
     assert Visibility(causal=True).mask is None
 
 
-HOPPER = Case("cuda", torch.bfloat16, 128, Layout.DENSE, capability=(9, 0))
-CPU = Case("cpu", torch.float32, 64, Layout.DENSE)
+HOPPER = Case("cuda", torch.bfloat16, 128, Structure.DENSE, capability=(9, 0))
+CPU = Case("cpu", torch.float32, 64, Structure.DENSE)
 BOTH = frozenset({FLASH_2, FLASH_3})
 
 
@@ -187,26 +187,26 @@ BOTH = frozenset({FLASH_2, FLASH_3})
     [
         (CPU, "sdpa"),
         (replace(CPU, causal=True), "sdpa"),
-        (replace(CPU, layout=Layout.PADDED), "sdpa"),
-        (replace(CPU, layout=Layout.PACKED), "segments"),
-        (replace(CPU, layout=Layout.PACKED, cells_per_run=100.0), "sdpa"),
-        (replace(CPU, layout=Layout.PACKED, compiling=True), "sdpa"),
-        (replace(CPU, layout=Layout.STRUCTURED), "sdpa"),
-        (replace(CPU, device="mps", layout=Layout.PACKED), "segments"),
+        (replace(CPU, structure=Structure.PADDED), "sdpa"),
+        (replace(CPU, structure=Structure.PACKED), "segments"),
+        (replace(CPU, structure=Structure.PACKED, cells_per_run=100.0), "sdpa"),
+        (replace(CPU, structure=Structure.PACKED, compiling=True), "sdpa"),
+        (replace(CPU, structure=Structure.STRUCTURED), "sdpa"),
+        (replace(CPU, device="mps", structure=Structure.PACKED), "segments"),
         (HOPPER, "sdpa"),
         (replace(HOPPER, installed=BOTH), "flash"),
         (replace(HOPPER, installed=BOTH, capability=(8, 0)), "sdpa"),
         (replace(HOPPER, installed=frozenset({FLASH_2})), "sdpa"),
-        (replace(HOPPER, layout=Layout.PADDED), "sdpa"),
-        (replace(HOPPER, layout=Layout.PACKED), "varlen"),
-        (replace(HOPPER, layout=Layout.PACKED, compiling=True), "varlen"),
-        (replace(HOPPER, layout=Layout.PACKED, installed=frozenset({FLASH_2}), capability=(8, 6)), "flash"),
-        (replace(HOPPER, layout=Layout.PACKED, installed=frozenset({FLASH_3}), capability=(8, 0)), "varlen"),
-        (replace(HOPPER, layout=Layout.PACKED, capability=(7, 5)), "segments"),
-        (replace(HOPPER, layout=Layout.PACKED, dtype=torch.float32), "segments"),
-        (replace(HOPPER, layout=Layout.PACKED, dtype=torch.float32, compiling=True), "flex"),
-        (replace(HOPPER, layout=Layout.PACKED, head_dim=36), "segments"),
-        (replace(HOPPER, layout=Layout.STRUCTURED), "flex"),
+        (replace(HOPPER, structure=Structure.PADDED), "sdpa"),
+        (replace(HOPPER, structure=Structure.PACKED), "varlen"),
+        (replace(HOPPER, structure=Structure.PACKED, compiling=True), "varlen"),
+        (replace(HOPPER, structure=Structure.PACKED, installed=frozenset({FLASH_2}), capability=(8, 6)), "flash"),
+        (replace(HOPPER, structure=Structure.PACKED, installed=frozenset({FLASH_3}), capability=(8, 0)), "varlen"),
+        (replace(HOPPER, structure=Structure.PACKED, capability=(7, 5)), "segments"),
+        (replace(HOPPER, structure=Structure.PACKED, dtype=torch.float32), "segments"),
+        (replace(HOPPER, structure=Structure.PACKED, dtype=torch.float32, compiling=True), "flex"),
+        (replace(HOPPER, structure=Structure.PACKED, head_dim=36), "segments"),
+        (replace(HOPPER, structure=Structure.STRUCTURED), "flex"),
     ],
 )
 def test_what_auto_takes(case: Case, expected: str) -> None:
@@ -218,7 +218,7 @@ def test_what_auto_takes(case: Case, expected: str) -> None:
 def test_the_case_of_queries() -> None:
     q = torch.zeros(1, 1, 8, 16, requires_grad=True)
     case = Case.of(q, Visibility(segments=torch.tensor([[0] * 4 + [1] * 4]), causal=True))
-    assert case == Case("cpu", torch.float32, 16, Layout.PACKED, causal=True, grad=True, cells_per_run=32.0)
+    assert case == Case("cpu", torch.float32, 16, Structure.PACKED, causal=True, grad=True, cells_per_run=32.0)
     with torch.no_grad():
         assert not Case.of(q, Visibility()).grad
 
@@ -230,8 +230,8 @@ def test_the_case_of_queries() -> None:
         ("flash", {"capability": (7, 5)}, r"got cuda 7\.5, torch.bfloat16"),
         ("flash", {"dtype": torch.float32}, r"got cuda 9\.0, torch.float32"),
         ("varlen", {"head_dim": 264}, "width 264"),
-        ("varlen", {"layout": Layout.STRUCTURED}, "can't compute block structure; use 'auto', 'flex' or 'sdpa'"),
-        ("segments", {"layout": Layout.STRUCTURED}, "'segments' can't compute block structure"),
+        ("varlen", {"structure": Structure.STRUCTURED}, "can't compute block structure; use 'auto', 'flex' or 'sdpa'"),
+        ("segments", {"structure": Structure.STRUCTURED}, "'segments' can't compute block structure"),
         ("flex", {"device": "cpu", "grad": True}, "no backward pass on the CPU"),
         ("flex", {"device": "mps"}, "needs a CPU or a CUDA device; got mps"),
     ],
@@ -268,7 +268,9 @@ def on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU in name only: the kernels' own functions are replaced by references that run anywhere."""
     monkeypatch.setattr(Kernel, "check", lambda *_: None)
     monkeypatch.setattr(
-        Case, "of", classmethod(lambda cls, q, visibility: replace(HOPPER, layout=visibility.layout, installed=BOTH))
+        Case,
+        "of",
+        classmethod(lambda cls, q, visibility: replace(HOPPER, structure=visibility.structure, installed=BOTH)),
     )
 
 
@@ -328,7 +330,7 @@ def test_a_subclass_with_a_mask_of_its_own_goes_to_no_kernel_that_would_ignore_i
         def mask(self) -> Tensor:  # type: ignore[override]
             return torch.eye(LENGTH, dtype=torch.bool)[None, None]
 
-    assert Diagonal().layout is Layout.STRUCTURED
+    assert Diagonal().structure is Structure.STRUCTURED
     arguments = inputs(grad=False)
     for name in ("auto", "sdpa", "flex"):
         torch.testing.assert_close(kernel_by_name(name)(*arguments, Diagonal()), arguments[2])
