@@ -49,6 +49,8 @@ class DiffusionTransformer(Body):
         ``models/dit.py``; Arriola et al., "Block Diffusion", arXiv 2503.09573.
     """
 
+    final_norm: nn.LayerNorm
+
     def __init__(
         self,
         vocab_size: int,

@@ -12,6 +12,7 @@ Shapes: B rows, L columns, Q computed tokens, D width, G key/value heads, d head
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,7 @@ class FeatureCache:
                     "DualCache()"
                 )
         self.body, self.store = body, store
+        self.blocks: list[Any] = list(body.blocks)
         rows, weight = store.keys[0].shape[0], body.embedding.weight
         shape = (rows, store.length, body.width)
         self.attention = [weight.new_zeros(shape) for _ in store.keys]
@@ -86,7 +88,7 @@ class FeatureCache:
         visibility = Visibility(None if attention_mask is None else attention_mask.bool())
         reach = (tokens.shape[1] - start)[:, None]  # how many columns a row updates at most
         everything = start[:, None] + _up_to(reach, width)
-        for layer in range(len(body.blocks)):
+        for layer in range(len(self.blocks)):
             changed = everything
             if layer > 0 and share < 1.0:
                 count = (share * reach.double()).ceil().long()
@@ -98,7 +100,7 @@ class FeatureCache:
 
     def _likeness(self, layer: int, x: Tensor, columns: Tensor, reach: Tensor) -> Tensor:
         """Cosines of the values at columns (B, Q) and the stored ones; infinite behind the first ``reach`` (B, 1)."""
-        values = self.body.blocks[layer].values(_at(x, columns))
+        values = self.blocks[layer].values(_at(x, columns))
         stored = _at(rearrange(self.store.values[layer], "b g l d -> b l (g d)"), columns)
         likeness = F.cosine_similarity(values.float(), stored.float(), dim=-1)
         return likeness.masked_fill(torch.arange(columns.shape[1], device=x.device) >= reach, torch.inf)
@@ -107,7 +109,7 @@ class FeatureCache:
         """A layer's output for all tokens (B, L, D), of which it computes those of the context's region."""
         assert context.cached is not None
         layer, columns = context.cached.layer, context.cached.columns(len(x), x.device)
-        block, index = self.body.blocks[layer], columns[..., None].expand(-1, -1, x.shape[-1])
+        block, index = self.blocks[layer], columns[..., None].expand(-1, -1, x.shape[-1])
         self.attention[layer].scatter_(1, index, block.attend(_at(x, columns), context))
         x = x + self.attention[layer]
         self.feed_forward[layer].scatter_(1, index, block.feed(_at(x, columns)))

@@ -179,8 +179,8 @@ class BidirectionalTransformer(Body):
                 module.tie(self.embedding)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            elif module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
         for name, module in self.named_modules():
             if name.endswith(("o_proj", "down_proj")) and isinstance(module, nn.Linear):
                 layer = int(name.split(".")[1])
