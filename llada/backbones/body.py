@@ -13,6 +13,8 @@ Shapes: B rows, L tokens of a row, D width, N selected tokens, V vocabulary, C w
 per row of the batch (R = B), or one for all of them (R = 1).
 """
 
+import inspect
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -135,7 +137,7 @@ class Body(nn.Module):
         visibility = self._visibility(tokens, keys, segment_ids, cache, region)
         where = _shifted(tokens, select) if self.shift and region is None else select
         x = self.run(tokens, positions, visibility, where, condition=condition, cache=cache, region=region)
-        return x.view(*tokens.shape, -1) if select is None else x
+        return x.view(*tokens.shape, -1) if select is None and where is not None else x
 
     def _visibility(
         self,
@@ -211,6 +213,20 @@ class Body(nn.Module):
     def finish(self, x: Tensor, context: Context, select: Tensor | None) -> Tensor:
         """What follows the last layer: the final norm of (B, L, D), or of (N, D) with ``select``."""
         return self.final_norm(x)
+
+    def unusual_arguments(self, understood: Collection[str]) -> dict[str, Any]:
+        """Constructor arguments that aren't at their defaults, beside those that the caller understands.
+
+        Who describes a network by its arguments, such as a format of checkpoints, refuses these. So an argument that is
+        new is refused without being named.
+
+        Args:
+            understood: names of arguments. Those that change no result needn't be among them.
+        """
+        free = {"activation_checkpointing", "attention", *understood}
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        named = [p for p in parameters if p.name in vars(self) and p.name not in free]
+        return {p.name: getattr(self, p.name) for p in named if getattr(self, p.name) != p.default}
 
     def new_cache(self, batch_size: int, length: int) -> KeyValueCache:
         """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""

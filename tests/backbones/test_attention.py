@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +28,7 @@ from llada.backbones.attention.kernels import (
     plain_attention,
 )
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
+from llada.backbones.attention.visibility import Rule, indices
 from llada.backbones.two_copy import TwoCopies
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -334,6 +335,76 @@ def test_a_subclass_with_a_mask_of_its_own_goes_to_no_kernel_that_would_ignore_i
     arguments = inputs(grad=False)
     for name in ("auto", "sdpa", "flex"):
         torch.testing.assert_close(kernel_by_name(name)(*arguments, Diagonal()), arguments[2])
+
+
+def test_a_subclass_with_a_rule_of_its_own_has_the_mask_of_the_rule() -> None:
+    class Banded(Visibility):
+        def grid(self) -> tuple[Tensor, Tensor, Tensor]:
+            return indices(1, LENGTH, LENGTH, None)
+
+        def rule(self) -> Rule:
+            return lambda row, head, query, key: (query - key).abs() + 0 * row <= 1
+
+    mask = Banded().mask
+    assert mask is not None
+    assert torch.equal(mask[0, 0], torch.ones(LENGTH, LENGTH).triu(-1).tril(1).bool())
+    assert Banded().structure is Structure.STRUCTURED
+    for name in ("auto", "sdpa", "flex"):
+        compare(kernel_by_name(name), inputs(grad=False), Banded(), torch.ones(1))
+
+
+RULES: dict[str, Visibility] = {
+    **VISIBILITIES,
+    "blocks_all": BlockCausal(keys=KEYS, segments=SEGMENTS, query_blocks=BLOCKS.expand(3, -1), key_blocks=BLOCKS),
+    "blocks_region": BlockCausal(keys=KEYS, query_blocks=BLOCKS[:, 2:5], key_blocks=BLOCKS),
+    "blocks_index": BlockCausal(query_blocks=BLOCKS[0, torch.tensor([[0, 3], [6, 5], [2, 2]])], key_blocks=BLOCKS),
+    "copies": TwoCopies(blocks=BLOCKS),
+    "copies_padding": TwoCopies(keys=KEYS, blocks=(torch.arange(LENGTH) - torch.tensor([[0], [2], [0]])) // 2),
+    "copies_segments": TwoCopies(segments=SEGMENTS, blocks=BLOCKS),
+    "copies_all": TwoCopies(keys=KEYS, segments=SEGMENTS, blocks=BLOCKS),
+}
+
+
+def sees(visibility: Visibility, row: int, query: int, key: int) -> bool:
+    """The definition, token by token."""
+    keys, segments = visibility.keys, visibility.segments
+    at, to = (query % LENGTH, key % LENGTH) if isinstance(visibility, TwoCopies) else (query, key)
+    if keys is not None and not keys[row, to]:
+        return False
+    if segments is not None and segments[row, at] != segments[row, to]:
+        return False
+    if isinstance(visibility, TwoCopies):
+        own, other = (int(visibility.blocks.expand(ROWS, -1)[row, column]) for column in (at, to))
+        noisy, seen_is_noisy = query < LENGTH, key < LENGTH
+        if noisy:
+            return own == other if seen_is_noisy else other < own
+        return not seen_is_noisy and other <= own
+    if isinstance(visibility, BlockCausal):
+        blocks = visibility.query_blocks.expand(ROWS, -1), visibility.key_blocks.expand(ROWS, -1)
+        return bool(blocks[1][row, key] <= blocks[0][row, query])
+    return key <= query or not visibility.causal
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_mask_and_rule_are_the_definition(name: str) -> None:
+    visibility = replace_kept(RULES[name])
+    queries, columns = LENGTH, LENGTH
+    if isinstance(visibility, BlockCausal):
+        queries = visibility.query_blocks.shape[1]
+    if isinstance(visibility, TwoCopies):
+        queries = columns = 2 * LENGTH
+    shape = ROWS, queries, columns
+    expected = torch.tensor([sees(visibility, *index) for index in product(*map(range, shape))]).view(shape)
+    row, query, key = indices(*shape, None)
+    rule = visibility.rule()(row, torch.zeros_like(row), query, key)
+    assert torch.equal(rule.expand(ROWS, 1, queries, columns)[:, 0], expected)
+    if name in ("full", "causal"):  # left to the kernel
+        assert visibility.mask is None
+        return
+    assert visibility.mask is not None
+    assert visibility.mask is visibility.mask  # kept for all layers
+    assert torch.equal(visibility.mask.expand(ROWS, 1, queries, columns)[:, 0], expected)
+    assert (visibility.mask.shape[2] == 1) == (name == "padding")
 
 
 @pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["", "packed"])
