@@ -236,12 +236,10 @@ class Segment(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(
-        self, x: Tensor, turn: Any, visibility: Any, cached: Any = None, select: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Any, select: Tensor | None = None) -> Tensor:
         """As `llada.backbones.layers.Block`."""
         for index, block in enumerate(self.blocks):
-            x = block(x, turn, visibility, cached, select if index == len(self.blocks) - 1 else None)
+            x = block(x, context, select if index == len(self.blocks) - 1 else None)
         return x
 
 

@@ -3,8 +3,8 @@
     c = silu(mlp(sinusoids(sigma))),    [shift, scale, gate] = W c + b    per branch
     x <- x + gate * branch(norm(x) * (1 + scale) + shift)
 
-Shapes: B batch, L length, D width, H heads, d head width, N rows selected out of B * L, C width of the condition c, R
-conditions: one per row of the batch (R = B), or one for all of them (R = 1).
+Shapes: B rows, L tokens of a row, D width, H heads, d head width, N tokens selected out of B * L, C width of the
+condition c, R conditions: one per row of the batch (R = B), or one for all of them (R = 1).
 
 Reference: Peebles and Xie, "Scalable Diffusion Models with Transformers", arXiv 2212.09748, section 3.2.
 """
@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from typing_extensions import override
 
-from llada.backbones.attention.kernels import kernel_by_name
-from llada.backbones.attention.visibility import Visibility
-from llada.backbones.cache import KeyValueCache, Region
-from llada.backbones.rotary import Rotation, rotate
+from llada.backbones.layer import Context, Layer
+from llada.backbones.layers import RotaryAttention
 
 NUM_SINUSOIDS = 256
 LONGEST_WAVE = 10_000.0
@@ -46,8 +45,8 @@ class NoiseEmbedding(nn.Module):
         return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
-class FusedAttention(nn.Module):
-    """Multi-head self-attention with rotary positions; one matrix for queries, keys and values, no biases.
+class FusedAttention(RotaryAttention):
+    """Multi-head self-attention with one matrix for queries, keys and values, and no biases.
 
     Args:
         width: D.
@@ -56,36 +55,25 @@ class FusedAttention(nn.Module):
     """
 
     def __init__(self, width: int, num_heads: int, *, kernel: str = "auto") -> None:
-        super().__init__()
+        super().__init__(kernel)
         self.num_heads = num_heads
-        self.kernel = kernel_by_name(kernel)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        turn: Rotation,
-        visibility: Visibility,
-        cached: tuple[KeyValueCache, int, Region] | None = None,
-    ) -> Tensor:
-        """What every token gathers, before the output projection; see `llada.backbones.layers.Attention.forward`."""
+    @override
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.num_heads)
-        q, k = rotate(q, turn), rotate(k, turn)
-        if cached is not None:
-            cache, layer, region = cached
-            k, v = cache.write(layer, k, v, region)
-        return rearrange(self.kernel(q, k, v, visibility), "b h l d -> b l (h d)")
+        return q, k, v
 
 
-class AdaptiveBlock(nn.Module):
+class AdaptiveBlock(Layer):
     """One layer: gated attention, then a gated perceptron with tanh-GELU, both behind modulated LayerNorms.
 
     Args:
         width: D.
         num_heads: H.
         cond_width: C.
-        hidden_width: of the perceptron.
+        hidden_width: width of the perceptron.
         dropout: probability that an entry of a branch's output is dropped in training.
         kernel: name in `llada.backbones.attention.kernels.KERNELS`.
     """
@@ -103,23 +91,23 @@ class AdaptiveBlock(nn.Module):
         self.modulation = ZeroLinear(cond_width, 6 * width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        x: Tensor,
-        condition: Tensor,
-        turn: Rotation,
-        visibility: Visibility,
-        cached: tuple[KeyValueCache, int, Region] | None = None,
-        select: Tensor | None = None,
-    ) -> Tensor:
+    @property
+    @override
+    def reads_padding(self) -> bool:
+        return False
+
+    def forward(self, x: Tensor, context: Context, select: Tensor | None = None) -> Tensor:
         """Map (B, L, D) to (B, L, D), or to (N, D) where ``select`` gives flat indices into B * L.
 
-        ``condition`` is (R, C). The other arguments are those of `llada.backbones.layers.Block`.
+        Raises:
+            ValueError: if the context has no condition.
         """
+        if context.condition is None:
+            raise ValueError("an AdaptiveBlock is steered by context.condition, (R, C); got None")
         length = x.shape[1]
-        shift, scale, *rest = self.modulation(condition).chunk(6, dim=-1)
+        shift, scale, *rest = self.modulation(context.condition).chunk(6, dim=-1)
         normed = modulated_norm(self.attention_norm, x, spread(shift, length), spread(scale, length))
-        gathered = self.attention(normed, turn, visibility, cached)
+        gathered = self.attention(normed, context)
         if select is not None:
             x, gathered = x.flatten(0, 1)[select], gathered.flatten(0, 1)[select]
         attention_gate, shift, scale, gate = (spread(part, length, select) for part in rest)

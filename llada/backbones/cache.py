@@ -1,26 +1,28 @@
 """Keys and values of earlier forward passes, kept after rotation in buffers that are allocated once.
 
-A pass that computes only some positions of a canvas writes their fresh keys and values into the buffers, by slice or by
-index, and attends to the whole buffer. Which positions to compute, and when to refresh all, is the sampler's cache
+A pass that computes only some columns of a canvas writes their fresh keys and values into the buffers, by slice or by
+index, and attends to the whole buffer. Which columns to compute, and when to refresh all, is the sampler's cache
 policy; this class only stores.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Region = slice | Tensor
-"""Where the tokens of a pass stand on the canvas: ``slice(start, stop)`` for every row, or positions (B, Q) int64."""
+"""Where the tokens of a pass stand on the canvas: ``slice(start, stop)`` for every row, or columns (B, Q) int64."""
 
 
 class KeyValueCache:
     """Buffers for one canvas.
 
     Args:
-        num_layers: attention layers.
+        num_layers: number of attention layers.
         shape: (B, G, L, d): rows, key/value heads, canvas length, head width.
-        device: of the buffers.
-        dtype: of the buffers.
-        lead: how many places to the left of a position its prediction is read: 1 for models with shifted outputs.
+        device: device of the buffers.
+        dtype: dtype of the buffers.
+        lead: how many columns to the left of a token its prediction is read: 1 for models with shifted outputs.
         ends_at_region: whether nothing to the right of a region given as a slice may be seen (block-causal models).
     """
 
@@ -44,7 +46,7 @@ class KeyValueCache:
         return region.stop if self.ends_at_region and isinstance(region, slice) else self.length
 
     def write(self, layer: int, keys: Tensor, values: Tensor, region: Region) -> tuple[Tensor, Tensor]:
-        """Store fresh keys and values, and give back those of the canvas.
+        """Store fresh keys and values, and return those of the canvas.
 
         Args:
             layer: index of the attention layer.
@@ -65,7 +67,7 @@ class KeyValueCache:
         return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
 
     def write_neighbours(self, layer: int, source: Tensor, region: Region) -> Tensor:
-        """Store what a short convolution reads of the region's tokens, and give back that of the canvas.
+        """Store what a short convolution reads of the region's tokens, and return that of the canvas.
 
         Args:
             layer: index of the layer.
@@ -83,3 +85,31 @@ class KeyValueCache:
         else:
             buffer.scatter_(1, region[..., None].expand_as(source), source)
         return buffer
+
+
+class Cached(NamedTuple):
+    """The place of a layer's keys and values in a cache.
+
+    Attributes:
+        cache: of the whole canvas.
+        layer: index of the layer.
+        region: where the tokens of a pass stand on the canvas.
+    """
+
+    cache: KeyValueCache
+    layer: int
+    region: Region
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store fresh keys and values, (B, G, Q, d) each, and return those of the canvas, (B, G, K, d) each."""
+        return self.cache.write(self.layer, keys, values, self.region)
+
+    def write_neighbours(self, source: Tensor) -> Tensor:
+        """Store what a convolution reads of the fresh tokens, (B, Q, D), and return that of the canvas, (B, L, D)."""
+        return self.cache.write_neighbours(self.layer, source, self.region)
+
+    def columns(self, rows: int, device: torch.device) -> Tensor:
+        """Where the Q tokens stand, (B, Q) int64."""
+        if isinstance(self.region, Tensor):
+            return self.region
+        return torch.arange(self.cache.length, device=device)[self.region].expand(rows, -1)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from typing_extensions import override
 
 
 class Checkpointing(ABC):
@@ -45,8 +46,8 @@ class EveryBlock(Checkpointing):
         if self.n < 1:
             raise ValueError(f"n must be 1 or more; got {self.n}")
 
+    @override
     def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
-        """See `Checkpointing`."""
         keeps = layer % self.n > 0
         result = block(*arguments) if keeps else checkpoint(block, *arguments, use_reentrant=False)
         assert isinstance(result, Tensor)
@@ -70,8 +71,8 @@ class Selective(Checkpointing):
         if self.n < 1:
             raise ValueError(f"n must be 1 or more; got {self.n}")
 
+    @override
     def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
-        """See `Checkpointing`."""
         result = checkpoint(block, *arguments, use_reentrant=False, context_fn=partial(_keeping, self.n))
         assert isinstance(result, Tensor)
         return result

@@ -2,8 +2,8 @@
 
     x_{l+1} = x_l + attention_l + feed_forward_l,
 
-where the two terms come from an earlier pass for all tokens but a few. Which few is told by the layer's values, which
-are cheap: those with the least cosine similarity to the stored ones.
+where the two terms come from an earlier pass for all tokens but a few. The layer's values, which are cheap, tell which
+few: those whose cosine similarity to the stored ones is the least.
 
 Reference: Liu et al., "dLLM-Cache: Accelerating Diffusion Large Language Models with Adaptive Caching", arXiv
 2506.06295.
@@ -12,45 +12,53 @@ Shapes: B rows, L columns, Q computed tokens, D width, G key/value heads, d head
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from llada.backbones.attention.kernels import Visibility
-from llada.backbones.cache import KeyValueCache
-from llada.backbones.layers import Block
-from llada.backbones.rotary import Rotation, rotation
-
-if TYPE_CHECKING:
-    from llada.backbones.transformer import BidirectionalTransformer
+from llada.backbones.attention.visibility import Visibility
+from llada.backbones.body import Body
+from llada.backbones.cache import Cached, KeyValueCache
+from llada.backbones.convolution import RowNeighbours
+from llada.backbones.layer import Context
 
 
 class FeatureCache:
     """Keys, values and the outputs of both halves of every layer, for one canvas.
 
     Args:
-        backbone: whose features they are.
-        store: its empty key/value cache.
+        body: the network; its layers allow ``partial_updates``, see `llada.backbones.layer.Layer`.
+        store: an empty key/value cache of it.
+
+    Raises:
+        ValueError: if the network can't be updated in part, saying why.
     """
 
-    def __init__(self, backbone: "BidirectionalTransformer", store: KeyValueCache) -> None:
-        if backbone.block_length is not None:
+    def __init__(self, body: Body, store: KeyValueCache) -> None:
+        if body.block_length is not None:
             raise ValueError("a block-causal backbone has an exact cache; use it instead of partial updates")
-        if backbone.convolution or backbone.causal:
-            feature = "a short convolution" if backbone.convolution else "a causal mask"
-            raise ValueError(f"partial updates don't know {feature}; use another cache, such as DualCache()")
-        self.backbone, self.store = backbone, store
-        rows, weight = store.keys[0].shape[0], backbone.embedding.weight
-        shape = (rows, store.length, backbone.width)
+        if body.causal:
+            raise ValueError("partial updates don't know a causal mask; use another cache, such as DualCache()")
+        for layer, block in enumerate(body.blocks):
+            if not getattr(block, "partial_updates", False):
+                raise ValueError(
+                    f"partial updates don't know layer {layer}, a {type(block).__name__} that isn't attention and "
+                    "feed-forward alone but has, for example, a short convolution; use another cache, such as "
+                    "DualCache()"
+                )
+        self.body, self.store = body, store
+        self.blocks: list[Any] = list(body.blocks)
+        rows, weight = store.keys[0].shape[0], body.embedding.weight
+        shape = (rows, store.length, body.width)
         self.attention = [weight.new_zeros(shape) for _ in store.keys]
         self.feed_forward = [weight.new_zeros(shape) for _ in store.keys]
 
     @property
     def lead(self) -> int:
-        """See `KeyValueCache`."""
+        """How many columns to the left of a token its prediction is read."""
         return self.store.lead
 
     def hidden(
@@ -63,56 +71,54 @@ class FeatureCache:
         select: Tensor,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """The body, with some tokens computed afresh.
+        """Hidden states, with some tokens computed afresh.
 
         Args:
             tokens: (B, L) int64, the whole canvas.
-            start: (B,) int64, first column of each row that may be updated; all behind it may.
-            width: L minus the least of them.
-            share: of a row's columns from its start on that every layer but the first computes, in (0, 1].
+            start: (B,) int64, first column of each row that may be updated; all to its right may, too.
+            width: L minus the smallest ``start``.
+            share: share of a row's columns from its start on that every layer but the first computes, in (0, 1].
             select: (N,) flat indices into B * L.
             attention_mask: (B, L) bool, true for real tokens.
 
         Returns:
             (N, D).
         """
-        backbone = self.backbone
+        body, x = self.body, self.body.embedding(tokens)
         visibility = Visibility(None if attention_mask is None else attention_mask.bool())
-        x = backbone.embedding(tokens)
         reach = (tokens.shape[1] - start)[:, None]  # how many columns a row updates at most
         everything = start[:, None] + _up_to(reach, width)
-        for layer, block in enumerate(backbone.blocks):
-            assert isinstance(block, Block)
+        for layer in range(len(self.blocks)):
             changed = everything
             if layer > 0 and share < 1.0:
                 count = (share * reach.double()).ceil().long()
-                order = self._likeness(layer, block, x, everything, reach).argsort(dim=1, stable=True)
+                order = self._likeness(layer, x, everything, reach).argsort(dim=1, stable=True)
                 changed = everything.gather(1, order.gather(1, _up_to(count, math.ceil(share * width))))
-            turn = rotation(changed, backbone.head_dim, backbone.rope_theta, x.dtype)
-            x = self._layer(layer, block, x, changed, turn, visibility)
-        return backbone.final_norm(x.flatten(0, 1)[select])
+            cached = Cached(self.store, layer, changed)
+            x = self._layer(x, Context(body.rotation(changed), visibility, RowNeighbours(), cached=cached))
+        return body.final_norm(x.flatten(0, 1)[select])
 
-    def _likeness(self, layer: int, block: Block, x: Tensor, positions: Tensor, reach: Tensor) -> Tensor:
-        """Cosines of the values at positions (B, Q) and the stored ones; infinite behind the first ``reach`` (B, 1)."""
-        index = positions[..., None]
-        values = block.attention.v_proj(block.attention_norm(x.gather(1, index.expand(-1, -1, x.shape[-1]))))
-        stored = rearrange(self.store.values[layer], "b g l d -> b l (g d)")
-        stored = stored.gather(1, index.expand(-1, -1, stored.shape[-1]))
+    def _likeness(self, layer: int, x: Tensor, columns: Tensor, reach: Tensor) -> Tensor:
+        """Cosines of the values at columns (B, Q) and the stored ones; infinite behind the first ``reach`` (B, 1)."""
+        values = self.blocks[layer].values(_at(x, columns))
+        stored = _at(rearrange(self.store.values[layer], "b g l d -> b l (g d)"), columns)
         likeness = F.cosine_similarity(values.float(), stored.float(), dim=-1)
-        columns = torch.arange(positions.shape[1], device=positions.device)
-        return likeness.masked_fill(columns >= reach, torch.inf)
+        return likeness.masked_fill(torch.arange(columns.shape[1], device=x.device) >= reach, torch.inf)
 
-    def _layer(
-        self, layer: int, block: Block, x: Tensor, changed: Tensor, turn: Rotation, visibility: Visibility
-    ) -> Tensor:
-        index = changed[..., None].expand(*changed.shape, x.shape[-1])
-        normed = block.attention_norm(x.gather(1, index))
-        gathered = block.attention(normed, turn, visibility, (self.store, layer, changed))
-        self.attention[layer].scatter_(1, index, block.attention.o_proj(gathered))
+    def _layer(self, x: Tensor, context: Context) -> Tensor:
+        """A layer's output for all tokens (B, L, D), of which it computes those of the context's region."""
+        assert context.cached is not None
+        layer, columns = context.cached.layer, context.cached.columns(len(x), x.device)
+        block, index = self.blocks[layer], columns[..., None].expand(-1, -1, x.shape[-1])
+        self.attention[layer].scatter_(1, index, block.attend(_at(x, columns), context))
         x = x + self.attention[layer]
-        fresh = block.feed_forward(block.feed_forward_norm(x.gather(1, index)))
-        self.feed_forward[layer].scatter_(1, index, fresh)
+        self.feed_forward[layer].scatter_(1, index, block.feed(_at(x, columns)))
         return x + self.feed_forward[layer]
+
+
+def _at(x: Tensor, columns: Tensor) -> Tensor:
+    """The vectors (B, L, D) at columns (B, Q), (B, Q, D)."""
+    return x.gather(1, columns[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _up_to(counts: Tensor, width: int) -> Tensor:

@@ -5,7 +5,7 @@ kernels themselves. A graph starts them all at once, but it reads and writes fix
 static buffers before a replay, positions are a tensor instead of a slice, so that one graph serves every block of a
 canvas, and the keys and values of all canvases of one shape live in the same buffers, one canvas after the other.
 
-Shapes: B rows, L columns of the canvas, Q columns of the region, N rows wanted out of B * Q.
+Shapes: B rows, L columns of the canvas, Q columns of the region, D width, N tokens selected out of B * Q.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from llada.backbones.body import Body
 from llada.backbones.cache import KeyValueCache, Region
 
 
@@ -23,8 +25,8 @@ class Recording(NamedTuple):
     """A recorded computation.
 
     Attributes:
-        replay: does it again, from the same inputs' memory to the same output's.
-        output: where the result stands after a replay.
+        replay: computes it again, from what now stands in the inputs' memory, into the output's memory.
+        output: the tensor that holds the result after a replay.
     """
 
     replay: Callable[[], None]
@@ -32,11 +34,11 @@ class Recording(NamedTuple):
 
 
 class Recorder(ABC):
-    """Records a computation whose inputs and outputs stay where they are."""
+    """Records a computation whose inputs and outputs stay at the same addresses in memory."""
 
     @abstractmethod
     def record(self, run: Callable[[], Tensor]) -> Recording:
-        """Record ``run``, which is done at least once meanwhile; replay before reading the output."""
+        """Record ``run``, which is called at least once meanwhile; replay the recording before reading its output."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class CudaRecorder(Recorder):
 
     warm_up: int = 2
 
+    @override
     def record(self, run: Callable[[], Tensor]) -> Recording:
-        """See `Recorder`."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -67,8 +69,8 @@ class CudaRecorder(Recorder):
 class EagerRecorder(Recorder):
     """No graph: a replay runs the computation again into the same output. For tests of the buffers on any device."""
 
+    @override
     def record(self, run: Callable[[], Tensor]) -> Recording:
-        """See `Recorder`."""
         output = run()
         return Recording(lambda: _into(output, run()), output)
 
@@ -85,15 +87,15 @@ class GraphedBackbone(nn.Module):
     A graph is recorded for each shape of canvas and region, and kept.
 
     Args:
-        backbone: with `hidden`, `head` and `new_cache`, such as `BidirectionalTransformer`. Its parameters must stay
-            where they are in memory.
-        recorder: makes the graphs.
+        backbone: a body with a head, such as `BidirectionalTransformer`. Its parameters must stay where they are in
+            memory.
+        recorder: what makes the graphs.
 
     Raises:
         ValueError: if the backbone keeps no keys and values, or is block-causal: there, regions have many sizes.
     """
 
-    def __init__(self, backbone: nn.Module, recorder: Recorder = CudaRecorder()) -> None:
+    def __init__(self, backbone: Body, recorder: Recorder = CudaRecorder()) -> None:
         super().__init__()
         if not hasattr(backbone, "new_cache"):
             raise ValueError(
@@ -111,13 +113,13 @@ class GraphedBackbone(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return self.backbone.head(hidden)  # type: ignore[operator]
+        return self.backbone.head(hidden)
 
     def new_cache(self, batch_size: int, length: int) -> "Lease":
-        """The key/value cache for canvases of that shape; the one handed out before for the same shape ends."""
+        """The key/value cache for canvases of that shape; it ends the one that was given before for the same shape."""
         shape = batch_size, length
         if shape not in self._stores:
-            self._stores[shape] = self.backbone.new_cache(batch_size, length)  # type: ignore[operator]
+            self._stores[shape] = self.backbone.new_cache(batch_size, length)
         store = self._stores[shape]
         if store.ends_at_region:
             raise ValueError(
@@ -136,7 +138,7 @@ class GraphedBackbone(nn.Module):
         attention_mask: Tensor | None = None,
         **model_kwargs: Any,
     ) -> Tensor:
-        """The body; a pass over a part of a cached canvas is a replay.
+        """Hidden states, what the head turns into logits; a pass over a part of a cached canvas is a replay.
 
         Args:
             tokens: (B, Q) int64.
@@ -150,22 +152,20 @@ class GraphedBackbone(nn.Module):
             (B, Q, D), or (N, D) with ``select``; not to be kept over the next call.
 
         Raises:
-            ValueError: if the cache was handed out again, gradients are wanted, or the keywords aren't known.
+            ValueError: if a newer cache has taken the buffers, gradients are wanted, or the keywords aren't known.
         """
         arguments = {**model_kwargs}
         if attention_mask is not None:
             arguments["attention_mask"] = attention_mask
         if cache is None or region is None:
-            return self.backbone.hidden(tokens, select=select, **arguments)  # type: ignore[operator]
+            return self.backbone.hidden(tokens, select=select, **arguments)
         if self._owners.get(cache.shape) is not cache:
             raise ValueError(
                 "the buffers of this cache serve a newer canvas; decode one canvas after the other, or make a "
                 "GraphedBackbone for each"
             )
         if tokens.shape[1] == cache.length:
-            return self.backbone.hidden(  # type: ignore[operator]
-                tokens, select=select, cache=cache.store, region=region, **arguments
-            )
+            return self.backbone.hidden(tokens, select=select, cache=cache.store, region=region, **arguments)
         if model_kwargs or torch.is_grad_enabled():
             raise ValueError(
                 f"a recorded pass takes no gradient and no keywords but attention_mask; got {sorted(model_kwargs)} and "
@@ -182,11 +182,11 @@ class GraphedBackbone(nn.Module):
 
 
 class Lease:
-    """The right to a cache's buffers until they are handed out again.
+    """The right to use a cache's buffers, until a newer canvas of the same shape takes them.
 
     Args:
-        store: the buffers.
-        shape: rows and columns of the canvas.
+        store: the cache with the buffers.
+        shape: numbers of rows and columns of the canvas.
     """
 
     def __init__(self, store: KeyValueCache, shape: tuple[int, int]) -> None:
@@ -199,7 +199,7 @@ class _Graph:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Body,
         recorder: Recorder,
         store: KeyValueCache,
         tokens: Tensor,
@@ -224,6 +224,4 @@ class _Graph:
 
     def _run(self) -> Tensor:
         arguments = {} if self.mask is None else {"attention_mask": self.mask}
-        return self.backbone.hidden(  # type: ignore[operator]
-            self.tokens, cache=self.store, region=self.positions, **arguments
-        )
+        return self.backbone.hidden(self.tokens, cache=self.store, region=self.positions, **arguments)

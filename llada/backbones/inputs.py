@@ -1,10 +1,10 @@
-"""What backbones ask of their arguments, and where the arguments say that the tokens stand."""
+"""Checks of a backbone's arguments, and the positions that its tokens are rotated by."""
 
 import torch
 from torch import Tensor
 
+from llada import rows
 from llada.backbones.cache import KeyValueCache, Region
-from llada.backbones.rotary import segment_positions
 
 
 def check_inputs(
@@ -24,8 +24,8 @@ def check_inputs(
         segment_ids: (B, L) integers for packed rows, or None.
         cache: keys and values of the canvas that ``tokens`` are a part of, or None.
         region: where ``tokens`` stand on that canvas, or None.
-        vocab_size: V.
-        max_length: longest row or canvas, in tokens.
+        vocab_size: number of token ids, V.
+        max_length: longest row or canvas that is accepted, in tokens.
 
     Raises:
         ValueError: if it can't, saying why.
@@ -49,12 +49,15 @@ def check_inputs(
         raise ValueError("a cached region can't be combined with packed segments")
 
 
-def token_positions(tokens: Tensor, segment_ids: Tensor | None, region: Region | None) -> Tensor:
-    """Rotary positions, (L,) or (B, L). Left padding shifts a row as a whole, which rotation doesn't see."""
+def rotary_positions(tokens: Tensor, segment_ids: Tensor | None, region: Region | None) -> Tensor:
+    """What the rotation of each token is computed from, (L,) or (B, L).
+
+    Rows without segments share their columns, (L,): padding in front shifts a whole row, which a rotation doesn't see.
+    """
     if isinstance(region, Tensor):
         return region
     if segment_ids is not None:
-        return segment_positions(segment_ids)
+        return rows.positions(tokens, segment_ids=segment_ids)
     start = 0 if region is None else region.start
     return torch.arange(start, start + tokens.shape[1], device=tokens.device)
 

@@ -1,24 +1,58 @@
-"""The layers of a pre-norm Transformer: attention, SwiGLU, short convolution, and the block that joins them.
+"""The layers of a pre-norm Transformer: attention, feed-forward, and the block that joins them.
 
-Shapes: B batch, L length, D width, N rows selected out of B * L, H heads, G key/value heads, d head width.
+    x <- x + attention(norm(x)),    x <- x + feed_forward(norm(x))
+
+Shapes: B rows, L tokens of a row, D width, N rows selected out of B * L, H heads, G key/value heads, d head width.
 """
+
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from typing_extensions import override
 
 from llada.backbones.attention.kernels import kernel_by_name
-from llada.backbones.attention.visibility import Visibility
-from llada.backbones.cache import KeyValueCache, Region
-from llada.backbones.rotary import Rotation, rotate
-
-Cached = tuple[KeyValueCache, int, Region]
-"""A cache, the index of the layer, and where the tokens of a pass stand on the cache's canvas."""
+from llada.backbones.convolution import ShortConvolution
+from llada.backbones.layer import Context, Layer
+from llada.backbones.rotary import rotate
 
 
-class Attention(nn.Module):
-    """Grouped-query self-attention with rotary positions.
+class RotaryAttention(nn.Module, ABC):
+    """Self-attention with rotary positions; a subclass makes queries, keys and values, and has the ``o_proj`` behind.
+
+    Args:
+        kernel: name in `llada.backbones.attention.kernels.KERNELS`.
+    """
+
+    def __init__(self, kernel: str) -> None:
+        super().__init__()
+        self.kernel = kernel_by_name(kernel)
+
+    @abstractmethod
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, L, d), keys and values (B, G, L, d) of normalised tokens (B, L, D), before rotation."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """What every token gathers from those it sees, before the output projection.
+
+        Args:
+            x: (B, L, D), normalised.
+            context: rotation, visibility and cache.
+
+        Returns:
+            (B, L, H * d).
+        """
+        q, k, v = self.heads(x)
+        q, k = rotate(q, context.rotation), rotate(k, context.rotation)
+        if context.cached is not None:
+            k, v = context.cached.write(k, v)
+        return rearrange(self.kernel(q, k, v, context.visibility), "b h l d -> b l (h d)")
+
+
+class Attention(RotaryAttention):
+    """Grouped-query self-attention.
 
     Args:
         width: D.
@@ -46,9 +80,8 @@ class Attention(nn.Module):
         qk_norm: float | None = None,
         kernel: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(kernel)
         self.head_dim = head_dim
-        self.kernel = kernel_by_name(kernel)
         self.q_proj = nn.Linear(width, num_heads * head_dim, bias=qkv_bias)
         self.k_proj = nn.Linear(width, num_kv_heads * head_dim, bias=qkv_bias)
         self.v_proj = nn.Linear(width, num_kv_heads * head_dim, bias=qkv_bias)
@@ -56,32 +89,11 @@ class Attention(nn.Module):
         self.q_norm = nn.Identity() if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
         self.k_norm = nn.Identity() if qk_norm is None else nn.RMSNorm(head_dim, eps=qk_norm)
 
-    def forward(
-        self,
-        x: Tensor,
-        turn: Rotation,
-        visibility: Visibility,
-        cached: Cached | None = None,
-    ) -> Tensor:
-        """What every token gathers from those it sees, before the output projection.
-
-        Args:
-            x: (B, L, D), normalised.
-            turn: rotation of the positions of ``x``.
-            visibility: who may see whom.
-            cached: cache, index of this layer, and where the tokens of ``x`` stand on the cache's canvas.
-
-        Returns:
-            (B, L, H * d).
-        """
+    @override
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q = self.q_norm(rearrange(self.q_proj(x), "b l (h d) -> b h l d", d=self.head_dim))
         k = self.k_norm(rearrange(self.k_proj(x), "b l (g d) -> b g l d", d=self.head_dim))
-        v = rearrange(self.v_proj(x), "b l (g d) -> b g l d", d=self.head_dim)
-        q, k = rotate(q, turn), rotate(k, turn)
-        if cached is not None:
-            cache, layer, region = cached
-            k, v = cache.write(layer, k, v, region)
-        return rearrange(self.kernel(q, k, v, visibility), "b h l d -> b l (h d)")
+        return q, k, rearrange(self.v_proj(x), "b l (g d) -> b g l d", d=self.head_dim)
 
 
 class TiedHead(nn.Module):
@@ -122,74 +134,7 @@ class SwiGLU(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class ShortConvolution(nn.Module):
-    """A residual depthwise convolution over neighbouring positions: x + conv(norm(x)).
-
-    It gives a small model the sight of its neighbours that attention would have to learn first. Not part of LLaDA's own
-    architecture.
-
-    Args:
-        width: D.
-        size: positions in the window, odd; centred, or ending at the token itself if ``causal``.
-        causal: whether a token sees only itself and those before it.
-        norm_eps: epsilon of the RMSNorm.
-
-    Raises:
-        ValueError: if ``size`` is even or less than 1.
-    """
-
-    def __init__(self, width: int, size: int, *, causal: bool = False, norm_eps: float = 1e-5) -> None:
-        super().__init__()
-        if size < 1 or size % 2 == 0:
-            raise ValueError(f"the short convolution's size must be odd and positive; got {size}")
-        self.offsets = range(1 - size, 1) if causal else range(-(size // 2), size // 2 + 1)
-        self.norm = nn.RMSNorm(width, eps=norm_eps)
-        self.taps = nn.Parameter(torch.empty(size, width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Normal taps whose squares sum to 1 on average: the branch starts at the scale of its normalised input."""
-        nn.init.normal_(self.taps, std=len(self.offsets) ** -0.5)
-
-    def forward(self, x: Tensor, visibility: Visibility, cached: Cached | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D); padding and other segments contribute nothing.
-
-        With a cache the neighbours outside of the region are those of earlier passes.
-        """
-        source = self.norm(x)
-        if cached is not None:
-            return self._on_region(x, source, visibility, *cached)
-        if visibility.keys is not None:
-            source = source * visibility.keys[..., None]
-        result, length = x, x.shape[1]
-        for tap, offset in zip(self.taps, self.offsets, strict=True):
-            if abs(offset) >= length:
-                continue
-            low, high = max(0, -offset), length - max(0, offset)
-            moved = source[:, low + offset : high + offset] * tap
-            if visibility.segments is not None:
-                here, there = (visibility.segments[:, low + o : high + o] for o in (0, offset))
-                moved = moved * (here == there)[..., None]
-            result = result + F.pad(moved, (0, 0, low, length - high))
-        return result
-
-    def _on_region(
-        self, x: Tensor, source: Tensor, visibility: Visibility, cache: KeyValueCache, layer: int, region: Region
-    ) -> Tensor:
-        places = torch.arange(cache.length, device=x.device)[region] if isinstance(region, slice) else region
-        places = places.expand(x.shape[:2])
-        if visibility.keys is not None:
-            source = source * visibility.keys.gather(1, places)[..., None]
-        canvas = cache.write_neighbours(layer, source, region)
-        for tap, offset in zip(self.taps, self.offsets, strict=True):
-            there = places + offset
-            inside = (there >= 0) & (there < cache.length)
-            index = there.clamp(0, cache.length - 1)[..., None].expand_as(x)
-            x = x + canvas.gather(1, index) * tap * inside[..., None]
-        return x
-
-
-class Block(nn.Module):
+class Block(Layer):
     """One pre-norm layer: x + attention(norm(x)), then x + feed_forward(norm(x)).
 
     Args:
@@ -216,22 +161,33 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(width, eps=norm_eps)
         self.feed_forward = feed_forward
 
-    def forward(
-        self,
-        x: Tensor,
-        turn: Rotation,
-        visibility: Visibility,
-        cached: Cached | None = None,
-        select: Tensor | None = None,
-    ) -> Tensor:
-        """Map (B, L, D) to (B, L, D), or to (N, D) where ``select`` gives flat indices into B * L.
+    @property
+    @override
+    def reads_padding(self) -> bool:
+        return self.convolution is not None  # which looks across it
 
-        Attention needs every token; what follows it needs only those whose result is wanted.
-        """
+    @property
+    @override
+    def partial_updates(self) -> bool:
+        return self.convolution is None
+
+    def forward(self, x: Tensor, context: Context, select: Tensor | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D), or to (N, D) where ``select`` gives flat indices into B * L."""
         if self.convolution is not None:
-            x = self.convolution(x, visibility, cached)
-        gathered = self.attention(self.attention_norm(x), turn, visibility, cached)
-        if select is not None:
-            x, gathered = x.flatten(0, 1)[select], gathered.flatten(0, 1)[select]
-        x = x + self.attention.o_proj(gathered)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+            x = self.convolution(x, context.neighbours)
+        attended = self.attend(x, context, select)
+        x = (x if select is None else x.flatten(0, 1)[select]) + attended
+        return x + self.feed(x)
+
+    def attend(self, x: Tensor, context: Context, select: Tensor | None = None) -> Tensor:
+        """What attention adds to the tokens, (B, L, D), or (N, D) with ``select``."""
+        gathered = self.attention(self.attention_norm(x), context)
+        return self.attention.o_proj(gathered if select is None else gathered.flatten(0, 1)[select])
+
+    def feed(self, x: Tensor) -> Tensor:
+        """What the feed-forward layer adds to the tokens, (..., D)."""
+        return self.feed_forward(self.feed_forward_norm(x))
+
+    def values(self, x: Tensor) -> Tensor:
+        """The values of tokens (B, L, D) as attention's keys carry them, (B, L, G * d)."""
+        return self.attention.v_proj(self.attention_norm(x))

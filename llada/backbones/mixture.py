@@ -1,4 +1,4 @@
-"""A mixture of experts as feed-forward layer: every token goes through the few experts that its router likes best.
+"""A mixture of experts as feed-forward layer: each token is computed by the few experts that score highest for it.
 
     y = sum_{e in top k} p_e expert_e(x) [+ shared(x)],   p = softmax(W x) over all experts, not renormalised over the k
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 
 class MixtureOfExperts(nn.Module):
-    """Routes tokens to experts.
+    """Sends each token to its experts, and adds up their results.
 
     Args:
         width: D.
         experts: feed-forward layers (..., D) -> (..., D).
-        experts_per_token: k.
-        shared: an expert that every token goes through beside, with weight 1; None for none.
+        experts_per_token: number of experts that compute a token, k.
+        shared: an additional expert that computes every token, with weight 1; None for none.
 
     Raises:
-        ValueError: if k isn't between 1 and the number of experts.
+        ValueError: if ``experts_per_token`` isn't between 1 and the number of experts.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MixtureOfExperts(nn.Module):
         best, chosen = probability.topk(self.experts_per_token, dim=-1)
         result = torch.zeros_like(rows) if self.shared is None else self.shared(rows)
         for index, expert in enumerate(self.experts):
-            token, place = (chosen == index).nonzero(as_tuple=True)
-            weight = best[token, place, None].to(rows.dtype)
+            token, rank = (chosen == index).nonzero(as_tuple=True)
+            weight = best[token, rank, None].to(rows.dtype)
             result = result.index_add(0, token, weight * expert(rows[token]))
         return result.view_as(x)

@@ -1,4 +1,4 @@
-"""Rotary position embedding in the half-split layout: dimension i turns together with dimension i + d/2.
+"""Rotary position embedding in the half-split layout: dimension i is rotated together with dimension i + d/2.
 
     (a, b) -> (a cos - b sin, b cos + a sin),  angle = position * theta ** (-2 i / d)
 
@@ -25,7 +25,7 @@ def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype 
         positions: (L,) or (B, L) integers.
         head_dim: d, even.
         theta: base of the wavelengths.
-        dtype: of the model; the angles are float32 at least.
+        dtype: dtype of the model; the angles are float32 at least.
     """
     dtype = torch.promote_types(dtype, torch.float32)
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=dtype) / head_dim
@@ -38,18 +38,3 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Rotate queries or keys, (B, H, L, d); computed in the rotation's dtype, returned in that of ``x``."""
     a, b = x.to(by.cos.dtype).chunk(2, dim=-1)
     return torch.cat((a * by.cos - b * by.sin, b * by.cos + a * by.sin), dim=-1).to(x.dtype)
-
-
-def segment_positions(segments: Tensor) -> Tensor:
-    """Positions that restart with every packed segment.
-
-    Args:
-        segments: (B, L) integers, constant within a segment.
-
-    Returns:
-        (B, L) int64, 0 at the first token of each segment.
-    """
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    starts = torch.ones_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(starts, index, 0).cummax(dim=1).values

@@ -1,44 +1,38 @@
 """LLaDA's Transformer: LLaMA's layers without the causal mask.
 
-A backbone is an `nn.Module` in two halves, so that losses and samplers pay for the vocabulary only where they need it:
+    x <- x + attention(norm(x)),    x <- x + feed_forward(norm(x))
 
-    hidden(tokens (B, L)) -> (B, L, D)      the body, final norm included
-    head(hidden (..., D)) -> (..., V)       the projection to the vocabulary
-
-and ``forward`` is ``head(hidden(tokens))``.
+What it shares with other backbones is in `llada.backbones.body`.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from llada.backbones.attention.block_causal import block_causal
-from llada.backbones.attention.kernels import check_answers_padding, kernel_by_name
-from llada.backbones.attention.unpadded import unpadded
-from llada.backbones.attention.visibility import Visibility
-from llada.backbones.cache import KeyValueCache, Region
-from llada.backbones.checkpointing import Checkpointing, as_checkpointing
+from llada.backbones.body import Body
+from llada.backbones.checkpointing import Checkpointing
+from llada.backbones.convolution import ShortConvolution
 from llada.backbones.features import FeatureCache
-from llada.backbones.inputs import check_heads, check_inputs, token_positions
-from llada.backbones.layers import Attention, Block, ShortConvolution, SwiGLU, TiedHead
+from llada.backbones.inputs import check_heads
+from llada.backbones.layers import Attention, Block, SwiGLU, TiedHead
 from llada.backbones.mixture import MixtureOfExperts
-from llada.backbones.rotary import rotation
 from llada.backbones.two_copy import two_copy_hidden
 
 
-class BidirectionalTransformer(nn.Module):
+class BidirectionalTransformer(Body):
     """RMSNorm, rotary positions, grouped-query attention and SwiGLU; every token sees every token.
 
     Args:
-        vocab_size: rows of the embedding and of the head, V. The mask token needs one of them.
+        vocab_size: number of token ids, V, the mask token's included.
         width: D.
-        num_layers: blocks.
-        num_heads: H, query heads.
-        num_kv_heads: G, key/value heads, a divisor of ``num_heads``; None for as many as query heads.
-        head_dim: d; None for ``width / num_heads``.
-        hidden_width: of the feed-forward layer; None for the multiple of 64 at or above 8/3 of ``width``.
+        num_layers: number of blocks.
+        num_heads: number of query heads, H.
+        num_kv_heads: number of key/value heads, G, a divisor of ``num_heads``; None for as many as query heads.
+        head_dim: width of a head, d; None for ``width / num_heads``.
+        hidden_width: width inside the feed-forward layer; None for the multiple of 64 at or above 8/3 of ``width``.
         max_length: longest row that is accepted, in tokens.
         rope_theta: base of the rotary wavelengths.
         norm_eps: epsilon of the RMSNorms.
@@ -47,19 +41,24 @@ class BidirectionalTransformer(nn.Module):
         bias: biases on the other projections, the head included.
         head_bias: a bias on the head, 0 at first; see `llada.training.callbacks.UnigramBias`.
         qk_norm: whether queries and keys are normalised per head before rotation.
-        num_experts: experts of a mixture in place of each feed-forward layer, ``hidden_width`` wide each; 0 for none.
-        experts_per_token: experts that a token goes through.
-        shared_width: of an expert that every token goes through beside; 0 for none.
+        num_experts: number of experts of a mixture in place of each feed-forward layer, each ``hidden_width`` wide; 0
+            for no mixture.
+        experts_per_token: number of experts that compute a token.
+        shared_width: width of an additional expert that computes every token; 0 for none.
         causal: see only earlier tokens; for the autoregressive twin and for converted checkpoints.
         shift: the output at position i is read at i - 1 (models adapted from next-token prediction, such as Dream).
             Position 0 reads its own.
-        convolution: window of a depthwise convolution in front of each attention, odd; 0 for none (LLaDA). It ends at
-            the token itself if ``causal`` or ``block_length`` is set, and else is centred on it.
+        convolution: number of tokens in the window of a depthwise convolution in front of each attention, odd; 0 for
+            none (LLaDA). It ends at the token itself if ``causal`` or ``block_length`` is set, and else is centred.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations; or which
             of them, see `llada.backbones.checkpointing`.
         attention: name of the attention kernel, see `llada.backbones.attention.kernels.KERNELS`.
         block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
             all blocks before it (LLaDA2, BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
+        feed_forward: makes the feed-forward layer of each block from ``width``, such as a class of your own or a
+            `functools.partial` of it; a module from (..., D) to (..., D). None: SwiGLU, or the mixture of experts.
+
+    For blocks of another kind override `new_block`.
 
     Raises:
         ValueError: if sizes don't divide where they must.
@@ -94,26 +93,37 @@ class BidirectionalTransformer(nn.Module):
         activation_checkpointing: bool | Checkpointing = False,
         attention: str = "auto",
         block_length: int | None = None,
+        feed_forward: Callable[[int], nn.Module] | None = None,
     ) -> None:
-        super().__init__()
         check_heads(width, num_heads, num_kv_heads, head_dim)
         if block_length is not None and (block_length < 1 or causal):
             raise ValueError(f"block_length must be 1 or more, without causal; got {block_length}, {causal=}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be 1 or more; got {num_layers}")
-        self.vocab_size, self.width, self.num_layers, self.num_heads = vocab_size, width, num_layers, num_heads
-        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.head_dim = width // num_heads if head_dim is None else head_dim
+        if feed_forward is not None and num_experts:
+            raise ValueError(f"give feed_forward or num_experts, not both; got {feed_forward} and {num_experts=}")
+        super().__init__(
+            vocab_size=vocab_size,
+            width=width,
+            num_heads=num_heads,
+            num_kv_heads=num_heads if num_kv_heads is None else num_kv_heads,
+            head_dim=width // num_heads if head_dim is None else head_dim,
+            max_length=max_length,
+            rope_theta=rope_theta,
+            causal=causal,
+            shift=shift,
+            block_length=block_length,
+            attention=attention,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.num_layers, self.norm_eps = num_layers, norm_eps
         self.hidden_width = 64 * math.ceil(width * 8 / 3 / 64) if hidden_width is None else hidden_width
-        self.max_length, self.rope_theta, self.norm_eps = max_length, rope_theta, norm_eps
         self.tie_embeddings, self.qkv_bias, self.bias, self.qk_norm = tie_embeddings, qkv_bias, bias, qk_norm
-        self.causal, self.shift, self.convolution = causal, shift, convolution
-        self.activation_checkpointing, self.attention = activation_checkpointing, attention
-        self.block_length, self.head_bias = block_length, head_bias
+        self.head_bias, self.convolution, self.feed_forward = head_bias, convolution, feed_forward
         self.num_experts, self.experts_per_token, self.shared_width = num_experts, experts_per_token, shared_width
 
         self.embedding = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(self._block() for _ in range(num_layers))
+        self.blocks = nn.ModuleList(self.new_block(layer) for layer in range(num_layers))
         self.final_norm = nn.RMSNorm(width, eps=norm_eps)
         self.head = self._head()
         self.reset_parameters()
@@ -122,7 +132,12 @@ class BidirectionalTransformer(nn.Module):
         bias = self.bias or self.head_bias
         return TiedHead(self.embedding, bias) if self.tie_embeddings else nn.Linear(self.width, self.vocab_size, bias)
 
-    def _block(self) -> Block:
+    def new_block(self, layer: int) -> nn.Module:
+        """The layer of that index, a `llada.backbones.layer.Layer`; override it for layers of your own.
+
+        Args:
+            layer: index, from 0.
+        """
         attention = Attention(
             self.width,
             self.num_heads,
@@ -140,6 +155,8 @@ class BidirectionalTransformer(nn.Module):
         return Block(self.width, attention, self._feed_forward(), norm_eps=self.norm_eps, convolution=convolution)
 
     def _feed_forward(self) -> nn.Module:
+        if self.feed_forward is not None:
+            return self.feed_forward(self.width)
         if self.num_experts == 0:
             return SwiGLU(self.width, self.hidden_width, bias=self.bias)
         experts: list[nn.Module] = [SwiGLU(self.width, self.hidden_width) for _ in range(self.num_experts)]
@@ -150,131 +167,45 @@ class BidirectionalTransformer(nn.Module):
         """LLaDA's "mitchell" initialisation: truncated normal at 3 standard deviations.
 
         The deviation is 1/sqrt(D) for embedding, head, queries, keys, values, gate and up; the two projections that
-        write into the residual stream have 1/sqrt(fan-in), divided by sqrt(2 (layer + 1)). Norms start at 1,
-        biases at 0.
+        write into the residual stream have 1/sqrt(fan-in), divided by sqrt(2 (layer + 1)). Norms start at 1, biases at
+        0. Other modules, such as layers of your own, do what their own ``reset_parameters`` does.
         """
         for module in self.modules():
             if isinstance(module, nn.RMSNorm):
                 nn.init.ones_(module.weight)
             elif isinstance(module, nn.Linear | nn.Embedding):
                 _init(module, self.width**-0.5)
-            elif isinstance(module, ShortConvolution):
-                module.reset_parameters()
             elif isinstance(module, TiedHead):
                 module.tie(self.embedding)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
         for name, module in self.named_modules():
             if name.endswith(("o_proj", "down_proj")) and isinstance(module, nn.Linear):
                 layer = int(name.split(".")[1])
                 _init(module, (module.in_features * 2 * (layer + 1)) ** -0.5)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """Logits of every position.
-
-        Args:
-            tokens: (B, L) int64.
-            attention_mask: (B, L) bool or 0/1, true for real tokens.
-            kwargs: as in `hidden`.
-
-        Returns:
-            (B, L, V).
-        """
-        return self.head(self.hidden(tokens, attention_mask=attention_mask, **kwargs))
-
-    def hidden(
-        self,
-        tokens: Tensor,
-        *,
-        attention_mask: Tensor | None = None,
-        segment_ids: Tensor | None = None,
-        select: Tensor | None = None,
-        cache: KeyValueCache | None = None,
-        region: Region | None = None,
-        clean: Tensor | None = None,
-    ) -> Tensor:
+    @override
+    def hidden(self, tokens: Tensor, *, clean: Tensor | None = None, **arguments: Any) -> Tensor:
         """The body: what the head turns into logits.
 
         Args:
             tokens: (B, L) int64.
-            attention_mask: (B, L) bool or 0/1, true for real tokens; with a cache, of the cache's whole canvas.
-            segment_ids: (B, L) integers for packed rows: tokens see their own segment, and positions restart with it.
-            select: (N,) flat indices into B * L. Only their results are computed after the last attention.
-            cache: keys and values of the canvas that ``tokens`` are a part of; read and updated.
-            region: where ``tokens`` stand on that canvas. Outputs of a region aren't shifted: what predicts a position
-                is the output ``cache.lead`` places to its left.
             clean: (B, L) int64, with ``block_length``: tokens see their own block of ``tokens`` and the blocks before
                 it of ``clean``, so that one pass trains all blocks; see `llada.backbones.two_copy`.
+            arguments: ``attention_mask``, ``segment_ids``, ``select``, ``cache`` and ``region`` as in
+                `llada.backbones.body.Body.hidden`; the last two not with ``clean``.
 
         Returns:
             (B, L, D), or (N, D) with ``select``.
 
         Raises:
-            ValueError: if the row is too long, a token id has no embedding (checked on the CPU), or the combination of
-                arguments can't be computed.
+            ValueError: as in `llada.backbones.body.Body.hidden`, or for ``clean`` without ``block_length``.
         """
         if clean is not None:
-            return two_copy_hidden(self, tokens, clean, attention_mask, segment_ids, select)
-        check_inputs(tokens, segment_ids, cache, region, vocab_size=self.vocab_size, max_length=self.max_length)
-        keys = None if attention_mask is None else attention_mask.bool()
-        if keys is not None and self.shift:
-            check_answers_padding(self.attention)
-        if keys is not None and cache is None and self._leaves_padding_out():
-            packed = unpadded(tokens, keys, segment_ids, causal=self.causal)
-            if packed is not None:
-                x = self._body(packed.tokens, packed.positions, packed.visibility, packed.places(select))
-                return packed.restored(x, select)
-            keys = None
-        positions = token_positions(tokens, segment_ids, region)
-        reach = 1 if self.causal and cache is not None else self.block_length  # a causal mask has blocks of one token
-        if reach is None:
-            visibility = Visibility(keys=keys, segments=segment_ids, causal=self.causal)
-        else:
-            visibility = block_causal(reach, positions, keys, segment_ids, cache, region)
-        wanted = _shifted(tokens, select) if self.shift and region is None else select
-        x = self._body(tokens, positions, visibility, wanted, cache, region)
-        return x.view(*tokens.shape, -1) if select is None else x
-
-    def _leaves_padding_out(self) -> bool:
-        """Whether nothing reads what stands at padding, which then need not be computed.
-
-        A shifted output may be read there, a convolution looks across it, and a compiler wants fixed shapes.
-        """
-        needed = self.shift or self.convolution or self.block_length is not None or torch.compiler.is_compiling()
-        return not needed and kernel_by_name(self.attention).unpads
-
-    def _body(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        visibility: Visibility,
-        select: Tensor | None,
-        cache: KeyValueCache | None = None,
-        region: Region | None = None,
-    ) -> Tensor:
-        """Embedding, blocks and final norm: (B, L, D), or (N, D) with ``select``."""
-        turn = rotation(positions, self.head_dim, self.rope_theta, self.embedding.weight.dtype)
-        checkpointing = as_checkpointing(self.activation_checkpointing) if self.training else None
-        visibility.prepare(tokens)
-        x = self.embedding(tokens)
-        for layer, block in enumerate(self.blocks):
-            cached = None if cache is None or region is None else (cache, layer, region)
-            arguments = x, turn, visibility, cached, select if layer == self.num_layers - 1 else None
-            x = block(*arguments) if checkpointing is None else checkpointing(layer, block, *arguments)
-        return self.final_norm(x)
-
-    def new_cache(self, batch_size: int, length: int) -> KeyValueCache:
-        """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""
-        weight = self.embedding.weight
-        shape = (batch_size, self.num_kv_heads, length, self.head_dim)
-        return KeyValueCache(
-            self.num_layers,
-            shape,
-            device=weight.device,
-            dtype=weight.dtype,
-            lead=int(self.shift),
-            ends_at_region=self.causal or self.block_length is not None,
-        )
+            return two_copy_hidden(self, tokens, clean, **arguments)
+        return super().hidden(tokens, **arguments)
 
     def new_feature_cache(self, batch_size: int, length: int) -> FeatureCache:
         """An empty cache of all layers' features, for partial updates; see `FeatureCache`.
@@ -289,10 +220,3 @@ def _init(module: nn.Linear | nn.Embedding, std: float) -> None:
     nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-def _shifted(tokens: Tensor, select: Tensor | None) -> Tensor:
-    """Flat indices of the positions that predict the selected ones: each its left neighbour, position 0 itself."""
-    if select is None:
-        select = torch.arange(tokens.numel(), device=tokens.device)
-    return select - (select % tokens.shape[1] > 0).to(select.dtype)

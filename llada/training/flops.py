@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from llada.backbones.mixture import MixtureOfExperts
+
 ONCE_PER_ROW = {"modulation", "final_modulation", "noise_embedding"}
 """Modules that see a row's noise level, not its tokens."""
 
@@ -52,7 +54,8 @@ def forward_flops(backbone: nn.Module) -> ForwardFlops:
     Args:
         backbone: with ``width`` and ``num_layers``, and an embedding and a head that are named so.
     """
-    active = _active_share(backbone)
+    mixtures = {name: module for name, module in backbone.named_modules() if isinstance(module, MixtureOfExperts)}
+    active = {f"{name}.experts": m.experts_per_token / len(m.experts) for name, m in mixtures.items()}
     body = head = 0.0
     for name, parameter in backbone.named_parameters(remove_duplicate=False):  # a tied head is work all the same
         parts = name.split(".")
@@ -61,14 +64,10 @@ def forward_flops(backbone: nn.Module) -> ForwardFlops:
         if parts[0] == "head":
             head += 2.0 * parameter.numel()
         else:
-            body += 2.0 * parameter.numel() * (active if "experts" in parts else 1.0)
+            share = next((share for part, share in active.items() if name.startswith(f"{part}.")), 1.0)
+            body += 2.0 * parameter.numel() * share
     width = getattr(backbone, "num_heads", 1) * getattr(backbone, "head_dim", 0) or backbone.width
     return ForwardFlops(body, 4.0 * float(width) * backbone.num_layers, head)  # type: ignore[arg-type, operator]
-
-
-def _active_share(backbone: nn.Module) -> float:
-    count = getattr(backbone, "num_experts", 0)
-    return backbone.experts_per_token / count if count else 1.0  # type: ignore[operator, return-value]
 
 
 def count_pairs(tokens: Tensor, attention_mask: Tensor | None = None, segment_ids: Tensor | None = None) -> Tensor:

@@ -7,8 +7,8 @@ W = R T ranks form a mesh (data_parallel R, tensor_parallel T). Ranks of one dat
   forward and the backward pass: the loss runs the head in chunks and makes its gradient on the way.
 - Tensor parallelism: each rank computes 1/T of the heads, of the feed-forward width and of the vocabulary.
 
-A backbone that was built under ``torch.device("meta")`` gets its weights once it is split (`llada.training.weights`), so that no
-rank ever holds the whole.
+A backbone that was built under ``torch.device("meta")`` gets its weights once it is split
+(`llada.training.weights`), so that no rank ever holds the whole.
 
 Reference: Shoeybi et al., "Megatron-LM", arXiv 1909.08053, section 3; Zhao et al., "PyTorch FSDP", arXiv 2304.11277.
 """
@@ -30,10 +30,33 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from llada.backbones import BidirectionalTransformer
+from llada.backbones.layers import Block
 from llada.training.weights import materialise
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
 """Names of the mesh's dimensions, as Lightning's ``ModelParallelStrategy`` has them."""
+
+PLANNED = {
+    "bias",
+    "block_length",
+    "causal",
+    "head_bias",
+    "head_dim",
+    "hidden_width",
+    "max_length",
+    "norm_eps",
+    "num_heads",
+    "num_kv_heads",
+    "num_layers",
+    "qk_norm",
+    "qkv_bias",
+    "rope_theta",
+    "shift",
+    "vocab_size",
+    "width",
+}
+"""Arguments of `llada.backbones.BidirectionalTransformer` that tensor parallelism can serve."""
 
 HEADS_DIM = 1
 """Of queries and keys, (B, H, L, d)."""
@@ -161,13 +184,15 @@ def split_tensors(backbone: nn.Module, mesh: DeviceMesh) -> None:
         ValueError: if its sizes don't divide by the ranks, or it has parts that there is no plan for.
     """
     size, kind = mesh.size(), type(backbone).__name__
+    if not isinstance(backbone, BidirectionalTransformer):
+        raise ValueError(f"there is no tensor-parallel plan for {kind}; use tensor_parallel_size=1")
     for name in ("num_heads", "num_kv_heads", "hidden_width"):
-        value = getattr(backbone, name, None)
-        if value is None:
-            raise ValueError(f"there is no tensor-parallel plan for {kind}; use tensor_parallel_size=1")
+        value = getattr(backbone, name)
         if value % size:
             raise ValueError(f"tensor_parallel_size={size} must divide {name}={value}")
-    for name in ("tie_embeddings", "num_experts", "convolution"):
-        if getattr(backbone, name):
-            raise ValueError(f"tensor parallelism doesn't know {name}={getattr(backbone, name)}; use FSDP2 alone")
+    for name, value in backbone.unusual_arguments(PLANNED).items():
+        raise ValueError(f"tensor parallelism doesn't know {name}={value}; use FSDP2 alone")
+    for block in backbone.blocks:
+        if not isinstance(block, Block):
+            raise ValueError(f"tensor parallelism doesn't know a {type(block).__name__}; use FSDP2 alone")
     parallelize_module(backbone, mesh, _tensor_plan())

@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,13 +21,14 @@ from llada.backbones.attention.kernels import (
     AutoAttention,
     Case,
     Kernel,
-    Layout,
+    Structure,
     Visibility,
     kernel_by_name,
     kernel_for,
     plain_attention,
 )
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
+from llada.backbones.attention.visibility import Rule, indices
 from llada.backbones.two_copy import TwoCopies
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -177,8 +178,8 @@ def test_padding_needs_no_square_mask() -> None:
     assert Visibility(causal=True).mask is None
 
 
-HOPPER = Case("cuda", torch.bfloat16, 128, Layout.DENSE, capability=(9, 0))
-CPU = Case("cpu", torch.float32, 64, Layout.DENSE)
+HOPPER = Case("cuda", torch.bfloat16, 128, Structure.DENSE, capability=(9, 0))
+CPU = Case("cpu", torch.float32, 64, Structure.DENSE)
 BOTH = frozenset({FLASH_2, FLASH_3})
 
 
@@ -187,26 +188,26 @@ BOTH = frozenset({FLASH_2, FLASH_3})
     [
         (CPU, "sdpa"),
         (replace(CPU, causal=True), "sdpa"),
-        (replace(CPU, layout=Layout.PADDED), "sdpa"),
-        (replace(CPU, layout=Layout.PACKED), "segments"),
-        (replace(CPU, layout=Layout.PACKED, cells_per_run=100.0), "sdpa"),
-        (replace(CPU, layout=Layout.PACKED, compiling=True), "sdpa"),
-        (replace(CPU, layout=Layout.STRUCTURED), "sdpa"),
-        (replace(CPU, device="mps", layout=Layout.PACKED), "segments"),
+        (replace(CPU, structure=Structure.PADDED), "sdpa"),
+        (replace(CPU, structure=Structure.PACKED), "segments"),
+        (replace(CPU, structure=Structure.PACKED, cells_per_run=100.0), "sdpa"),
+        (replace(CPU, structure=Structure.PACKED, compiling=True), "sdpa"),
+        (replace(CPU, structure=Structure.STRUCTURED), "sdpa"),
+        (replace(CPU, device="mps", structure=Structure.PACKED), "segments"),
         (HOPPER, "sdpa"),
         (replace(HOPPER, installed=BOTH), "flash"),
         (replace(HOPPER, installed=BOTH, capability=(8, 0)), "sdpa"),
         (replace(HOPPER, installed=frozenset({FLASH_2})), "sdpa"),
-        (replace(HOPPER, layout=Layout.PADDED), "sdpa"),
-        (replace(HOPPER, layout=Layout.PACKED), "varlen"),
-        (replace(HOPPER, layout=Layout.PACKED, compiling=True), "varlen"),
-        (replace(HOPPER, layout=Layout.PACKED, installed=frozenset({FLASH_2}), capability=(8, 6)), "flash"),
-        (replace(HOPPER, layout=Layout.PACKED, installed=frozenset({FLASH_3}), capability=(8, 0)), "varlen"),
-        (replace(HOPPER, layout=Layout.PACKED, capability=(7, 5)), "segments"),
-        (replace(HOPPER, layout=Layout.PACKED, dtype=torch.float32), "segments"),
-        (replace(HOPPER, layout=Layout.PACKED, dtype=torch.float32, compiling=True), "flex"),
-        (replace(HOPPER, layout=Layout.PACKED, head_dim=36), "segments"),
-        (replace(HOPPER, layout=Layout.STRUCTURED), "flex"),
+        (replace(HOPPER, structure=Structure.PADDED), "sdpa"),
+        (replace(HOPPER, structure=Structure.PACKED), "varlen"),
+        (replace(HOPPER, structure=Structure.PACKED, compiling=True), "varlen"),
+        (replace(HOPPER, structure=Structure.PACKED, installed=frozenset({FLASH_2}), capability=(8, 6)), "flash"),
+        (replace(HOPPER, structure=Structure.PACKED, installed=frozenset({FLASH_3}), capability=(8, 0)), "varlen"),
+        (replace(HOPPER, structure=Structure.PACKED, capability=(7, 5)), "segments"),
+        (replace(HOPPER, structure=Structure.PACKED, dtype=torch.float32), "segments"),
+        (replace(HOPPER, structure=Structure.PACKED, dtype=torch.float32, compiling=True), "flex"),
+        (replace(HOPPER, structure=Structure.PACKED, head_dim=36), "segments"),
+        (replace(HOPPER, structure=Structure.STRUCTURED), "flex"),
     ],
 )
 def test_what_auto_takes(case: Case, expected: str) -> None:
@@ -218,7 +219,7 @@ def test_what_auto_takes(case: Case, expected: str) -> None:
 def test_the_case_of_queries() -> None:
     q = torch.zeros(1, 1, 8, 16, requires_grad=True)
     case = Case.of(q, Visibility(segments=torch.tensor([[0] * 4 + [1] * 4]), causal=True))
-    assert case == Case("cpu", torch.float32, 16, Layout.PACKED, causal=True, grad=True, cells_per_run=32.0)
+    assert case == Case("cpu", torch.float32, 16, Structure.PACKED, causal=True, grad=True, cells_per_run=32.0)
     with torch.no_grad():
         assert not Case.of(q, Visibility()).grad
 
@@ -230,8 +231,8 @@ def test_the_case_of_queries() -> None:
         ("flash", {"capability": (7, 5)}, r"got cuda 7\.5, torch.bfloat16"),
         ("flash", {"dtype": torch.float32}, r"got cuda 9\.0, torch.float32"),
         ("varlen", {"head_dim": 264}, "width 264"),
-        ("varlen", {"layout": Layout.STRUCTURED}, "can't compute block structure; use 'auto', 'flex' or 'sdpa'"),
-        ("segments", {"layout": Layout.STRUCTURED}, "'segments' can't compute block structure"),
+        ("varlen", {"structure": Structure.STRUCTURED}, "can't compute block structure; use 'auto', 'flex' or 'sdpa'"),
+        ("segments", {"structure": Structure.STRUCTURED}, "'segments' can't compute block structure"),
         ("flex", {"device": "cpu", "grad": True}, "no backward pass on the CPU"),
         ("flex", {"device": "mps"}, "needs a CPU or a CUDA device; got mps"),
     ],
@@ -268,7 +269,9 @@ def on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU in name only: the kernels' own functions are replaced by references that run anywhere."""
     monkeypatch.setattr(Kernel, "check", lambda *_: None)
     monkeypatch.setattr(
-        Case, "of", classmethod(lambda cls, q, visibility: replace(HOPPER, layout=visibility.layout, installed=BOTH))
+        Case,
+        "of",
+        classmethod(lambda cls, q, visibility: replace(HOPPER, structure=visibility.structure, installed=BOTH)),
     )
 
 
@@ -328,10 +331,80 @@ def test_a_subclass_with_a_mask_of_its_own_goes_to_no_kernel_that_would_ignore_i
         def mask(self) -> Tensor:  # type: ignore[override]
             return torch.eye(LENGTH, dtype=torch.bool)[None, None]
 
-    assert Diagonal().layout is Layout.STRUCTURED
+    assert Diagonal().structure is Structure.STRUCTURED
     arguments = inputs(grad=False)
     for name in ("auto", "sdpa", "flex"):
         torch.testing.assert_close(kernel_by_name(name)(*arguments, Diagonal()), arguments[2])
+
+
+def test_a_subclass_with_a_rule_of_its_own_has_the_mask_of_the_rule() -> None:
+    class Banded(Visibility):
+        def grid(self) -> tuple[Tensor, Tensor, Tensor]:
+            return indices(1, LENGTH, LENGTH, None)
+
+        def rule(self) -> Rule:
+            return lambda row, head, query, key: (query - key).abs() + 0 * row <= 1
+
+    mask = Banded().mask
+    assert mask is not None
+    assert torch.equal(mask[0, 0], torch.ones(LENGTH, LENGTH).triu(-1).tril(1).bool())
+    assert Banded().structure is Structure.STRUCTURED
+    for name in ("auto", "sdpa", "flex"):
+        compare(kernel_by_name(name), inputs(grad=False), Banded(), torch.ones(1))
+
+
+RULES: dict[str, Visibility] = {
+    **VISIBILITIES,
+    "blocks_all": BlockCausal(keys=KEYS, segments=SEGMENTS, query_blocks=BLOCKS.expand(3, -1), key_blocks=BLOCKS),
+    "blocks_region": BlockCausal(keys=KEYS, query_blocks=BLOCKS[:, 2:5], key_blocks=BLOCKS),
+    "blocks_index": BlockCausal(query_blocks=BLOCKS[0, torch.tensor([[0, 3], [6, 5], [2, 2]])], key_blocks=BLOCKS),
+    "copies": TwoCopies(blocks=BLOCKS),
+    "copies_padding": TwoCopies(keys=KEYS, blocks=(torch.arange(LENGTH) - torch.tensor([[0], [2], [0]])) // 2),
+    "copies_segments": TwoCopies(segments=SEGMENTS, blocks=BLOCKS),
+    "copies_all": TwoCopies(keys=KEYS, segments=SEGMENTS, blocks=BLOCKS),
+}
+
+
+def sees(visibility: Visibility, row: int, query: int, key: int) -> bool:
+    """The definition, token by token."""
+    keys, segments = visibility.keys, visibility.segments
+    at, to = (query % LENGTH, key % LENGTH) if isinstance(visibility, TwoCopies) else (query, key)
+    if keys is not None and not keys[row, to]:
+        return False
+    if segments is not None and segments[row, at] != segments[row, to]:
+        return False
+    if isinstance(visibility, TwoCopies):
+        own, other = (int(visibility.blocks.expand(ROWS, -1)[row, column]) for column in (at, to))
+        noisy, seen_is_noisy = query < LENGTH, key < LENGTH
+        if noisy:
+            return own == other if seen_is_noisy else other < own
+        return not seen_is_noisy and other <= own
+    if isinstance(visibility, BlockCausal):
+        blocks = visibility.query_blocks.expand(ROWS, -1), visibility.key_blocks.expand(ROWS, -1)
+        return bool(blocks[1][row, key] <= blocks[0][row, query])
+    return key <= query or not visibility.causal
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_mask_and_rule_are_the_definition(name: str) -> None:
+    visibility = replace_kept(RULES[name])
+    queries, columns = LENGTH, LENGTH
+    if isinstance(visibility, BlockCausal):
+        queries = visibility.query_blocks.shape[1]
+    if isinstance(visibility, TwoCopies):
+        queries = columns = 2 * LENGTH
+    shape = ROWS, queries, columns
+    expected = torch.tensor([sees(visibility, *index) for index in product(*map(range, shape))]).view(shape)
+    row, query, key = indices(*shape, None)
+    rule = visibility.rule()(row, torch.zeros_like(row), query, key)
+    assert torch.equal(rule.expand(ROWS, 1, queries, columns)[:, 0], expected)
+    if name in ("full", "causal"):  # left to the kernel
+        assert visibility.mask is None
+        return
+    assert visibility.mask is not None
+    assert visibility.mask is visibility.mask  # kept for all layers
+    assert torch.equal(visibility.mask.expand(ROWS, 1, queries, columns)[:, 0], expected)
+    assert (visibility.mask.shape[2] == 1) == (name == "padding")
 
 
 @pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["", "packed"])

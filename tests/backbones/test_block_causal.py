@@ -29,26 +29,25 @@ def seen(mask: Tensor | None) -> list[str]:
 
 
 def test_the_mask_is_a_staircase_of_blocks() -> None:
-    mask = block_causal(2, torch.arange(5), None, None, None, None).mask
+    mask = block_causal(2, tokens(1, 5)).mask
     assert seen(mask) == ["xx...", "xx...", "xxxx.", "xxxx.", "xxxxx"]
 
 
 def test_blocks_count_from_the_first_real_token() -> None:
     keys = torch.tensor([[False, True, True, True, True]])
-    mask = block_causal(2, torch.arange(5), keys, None, None, None).mask
+    mask = block_causal(2, tokens(1, 5), keys).mask
     assert seen(mask)[1:] == [".xx..", ".xx..", ".xxxx", ".xxxx"]
 
 
 def test_blocks_restart_with_a_packed_segment() -> None:
-    segments, positions = torch.tensor([[0, 0, 0, 1, 1]]), torch.tensor([[0, 1, 2, 0, 1]])
-    mask = block_causal(2, positions, None, segments, None, None).mask
+    mask = block_causal(2, tokens(1, 5), None, torch.tensor([[0, 0, 0, 1, 1]])).mask
     assert seen(mask) == ["xx...", "xx...", "xxx..", "...xx", "...xx"]
 
 
 @pytest.mark.parametrize(("start", "stop", "expected"), [(2, 4, None), (2, 5, ["xxxx.", "xxxx.", "xxxxx"])])
 def test_a_region_sees_the_cache_up_to_its_own_blocks(start: int, stop: int, expected: list[str] | None) -> None:
     cache, region = build(2).new_cache(1, 6), slice(start, stop)
-    mask = block_causal(2, torch.arange(start, stop), None, None, cache, region).mask
+    mask = block_causal(2, tokens(1, stop - start), None, None, cache, region).mask
     if expected is None:  # one block: all that the cache shows is visible
         assert mask is None
         assert cache.visible(region) == stop

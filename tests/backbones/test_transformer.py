@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
-from llada.backbones.attention.kernels import Visibility
-from llada.backbones.layers import ShortConvolution
-from llada.backbones.rotary import rotate, rotation, segment_positions
+from llada.backbones.convolution import RowNeighbours, ShortConvolution
+from llada.backbones.inputs import rotary_positions
+from llada.backbones.rotary import rotate, rotation
 
 VOCAB = 20
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -151,7 +151,7 @@ def test_rotation_by_the_complex_formula() -> None:
 
 def test_positions_restart_with_every_segment() -> None:
     segments = torch.tensor([[0, 0, 1, 1, 1, 2], [3, 3, 3, 3, 0, 0]])
-    assert segment_positions(segments).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 1]]
+    assert rotary_positions(segments, segments, None).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 1]]
 
 
 def test_convolution_by_the_library_formula() -> None:
@@ -161,9 +161,9 @@ def test_convolution_by_the_library_formula() -> None:
     normed = layer.norm(x)
     kernel = layer.taps.T[:, None, :]
     expected = x + torch.nn.functional.conv1d(normed.transpose(1, 2), kernel, padding=2, groups=4).transpose(1, 2)
-    torch.testing.assert_close(layer(x, Visibility()), expected)
+    torch.testing.assert_close(layer(x, RowNeighbours()), expected)
     short = x[:, :1]
-    torch.testing.assert_close(layer(short, Visibility()), short + normed[:, :1] * layer.taps[2])
+    torch.testing.assert_close(layer(short, RowNeighbours()), short + normed[:, :1] * layer.taps[2])
 
 
 def test_initialisation_is_lladas() -> None:

@@ -1,5 +1,6 @@
 """Two copies in one pass say what a pass per block says, and nobody sees what it mustn't."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -77,6 +78,27 @@ def test_packed_segments_are_rows_of_their_own(model: BidirectionalTransformer) 
     out = model.hidden(noisy, clean=clean, segment_ids=segments)
     for part in (slice(0, 6), slice(6, None)):
         torch.testing.assert_close(out[:, part], model.hidden(noisy[:, part], clean=clean[:, part]))
+
+
+def test_ragged_rows_say_what_their_own_passes_per_block_say(model: BidirectionalTransformer) -> None:
+    noisy, clean, starts = rows(1, 3), rows(2, 3), (0, 3, 6)
+    real = torch.arange(LENGTH) >= torch.tensor(starts)[:, None]
+    out = model.hidden(noisy, clean=clean, attention_mask=real)
+    for row, start in enumerate(starts):
+        alone = slice(row, row + 1), slice(start, None)
+        torch.testing.assert_close(out[alone], per_block(model, noisy[alone], clean[alone]))
+
+
+def test_packed_and_padded_segments_say_what_their_own_passes_per_block_say(model: BidirectionalTransformer) -> None:
+    noisy, clean = rows(1), rows(2)
+    bounds = ((0, 5, 6, 14), (0, 1, 9, 12))  # where segments begin; the second row ends in padding
+    segments = torch.stack([(torch.arange(LENGTH)[:, None] >= torch.tensor(row)).sum(1) for row in bounds])
+    real = torch.arange(LENGTH) < torch.tensor([[14], [12]])
+    out = model.hidden(noisy, clean=clean, segment_ids=segments, attention_mask=real)
+    for row, edges in enumerate(bounds):
+        for start, stop in pairwise(edges):
+            alone = slice(row, row + 1), slice(start, stop)
+            torch.testing.assert_close(out[alone], per_block(model, noisy[alone], clean[alone]))
 
 
 def test_without_a_clean_copy_no_token_sees_a_later_block(model: BidirectionalTransformer) -> None:

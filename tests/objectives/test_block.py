@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
-from llada.backbones.two_copy import _blocks
+from llada.backbones.attention.block_causal import token_blocks
 from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives import NELBO, Blockwise, PerScored, UnitWeight
 from llada.process import MaskingProcess
@@ -159,7 +159,7 @@ def test_blocks_are_those_of_the_backbone() -> None:
     real = torch.ones(3, 11, dtype=torch.bool)
     real[0, :2] = real[1, 8:] = False
     ours = block_numbers(tokens, 4, attention_mask=real)
-    theirs = _blocks(4, positions, real, None)
+    theirs = token_blocks(4, tokens, real, None)
     assert torch.equal(ours[real], theirs.expand(3, -1)[real])
     assert torch.equal(block_numbers(tokens, 4)[0], positions // 4)
     segments = torch.tensor([[0] * 5 + [1] * 6, [0] * 11, [3] * 1 + [1] * 10])

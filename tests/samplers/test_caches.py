@@ -196,7 +196,7 @@ def test_no_step_asks_the_device_how_many_masks_are_left(monkeypatch: pytest.Mon
     asked: list[int] = []
     plain = Tensor.__int__
     # On the CPU the backbone looks at the token ids; that isn't what is counted here.
-    monkeypatch.setattr("llada.backbones.transformer.check_inputs", lambda *_, **__: None)
+    monkeypatch.setattr("llada.backbones.body.check_inputs", lambda *_, **__: None)
     monkeypatch.setattr(Tensor, "__int__", lambda self: asked.append(1) or plain(self))
     monkeypatch.setattr(Tensor, "__bool__", lambda self: asked.append(1) or self.item())
     for policy in (NoCache(), DualCache(), DelayedCache(), IntervalCache()):

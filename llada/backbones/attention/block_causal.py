@@ -1,11 +1,15 @@
-"""Visibility of block-causal models: a token sees its own block and the blocks before it."""
+"""Visibility of block-causal models: a token sees its own block and the blocks before it.
+
+seen(row, query, key) = block(key) <= block(query), and real and in the same segment as in `Visibility`
+"""
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.backbones.attention.visibility import Rule, Visibility
+from llada import rows
+from llada.backbones.attention.visibility import Rule, Visibility, indices
 from llada.backbones.cache import KeyValueCache, Region
 
 
@@ -21,63 +25,69 @@ class BlockCausal(Visibility):
     query_blocks: Tensor
     key_blocks: Tensor
 
-    @property
-    def mask(self) -> Tensor:
-        """See `Visibility.mask`."""
-        return self.once("mask", self._seen)
+    @override
+    def grid(self) -> tuple[Tensor, Tensor, Tensor]:
+        given = (self.query_blocks, self.key_blocks, self.keys, self.segments)
+        rows = max(len(x) for x in given if x is not None)
+        return indices(rows, self.query_blocks.shape[1], self.key_blocks.shape[1], self.key_blocks.device)
 
-    def _seen(self) -> Tensor:
-        seen = (self.key_blocks[:, None, :] <= self.query_blocks[:, :, None])[:, None]
-        if self.keys is not None:
-            seen = seen & self.keys[:, None, None, :]
-        if self.segments is not None:
-            seen = seen & (self.segments[:, :, None] == self.segments[:, None, :])[:, None]
-        return seen
-
+    @override
     def rule(self) -> Rule:
-        """See `Visibility.rule`."""
-        query_blocks, key_blocks = self.query_blocks, self.key_blocks
-        queries_differ, keys_differ = len(query_blocks) > 1, len(key_blocks) > 1
-
         def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            of_query = query_blocks[row if queries_differ else row * 0, query]
-            result = key_blocks[row if keys_differ else row * 0, key] <= of_query
-            if self.keys is not None:
-                result = result & self.keys[row, key]
-            if self.segments is not None:
-                result = result & (self.segments[row, query] == self.segments[row, key])
-            return result
+            later = of_row(self.key_blocks, row, key) > of_row(self.query_blocks, row, query)
+            return ~later & self.shown(row, query, key)
 
         return seen
+
+
+def of_row(blocks: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """The blocks (1 or B, L) of tokens at given rows and columns; one row stands for all."""
+    return blocks[row if len(blocks) > 1 else row * 0, column]
 
 
 def block_causal(
-    length: int,
-    positions: Tensor,
-    keys: Tensor | None,
-    segments: Tensor | None,
-    cache: KeyValueCache | None,
-    region: Region | None,
+    block_length: int,
+    tokens: Tensor,
+    keys: Tensor | None = None,
+    segments: Tensor | None = None,
+    cache: KeyValueCache | None = None,
+    region: Region | None = None,
 ) -> Visibility:
     """Who sees whom in a block-causal model.
 
     Args:
-        length: of a block, counted from the first real token of a row, or of a packed segment.
-        positions: (Q,) or (B, Q) of the queries.
-        keys: (B, K) bool, true for real tokens, of the whole canvas; or None.
-        segments: (B, Q) of packed rows, or None.
-        cache: keys of the canvas, or None if the queries are the canvas.
-        region: where the queries stand on it.
+        block_length: number of tokens in a block, counted from the first real token of a row or of a packed segment.
+        tokens: (B, Q) of the pass.
+        keys: (B, K) bool, true for real tokens, of the whole canvas; None: all.
+        segments: (B, Q) integers of packed rows; None: a row is one segment.
+        cache: keys of the canvas; None if the tokens are the canvas.
+        region: where the tokens stand on it.
     """
-    queries = positions[None] if positions.ndim == 1 else positions
-    columns = queries
-    if cache is not None and region is not None:
-        stop = cache.visible(region)
-        keys = None if keys is None else keys[:, :stop]
-        if isinstance(region, slice) and keys is None and region.start // length == (region.stop - 1) // length:
-            return Visibility()  # within one block, all that the cache shows is visible
-        columns = torch.arange(stop, device=positions.device)[None]
-    if keys is not None and segments is None:
-        padding = (keys.long().cumsum(1) == 0).sum(1, keepdim=True)
-        queries, columns = queries - padding, columns - padding
-    return BlockCausal(keys=keys, segments=segments, query_blocks=queries // length, key_blocks=columns // length)
+    if cache is None or region is None:
+        blocks = token_blocks(block_length, tokens, keys, segments)
+        return BlockCausal(keys=keys, segments=segments, query_blocks=blocks, key_blocks=blocks)
+    stop = cache.visible(region)
+    keys = None if keys is None else keys[:, :stop]
+    if isinstance(region, slice) and keys is None and region.start // block_length == (region.stop - 1) // block_length:
+        return Visibility()  # within one block, all that the cache shows is visible
+    blocks = token_blocks(block_length, tokens.new_empty(len(tokens), stop), keys, None)
+    if isinstance(region, slice):
+        return BlockCausal(keys=keys, query_blocks=blocks[:, region], key_blocks=blocks)
+    return BlockCausal(keys=keys, query_blocks=blocks.expand(len(tokens), -1).gather(1, region), key_blocks=blocks)
+
+
+def token_blocks(block_length: int, tokens: Tensor, keys: Tensor | None, segments: Tensor | None) -> Tensor:
+    """Block of each token within its row or packed segment, (1 or B, L) int64: one row where all are alike.
+
+    Padding in front is in block -1, and so sees nobody.
+
+    Args:
+        block_length: number of tokens in a block.
+        tokens: (B, L).
+        keys: (B, L) bool, true for real tokens; None: all.
+        segments: (B, L) integers of packed rows; None: a row is one segment.
+    """
+    if keys is None and segments is None:
+        tokens = tokens[:1]
+    positions = rows.positions(tokens, keys, segments)
+    return rows.block_of(positions, block_length).masked_fill(positions < 0, -1)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from llada.backbones.attention.kernel import FLASH_2, FLASH_3, Case, Kernel, needs_half_on_ampere
 from llada.backbones.attention.varlen import over_runs
-from llada.backbones.attention.visibility import Layout, Runs, Visibility
+from llada.backbones.attention.visibility import Runs, Structure, Visibility
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class FlashAttention(Kernel):
     unpads: ClassVar[bool] = True
     answers_padding: ClassVar[bool] = False
 
+    @override
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        """See `Kernel`."""
         self.check(q, visibility)
         case = Case.of(q, visibility)
         dense, varlen = functions(case)
-        if case.layout is Layout.DENSE:
+        if case.structure is Structure.DENSE:
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             return _result(dense(q, k, v, causal=visibility.causal)).transpose(1, 2)
 
@@ -48,8 +49,8 @@ class FlashAttention(Kernel):
 
         return over_runs(q, k, v, visibility, core)
 
+    @override
     def unfit(self, case: Case) -> str | None:
-        """What FlashAttention doesn't take."""
         return needs_half_on_ampere("flash", case)
 
 

@@ -11,26 +11,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.backbones.attention.kernel import Case, Kernel
-from llada.backbones.attention.visibility import Layout, Rule, Visibility
+from llada.backbones.attention.visibility import Structure, Visibility
 
 
 @dataclass(frozen=True)
 class FlexAttention(Kernel):
     """`torch.nn.attention.flex_attention`, compiled on CUDA; on the CPU forward only, and slow."""
 
+    @override
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        """See `Kernel`."""
         self.check(q, visibility)
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         rows, queries, columns = len(q), q.shape[2], k.shape[2]
         block_mask = None
-        if visibility.layout is not Layout.DENSE or visibility.causal:
+        if visibility.structure is not Structure.DENSE or visibility.causal:
             block_mask = visibility.once(
                 ("flex", rows, queries, columns),
-                lambda: create_block_mask(_rule(visibility), rows, None, queries, columns, device=q.device),
+                lambda: create_block_mask(visibility.rule(), rows, None, queries, columns, device=q.device),
             )
         run: Callable[..., Any] = flex_attention
         if q.device.type == "cuda" and not torch.compiler.is_compiling():
@@ -39,27 +40,13 @@ class FlexAttention(Kernel):
         assert isinstance(result, Tensor)
         return result
 
+    @override
     def unfit(self, case: Case) -> str | None:
-        """The CPU has no backward pass."""
         if case.device not in ("cpu", "cuda"):
             return f"attention='flex' needs a CPU or a CUDA device; got {case.device}; use 'auto' or 'sdpa'"
         if case.device == "cpu" and case.grad:
             return "attention='flex' has no backward pass on the CPU; use 'auto' or 'sdpa', or torch.no_grad()"
         return None
-
-
-def _rule(visibility: Visibility) -> Rule:
-    rule = visibility.rule()
-    if rule is not None:
-        return rule
-    mask = visibility.mask
-    assert mask is not None
-    of_row, of_query = len(mask) > 1, mask.shape[2] > 1
-
-    def looked_up(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return mask[row if of_row else row * 0, 0, query if of_query else query * 0, key]
-
-    return looked_up
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from llada.backbones.attention.visibility import Layout, Visibility
+from llada.backbones.attention.visibility import Structure, Visibility
 
 FLASH_2, FLASH_3 = "flash_attn.flash_attn_interface", "flash_attn_interface"
 """Modules of FlashAttention 2 and 3. The package of version 4 shares the name flash_attn, but has no such module."""
@@ -30,7 +30,7 @@ class Case:
         device: type of the device, "cpu" or "cuda".
         dtype: of queries, keys and values.
         head_dim: d.
-        layout: what hides tokens from one another.
+        structure: what hides tokens from one another.
         causal: whether a causal mask comes on top.
         grad: whether gradients are wanted.
         compiling: whether `torch.compile` is tracing.
@@ -42,7 +42,7 @@ class Case:
     device: str
     dtype: torch.dtype
     head_dim: int
-    layout: Layout
+    structure: Structure
     causal: bool = False
     grad: bool = False
     compiling: bool = False
@@ -58,7 +58,7 @@ class Case:
             device=q.device.type,
             dtype=q.dtype,
             head_dim=q.shape[-1],
-            layout=visibility.layout,
+            structure=visibility.structure,
             causal=visibility.causal,
             grad=torch.is_grad_enabled() and q.requires_grad,
             compiling=torch.compiler.is_compiling(),
@@ -86,7 +86,7 @@ def installed() -> frozenset[str]:
 
 
 def _cells_per_run(q: Tensor, visibility: Visibility) -> float:
-    if q.device.type != "cpu" or visibility.layout is not Layout.PACKED or torch.compiler.is_compiling():
+    if q.device.type != "cpu" or visibility.structure is not Structure.PACKED or torch.compiler.is_compiling():
         return math.inf
     rows, length = len(q), q.shape[2]
     runs = len(visibility.runs(rows, length, length, q.device).query_bounds) - 1
@@ -137,8 +137,8 @@ class Kernel(ABC):
 
 def needs_half_on_ampere(name: str, case: Case) -> str | None:
     """Why a FlashAttention kernel can't compute the case, if so."""
-    if case.layout is Layout.STRUCTURED:
-        return f"attention={name!r} can't compute {case.layout.value}; use 'auto', 'flex' or 'sdpa'"
+    if case.structure is Structure.STRUCTURED:
+        return f"attention={name!r} can't compute {case.structure.value}; use 'auto', 'flex' or 'sdpa'"
     if not case.half_on_ampere:
         where = case.device if case.capability is None else f"{case.device} {case.capability[0]}.{case.capability[1]}"
         return (

@@ -1,11 +1,11 @@
-"""Attention in one room: the kernels by name, and which of them computes what if none is named.
+"""The attention kernels by name, and which of them computes what if none is named.
 
     attend(q, k, v) = softmax(q k^T / sqrt(d) + visibility) v
 
 A kernel that is named computes, or says why it can't; only "auto" chooses. A new one is an entry in `KERNELS`: a
 `llada.backbones.attention.kernel.Kernel`, or a plain function of (q, k, v, visibility).
 
-Shapes: B batch, H query heads, G key/value heads (G divides H), Q queries, K keys, d head width.
+Shapes: B rows, H query heads, G key/value heads (G divides H), Q queries, K keys, d head width.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,15 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from llada.backbones.attention.flash import FlashAttention, is_installed, prefers_version_3
 from llada.backbones.attention.flex import FlexAttention
 from llada.backbones.attention.kernel import Case, Kernel
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
-from llada.backbones.attention.visibility import Layout, Visibility
+from llada.backbones.attention.visibility import Structure, Visibility
 
-__all__ = ["KERNELS", "AutoAttention", "Case", "FunctionKernel", "Kernel", "Layout", "Visibility"]
+__all__ = ["KERNELS", "AutoAttention", "Case", "FunctionKernel", "Kernel", "Structure", "Visibility"]
 __all__ += ["check_answers_padding", "kernel_by_name", "kernel_for", "plain_attention", "sdpa_attention"]
 
 
@@ -75,8 +76,8 @@ class FunctionKernel(Kernel):
 
     function: Callable[[Tensor, Tensor, Tensor, Visibility], Tensor]
 
+    @override
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        """See `Kernel`."""
         return self.function(q, k, v, visibility)
 
 
@@ -86,8 +87,8 @@ class AutoAttention(Kernel):
 
     unpads: ClassVar[bool] = True
 
+    @override
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        """See `Kernel`."""
         return KERNELS[kernel_for(Case.of(q, visibility))](q, k, v, visibility)
 
 
@@ -109,23 +110,23 @@ CELLS_THAT_PAY_A_RUN = 4096
 def kernel_for(case: Case) -> str:
     """The name of the kernel that "auto" takes.
 
-    A mask hides padding on its own, for it stays (B, 1, 1, K); backbones leave padding out before it gets here
-    where they can, see `llada.backbones.attention.unpadded`. Packed segments go to a kernel over runs, so that no (L, L) matrix
-    is built; but on the CPU many short segments of a short row are faster with a mask, and while `torch.compile` traces
-    a loop over runs would be unrolled.
+    Padding alone needs no kernel of its own, for its mask stays (B, 1, 1, K), and backbones leave padding out before it
+    gets here where they can, see `llada.backbones.attention.unpadded`. Packed segments go to a kernel over runs, so
+    that no (L, L) matrix is built. But on the CPU many short segments of a short row are faster with a mask, and while
+    `torch.compile` traces, a loop over runs would be unrolled.
 
     Args:
-        case: device, dtype, layout.
+        case: device, dtype and structure.
     """
-    if case.layout is Layout.STRUCTURED:
+    if case.structure is Structure.STRUCTURED:
         return "flex" if case.device == "cuda" else "sdpa"
-    if case.layout is Layout.PACKED:
+    if case.structure is Structure.PACKED:
         if case.half_on_ampere:
             return "flash" if is_installed(case) else "varlen"
         if case.compiling:
             return "flex" if case.device == "cuda" else "sdpa"
         return "segments" if case.cells_per_run >= CELLS_THAT_PAY_A_RUN else "sdpa"
-    fast = case.half_on_ampere and case.layout is Layout.DENSE
+    fast = case.half_on_ampere and case.structure is Structure.DENSE
     return "flash" if fast and prefers_version_3(case) else "sdpa"
 
 

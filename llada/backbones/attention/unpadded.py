@@ -1,6 +1,6 @@
 """Padding left out of a whole forward pass: the real tokens of all rows stand in one packed row.
 
-It is done once, before the first layer, and undone once, behind the last, so that no layer computes padding and
+They are packed once, before the first layer, and put back once, behind the last, so that no layer computes padding and
 attention sees runs of real tokens instead of a mask.
 
 Shapes: B rows, L tokens of a row, N real tokens of the batch, D width.
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from llada.backbones.attention.visibility import Visibility
-from llada.backbones.inputs import token_positions
+from llada.backbones.inputs import rotary_positions
+from llada.rows import segment_starts
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Unpadded:
 
     Args:
         real: (B, L) bool, true for real tokens.
-        index: (N,) int64 flat places of the real tokens.
+        index: (N,) int64 flat indices of the real tokens into B * L.
         tokens: (1, N) int64.
         positions: (1, N) int64, rotary positions.
-        visibility: of the packed row: every row, or packed segment of a row, sees itself.
+        visibility: visibility in the packed row: every row, or packed segment of a row, sees itself.
     """
 
     real: Tensor
@@ -67,12 +68,10 @@ def unpadded(tokens: Tensor, real: Tensor, segment_ids: Tensor | None, *, causal
     index = real.flatten().nonzero()[:, 0]
     if len(index) in (0, real.numel()):
         return None
-    rows, length = tokens.shape
-    owner = torch.arange(rows, device=tokens.device)[:, None].expand(rows, length)
-    if segment_ids is not None:
-        begins = torch.ones_like(real)
-        begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
-        owner = begins.flatten().cumsum(0)
-    positions = token_positions(tokens, segment_ids, None).expand(rows, length)
-    tokens, positions, owner = (x.flatten()[index][None] for x in (tokens, positions, owner))
-    return Unpadded(real, index, tokens, positions, Visibility(segments=owner, causal=causal, longest=length))
+    starts = torch.zeros_like(real) if segment_ids is None else segment_starts(segment_ids)
+    starts[:, 0] = True
+    run = starts.flatten().cumsum(0).view(tokens.shape)
+    positions = rotary_positions(tokens, segment_ids, None).expand(tokens.shape)
+    tokens, positions, run = (x.flatten()[index][None] for x in (tokens, positions, run))
+    visibility = Visibility(segments=run, causal=causal, longest=real.shape[1])
+    return Unpadded(real, index, tokens, positions, visibility)

@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from llada.backbones.attention.kernel import Case, Kernel, needs_half_on_ampere
-from llada.backbones.attention.visibility import Layout, Runs, Visibility
+from llada.backbones.attention.visibility import Runs, Structure, Visibility
 
 Core = Callable[[Tensor, Tensor, Tensor, Runs], Tensor]
 """(N, H, d), (M, G, d), (M, G, d) and the runs to (N, H, d)."""
@@ -53,8 +54,8 @@ class SegmentLoop(Kernel):
     unpads: ClassVar[bool] = True
     answers_padding: ClassVar[bool] = False
 
+    @override
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        """See `Kernel`."""
         self.check(q, visibility)
         groups = q.shape[1] != k.shape[1]
 
@@ -69,10 +70,10 @@ class SegmentLoop(Kernel):
 
         return over_runs(q, k, v, visibility, loop)
 
+    @override
     def unfit(self, case: Case) -> str | None:
-        """Block structure isn't made of runs."""
-        if case.layout is Layout.STRUCTURED:
-            return f"attention='segments' can't compute {case.layout.value}; use 'auto', 'flex' or 'sdpa'"
+        if case.structure is Structure.STRUCTURED:
+            return f"attention='segments' can't compute {case.structure.value}; use 'auto', 'flex' or 'sdpa'"
         return None
 
 
@@ -83,8 +84,8 @@ class TorchVarlen(Kernel):
     unpads: ClassVar[bool] = True
     answers_padding: ClassVar[bool] = False
 
+    @override
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        """See `Kernel`."""
         self.check(q, visibility)
         from torch.nn.attention.varlen import varlen_attn
 
@@ -108,6 +109,6 @@ class TorchVarlen(Kernel):
 
         return over_runs(q, k, v, visibility, core)
 
+    @override
     def unfit(self, case: Case) -> str | None:
-        """What FlashAttention doesn't take."""
         return needs_half_on_ampere("varlen", case)

@@ -1,5 +1,9 @@
 """Who may see whom in attention, and where the tokens stand that see one another.
 
+    seen(row, query, key) = real(key) and segment(query) = segment(key) [and key <= query if causal]
+
+This rule is the only place that says it; the mask is the rule on a grid of all indices.
+
 Shapes: B rows, L tokens of a row, Q queries, K keys, N real tokens of a batch, S runs of tokens that see one another.
 """
 
@@ -12,13 +16,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from llada.rows import segment_starts
+
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """FlexAttention's mask: (row, head, query, key), index tensors, to whether the query sees the key."""
 
 T = TypeVar("T")
 
 
-class Layout(Enum):
+class Structure(Enum):
     """What hides tokens from one another; a causal mask may come on top of the first three."""
 
     DENSE = "dense rows"
@@ -31,14 +37,15 @@ class Layout(Enum):
 class Visibility:
     """Who may see whom. The default: everybody sees everybody.
 
-    A subclass that hides more overrides `mask`, and `rule` for FlexAttention.
+    A subclass that hides other tokens overrides `rule` and `grid`.
 
     Args:
         keys: (B, K) bool, True for real tokens; the others (padding) are seen by nobody.
         segments: (B, L) integers for packed rows; a token sees its own segment only, which is contiguous. Needs
             Q = K = L.
         causal: whether a token sees only itself and those before it. Needs Q = K.
-        longest: a bound on the tokens that see one another, for kernels that must know; None for the row's length.
+        longest: a bound on the number of tokens that see one another, for kernels that must know; None for the row's
+            length.
     """
 
     keys: Tensor | None = None
@@ -52,64 +59,79 @@ class Visibility:
         """Bool tensor that broadcasts to (B, 1, Q, K), True where a query may look; None where nothing is hidden.
 
         Padding alone stays (B, 1, 1, K): no (L, L) matrix is built for it. A causal mask alone is left to the kernel.
-        Made once, then kept for all layers.
+        Computed once, then kept for all layers.
         """
+        if self.structure is Structure.DENSE:
+            return None
         return self.once("mask", self._mask)
 
-    def _mask(self) -> Tensor | None:
-        mask = None
-        if self.keys is not None:
-            mask = self.keys[:, None, None, :]
-        if self.segments is not None:
-            same = (self.segments[:, :, None] == self.segments[:, None, :])[:, None]
-            mask = same if mask is None else mask & same
-        if self.causal and mask is not None:
-            length = mask.shape[-1]
-            mask = mask & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        return mask
+    def _mask(self) -> Tensor:
+        row, query, key = self.grid()
+        return self.rule()(row, torch.zeros_like(row), query, key)
+
+    def grid(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All indices of rows, queries and keys, as from `indices`; one index for what the rule doesn't depend on."""
+        given = self.segments if self.keys is None else self.keys
+        rows, length = (1, 1) if given is None else given.shape
+        queries = length if self.causal or self.segments is not None else 1
+        return indices(rows, queries, length, None if given is None else given.device)
 
     @property
     def causal_only(self) -> bool:
         """Whether the kernel's own causal option says everything."""
-        return self.causal and self.keys is None and self.segments is None
+        return self.causal and self.structure is Structure.DENSE
 
     @property
-    def layout(self) -> Layout:
-        """What a kernel must be able to hide. Of a subclass with a mask of its own nothing else is known."""
-        if type(self).mask is not Visibility.mask:
-            return Layout.STRUCTURED
+    def structure(self) -> Structure:
+        """What a kernel must be able to hide. Of a subclass with a rule or a mask of its own nothing else is known."""
+        if type(self).mask is not Visibility.mask or type(self).rule is not Visibility.rule:
+            return Structure.STRUCTURED
         if self.segments is not None:
-            return Layout.PACKED
-        return Layout.DENSE if self.keys is None else Layout.PADDED
+            return Structure.PACKED
+        return Structure.DENSE if self.keys is None else Structure.PADDED
 
-    def rule(self) -> Rule | None:
-        """The same as a function of indices, for FlexAttention; None if only `mask` knows."""
-        if self.layout is Layout.STRUCTURED:
-            return None
+    def rule(self) -> Rule:
+        """Who may see whom as a function of indices: (row, head, query, key) to bool.
+
+        A subclass that overrides only `mask` is looked up in it.
+        """
+        if type(self).mask is not Visibility.mask:
+            return _looked_up(self.mask)
 
         def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            result = query >= key if self.causal else query >= 0
-            if self.keys is not None:
-                result = result & self.keys[row, key]
-            if self.segments is not None:
-                result = result & (self.segments[row, query] == self.segments[row, key])
-            return result
+            shown = self.shown(row, query, key)
+            return shown & (query >= key) if self.causal else shown
 
         return seen
 
-    def runs(self, rows: int, queries: int, columns: int, device: torch.device) -> "Runs":
-        """Where the tokens that see one another stand in the flattened batch. Found once, then kept for all layers.
+    def shown(self, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Whether a key is real and of the query's segment; the part of the rule that subclasses share.
 
         Args:
-            rows: B.
-            queries: Q.
-            columns: K.
-            device: of the tokens.
+            row: integers that broadcast with the others.
+            query: columns of queries.
+            key: columns of keys.
+        """
+        result = key >= 0
+        if self.keys is not None:
+            result = result & self.keys[row, key]
+        if self.segments is not None:
+            result = result & (self.segments[row, query] == self.segments[row, key])
+        return result
+
+    def runs(self, rows: int, queries: int, columns: int, device: torch.device) -> "Runs":
+        """Where the tokens that see one another stand in the flattened batch; computed once, then kept for all layers.
+
+        Args:
+            rows: number of rows, B.
+            queries: number of queries of a row, Q.
+            columns: number of keys of a row, K.
+            device: device of the tokens.
 
         Raises:
             ValueError: if the structure can't be said by runs.
         """
-        if self.layout is Layout.STRUCTURED:
+        if self.structure is Structure.STRUCTURED:
             raise ValueError(f"{type(self).__name__} isn't made of runs of tokens that all see one another")
         return self.once(("runs", rows, queries, columns), lambda: self._runs(rows, queries, columns, device))
 
@@ -118,25 +140,25 @@ class Visibility:
 
         How many runs there are depends on the data, so the search waits for the device.
         """
-        if self.layout is Layout.PACKED and tokens.device.type == "cuda":
+        if self.structure is Structure.PACKED and tokens.device.type == "cuda":
             rows, length = tokens.shape
             self.runs(rows, length, length, tokens.device)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """What ``make`` makes, kept under ``key`` as long as this object lives: one forward pass.
+        """The value of ``make()``, computed once and kept under ``key`` as long as this object lives: one forward pass.
 
         (`functools.cached_property` would take a lock, which `torch.compile` can't trace.)
         """
         if key in self._kept:
             kept: T = self._kept[key]
             return kept
-        made = make()
+        value = make()
         if not torch.compiler.is_compiling():  # a graph sees equal parts itself, and must have no side effects
-            self._kept[key] = made
-        return made
+            self._kept[key] = value
+        return value
 
     def _runs(self, rows: int, queries: int, columns: int, device: torch.device) -> "Runs":
-        if self.layout is Layout.DENSE:
+        if self.structure is Structure.DENSE:
             q, k = (torch.arange(rows + 1, device=device, dtype=torch.int32) * size for size in (queries, columns))
             return Runs(None, q, queries, None, k, columns)
         if self.segments is None and queries != columns:  # of the queries all are real, or nobody knows
@@ -148,7 +170,7 @@ class Visibility:
         return Runs(index, bounds, longest, index, bounds, longest)
 
     def _places(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor | None, Tensor]:
-        """Flat places (N,) of the real tokens, None for all; and where the runs begin and end among them, (S + 1,)."""
+        """Flat indices (N,) of the real tokens, None for all; and where the runs begin and end among them, (S + 1,)."""
         if self.segments is None:
             assert self.keys is not None
             ends = self.keys.sum(1).cumsum(0)
@@ -158,10 +180,26 @@ class Visibility:
         if self.keys is not None:
             index = self.keys.flatten().nonzero()[:, 0]
             owner, segment = owner[index], segment[index]
-        begins = torch.ones_like(owner, dtype=torch.bool)
-        begins[1:] = (owner[1:] != owner[:-1]) | (segment[1:] != segment[:-1])
+        begins = (segment_starts(owner[None]) | segment_starts(segment[None]))[0]
         total = torch.tensor([len(owner)], device=device)
         return index, torch.cat([begins.nonzero()[:, 0], total]).int()
+
+
+def indices(rows: int, queries: int, columns: int, device: torch.device | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices (B, 1, 1, 1) of rows, (Q, 1) of queries and (K,) of keys, which broadcast to a mask (B, 1, Q, K)."""
+    row, query, key = (torch.arange(size, device=device) for size in (rows, queries, columns))
+    return row[:, None, None, None], query[:, None], key
+
+
+def _looked_up(mask: Tensor | None) -> Rule:
+    """A mask (B or 1, 1, Q or 1, K) as a rule."""
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        if mask is None:
+            return query >= 0
+        return mask[row if len(mask) > 1 else row * 0, 0, query if mask.shape[2] > 1 else query * 0, key]
+
+    return seen
 
 
 @dataclass(frozen=True)
@@ -169,12 +207,12 @@ class Runs:
     """Runs of tokens that see one another in a flattened batch; query run s sees key run s.
 
     Args:
-        query_index: (N,) int64 flat places of the queries; None for all of them, in order.
+        query_index: (N,) int64 flat indices of the queries into B * Q; None for all of them, in order.
         query_bounds: (S + 1,) int32, run s holds queries bounds[s] .. bounds[s + 1] - 1 of those.
-        longest_query: a bound on the length of a run.
-        key_index: of the keys, as ``query_index``.
-        key_bounds: of the keys.
-        longest_key: of the keys.
+        longest_query: a bound on the number of queries in a run.
+        key_index: (N,) int64 flat indices of the keys into B * K; None for all of them, in order.
+        key_bounds: (S + 1,) int32, as ``query_bounds``.
+        longest_key: a bound on the number of keys in a run.
     """
 
     query_index: Tensor | None

@@ -1,0 +1,248 @@
+"""The body of a Transformer: embedding, layers and final norm, on any part of a canvas that has to be computed.
+
+    x_0 = embedding(tokens),    x_{l+1} = layer_l(x_l, context),    hidden = norm(x_last)
+
+A backbone is an `nn.Module` in two halves, so that losses and samplers pay for the vocabulary only where they need it:
+
+    hidden(tokens (B, L)) -> (B, L, D)      the body, final norm included
+    head(hidden (..., D)) -> (..., V)       the projection to the vocabulary
+
+and ``forward`` is ``head(hidden(tokens))``.
+
+Shapes: B rows, L tokens of a row, D width, N selected tokens, V vocabulary, C width of a condition, R conditions: one
+per row of the batch (R = B), or one for all of them (R = 1).
+"""
+
+import inspect
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llada.backbones import rotary
+from llada.backbones.attention.block_causal import block_causal
+from llada.backbones.attention.kernels import check_answers_padding, kernel_by_name
+from llada.backbones.attention.unpadded import unpadded
+from llada.backbones.attention.visibility import Visibility
+from llada.backbones.cache import Cached, KeyValueCache, Region
+from llada.backbones.checkpointing import Checkpointing, as_checkpointing
+from llada.backbones.convolution import CachedNeighbours, Neighbours, RowNeighbours
+from llada.backbones.inputs import check_inputs, rotary_positions
+from llada.backbones.layer import Context
+
+
+class Body(nn.Module):
+    """Embedding, layers and final norm; a subclass makes them, and a ``head``.
+
+    A layer is a `llada.backbones.layer.Layer`, and says itself what may be done with it.
+
+    Args:
+        vocab_size: number of token ids, V.
+        width: D.
+        num_heads: number of query heads.
+        num_kv_heads: number of key/value heads, which a cache keeps.
+        head_dim: width of a head.
+        max_length: longest row that is accepted, in tokens.
+        rope_theta: base of the rotary wavelengths.
+        causal: whether a token sees only itself and those before it.
+        shift: whether the output at position i is read at i - 1; position 0 reads its own.
+        block_length: a token sees its own block of so many tokens and all blocks before it; None: everything.
+        attention: name in `llada.backbones.attention.kernels.KERNELS`.
+        activation_checkpointing: what is recomputed in the backward pass, see `llada.backbones.checkpointing`.
+    """
+
+    embedding: nn.Embedding
+    blocks: nn.ModuleList
+    final_norm: nn.Module
+    head: nn.Module
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        width: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        max_length: int,
+        rope_theta: float,
+        causal: bool = False,
+        shift: bool = False,
+        block_length: int | None = None,
+        attention: str = "auto",
+        activation_checkpointing: bool | Checkpointing = False,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.width, self.max_length = vocab_size, width, max_length
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.rope_theta, self.causal, self.shift, self.block_length = rope_theta, causal, shift, block_length
+        self.attention, self.activation_checkpointing = attention, activation_checkpointing
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Logits of every position.
+
+        Args:
+            tokens: (B, L) int64.
+            attention_mask: (B, L) bool or 0/1, true for real tokens.
+            kwargs: as in `hidden`.
+
+        Returns:
+            (B, L, V).
+        """
+        return self.head(self.hidden(tokens, attention_mask=attention_mask, **kwargs))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        select: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        region: Region | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """The body: what the head turns into logits.
+
+        Args:
+            tokens: (B, L) int64.
+            attention_mask: (B, L) bool or 0/1, true for real tokens; with a cache, of the cache's whole canvas.
+            segment_ids: (B, L) integers for packed rows: tokens see their own segment, and positions restart with it.
+            select: (N,) flat indices into B * L. Only their results are computed after the last attention.
+            cache: keys and values of the canvas that ``tokens`` are a part of; read and updated.
+            region: where ``tokens`` stand on that canvas. Outputs of a region aren't shifted: what predicts a token is
+                the output ``cache.lead`` columns to its left.
+            condition: (R, C) what steers the layers, for layers that ask for it.
+
+        Returns:
+            (B, L, D), or (N, D) with ``select``.
+
+        Raises:
+            ValueError: if the row is too long, a token id has no embedding (checked on the CPU), or the combination of
+                arguments can't be computed.
+        """
+        check_inputs(tokens, segment_ids, cache, region, vocab_size=self.vocab_size, max_length=self.max_length)
+        keys = None if attention_mask is None else attention_mask.bool()
+        if keys is not None and self.shift:
+            check_answers_padding(self.attention)
+        if keys is not None and cache is None and self._leaves_padding_out(condition):
+            packed = unpadded(tokens, keys, segment_ids, causal=self.causal)
+            if packed is not None:
+                where = packed.places(select)
+                x = self.run(packed.tokens, packed.positions, packed.visibility, where, condition=condition)
+                return packed.restored(x, select)
+            keys = None
+        positions = rotary_positions(tokens, segment_ids, region)
+        visibility = self._visibility(tokens, keys, segment_ids, cache, region)
+        where = _shifted(tokens, select) if self.shift and region is None else select
+        x = self.run(tokens, positions, visibility, where, condition=condition, cache=cache, region=region)
+        return x.view(*tokens.shape, -1) if select is None and where is not None else x
+
+    def _visibility(
+        self,
+        tokens: Tensor,
+        keys: Tensor | None,
+        segments: Tensor | None,
+        cache: KeyValueCache | None,
+        region: Region | None,
+    ) -> Visibility:
+        # On a cached canvas, a causal mask is that of blocks of one token.
+        reach = 1 if self.causal and cache is not None else self.block_length
+        if reach is None:
+            return Visibility(keys=keys, segments=segments, causal=self.causal)
+        return block_causal(reach, tokens, keys, segments, cache, region)
+
+    def _leaves_padding_out(self, condition: Tensor | None) -> bool:
+        """Whether nothing reads what stands at padding, which then need not be computed.
+
+        A shifted output may be read there, rows with conditions of their own can't be joined, and a compiler wants
+        fixed shapes.
+        """
+        if self.shift or self.block_length is not None or torch.compiler.is_compiling():
+            return False
+        if condition is not None and len(condition) > 1:
+            return False
+        needed = any(getattr(block, "reads_padding", True) for block in self.blocks)
+        return not needed and kernel_by_name(self.attention).unpads
+
+    def run(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        visibility: Visibility,
+        select: Tensor | None = None,
+        *,
+        neighbours: Neighbours | None = None,
+        condition: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        region: Region | None = None,
+    ) -> Tensor:
+        """Embedding, layers and final norm, of any tokens that see one another in any way.
+
+        Args:
+            tokens: (B, L) int64.
+            positions: (L,) or (B, L) integers, which the tokens are rotated by.
+            visibility: who may see whom.
+            select: (N,) flat indices into B * L; None for all tokens.
+            neighbours: where the tokens beside each token are found; None: in the row, or on the cached canvas.
+            condition: (R, C) what steers the layers, or None.
+            cache: keys and values of the canvas that the tokens are a part of, or None.
+            region: where the tokens stand on that canvas, or None.
+
+        Returns:
+            (B, L, D), or (N, D) with ``select``.
+        """
+        checkpointing = as_checkpointing(self.activation_checkpointing) if self.training else None
+        neighbours = neighbours or RowNeighbours(visibility.keys, visibility.segments)
+        context = Context(self.rotation(positions), visibility, neighbours, condition)
+        visibility.prepare(tokens)
+        x = self.embedding(tokens)
+        for layer, block in enumerate(self.blocks):
+            if cache is not None and region is not None:
+                cached = Cached(cache, layer, region)
+                context = context._replace(cached=cached, neighbours=CachedNeighbours(cached, visibility.keys))
+            arguments = x, context, select if layer == len(self.blocks) - 1 else None
+            x = block(*arguments) if checkpointing is None else checkpointing(layer, block, *arguments)
+        return self.finish(x, context, select)
+
+    def rotation(self, positions: Tensor) -> rotary.Rotation:
+        """The rotation of positions, (L,) or (B, L) integers."""
+        return rotary.rotation(positions, self.head_dim, self.rope_theta, self.embedding.weight.dtype)
+
+    def finish(self, x: Tensor, context: Context, select: Tensor | None) -> Tensor:
+        """What follows the last layer: the final norm of (B, L, D), or of (N, D) with ``select``."""
+        return self.final_norm(x)
+
+    def unusual_arguments(self, understood: Collection[str]) -> dict[str, Any]:
+        """Constructor arguments that aren't at their defaults, beside those that the caller understands.
+
+        Who describes a network by its arguments, such as a format of checkpoints, refuses these. So an argument that is
+        new is refused without being named.
+
+        Args:
+            understood: names of arguments. Those that change no result needn't be among them.
+        """
+        free = {"activation_checkpointing", "attention", *understood}
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        named = [p for p in parameters if p.name in vars(self) and p.name not in free]
+        return {p.name: getattr(self, p.name) for p in named if getattr(self, p.name) != p.default}
+
+    def new_cache(self, batch_size: int, length: int) -> KeyValueCache:
+        """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""
+        weight = self.embedding.weight
+        return KeyValueCache(
+            len(self.blocks),
+            (batch_size, self.num_kv_heads, length, self.head_dim),
+            device=weight.device,
+            dtype=weight.dtype,
+            lead=int(self.shift),
+            ends_at_region=self.causal or self.block_length is not None,
+        )
+
+
+def _shifted(tokens: Tensor, select: Tensor | None) -> Tensor:
+    """Flat indices of the positions that predict the selected ones: each its left neighbour, position 0 itself."""
+    if select is None:
+        select = torch.arange(tokens.numel(), device=tokens.device)
+    return select - (select % tokens.shape[1] > 0).to(select.dtype)
