@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from typing_extensions import override
 
 # Importing the packages makes their classes known by short names: `--model.objective MaskedNELBO`.
 import llada.backbones
@@ -61,8 +62,8 @@ class InitialWeights(Callback):
 class SaveTrainingConfig(SaveConfigCallback):
     """Write the configuration beside the logs of a training run; other commands and runs without logs leave no file."""
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See `SaveConfigCallback`."""
         if stage == "fit" and trainer.loggers:
             super().setup(trainer, pl_module, stage)
 
@@ -73,7 +74,7 @@ class LLaDACLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The data knows the vocabulary and the mask token before it is prepared."""
         parser.link_arguments("data.vocab_size", "model.backbone.init_args.vocab_size", apply_on="instantiate")
-        parser.link_arguments("data.mask_token_id", "model.process.mask_token_id", apply_on="instantiate")
+        parser.link_arguments("data.mask_token_id", "model.process.init_args.mask_token_id", apply_on="instantiate")
         parser.add_argument(
             "--init_from",
             type=str | None,
