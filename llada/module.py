@@ -76,6 +76,7 @@ class DiffusionLM(LightningModule):
         self.optimizer, self.lr_scheduler, self.head_loss = optimizer, lr_scheduler, head_loss
         self.pretrained_config: dict[str, Any] = {}
         self._window, self._guard = AccumulationWindow(), FiniteGuard()
+        self._num_predicted = 0
         self.val_report, self.test_report = BoundReport("val", noise_levels=True), BoundReport("test")
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
@@ -139,10 +140,12 @@ class DiffusionLM(LightningModule):
 
     def predict_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> Sample:
         """Fill the masks of a batch of canvases."""
-        rows = len(batch["tokens"])
-        ranks = self._replicas()
-        first = (batch_idx * ranks.size + ranks.rank) * rows
-        return self.generate(batch["tokens"], batch.get("attention_mask"), seed=self.seed + first)
+        rows, ranks = len(batch["tokens"]), self._replicas()
+        first = 0 if batch_idx == 0 else self._num_predicted
+        self._num_predicted = first + rows
+        # Ranks take rows in turn: a row's seed is its place in the data, whatever the batches and ranks.
+        place = (first + torch.arange(rows, device=self.device)) * ranks.size + ranks.rank
+        return self.generate(batch["tokens"], batch.get("attention_mask"), seed=self.seed + place)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""

@@ -141,5 +141,4 @@ def exact_count_weight(count: Tensor, num_counts: Tensor | int, copies: Tensor |
         num_counts: how many counts there are to draw from, n: the row's maskable tokens.
         copies: rows of which the mean is taken.
     """
-    weight: Tensor = num_counts / (copies * count.clamp(min=1).double())
-    return weight
+    return torch.as_tensor(num_counts, device=count.device).div(copies * count.clamp(min=1).double())

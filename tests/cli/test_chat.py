@@ -14,7 +14,7 @@ from llada.cli.chat import ChatSession
 from llada.cli.dialogue import History, answer_sampler, context_length
 from llada.data import Message, llada_template, plain_template
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
-from llada.samplers import low_confidence
+from llada.samplers import UnmaskingSampler, low_confidence
 from llada.samplers.presets import left_to_right, remdm_cap
 from llada.text import TextModel
 from tests.cli.trainer_file import write_trainer_file
@@ -142,10 +142,18 @@ def test_text_that_may_change_is_printed_when_it_is_finished(parrot):
     assert parrot.console.file.getvalue() == "On the river\n"
 
 
-def test_each_answer_has_its_own_seed(parrot):
+def test_each_answer_has_its_own_seed(parrot, monkeypatch):
+    seeds, iterate = [], UnmaskingSampler.iterate
+
+    def watched(self, *arguments, seed, **options):
+        seeds.append(seed)
+        return iterate(self, *arguments, seed=seed, **options)
+
+    monkeypatch.setattr(UnmaskingSampler, "iterate", watched)
+    parrot.seed = 7
     parrot.hear("a")
     parrot.hear("b")
-    assert parrot.seed == 2
+    assert seeds == [7, 8]
 
 
 def test_a_session(talk, checkpoint, tmp_path):

@@ -4,11 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from llada.data import Tokenizer
 from llada.evaluation import EvaluationModel, Pair, Question
+from llada.evaluation.evaluation_model import CHECK_EVERY
 from llada.metrics import NextTokenLikelihood, greedy_match, next_token_greedy_match
-from llada.samplers import NextToken
+from llada.module import DiffusionLM
+from llada.samplers import NextToken, low_confidence
+from llada.samplers.presets import remdm_cap
+from llada.text import TextModel
 from tests.evaluation.conftest import ESTIMATOR
 from tests.tiny_checkpoint import BOS, EOS
 
@@ -164,3 +169,47 @@ def test_what_does_not_fit_is_refused_before_anything_is_run(evaluated: Evaluati
         list(evaluated.generate([Question([BOS] * 30, (), 11, 0)]))
     with pytest.raises(ValueError, match="rows_per_call must be 1 or more; got 0"):
         replace(evaluated, rows_per_call=0)
+
+
+def test_questions_of_different_lengths_are_answered_as_if_alone(evaluated: EvaluationModel) -> None:
+    ids = evaluated.text.encode("The boat was")
+    questions = [Question(ids, (), size, 3) for size in (12, 3, 12, 7, 3)]
+    alone = [answers(evaluated, [question])[0] for question in questions]
+    assert answers(evaluated, questions) == alone
+    assert alone[0] == alone[2]
+    tokens = [len(evaluated.text.tokenizer.encode(text)) for text in alone]
+    assert tokens[1] < tokens[3] < tokens[0]
+
+
+def test_the_seed_is_that_of_the_draws_and_of_the_masks(diffusion: EvaluationModel) -> None:
+    text = replace(diffusion.text, sampler=low_confidence(12, temperature=1.0))
+    question = Question(text.encode("The boat was"), (), 12, 0)
+    one, again, other = (answers(replace(diffusion, text=text, seed=seed), [question]) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+    assert answers(replace(diffusion, text=text, seed=0), [question._replace(seed=2)]) == other
+    pair = diffusion.encode_pair("The boat was", " wide, and the river was red")
+    scores = [replace(diffusion, check_greedy=False, seed=seed).log_likelihoods([pair], [0]) for seed in (1, 1, 2)]
+    assert scores[0] == scores[1]
+    assert scores[0] != scores[2]
+
+
+def test_decoding_in_blocks_ends_with_its_last_answer_too(diffusion: EvaluationModel) -> None:
+    steps = []
+
+    class Writes(torch.nn.Module):
+        """Writes "red", the end of a text, and then "red" without end."""
+
+        def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            steps.append(tokens)
+            row = [red, EOS, *[red] * (tokens.shape[1] - 3)]
+            return 9.0 * torch.nn.functional.one_hot(torch.tensor([[BOS, *row]]), words.vocab_size).float()
+
+    words = diffusion.text.tokenizer
+    red = words.encode("red")[0]
+    model = DiffusionLM(Writes(), diffusion.text.model.process)
+    for sampler, early in ((low_confidence(32, block_length=4), True), (remdm_cap(steps=32), False)):
+        steps.clear()
+        text = TextModel(model, words, sampler=sampler)
+        assert answers(EvaluationModel(text), [Question([BOS], (), 32, 0)]) == [words.decode([red])]
+        assert (len(steps) == CHECK_EVERY) is early
