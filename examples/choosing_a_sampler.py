@@ -30,11 +30,11 @@ from demo import build_data
 from PIL import Image
 from torch import Tensor
 
-from llada.cli.text import load
 from llada.data.toy import ToyLanguage
 from llada.metrics.ngram import NGramBaseline
 from llada.process import MaskingProcess
 from llada.samplers import PRESETS, Sample
+from llada.text import load
 
 LENGTH = 64
 
@@ -141,7 +141,8 @@ def measure_text(checkpoint: Path, num_samples: int) -> tuple[list[Measured], tu
     data = build_data(checkpoint.parent)  # its tokens, or made again
     data.prepare_data()
     data.setup("fit")
-    model, tokenizer = load(str(checkpoint), None, "cpu")
+    loaded = load(str(checkpoint), device="cpu")
+    model, tokenizer = loaded.model, loaded.tokenizer
     judge = NGramBaseline(data.rows("train").file.tokens, data.vocab_size)
     tokens = torch.full((num_samples, LENGTH), model.process.mask_token_id)
     tokens[:, 0] = tokenizer.special_id("bos")

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from llada import DiffusionLM
-from llada.cli.text import fill_template
 from llada.data import load_tokenizer
 from llada.samplers import low_confidence
+from llada.text import encode_gaps
 
 
 def main(arguments: Sequence[str] | None = None) -> list[str]:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
 
     model = DiffusionLM.from_pretrained(given.checkpoint, device=given.device)
     tokenizer = load_tokenizer(given.checkpoint)
-    ids = torch.tensor([fill_template(given.document, tokenizer)])
+    ids = torch.tensor([encode_gaps(given.document, tokenizer)])
     gaps = model.process.is_masked(ids)
     # One token per call is the most careful way. EOS would end the document in its middle.
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)

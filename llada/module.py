@@ -1,22 +1,25 @@
 """DiffusionLM: one backbone, one process, one objective, one sampler, trained by the Lightning Trainer.
 
 The maths is one hop away: `training_step` calls the objective (`llada.objectives`), `generate` the sampler
-(`llada.samplers`). What validation and test do with the bound is in `llada.bound_report`.
+(`llada.samplers`). What validation and test report is in `llada.metrics.bound_report`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from llada.bound_report import BoundReport
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.head_loss import Chunked, HeadLoss
+from llada.metrics import BoundReport, ConditionalLikelihood, LikelihoodEstimate, greedy_match
+from llada.metrics.pairs import Tokens
 from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import Process
 from llada.random import RowRandom
@@ -31,7 +34,7 @@ TRAINING, EVALUATION = range(2)
 """Tags of the random streams of a run."""
 
 
-class DiffusionLM(BoundReport):
+class DiffusionLM(LightningModule):
     """A masked diffusion language model.
 
     Args:
@@ -87,6 +90,8 @@ class DiffusionLM(BoundReport):
         self.approximate_bound = approximate_bound
         self.pretrained_config: dict[str, Any] = {}
         self._window, self._guard = AccumulationWindow(), FiniteGuard()
+        self._num_predicted = 0
+        self.val_report, self.test_report = BoundReport("val", noise_levels=True), BoundReport("test")
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits of every position.
@@ -110,7 +115,8 @@ class DiffusionLM(BoundReport):
         """
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
         place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
-        self.sum_over(self._replicas().group)
+        for report in (self.val_report, self.test_report):
+            report.sum_over(self._replicas().group)
 
     def on_fit_start(self) -> None:
         """Train in training mode, also a model that was loaded for evaluation."""
@@ -130,20 +136,30 @@ class DiffusionLM(BoundReport):
         """Divide the accumulated gradient by the sum of the window's denominators instead of the first one's."""
         self._window.close(self, self.trainer.accumulate_grad_batches)
 
-    def evaluate(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
-        """See `BoundReport`; the noise of a batch is the same in every epoch."""
-        random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
-        return [
-            self.bound(self._denoiser, self.process, batch, random=random.fold_in(draw))
-            for draw in range(self.bound_draws)
-        ]
+    def validation_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the report."""
+        self.val_report.update(self._bound_draws(batch, batch_idx))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the bound, its standard error, and the cross-entropy by noise level."""
+        self._log_report(self.val_report)
+
+    def test_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the report."""
+        self.test_report.update(self._bound_draws(batch, batch_idx))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the bound and its standard error."""
+        self._log_report(self.test_report)
 
     def predict_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> Sample:
         """Fill the masks of a batch of canvases."""
-        rows = len(batch["tokens"])
-        ranks = self._replicas()
-        first = (batch_idx * ranks.size + ranks.rank) * rows
-        return self.generate(batch["tokens"], batch.get("attention_mask"), seed=self.seed + first)
+        rows, ranks = len(batch["tokens"]), self._replicas()
+        first = 0 if batch_idx == 0 else self._num_predicted
+        self._num_predicted = first + rows
+        # Ranks take rows in turn: a row's seed is its place in the data, whatever the batches and ranks.
+        place = (first + torch.arange(rows, device=self.device)) * ranks.size + ranks.rank
+        return self.generate(batch["tokens"], batch.get("attention_mask"), seed=self.seed + place)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""
@@ -200,6 +216,70 @@ class DiffusionLM(BoundReport):
         self.eval()
         try:
             return sampler(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
+        finally:
+            self.train(training)
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether an answer can be scored only with at least one token in front of it."""
+        return False
+
+    def log_likelihood(
+        self,
+        prompts: Sequence[Tokens],
+        answers: Sequence[Tokens],
+        *,
+        seed: int | Tensor = 0,
+        estimator: ConditionalLikelihood | None = None,
+    ) -> LikelihoodEstimate:
+        """Log-likelihoods of answers given prompts: here estimates of the bound, exact ones for short answers.
+
+        Args:
+            prompts: R sequences of token ids.
+            answers: R sequences of token ids, not empty.
+            seed: an int, from which pair i gets ``seed + i``, or (R,) int64; pairs of one seed, with answers of one
+                length, get the same masks.
+            estimator: how they are estimated; None for `ConditionalLikelihood` with its defaults.
+
+        Returns:
+            Log-likelihoods (R,) float64 in nats, with their standard errors: 0 where the value is exact.
+
+        Raises:
+            ValueError: if there are no pairs, their numbers differ, or an answer is empty.
+        """
+        estimator = ConditionalLikelihood() if estimator is None else estimator
+        with self._evaluating():
+            return estimator(self.backbone, self.process, prompts, answers, seed=seed, device=self.device)
+
+    def greedy_match(
+        self,
+        prompts: Sequence[Tokens],
+        answers: Sequence[Tokens],
+        *,
+        estimator: ConditionalLikelihood | None = None,
+    ) -> Tensor:
+        """Whether greedy decoding of as many tokens as an answer has gives the answer, (R,) bool.
+
+        Args:
+            prompts: R sequences of token ids.
+            answers: R sequences of token ids, not empty.
+            estimator: its guidance and its rows per model call hold here as well; None for the defaults.
+
+        Raises:
+            ValueError: as in `log_likelihood`.
+        """
+        estimator = ConditionalLikelihood() if estimator is None else estimator
+        options: dict[str, Any] = {"guidance": estimator.guidance, "rows_per_call": estimator.rows_per_call}
+        with self._evaluating():
+            return greedy_match(self.backbone, self.process, prompts, answers, device=self.device, **options)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode for as long as a context lasts."""
+        training = self.training
+        self.eval()
+        try:
+            yield
         finally:
             self.train(training)
 
@@ -277,6 +357,21 @@ class DiffusionLM(BoundReport):
     def _denoiser(self) -> Denoiser:
         """The backbone as the objective sees it."""
         return as_denoiser(self.backbone, self.head_loss)
+
+    def _bound_draws(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
+        """Draws of the bound of a batch; the noise of a batch is the same in every epoch."""
+        random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
+        return [
+            self.bound(self._denoiser, self.process, batch, random=random.fold_in(draw))
+            for draw in range(self.bound_draws)
+        ]
+
+    def _log_report(self, report: BoundReport) -> None:
+        bytes_per_token = getattr(self._datamodule(), f"{report.stage}_bytes_per_token", None)
+        for name, value in report.compute(bytes_per_token).items():
+            self.log(name, value, prog_bar=name.endswith(("/nll", "/bits_per_byte")))
+        report.reset()
+
 
     def _replicas(self) -> Replicas:
         return replicas(self.device_mesh, self.trainer.world_size, self.trainer.global_rank)

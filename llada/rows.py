@@ -13,6 +13,8 @@ Nothing that is computed from positions depends on how a batch was padded.
 Shapes: B rows, L columns.
 """
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor
 
@@ -116,3 +118,27 @@ def block_numbers(
     starts = segment_starts(segment_ids)
     starts[:, 1:] |= block[:, 1:] != block[:, :-1]
     return starts.cumsum(1) - 1
+
+
+def count_before(tokens: Sequence[int], token_ids: Collection[int]) -> int:
+    """How many tokens stand before the first one that is among ``token_ids``; all of them if none is.
+
+    Args:
+        tokens: token ids of one row.
+        token_ids: such as those that end a text.
+    """
+    return next((index for index, token in enumerate(tokens) if token in token_ids), len(tokens))
+
+
+def exact_count_weight(count: Tensor, num_counts: Tensor | int, copies: Tensor | int = 1) -> Tensor:
+    """The weight of a row in which exactly l tokens are masked, with l uniform over n counts: n / l, float64.
+
+    It makes the sum of the masked tokens' cross-entropies an estimate of the bound (arXiv 2502.09992, equation 6). The
+    mean over several copies of the row, each with its own l, has the weight n / (copies l).
+
+    Args:
+        count: masked tokens, l, integers of any shape. Nothing is masked where it is 0, and the weight is that of 1.
+        num_counts: how many counts there are to draw from, n: the row's maskable tokens.
+        copies: rows of which the mean is taken.
+    """
+    return torch.as_tensor(num_counts, device=count.device).div(copies * count.clamp(min=1).double())

@@ -12,32 +12,20 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from torch import Tensor
 
-from llada.cli.dialogue import (
-    History,
-    answer_sampler,
-    choose_template,
-    context_length,
-    one_canvas,
-    shown,
-    stop_tokens,
-    until_stop,
-)
-from llada.cli.options import run
-from llada.cli.released import name_positional
-from llada.cli.text import Loaded, expand_sampler, load
+from llada.cli.dialogue import History, answer_sampler, context_length
+from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
-from llada.samplers import Sampler, Step
-from llada.viewers import is_final, stream_text
+from llada.samplers import Canvas, Sampler, Step
+from llada.text import TextModel, is_final, load
 
 MASK_SIGN = "░"
 HELP = {
@@ -81,15 +69,15 @@ def chat(
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    loaded = load(checkpoint, tokenizer, device, dtype)
-    chosen = choose_template(template, loaded.tokenizer)
-    limit = context_length(loaded, context)
+    text = replace(load(checkpoint, tokenizer, device, dtype), template=template)
+    text.chat_template  # noqa: B018 - says that there is none before the first message is typed
+    limit = context_length(text, context)
     if limit is not None and limit <= num_new_tokens:
         raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
-    decoding = answer_sampler(sampler, checkpoint, loaded.tokenizer, num_new_tokens)
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
     live = console.is_terminal and not no_stream
-    talk = Conversation(loaded, chosen, num_new_tokens, limit, decoding, seed, console, live, not (live or no_stream))
+    talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream))
     talk.history.system = system
     if sys.stdin.isatty():
         console.print("[dim]/help lists the commands, /quit leaves[/dim]")
@@ -108,26 +96,23 @@ def _lines(console: Console) -> Iterator[str]:
 
 
 @dataclass
-class Conversation:
+class ChatSession:
     """A conversation at the terminal.
 
     Args:
-        loaded: model and tokenizer.
-        template: how messages become tokens.
+        text: model and tokenizer, with the template and the sampler.
         num_new_tokens: tokens of an answer.
         context: tokens of a row; None for any number.
-        sampler: None for the model's own.
         seed: of the next answer.
         console: where answers are shown.
         stream: whether to draw the answer while it comes out of the masks.
         pieces: whether otherwise to print text as soon as it is final.
+        history: what has been said.
     """
 
-    loaded: Loaded
-    template: ChatTemplate
+    text: TextModel
     num_new_tokens: int
     context: int | None
-    sampler: Sampler | None
     seed: int
     console: Console
     stream: bool
@@ -135,7 +120,6 @@ class Conversation:
     history: History = field(default_factory=History)
 
     def __post_init__(self) -> None:
-        self._stops = stop_tokens(self.loaded.tokenizer, self.template)
         self._dropped = 0
 
     def hear(self, line: str) -> bool:
@@ -199,42 +183,39 @@ class Conversation:
 
     def _answer(self) -> str:
         room = None if self.context is None else self.context - self.num_new_tokens
-        prompt, dropped = self.history.prompt(self.template, self.loaded.tokenizer, room)
+        prompt, dropped = self.history.prompt(self.text, room)
         if dropped > self._dropped:
             self._note(f"the context is full: the first {dropped} messages are left out from here on")
         self._dropped = dropped
-        canvas = one_canvas(self.loaded, prompt, self.num_new_tokens)
-        steps = self.loaded.model.iterate(canvas, sampler=self.sampler, seed=self.seed)
+        made = self.text.canvas([prompt], self.num_new_tokens)
+        steps = self.text.steps(made, self.seed)
         self.seed += 1
-        if not self.stream:
-            return self._print(canvas, steps)
-        row = canvas[0]
+        return self._draw(made, steps) if self.stream else self._print(made, steps)
+
+    def _draw(self, made: Canvas, steps: Iterator[Step]) -> str:
+        """Draw the answer anew in place after every step, and leave its text there."""
+        answer = ""
         with Live(console=self.console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
             for step in steps:
-                row = step.tokens[0]
-                live.update(self._picture(row[len(prompt) :]), refresh=True)
-        answer = self.loaded.tokenizer.decode(until_stop(row[len(prompt) :].tolist(), self._stops))
+                row = step.tokens[0, -self.num_new_tokens :].tolist()
+                answer = self.text.decode(row)
+                picture = Text(self.text.decode(row, show_mask=MASK_SIGN))
+                picture.highlight_regex(f"{MASK_SIGN}+", "dim")
+                live.update(picture, refresh=True)
         self.console.print(Text(answer))
         return answer
 
-    def _print(self, canvas: Tensor, steps: Iterator[Step]) -> str:
+    def _print(self, made: Canvas, steps: Iterator[Step]) -> str:
         """Print the answer piece by piece if no piece can change any more, or else when it is finished."""
-        model = self.loaded.model
-        sampler = model.sampler if self.sampler is None else self.sampler
-        if not (self.pieces and is_final(sampler)):
+        if not (self.pieces and is_final(self.text.decoding)):
             steps = islice(deque(steps, maxlen=1), 1)  # the last one alone
         pieces = []
-        for piece in stream_text(steps, canvas, model.process, self.loaded.tokenizer.decode, stops=self._stops):
+        for piece in self.text.stream(made, steps):
             self.console.print(Text(piece), end="")
             self.console.file.flush()
             pieces.append(piece)
         self.console.print()
         return "".join(pieces)
-
-    def _picture(self, row: Tensor) -> Text:
-        picture = Text(shown(self.loaded.tokenizer, row, self._stops, MASK_SIGN))
-        picture.highlight_regex(f"{MASK_SIGN}+", "dim")
-        return picture
 
     def _note(self, text: str) -> None:
         self.console.print(Text(f"-- {text}", style="dim"))

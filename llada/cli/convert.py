@@ -18,13 +18,13 @@ import torch
 
 from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
 from llada.checkpoints.describe import describe
-from llada.cli.options import run
-from llada.cli.released import name_positional, torch_dtype
-from llada.cli.text import load_parts
+from llada.cli.options import name_positional, run
 from llada.data import Tokenizer, load_tokenizer
 from llada.data.tokenizers.special_tokens import read_object
 from llada.files.atomic import temporary_name, write_bytes
 from llada.module import DiffusionLM
+from llada.text.loading import load_parts
+from llada.text.released import torch_dtype
 
 
 def convert(

@@ -3,17 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from llada.cli.text import Loaded
-from llada.samplers import EditingSampler, RegularExpression, Sampler, SpeculativeSampler, UnmaskingSampler
+from llada.samplers import EditingSampler, RegularExpression, SpeculativeSampler, UnmaskingSampler
+from llada.text import TextModel
 
 
-def matching(sampler: Sampler | None, pattern: str | None, loaded: Loaded, end: Iterable[int] = ()) -> Sampler | None:
-    """The sampler with an expression among its adjustments.
+def matching(text: TextModel, pattern: str | None, end: Iterable[int] = ()) -> TextModel:
+    """The model with an expression among the adjustments of its sampler.
 
     Args:
-        sampler: None for the model's own.
+        text: model and tokenizer, with the sampler that is to be used.
         pattern: see `llada.samplers.RegularExpression`; None for none.
-        loaded: the model and its tokenizer.
         end: tokens that may follow the match.
 
     Raises:
@@ -21,11 +20,11 @@ def matching(sampler: Sampler | None, pattern: str | None, loaded: Loaded, end: 
         ValueError: if it is no expression, or the sampler can't keep to one.
     """
     if pattern is None:
-        return sampler
-    chosen = loaded.model.sampler if sampler is None else sampler
+        return text
+    chosen = text.decoding
     if not isinstance(chosen, UnmaskingSampler | SpeculativeSampler | EditingSampler):
         raise ValueError(
             f"{type(chosen).__name__} takes no constraints; give another --sampler, such as low_confidence"
         )
-    rule = RegularExpression(pattern, loaded.tokenizer, tuple(sorted(set(end))))
-    return replace(chosen, adjustments=(*chosen.adjustments, rule))
+    rule = RegularExpression(pattern, text.tokenizer, tuple(sorted(set(end))))
+    return replace(text, sampler=replace(chosen, adjustments=(*chosen.adjustments, rule)))

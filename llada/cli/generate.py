@@ -13,21 +13,20 @@ Rows are computed in the order of their lengths, and an interrupted run goes on 
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llada.cli.dialogue import answer_sampler, choose_template, context_length, stop_tokens, until_stop
+from llada.cli.dialogue import answer_sampler, context_length
 from llada.cli.expression import matching
-from llada.cli.options import run
-from llada.cli.released import name_positional
-from llada.cli.text import Loaded, begin, expand_sampler, load
+from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, JsonLines, Message
 from llada.data.sources import text_field
-from llada.samplers import Sampler, canvas
+from llada.samplers import Sampler
+from llada.text import TextModel, load
 
 
 class Row(NamedTuple):
@@ -72,33 +71,25 @@ def generate(
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    loaded = load(checkpoint, tokenizer, device, dtype)
-    rows = list(_rows(input, loaded, template, seed))
-    _check(rows, input, context_length(loaded, None), num_new_tokens)
+    text = replace(load(checkpoint, tokenizer, device, dtype), template=template)
+    rows = list(_rows(input, text, seed))
+    _check(rows, input, context_length(text, None), num_new_tokens)
     done = repair(Path(output))
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
-    stops = _stops(loaded, template)
-    decoding = answer_sampler(sampler, checkpoint, loaded.tokenizer, num_new_tokens)
-    decoding = matching(decoding, regex, loaded, stops)
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
+    text = matching(text, regex, text.stop_token_ids)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))
         for start in range(0, len(left), batch_size):
-            for entry in _answers(loaded, left[start : start + batch_size], num_new_tokens, decoding, stops):
+            for entry in _answers(text, left[start : start + batch_size], num_new_tokens):
                 append(file.fileno(), entry)
                 progress.advance(task)
     print(f"{len(left)} answers written to {output}" + (f", {len(done)} were there" if done else ""))
 
 
-def _stops(loaded: Loaded, template: ChatTemplate | None) -> frozenset[int]:
-    """Where answers end; the checkpoint's own template has a say if there is one."""
-    own = getattr(loaded.tokenizer, "chat_template", None)
-    chosen = choose_template(template, loaded.tokenizer) if template is not None or own is not None else None
-    return stop_tokens(loaded.tokenizer, chosen)
-
-
-def _rows(path: str, loaded: Loaded, template: ChatTemplate | None, seed: int) -> Iterator[Row]:
+def _rows(path: str, text: TextModel, seed: int) -> Iterator[Row]:
     for index, (where, record) in enumerate(JsonLines(path).records()):
         name = record.get("id", index)
         if isinstance(name, bool) or not isinstance(name, int | str):
@@ -106,17 +97,17 @@ def _rows(path: str, loaded: Loaded, template: ChatTemplate | None, seed: int) -
         if ("prompt" in record) == ("messages" in record):
             raise ValueError(f"{where}: there must be either a 'prompt' or 'messages'")
         try:
-            yield Row(name, seed + index, _encode(record, where, loaded, template))
+            yield Row(name, seed + index, _encode(record, where, text))
         except ValueError as error:
             message = str(error)
             raise ValueError(message if message.startswith(where) else f"{where}: {message}") from error
 
 
-def _encode(record: dict[str, Any], where: str, loaded: Loaded, template: ChatTemplate | None) -> list[int]:
+def _encode(record: dict[str, Any], where: str, text: TextModel) -> list[int]:
     if "prompt" in record:
         if not isinstance(record["prompt"], str):
             raise ValueError(f"{where}: field 'prompt' must be text; got {type(record['prompt']).__name__}")
-        return begin(loaded, loaded.tokenizer.encode(record["prompt"]))
+        return text.encode(record["prompt"])
     if not isinstance(record["messages"], list) or not record["messages"]:
         raise ValueError(f"{where}: field 'messages' must be a list with at least one message")
     messages = []
@@ -124,7 +115,7 @@ def _encode(record: dict[str, Any], where: str, loaded: Loaded, template: ChatTe
         if not isinstance(entry, dict):
             raise ValueError(f"{where}: a message must be an object with 'role' and 'content'")
         messages.append(Message(text_field(entry, "role", where), text_field(entry, "content", where)))
-    return choose_template(template, loaded.tokenizer).prompt(messages, loaded.tokenizer)
+    return text.encode_messages(messages)
 
 
 def _check(rows: list[Row], path: str, context: int | None, num_new_tokens: int) -> None:
@@ -188,26 +179,14 @@ def append(descriptor: int, entry: dict[str, Any]) -> None:
     os.fsync(descriptor)
 
 
-def _answers(
-    loaded: Loaded, rows: list[Row], num_new_tokens: int, sampler: Sampler | None, stops: frozenset[int]
-) -> Iterator[dict[str, Any]]:
+def _answers(text: TextModel, rows: list[Row], num_new_tokens: int) -> Iterator[dict[str, Any]]:
     """Answer one batch."""
-    mask = loaded.model.process.mask_token_id
-    # Padding is hidden from attention, so any token but the mask will do.
-    pad = loaded.tokenizer.pad_token_id
-    made = canvas(
-        [row.ids for row in rows],
-        num_new_tokens,
-        mask_token_id=mask,
-        pad_token_id=int(mask == 0) if pad is None else pad,
-        device=loaded.model.device,
-    )
-    seeds = torch.tensor([row.seed for row in rows], device=loaded.model.device)
-    filled = loaded.model.generate(*made, sampler=sampler, seed=seeds)
+    made = text.canvas([row.ids for row in rows], num_new_tokens)
+    filled = text.generate(made, text.seeds([row.seed for row in rows]))
     for row, tokens, calls in zip(rows, filled.tokens.tolist(), filled.calls.tolist(), strict=True):
-        ids = until_stop(tokens[-num_new_tokens:], stops)
-        text = loaded.tokenizer.decode(ids)
-        yield {"id": row.name, "text": text, "num_tokens": len(ids), "calls": calls, "seed": row.seed}
+        ids = text.answer(tokens[-num_new_tokens:])
+        answer = text.tokenizer.decode(ids)
+        yield {"id": row.name, "text": answer, "num_tokens": len(ids), "calls": calls, "seed": row.seed}
 
 
 def main(command: str, arguments: Sequence[str]) -> None:

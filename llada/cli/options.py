@@ -11,6 +11,39 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from llada.samplers import presets
+
+
+def name_positional(arguments: Sequence[str], *names: str) -> list[str]:
+    """Give names to the arguments in front: ``model.ckpt --seed 1`` -> ``--checkpoint model.ckpt --seed 1``.
+
+    Args:
+        arguments: of the command line.
+        names: of the options that may stand in front without a name, in their order.
+    """
+    named: list[str] = []
+    rest = list(arguments)
+    for name in names:
+        if not rest or rest[0].startswith("-"):
+            break
+        named += [f"--{name}", rest.pop(0)]
+    return [*named, *rest]
+
+
+def expand_sampler(arguments: Sequence[str]) -> list[str]:
+    """Replace the short name of a preset by its class path, so that ``--sampler low_confidence`` is enough.
+
+    Args:
+        arguments: of the command line.
+    """
+    expanded = list(arguments)
+    for index, argument in enumerate(arguments):
+        name = argument.removeprefix("--sampler=")
+        follows = index > 0 and arguments[index - 1] == "--sampler"
+        if (follows or name != argument) and callable(getattr(presets, name, None)):
+            expanded[index] = argument.removesuffix(name) + f"llada.samplers.presets.{name}"
+    return expanded
+
 
 def run(
     function: Callable[..., None],

@@ -3,7 +3,7 @@
 Three ways to call it, each with ``--checkpoint model.ckpt``:
 
     --prompt "2 + 2 =" --answer " 4" --answer " 5"
-    --pairs questions.jsonl --jsonl
+    --pairs comparisons.jsonl --jsonl
     --text held_out.txt --max_length 64
 """
 
@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llada.cli.options import run
-from llada.cli.released import name_positional
-from llada.cli.text import Loaded, begin, load, read_text
+from llada.cli.files import read_text
+from llada.cli.options import name_positional, run
 from llada.data import JsonLines
-from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood, NextTokenLikelihood
-from llada.objectives import NextTokenNLL, ObjectiveOutput
+from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood
+from llada.module import DiffusionLM
+from llada.objectives import ObjectiveOutput
 from llada.random import RowRandom
+from llada.text import TextModel, load
 
 
-class Question(NamedTuple):
+class Comparison(NamedTuple):
     """A prompt and the answers to it that are to be compared."""
 
     prompt: str
@@ -58,7 +59,7 @@ def score(
         draws: of the masks of each row of the text.
         batch_size: rows of the text per model call; changes memory and speed only.
         estimator: of the answers' log-likelihoods, see `llada.metrics.ConditionalLikelihood`, which is the default;
-            autoregressive models need none.
+            autoregressive models are exact and take its rows_per_call only.
         seed: of the masks.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -72,69 +73,66 @@ def score(
         content = read_text(text)
         _print_bound(bound_of(content, load(checkpoint, tokenizer, device), max_length, draws, batch_size, seed), jsonl)
         return
-    questions = _read_questions(pairs) if pairs is not None else _questions(prompt or [], answer or [])
-    _print_answers(questions, _likelihoods(questions, load(checkpoint, tokenizer, device), estimator, seed), jsonl)
+    comparisons = _read_comparisons(pairs) if pairs is not None else _comparisons(prompt or [], answer or [])
+    _print_answers(comparisons, _likelihoods(comparisons, load(checkpoint, tokenizer, device), estimator, seed), jsonl)
 
 
-def _questions(prompts: list[str], answers: list[str]) -> list[Question]:
+def _comparisons(prompts: list[str], answers: list[str]) -> list[Comparison]:
     if not prompts or not answers:
         raise ValueError("--prompt and --answer belong together; an empty prompt is --prompt ''")
     if len(prompts) == 1:
-        return [Question(prompts[0], answers)]
+        return [Comparison(prompts[0], answers)]
     if len(prompts) != len(answers):
         raise ValueError(
             f"there are {len(prompts)} prompts and {len(answers)} answers; give one prompt for all answers, or one for "
             "each (--pairs reads several answers to each of several prompts)"
         )
-    return [Question(prompt, [answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+    return [Comparison(prompt, [answer]) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-def _read_questions(path: str) -> list[Question]:
-    questions = []
+def _read_comparisons(path: str) -> list[Comparison]:
+    comparisons = []
     for where, record in JsonLines(path).records():
         answers = record.get("answers", [record["answer"]] if "answer" in record else None)
         if not isinstance(record.get("prompt"), str):
             raise ValueError(f"{where}: there must be a text 'prompt'")
         if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
             raise ValueError(f"{where}: there must be a text 'answer', or 'answers' with a list of texts")
-        questions.append(Question(record["prompt"], answers))
-    return questions
+        comparisons.append(Comparison(record["prompt"], answers))
+    return comparisons
 
 
 def _likelihoods(
-    questions: list[Question], loaded: Loaded, estimator: ConditionalLikelihood | None, seed: int
+    comparisons: list[Comparison], model: TextModel, estimator: ConditionalLikelihood | None, seed: int
 ) -> list[list[dict[str, Any]]]:
-    """For each question what is known of each answer."""
-    pairs = [(question.prompt, answer) for question in questions for answer in question.answers]
+    """For each prompt what is known of each answer."""
+    pairs = [(comparison.prompt, answer) for comparison in comparisons for answer in comparison.answers]
     empty = next((prompt for prompt, answer in pairs if not answer), None)
     if empty is not None:
         raise ValueError(f"an answer to the prompt {empty!r} is empty, so it has no likelihood")
-    prompts = [begin(loaded, loaded.tokenizer.encode(prompt)) for prompt, _ in pairs]
-    answers = [loaded.tokenizer.encode(answer) for _, answer in pairs]
-    model = loaded.model
+    prompts = [model.context(model.encode(prompt)) for prompt, _ in pairs]
+    answers = [model.tokenizer.encode(answer) for _, answer in pairs]
     # One seed for all: answers of one length get the same masks, so that what sets them apart is the answer.
     seeds = torch.full((len(pairs),), seed)
-    exact = isinstance(model.bound, NextTokenNLL)
-    measure = NextTokenLikelihood() if exact else estimator or ConditionalLikelihood()
-    estimate = measure(model.backbone, model.process, prompts, answers, seed=seeds, device=model.device)
+    estimate = model.model.log_likelihood(prompts, answers, seed=seeds, estimator=estimator)
     known = iter(
         {"log_likelihood": value, "standard_error": error if math.isfinite(error) else None, "num_tokens": len(ids)}
         for value, error, ids in zip(
             estimate.log_likelihood.tolist(), estimate.standard_error.tolist(), answers, strict=True
         )
     )
-    return [[next(known) for _ in question.answers] for question in questions]
+    return [[next(known) for _ in comparison.answers] for comparison in comparisons]
 
 
-def _print_answers(questions: list[Question], known: list[list[dict[str, Any]]], jsonl: bool) -> None:
-    for question, numbers in zip(questions, known, strict=True):
+def _print_answers(comparisons: list[Comparison], known: list[list[dict[str, Any]]], jsonl: bool) -> None:
+    for comparison, numbers in zip(comparisons, known, strict=True):
         best = max(range(len(numbers)), key=lambda i: numbers[i]["log_likelihood"])
         if not jsonl:
-            print(f"prompt {question.prompt!r}")
-        for i, (answer, number) in enumerate(zip(question.answers, numbers, strict=True)):
+            print(f"prompt {comparison.prompt!r}")
+        for i, (answer, number) in enumerate(zip(comparison.answers, numbers, strict=True)):
             chosen = i == best and len(numbers) > 1
             if jsonl:
-                entry = {"prompt": question.prompt, "answer": answer, **number, "best": i == best}
+                entry = {"prompt": comparison.prompt, "answer": answer, **number, "best": i == best}
                 print(json.dumps(entry, ensure_ascii=False))
                 continue
             value = _plus_minus(number["log_likelihood"], number["standard_error"])
@@ -159,12 +157,12 @@ class TextBound(NamedTuple):
 
 
 @torch.no_grad()
-def bound_of(text: str, loaded: Loaded, max_length: int, draws: int, batch_size: int, seed: int) -> TextBound:
+def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_size: int, seed: int) -> TextBound:
     """The bound of a text as one document, cut into rows; the last row may be shorter.
 
     Args:
         text: not empty.
-        loaded: model and tokenizer.
+        model: with its tokenizer.
         max_length: tokens of a row.
         draws: of the masks; each is stratified over all rows.
         batch_size: rows per model call.
@@ -176,8 +174,8 @@ def bound_of(text: str, loaded: Loaded, max_length: int, draws: int, batch_size:
     for name, value in (("max_length", max_length), ("draws", draws), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    ids = begin(loaded, loaded.tokenizer.encode(text))
-    ids += [] if loaded.tokenizer.eos_token_id is None else [loaded.tokenizer.eos_token_id]
+    ids = model.encode(text)
+    ids += [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
     rows = torch.tensor(ids).split(max_length)
     # Equal lengths in a batch: the shorter last row goes alone.
     full = [index for index, row in enumerate(rows) if len(row) == max_length]
@@ -187,8 +185,8 @@ def bound_of(text: str, loaded: Loaded, max_length: int, draws: int, batch_size:
     for draw in range(draws):
         for batch in batches:
             tokens = torch.stack([rows[index] for index in batch.tolist()])
-            random = RowRandom.for_step(seed, draw, batch.to(loaded.model.device), len(rows))
-            output = _run_bound(loaded, tokens, random)
+            random = RowRandom.for_step(seed, draw, batch.to(model.model.device), len(rows))
+            output = _run_bound(model.model, tokens, random)
             nelbo[draw, batch], sizes[batch] = output.nelbo.cpu(), output.num_tokens.cpu()
     metric = BoundMetric(bytes_per_token=len(text.encode()) / len(ids))
     metric.update(nelbo.mean(0), sizes)
@@ -197,8 +195,7 @@ def bound_of(text: str, loaded: Loaded, max_length: int, draws: int, batch_size:
     return TextBound(metric.compute(), draw_se, int(sizes.sum()), len(rows))
 
 
-def _run_bound(loaded: Loaded, tokens: Tensor, random: RowRandom) -> ObjectiveOutput:
-    model = loaded.model
+def _run_bound(model: DiffusionLM, tokens: Tensor, random: RowRandom) -> ObjectiveOutput:
     return model.bound(model.backbone, model.process, tokens.to(model.device), random=random)
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from typing_extensions import override
 
 # Importing the packages makes their classes known by short names: `--model.objective NELBO`.
 import llada.backbones
@@ -62,8 +63,8 @@ class InitialWeights(Callback):
 class SaveTrainingConfig(SaveConfigCallback):
     """Write the configuration beside the logs of a training run; other commands and runs without logs leave no file."""
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See `SaveConfigCallback`."""
         if stage == "fit" and trainer.loggers:
             super().setup(trainer, pl_module, stage)
 

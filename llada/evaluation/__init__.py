@@ -1,23 +1,17 @@
 """Evaluation like everybody's: the Language Model Evaluation Harness's tasks, and LLaDA's published protocols."""
 
-from llada.evaluation.harness import evaluate, harness_model, register
-from llada.evaluation.presets import PRESETS, EndRule, Protocol
-from llada.evaluation.scoring import DiffusionScoring, NextTokenScoring, Scoring, next_token_greedy_match, scoring_of
-from llada.evaluation.text_model import Pair, Question, TextModel
+from llada.evaluation.evaluation_model import EvaluationModel, Pair, Question
+from llada.evaluation.harness import harness_model, register, run_tasks
+from llada.evaluation.protocols import PROTOCOLS, EndRule, Protocol
 
 __all__ = [
-    "PRESETS",
-    "DiffusionScoring",
+    "PROTOCOLS",
     "EndRule",
-    "NextTokenScoring",
+    "EvaluationModel",
     "Pair",
     "Protocol",
     "Question",
-    "Scoring",
-    "TextModel",
-    "evaluate",
     "harness_model",
-    "next_token_greedy_match",
     "register",
-    "scoring_of",
+    "run_tasks",
 ]

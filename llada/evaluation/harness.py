@@ -1,23 +1,25 @@
 """A model for the Language Model Evaluation Harness (extra ``eval``), so that its tasks run on diffusion models.
 
-    from llada.evaluation import TextModel, evaluate
+    from llada.evaluation import EvaluationModel, run_tasks
+    from llada.text import load
 
-    results = evaluate(TextModel(model, tokenizer), ["arc_easy"], num_fewshot=0)
+    results = run_tasks(EvaluationModel(load("model.ckpt")), ["arc_easy"], num_fewshot=0)
 
 or, by the harness's own name, after `register`: ``lm_eval.simple_evaluate("llada", "checkpoint=model.ckpt", ...)``.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
-from llada.data import ChatTemplate, Message
-from llada.data.chat.jinja_template import JinjaTemplate
-from llada.evaluation.text_model import Question, TextModel
+from llada.data import Message
+from llada.evaluation.evaluation_model import EvaluationModel, Question
+from llada.text import load
 
 NAME = "llada"
 """Under which the harness knows the model after `register`."""
@@ -45,25 +47,33 @@ def _harness() -> Any:
 
 
 class _Requests:
-    """What the harness asks for, by a `TextModel`; `model_class` joins it with the harness's base class.
+    """What the harness asks of a model, answered by an `EvaluationModel`.
+
+    `model_class` makes a subclass of this and of the harness's own base class.
 
     Args:
-        text_model: does the work.
-        template: of conversations; None for the tokenizer's own.
+        model: does the work.
     """
 
-    def __init__(self, text_model: TextModel, template: ChatTemplate | None = None) -> None:
+    def __init__(self, model: EvaluationModel) -> None:
         super().__init__()
-        self.text_model, self.template = text_model, template
+        self.model = model
         self._conversations: dict[str, list[int]] = {}
 
     cache_hook: Any
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
-        """Load a checkpoint: ``checkpoint``, and what `llada.cli.text.load` and `TextModel` take besides."""
-        from llada.cli.text import load
+        """Load a checkpoint.
 
+        Args:
+            arg_dict: ``checkpoint``, further arguments of `llada.text.load`, ``bos`` of `llada.text.TextModel`, and
+                arguments of `EvaluationModel`.
+            additional_config: of the harness: ``batch_size``, ``device``.
+
+        Raises:
+            ValueError: if there is no ``checkpoint``.
+        """
         added = {name: value for name, value in (additional_config or {}).items() if value is not None}
         arguments: dict[str, Any] = added | arg_dict
         arguments.pop("max_batch_size", None)
@@ -72,8 +82,9 @@ class _Requests:
         loading = {name: arguments.pop(name, None) for name in ("checkpoint", "tokenizer", "device", "dtype")}
         if loading["checkpoint"] is None:
             raise ValueError("the model needs a checkpoint: model_args='checkpoint=FILE_OR_FOLDER'")
-        loaded = load(loading["checkpoint"], loading["tokenizer"], loading["device"] or "auto", loading["dtype"])
-        return cls(TextModel(loaded.model, loaded.tokenizer, **arguments))
+        text = load(loading["checkpoint"], loading["tokenizer"], loading["device"] or "auto", loading["dtype"])
+        text = replace(text, bos=arguments.pop("bos", text.bos))
+        return cls(EvaluationModel(text, **arguments))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
@@ -82,7 +93,7 @@ class _Requests:
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihoods of continuations; those of one context share their masks."""
-        model, seeds = self.text_model, dict[str, int]()
+        model, seeds = self.model, dict[str, int]()
         pairs, seed = [], []
         for request in requests:
             context, continuation = request.args
@@ -90,7 +101,7 @@ class _Requests:
             seed.append(seeds.setdefault(context, len(seeds)))
         order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
         found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
-        for start in _shown(range(0, len(order), REQUESTS), "likelihoods", disable_tqdm):
+        for start in _progress(range(0, len(order), REQUESTS), "likelihoods", disable_tqdm):
             chunk = order[start : start + REQUESTS]
             values = model.log_likelihoods([pairs[i] for i in chunk], [seed[i] for i in chunk])
             for index, value in zip(chunk, values, strict=True):
@@ -101,9 +112,9 @@ class _Requests:
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihoods of whole texts."""
         found = []
-        for number, request in enumerate(_shown(requests, "texts", disable_tqdm)):
-            windows = self.text_model.windows(request.args[0])
-            values = self.text_model.log_likelihoods(windows, [number] * len(windows)) if windows else []
+        for number, request in enumerate(_progress(requests, "texts", disable_tqdm)):
+            windows = self.model.windows(request.args[0])
+            values = self.model.log_likelihoods(windows, [number] * len(windows)) if windows else []
             found.append(sum(value for value, _ in values))
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
         return found
@@ -112,14 +123,14 @@ class _Requests:
         """Continuations, up to the first of the texts that end them."""
         questions = [self._question(number, *request.args) for number, request in enumerate(requests)]
         answers = [""] * len(questions)
-        for index, text in _shown(self.text_model.generate(questions), "answers", disable_tqdm, len(questions)):
+        for index, text in _progress(self.model.generate(questions), "answers", disable_tqdm, len(questions)):
             answers[index] = text
             self.cache_hook.add_partial("generate_until", requests[index].args, text)
         return answers
 
     def _question(self, number: int, context: str, options: dict[str, Any]) -> Question:
-        model = self.text_model
-        if options.get("do_sample") and options.get("temperature", 1.0) and model.sampler is None:
+        text = self.model.text
+        if options.get("do_sample") and options.get("temperature", 1.0) and text.sampler is None:
             raise ValueError(
                 "the task asks for random draws (do_sample) and the model decodes as it was saved to; say how to draw "
                 "with a sampler, such as low_confidence(temperature=1.0)"
@@ -128,20 +139,21 @@ class _Requests:
         wanted = options.get("max_gen_toks", options.get("max_new_tokens", DEFAULT_LENGTH))
         ids = self._conversations.get(context)
         return Question(
-            model.encode(context) if ids is None else ids,
+            text.encode(context) if ids is None else ids,
             (until,) if isinstance(until, str) else tuple(until),
-            model.num_new_tokens or int(wanted),
+            self.model.num_new_tokens or int(wanted),
             number,
         )
 
     @property
     def tokenizer_name(self) -> str:
         """Tells the harness's caches which tokens its requests were made for."""
-        return self.text_model.tokenizer.fingerprint
+        return self.model.text.tokenizer.fingerprint
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The source of the template, for the record."""
-        return str(getattr(self.text_model.tokenizer, "chat_template", None) or self.template or "")
+        text = self.model.text
+        return str(text.template or getattr(text.tokenizer, "chat_template", None) or "")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the harness keeps it: readable, and known again when it comes back as a context.
@@ -153,21 +165,15 @@ class _Requests:
         """
         if not add_generation_prompt:
             raise ValueError("an answer that the task has begun (gen_prefix) can't be continued under a chat template")
-        tokenizer = self.text_model.tokenizer
-        template = self.template
-        if template is None:
-            source = getattr(tokenizer, "chat_template", None)
-            if source is None:
-                raise ValueError("the checkpoint has no chat template; evaluate it without one, or pass a template")
-            template = JinjaTemplate(source)
-        ids = template.prompt([Message(entry["role"], entry["content"]) for entry in chat_history], tokenizer)
+        tokenizer = self.model.text.tokenizer
+        ids = self.model.text.encode_messages([Message(entry["role"], entry["content"]) for entry in chat_history])
         names = {token: name for name, token in tokenizer.special_tokens.items()}
         text = "".join(names.get(token) or tokenizer.decode([token]) for token in ids)
         self._conversations[text] = ids
         return text
 
 
-def _shown(items: Iterable[Any], title: str, hidden: bool, total: int | None = None) -> Iterator[Any]:
+def _progress(items: Iterable[Any], title: str, hidden: bool, total: int | None = None) -> Iterator[Any]:
     yield from track(items, title, total, console=Console(stderr=True), disable=hidden, transient=True)
 
 
@@ -181,14 +187,13 @@ def model_class() -> Any:
     return type("LLaDAHarnessModel", (_Requests, _harness().api.model.LM), {"__doc__": _Requests.__doc__})
 
 
-def harness_model(text_model: TextModel, template: ChatTemplate | None = None) -> Any:
+def harness_model(model: EvaluationModel) -> Any:
     """The model that the harness's functions take.
 
     Args:
-        text_model: does the work.
-        template: of conversations; None for the tokenizer's own.
+        model: does the work.
     """
-    return model_class()(text_model, template)
+    return model_class()(model)
 
 
 def register() -> None:
@@ -197,20 +202,18 @@ def register() -> None:
         _harness().api.registry.register_model(NAME)(model_class())
 
 
-def evaluate(
-    text_model: TextModel,
+def run_tasks(
+    model: EvaluationModel,
     tasks: Sequence[str],
     *,
-    template: ChatTemplate | None = None,
     include_path: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Run tasks of the harness.
 
     Args:
-        text_model: does the work.
+        model: does the work.
         tasks: names of tasks, groups or tags.
-        template: of conversations; None for the tokenizer's own.
         include_path: folder with further tasks as YAML files.
         options: for ``lm_eval.simple_evaluate``, such as ``num_fewshot``, ``limit`` and ``apply_chat_template``.
 
@@ -222,7 +225,7 @@ def evaluate(
     if options.get("confirm_run_unsafe_code"):
         os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # the metric's own question, which has been answered
     manager = _tasks(include_path, tasks)
-    return run(harness_model(text_model, template), tasks=list(tasks), task_manager=manager, **options)
+    return run(harness_model(model), tasks=list(tasks), task_manager=manager, **options)
 
 
 def _tasks(include_path: str | None, wanted: Sequence[str]) -> Any:

@@ -23,6 +23,7 @@ from torch import Tensor
 from llada.metrics.next_token import NextTokenLikelihood
 from llada.metrics.pairs import Tokens
 from llada.process import MaskingProcess
+from llada.rows import count_before
 
 
 class GenerativeQuality(NamedTuple):
@@ -94,7 +95,9 @@ class GenerativePerplexity:
         """
         rows = [torch.as_tensor(row, dtype=torch.int64, device="cpu") for row in samples]
         prompts = [row[: self.prompt_length] for row in rows]
-        written = [self._until_eos(row[self.prompt_length :]) for row in rows]
+        ends = () if self.eos_token_id is None else (self.eos_token_id,)
+        written = [row[self.prompt_length :] for row in rows]
+        written = [row[: count_before(row.tolist(), ends) + 1] for row in written]  # EOS is scored as well
         # The process names the token of unfilled positions; finished samples have none.
         scored = NextTokenLikelihood(self.rows_per_call)(judge, MaskingProcess(0), prompts, written, device=device)
         sizes = torch.tensor([len(row) for row in written], dtype=torch.float64)
@@ -111,10 +114,6 @@ class GenerativePerplexity:
             entropy_se=spread * float((entropies - entropies.mean()).square().sum().sqrt() / count),
             num_tokens=int(sizes.sum()),
         )
-
-    def _until_eos(self, row: Tensor) -> Tensor:
-        ends = (row == self.eos_token_id).nonzero()[:, 0] if self.eos_token_id is not None else row[:0]
-        return row[: int(ends[0]) + 1] if len(ends) else row
 
 
 def unigram_entropy(tokens: Tensor) -> Tensor:

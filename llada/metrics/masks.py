@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.random import RowRandom
+from llada.rows import exact_count_weight
 
 _LEVEL, _SET = range(2)
 """Tags of the random streams of a batch."""
@@ -101,17 +103,17 @@ class StratifiedCounts(MaskDesign):
 
     reference_rounding: bool = False
 
+    @override
     def copies(self, length: Tensor, batch_size: int) -> Tensor:
-        """See `MaskDesign`."""
         return torch.full_like(length, batch_size)
 
+    @override
     def __call__(self, copy: Tensor, length: Tensor, batch_size: int, *, random: RowRandom) -> Masks:
-        """See `MaskDesign`."""
         start = 1 + _uniform_integer(random, torch.zeros_like(copy), length)
         counts = mc_counts(start, length, batch_size, reference_rounding=self.reference_rounding)
         count = counts.gather(1, copy[:, None])[:, 0]
         rank = _random_rank(random, copy, length)
-        return Masks(rank < count[:, None], length / (batch_size * count.double()))
+        return Masks(rank < count[:, None], exact_count_weight(count, length, batch_size))
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,12 @@ class BalancedMasks(MaskDesign):
         if self.group_size < 1:
             raise ValueError(f"group_size must be 1 or more; got {self.group_size}")
 
+    @override
     def copies(self, length: Tensor, batch_size: int) -> Tensor:
-        """See `MaskDesign`."""
         return torch.full_like(length, batch_size)
 
+    @override
     def __call__(self, copy: Tensor, length: Tensor, batch_size: int, *, random: RowRandom) -> Masks:
-        """See `MaskDesign`."""
         ranges = length.clamp(max=max(1, batch_size // self.group_size))
         index = copy * ranges // batch_size
         first, after = (-(-i * batch_size // ranges) for i in (index, index + 1))
@@ -157,7 +159,7 @@ class BalancedMasks(MaskDesign):
         count = low + 1 + (start + place * width // members) % width
         turned = (_random_rank(random, index, length) - (place * length // members)[:, None]) % length[:, None]
         inside = torch.arange(turned.shape[1], device=copy.device) < length[:, None]
-        return Masks((turned < count[:, None]) & inside, width / (members * count.double()))
+        return Masks((turned < count[:, None]) & inside, exact_count_weight(count, width, members))
 
     def _edge(self, index: Tensor, ranges: Tensor, length: Tensor) -> Tensor:
         """Range i holds the counts from edge(i) + 1 to edge(i + 1); edge(0) = 0, edge(ranges) = n, all different."""
@@ -171,16 +173,16 @@ class AllMasks(MaskDesign):
     A set of l tokens weighs 1 / (l C(n, l)).
     """
 
+    @override
     def copies(self, length: Tensor, batch_size: int) -> Tensor:
-        """See `MaskDesign`."""
         return 2**length - 1
 
+    @override
     def __call__(self, copy: Tensor, length: Tensor, batch_size: int, *, random: RowRandom) -> Masks:
-        """See `MaskDesign`."""
         masked = ((copy + 1)[:, None] >> torch.arange(int(length.max()), device=copy.device)) % 2 == 1
-        n, size = length.double(), masked.sum(1).double()
-        log_sets = torch.lgamma(n + 1) - torch.lgamma(size + 1) - torch.lgamma(n - size + 1)
-        return Masks(masked, (-log_sets).exp() / size)
+        n, count = length.double(), masked.sum(1).double()
+        log_sets = torch.lgamma(n + 1) - torch.lgamma(count + 1) - torch.lgamma(n - count + 1)
+        return Masks(masked, exact_count_weight(count, (-log_sets).exp()))
 
 
 def _uniform_integer(random: RowRandom, group: Tensor, size: Tensor) -> Tensor:

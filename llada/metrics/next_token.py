@@ -1,4 +1,9 @@
-"""The log-likelihood of answers under an autoregressive model: one pass, and exact."""
+"""Answers under an autoregressive model: their exact log-likelihood, and whether greedy decoding gives them.
+
+    log p(answer | prompt) = sum over the answer of log p(x_i | x_1, ..., x_{i-1})
+
+One pass over prompt and answer tells both.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,3 +88,44 @@ class NextTokenLikelihood:
         back = pairs.order.argsort()
         value = torch.cat(values)[back]
         return LikelihoodEstimate(value, torch.zeros_like(value), torch.ones_like(back))
+
+
+@torch.no_grad()
+def next_token_greedy_match(
+    model: Any,
+    process: MaskingProcess,
+    prompts: Sequence[Tokens],
+    answers: Sequence[Tokens],
+    *,
+    rows_per_call: int = 32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Whether greedy decoding from left to right gives the answer.
+
+    It does if every token of the answer is the likeliest one after those in front of it, which one pass over the answer
+    tells.
+
+    Args:
+        model: causal and shifted, whatever `llada.denoiser.as_denoiser` takes.
+        process: owner of the mask token, which is never written.
+        prompts: R sequences of token ids, not empty.
+        answers: R sequences of token ids, not empty.
+        rows_per_call: rows of one model call.
+        device: where the model is.
+
+    Returns:
+        (R,) bool.
+
+    Raises:
+        ValueError: if there are no pairs, their numbers differ, or an answer is empty.
+    """
+    pairs = pack(prompts, answers)
+    matches = []
+    for rows in torch.arange(len(pairs.order)).split(rows_per_call):
+        tokens, answer, arguments = pairs.padded(rows, device)
+        logits = as_denoiser(model).logits(tokens, answer, **arguments)
+        logits[:, process.mask_token_id] = -torch.inf
+        wrong = torch.zeros_like(answer)
+        wrong[answer] = logits.argmax(-1) != tokens[answer]
+        matches.append(~wrong.any(1).cpu())
+    return torch.cat(matches)[pairs.order.argsort()]

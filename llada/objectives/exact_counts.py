@@ -22,7 +22,7 @@ from llada.objectives.design import MASKS, TIMES, Design, Draw, conditioning, le
 from llada.objectives.objective import Batch, model_inputs
 from llada.process import Process, check_maskable
 from llada.random import RowRandom
-from llada.rows import block_numbers, group_sums
+from llada.rows import block_numbers, exact_count_weight, group_sums
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ExactMasks:
     @property
     def weight(self) -> Tensor:
         """N / l, (B, L) float64; of a datum without masks, in which it multiplies nothing, 1."""
-        return torch.where(self.count > 0, self.size / self.count.clamp(min=1.0), 1.0)
+        return torch.where(self.count > 0, exact_count_weight(self.count, self.size), 1.0)
 
     @property
     def share(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from rich.console import Console
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.cli import main
-from llada.cli.chat import Conversation
-from llada.cli.dialogue import History, answer_sampler, choose_template, context_length, stop_tokens, until_stop
-from llada.cli.text import Loaded
+from llada.cli.chat import ChatSession
+from llada.cli.dialogue import History, answer_sampler, context_length
 from llada.data import Message, llada_template, plain_template
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
-from llada.samplers import low_confidence
+from llada.samplers import UnmaskingSampler, low_confidence
 from llada.samplers.presets import left_to_right, remdm_cap
+from llada.text import TextModel
 from tests.cli.trainer_file import write_trainer_file
 from tests.tiny_checkpoint import EOS, EOT, MASK, VOCAB_SIZE, write_checkpoint
 
@@ -67,20 +68,19 @@ def parrot(folder):
     answer = [*words.encode("On the river"), EOT, EOS, EOS]
     model = DiffusionLM(Parrot(answer), MaskingProcess(MASK), sampler=low_confidence(steps=2))
     screen = Console(file=io.StringIO(), width=100)
-    template = choose_template(None, words)
-    return Conversation(Loaded(model, words), template, len(answer), 64, None, 0, screen, stream=False)
+    return ChatSession(TextModel(model, words), len(answer), 64, 0, screen, stream=False)
 
 
 def test_the_history_keeps_the_end_of_a_turn_and_drops_the_end_of_text(parrot):
     parrot.context = None
     assert parrot.hear("Where is the boat?")
     assert parrot.history.messages[-1] == Message("assistant", "On the river")
-    parrot.loaded.model.backbone.seen.clear()
+    parrot.text.model.backbone.seen.clear()
     parrot.hear("And?")
-    canvas = parrot.loaded.model.backbone.seen[0]
+    canvas = parrot.text.model.backbone.seen[0]
     prompt = canvas[: canvas.index(MASK)]
     chat = [Message("user", "Where is the boat?"), Message("assistant", "On the river"), Message("user", "And?")]
-    assert prompt == llada_template().prompt(chat, parrot.loaded.tokenizer)
+    assert prompt == llada_template().prompt(chat, parrot.text.tokenizer)
     assert prompt.count(EOT) == 3
     assert EOS not in prompt
     assert parrot.console.file.getvalue() == "On the river\nOn the river\n"
@@ -92,17 +92,17 @@ def test_the_oldest_turns_are_dropped_with_a_notice(parrot):
     out = parrot.console.file.getvalue()
     assert "-- the context is full: the first 2 messages are left out from here on" in out
     assert len(parrot.history.messages) == 8
-    last = parrot.loaded.model.backbone.seen[-1]
+    last = parrot.text.model.backbone.seen[-1]
     assert len(last) <= 64
-    assert "boat 0" not in parrot.loaded.tokenizer.decode(last)
-    assert "boat 3" in parrot.loaded.tokenizer.decode(last)
+    assert "boat 0" not in parrot.text.tokenizer.decode(last)
+    assert "boat 3" in parrot.text.tokenizer.decode(last)
 
 
 def test_a_message_that_fits_nowhere_is_refused_and_forgotten(parrot):
     parrot.hear("x" * 80)
     assert "only 57 fit beside the answer" in parrot.console.file.getvalue().replace("\n", " ")
     assert parrot.history.messages == []
-    assert parrot.loaded.model.backbone.seen == []
+    assert parrot.text.model.backbone.seen == []
     assert parrot.hear("short")
     assert parrot.history.messages[-1] == Message("assistant", "On the river")
 
@@ -121,11 +121,11 @@ def test_through_a_pipe_text_is_printed_as_soon_as_it_is_final_and_no_call_is_ma
     seen, write = [], parrot.console.file.write
 
     def note(text):
-        seen.append((len(parrot.loaded.model.backbone.seen), text))
+        seen.append((len(parrot.text.model.backbone.seen), text))
         return write(text)
 
     parrot.console.file.write = note
-    parrot.pieces, parrot.sampler = True, left_to_right()
+    parrot.pieces, parrot.text = True, replace(parrot.text, sampler=left_to_right())
     parrot.hear("Where?")
     written = [(calls, text) for calls, text in seen if text]
     assert "".join(text for _, text in written) == "On the river\n"
@@ -133,19 +133,27 @@ def test_through_a_pipe_text_is_printed_as_soon_as_it_is_final_and_no_call_is_ma
     calls = [count for count, _ in written]
     end = parrot.num_new_tokens - 2  # EOT is there, the two EOS behind it are never asked for
     assert calls[0] == 1
-    assert calls[-1] == end == len(parrot.loaded.model.backbone.seen)
+    assert calls[-1] == end == len(parrot.text.model.backbone.seen)
 
 
 def test_text_that_may_change_is_printed_when_it_is_finished(parrot):
-    parrot.pieces, parrot.sampler = True, remdm_cap(steps=6)
+    parrot.pieces, parrot.text = True, replace(parrot.text, sampler=remdm_cap(steps=6))
     parrot.hear("Where?")
     assert parrot.console.file.getvalue() == "On the river\n"
 
 
-def test_each_answer_has_its_own_seed(parrot):
+def test_each_answer_has_its_own_seed(parrot, monkeypatch):
+    seeds, iterate = [], UnmaskingSampler.iterate
+
+    def watched(self, *arguments, seed, **options):
+        seeds.append(seed)
+        return iterate(self, *arguments, seed=seed, **options)
+
+    monkeypatch.setattr(UnmaskingSampler, "iterate", watched)
+    parrot.seed = 7
     parrot.hear("a")
     parrot.hear("b")
-    assert parrot.seed == 2
+    assert seeds == [7, 8]
 
 
 def test_a_session(talk, checkpoint, tmp_path):
@@ -233,7 +241,7 @@ def test_an_interrupted_answer_is_forgotten(parrot, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parrot.loaded.model.backbone, "forward", stop)
+    monkeypatch.setattr(parrot.text.model.backbone, "forward", stop)
     assert parrot.hear("Where?")
     assert "interrupted; the message is forgotten" in parrot.console.file.getvalue()
     assert parrot.history.messages == []
@@ -250,24 +258,25 @@ def test_how_answers_are_decoded_by_default(folder, checkpoint):
 
 def test_stops(folder):
     words = JsonTokenizer(folder)
-    assert stop_tokens(words, llada_template()) == {EOS, EOT}
-    assert stop_tokens(words, plain_template()) == {EOS, EOT}
-    assert until_stop([9, 8, EOT, 7, EOS], frozenset({EOS, EOT})) == [9, 8]
-    assert until_stop([9, 8], frozenset({EOS})) == [9, 8]
+    for template in (None, llada_template(), plain_template()):
+        text = TextModel(DiffusionLM(torch.nn.Identity(), MaskingProcess(MASK)), words, template)
+        assert text.stop_token_ids == {EOS, EOT}
+        assert text.answer([9, 8, EOT, 7, EOS]) == [9, 8]
+        assert text.answer([9, 8]) == [9, 8]
 
 
 def test_a_history_without_limit_keeps_everything(folder):
-    history = History("Be kind.")
+    model, history = DiffusionLM(torch.nn.Identity(), MaskingProcess(MASK)), History("Be kind.")
     history.messages += [Message("user", "boat " * 50)] * 3
-    ids, dropped = history.prompt(llada_template(), JsonTokenizer(folder), None)
+    ids, dropped = history.prompt(TextModel(model, JsonTokenizer(folder), llada_template()), None)
     assert dropped == 0
     assert ids.count(EOT) == 4
 
 
 def test_context_of_a_model_without_limit(folder):
     model = DiffusionLM(torch.nn.Identity(), MaskingProcess(MASK))
-    loaded = Loaded(model, JsonTokenizer(folder))
+    loaded = TextModel(model, JsonTokenizer(folder))
     assert context_length(loaded, None) is None
     assert context_length(loaded, 10**6) == 10**6
     small = BidirectionalTransformer(VOCAB_SIZE, 8, 1, 1, max_length=50)
-    assert context_length(Loaded(DiffusionLM(small, MaskingProcess(MASK)), loaded.tokenizer), 20) == 20
+    assert context_length(TextModel(DiffusionLM(small, MaskingProcess(MASK)), loaded.tokenizer), 20) == 20

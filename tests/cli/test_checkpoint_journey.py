@@ -9,10 +9,10 @@ import yaml
 
 from llada import DiffusionLM
 from llada.cli import main
-from llada.cli.text import load
 from llada.data import llada_template
 from llada.data.chat.conversations import Message
 from llada.metrics import ConditionalLikelihood
+from llada.text import load
 from tests.tiny_checkpoint import write_checkpoint
 
 SAMPLER = ["--num_new_tokens", "8", "--sampler", "low_confidence", "--sampler.steps", "4"]
@@ -32,7 +32,8 @@ def test_chat(folder, tmp_path, monkeypatch, capsys):
     messages = [Message(**message) for message in json.loads(saved.read_text())["messages"]]
     assert [message.role for message in messages] == ["user", "assistant"] * 2
     # The same answer by the library.
-    model, tokenizer = load(str(folder), None, "cpu")
+    text = load(str(folder), device="cpu")
+    model, tokenizer = text.model, text.tokenizer
     prompt = llada_template().prompt(messages[:1], tokenizer)
     assert messages[1].content == _answer(model, tokenizer, prompt)
 
@@ -52,7 +53,8 @@ def test_generate(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     assert main(["generate", str(folder), str(tmp_path / "in.jsonl"), str(out), *SAMPLER]) == 0
     answers = {entry["id"]: entry["text"] for entry in map(json.loads, out.read_text().splitlines())}
-    model, tokenizer = load(str(folder), None, "cpu")
+    text = load(str(folder), device="cpu")
+    model, tokenizer = text.model, text.tokenizer
     for index, (question, _) in enumerate(PAIRS):
         prompt = llada_template().prompt([Message("user", question)], tokenizer)
         assert answers[index] == _answer(model, tokenizer, prompt)
@@ -62,7 +64,8 @@ def test_score(folder, capsys):
     arguments = ["--prompt", "Where is the boat?", "--answer", " On the river.", "--answer", " The", "--jsonl"]
     assert main(["score", "--checkpoint", str(folder), *arguments]) == 0
     entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    model, tokenizer = load(str(folder), None, "cpu")
+    text = load(str(folder), device="cpu")
+    model, tokenizer = text.model, text.tokenizer
     prompt = [tokenizer.bos_token_id, *tokenizer.encode("Where is the boat?")]
     answers = [tokenizer.encode(" On the river."), tokenizer.encode(" The")]
     expected = ConditionalLikelihood()(model.backbone, model.process, [prompt] * 2, answers, seed=torch.zeros(2).long())

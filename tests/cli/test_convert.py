@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from llada import DiffusionLM
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.cli import main
-from llada.cli.text import load
+from llada.text import load
 from tests.cli.trainer_file import tiny_model, write_trainer_file
 from tests.tiny_checkpoint import MASK, write_checkpoint
 
@@ -48,7 +48,8 @@ def test_a_folder_goes_to_a_trainer_file_and_back(folder, tmp_path, capsys):
 
 def test_a_trained_model_goes_out_with_its_tokenizer(trainer_file, tmp_path):
     assert main(["convert", str(trainer_file), str(tmp_path / "out")]) == 0
-    model, tokenizer = load(str(tmp_path / "out"), None, "cpu")
+    text = load(str(tmp_path / "out"), None, "cpu")
+    model, tokenizer = text.model, text.tokenizer
     assert same(model.state_dict(), tiny_model(seed=3).state_dict())
     assert tokenizer.fingerprint == read_checkpoint(trainer_file)["llada"]["tokenizer"]
 

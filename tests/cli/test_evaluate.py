@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llada.cli import evaluate
-from llada.evaluation import PRESETS, Protocol
+from llada.evaluation import PROTOCOLS, Protocol
 from tests.cli.conftest import Command
 from tests.tiny_checkpoint import write_checkpoint
 
@@ -36,36 +36,36 @@ def test_a_task(llada: Command, checkpoint: Path, tasks: Path) -> None:
     assert f"boat_choice  acc (none)  {scores['acc,none']:.4f}" in done.out
 
 
-def test_a_preset_brings_its_settings_and_its_score(
+def test_a_protocol_brings_its_settings_and_its_score(
     llada: Command, checkpoint: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Protocol("nobody/nothing", "boat_answer", 70.3, num_new_tokens=8, block_length=4, chat=True)
-    monkeypatch.setitem(PRESETS, "tiny/answer", made)
+    monkeypatch.setitem(PROTOCOLS, "tiny/answer", made)
     seen = {}
-    inner = evaluate.harness.evaluate
+    inner = evaluate.harness.run_tasks
 
-    def watched(text_model, names, **options):
-        seen.update(model=text_model, names=names, **options)
-        return inner(text_model, names, **options)
+    def watched(model, names, **options):
+        seen.update(model=model, names=names, **options)
+        return inner(model, names, **options)
 
-    monkeypatch.setattr(evaluate.harness, "evaluate", watched)
-    done = llada("evaluate", checkpoint, "--preset", "tiny/answer", "--include_path", tasks, "--device", "cpu")
+    monkeypatch.setattr(evaluate.harness, "run_tasks", watched)
+    done = llada("evaluate", checkpoint, "--protocol", "tiny/answer", "--include_path", tasks, "--device", "cpu")
     assert done.code == 0, done.err
     assert "published  0.7030, by this harness" in done.out
     assert seen["names"] == ["boat_answer"]
     assert seen["apply_chat_template"] is True
-    assert (seen["model"].num_new_tokens, seen["model"].bos) == (8, False)
-    assert seen["model"].sampler == made.sampler()
-    assert seen["model"].scoring == made.scoring(8)
+    assert (seen["model"].num_new_tokens, seen["model"].text.bos) == (8, False)
+    assert seen["model"].text.sampler == made.sampler()
+    assert seen["model"].estimator == made.estimator(8)
 
 
 def test_what_is_missing_is_named(llada: Command, checkpoint: Path) -> None:
     assert "give a checkpoint and --tasks" in llada("evaluate", checkpoint).err
-    assert "there is no preset 'x'" in llada("evaluate", "--preset", "x").err
-    assert "--allow_code" in llada("evaluate", checkpoint, "--preset", "llada-8b-base/humaneval").err
+    assert "there is no protocol 'x'" in llada("evaluate", "--protocol", "x").err
+    assert "--allow_code" in llada("evaluate", checkpoint, "--protocol", "llada-8b-base/humaneval").err
 
 
-def test_the_presets_can_be_listed(llada: Command) -> None:
-    lines = llada("evaluate", "--preset", "list").out.splitlines()
-    assert len(lines) == len(PRESETS)
+def test_the_protocols_can_be_listed(llada: Command) -> None:
+    lines = llada("evaluate", "--protocol", "list").out.splitlines()
+    assert len(lines) == len(PROTOCOLS)
     assert lines[0].split() == ["llada-8b-base/gpqa", "25.2", "%", "gpqa_main_n_shot"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llada.checkpoints.checkpoint import read_checkpoint
-from llada.cli.text import load
+from llada.text import load
 from tests.cli.conftest import Command, Trained
 
 

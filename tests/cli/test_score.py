@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from llada.cli.score import bound_of
-from llada.cli.text import begin, load
 from llada.metrics import masked_log_likelihood
+from llada.text import load
 from tests.cli.conftest import Command, Trained
 
 
@@ -30,7 +30,7 @@ def test_the_right_answer_wins(llada: Command, trained: Trained) -> None:
 
 def test_short_answers_are_exact(llada: Command, trained: Trained) -> None:
     loaded = load(str(trained.checkpoint), None, "cpu")
-    prompt = begin(loaded, loaded.tokenizer.encode("boat 7 is on the"))
+    prompt = loaded.encode("boat 7 is on the")
     answer = loaded.tokenizer.encode(" hot")
     size = len(answer)
     assert 2 <= size <= 4

@@ -8,11 +8,12 @@ import torch
 from llada.autoregressive import AutoregressiveLM
 from llada.backbones import BidirectionalTransformer
 from llada.data import Tokenizer, load_tokenizer
-from llada.evaluation import DiffusionScoring, TextModel
+from llada.evaluation import EvaluationModel
 from llada.metrics import ConditionalLikelihood
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from llada.samplers import low_confidence
+from llada.text import TextModel
 from tests.tiny_checkpoint import MASK, write_tokenizer
 
 ESTIMATOR = ConditionalLikelihood(num_samples=16, batch_size=8)
@@ -25,23 +26,24 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def diffusion(tokenizer: Tokenizer) -> TextModel:
+def diffusion(tokenizer: Tokenizer) -> EvaluationModel:
     torch.manual_seed(0)
     model = DiffusionLM(
         BidirectionalTransformer(tokenizer.vocab_size, 32, 1, 2, max_length=40), MaskingProcess(MASK)
     ).eval()
-    return TextModel(model, tokenizer, DiffusionScoring(ESTIMATOR), low_confidence(12), check_greedy=True)
+    return EvaluationModel(TextModel(model, tokenizer, sampler=low_confidence(12)), ESTIMATOR, check_greedy=True)
 
 
 @pytest.fixture(scope="session")
-def twin(tokenizer: Tokenizer) -> TextModel:
+def twin(tokenizer: Tokenizer) -> EvaluationModel:
     torch.manual_seed(0)
     backbone = BidirectionalTransformer(tokenizer.vocab_size, 32, 1, 2, max_length=40, causal=True, shift=True)
-    return TextModel(AutoregressiveLM(backbone, MaskingProcess(MASK)).eval(), tokenizer, check_greedy=True)
+    text = TextModel(AutoregressiveLM(backbone, MaskingProcess(MASK)).eval(), tokenizer)
+    return EvaluationModel(text, check_greedy=True)
 
 
 @pytest.fixture(params=["diffusion", "twin"])
-def text_model(request: pytest.FixtureRequest) -> TextModel:
+def evaluated(request: pytest.FixtureRequest) -> EvaluationModel:
     return request.getfixturevalue(request.param)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llada.evaluation import TextModel, evaluate, harness_model, register
+from llada.evaluation import EvaluationModel, harness_model, register, run_tasks
 
 lm_eval = pytest.importorskip("lm_eval")
 pytest.importorskip("datasets")
@@ -20,49 +20,49 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
-def run(text_model: TextModel, task: str, tasks: Path, **options: Any) -> dict[str, Any]:
-    return evaluate(text_model, [task], include_path=str(tasks), bootstrap_iters=0, **options)
+def run(evaluated: EvaluationModel, task: str, tasks: Path, **options: Any) -> dict[str, Any]:
+    return run_tasks(evaluated, [task], include_path=str(tasks), bootstrap_iters=0, **options)
 
 
 def requests(*arguments: tuple[Any, ...]) -> list[SimpleNamespace]:
     return [SimpleNamespace(args=entry) for entry in arguments]
 
 
-def test_multiple_choice(text_model: TextModel, tasks: Path) -> None:
-    found = run(text_model, "boat_choice", tasks)
+def test_multiple_choice(evaluated: EvaluationModel, tasks: Path) -> None:
+    found = run(evaluated, "boat_choice", tasks)
     right = 0
     for number, sample in enumerate(found["samples"]["boat_choice"]):
         document = sample["doc"]
-        pairs = [text_model.encode_pair(document["question"], f" {choice}") for choice in document["choices"]]
-        values = [value for value, _ in text_model.log_likelihoods(pairs, [number] * len(pairs))]
+        pairs = [evaluated.encode_pair(document["question"], f" {choice}") for choice in document["choices"]]
+        values = [value for value, _ in evaluated.log_likelihoods(pairs, [number] * len(pairs))]
         assert [float(answer[0][0]) for answer in sample["resps"]] == pytest.approx(values, rel=1e-5)
         right += max(range(len(values)), key=values.__getitem__) == document["answer"]
     assert found["results"]["boat_choice"]["acc,none"] == pytest.approx(right / 3)
 
 
-def test_rolling(text_model: TextModel, tasks: Path) -> None:
-    scores = run(text_model, "boat_text", tasks)["results"]["boat_text"]
+def test_rolling(evaluated: EvaluationModel, tasks: Path) -> None:
+    scores = run(evaluated, "boat_text", tasks)["results"]["boat_text"]
     texts = ["The boat was red, and the river was wide.", "The boy ran up the hill."]
     total = 0.0
     for number, text in enumerate(texts):
-        windows = text_model.windows(text)
-        total += sum(value for value, _ in text_model.log_likelihoods(windows, [number] * len(windows)))
+        windows = evaluated.windows(text)
+        total += sum(value for value, _ in evaluated.log_likelihoods(windows, [number] * len(windows)))
     size = sum(len(text.encode()) for text in texts)
     assert scores["bits_per_byte,none"] == pytest.approx(-total / size / math.log(2.0), rel=1e-5)
 
 
-def test_generation_stops_where_the_task_says(text_model: TextModel, tasks: Path) -> None:
-    found = run(text_model, "boat_answer", tasks)
+def test_generation_stops_where_the_task_says(evaluated: EvaluationModel, tasks: Path) -> None:
+    found = run(evaluated, "boat_answer", tasks)
     for sample in found["samples"]["boat_answer"]:
         text = sample["resps"][0][0]
         assert "e" not in text
-        model = harness_model(text_model)
+        model = harness_model(evaluated)
         (whole,) = model.generate_until(requests((sample["doc"]["question"], {"until": [], "max_gen_toks": 12})), True)
         assert whole.startswith(text)
         assert text == whole or whole[len(text)] == "e"
 
 
-def test_choices_of_a_question_share_their_masks(diffusion: TextModel) -> None:
+def test_choices_of_a_question_share_their_masks(diffusion: EvaluationModel) -> None:
     model = harness_model(diffusion)
     one, other, again = model.loglikelihood(
         requests(("The boat", " was red"), ("A", " b"), ("The boat", " was red")), True
@@ -71,16 +71,16 @@ def test_choices_of_a_question_share_their_masks(diffusion: TextModel) -> None:
     assert other != one
 
 
-def test_random_draws_need_a_sampler(twin: TextModel) -> None:
+def test_random_draws_need_a_sampler(twin: EvaluationModel) -> None:
     with pytest.raises(ValueError, match="do_sample"):
         harness_model(twin).generate_until(requests(("The", {"do_sample": True, "temperature": 0.8})), True)
 
 
-def test_conversations_keep_their_special_tokens(text_model: TextModel) -> None:
-    model = harness_model(text_model)
+def test_conversations_keep_their_special_tokens(evaluated: EvaluationModel) -> None:
+    model = harness_model(evaluated)
     text = model.apply_chat_template([{"role": "user", "content": "red <|eot_id|>"}])
     assert text.startswith("<|startoftext|><|start_header_id|>user")
-    special = text_model.tokenizer.special_tokens
+    special = evaluated.text.tokenizer.special_tokens
     question = model._question(0, text, {"until": "x", "max_gen_toks": 4})
     assert question.ids.count(special["<|eot_id|>"]) == 1  # the turn's own; the user's is text
     assert (question.until, question.num_new_tokens) == (("x",), 4)

@@ -208,6 +208,16 @@ def test_balanced_masks_halve_the_variance_where_tokens_differ() -> None:
     assert variance(BalancedMasks()) < 0.5 * variance(StratifiedCounts())
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_an_answer_is_enumerated_if_its_sets_are_exactly_as_many_as_the_samples(n: int) -> None:
+    for num_samples, exact in ((2**n - 1, True), (2**n, True), (2**n - 2, False)):
+        if num_samples:
+            estimator = ConditionalLikelihood(num_samples, batch_size=num_samples)
+            found = estimator(table_model(n + 1), TOY, [[0]], [[1] * n])
+            assert found.num_samples.item() == (2**n - 1 if exact else num_samples)
+            assert (found.standard_error.item() == 0.0) is exact
+
+
 def test_one_batch_has_no_standard_error() -> None:
     assert repeated(StratifiedCounts(), 1, 8, 8).standard_error.isnan().all()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from llada.metrics import BalancedMasks, MaskDesign, StratifiedCounts, mc_counts
 from llada.metrics.masks import AllMasks
 from llada.random import RowRandom
+from llada.rows import exact_count_weight
 from tests.golden_models import arrays
 
 TABLES = arrays("llada-tiny", "tables")
@@ -125,3 +126,11 @@ def test_arcs_of_small_sets_are_disjoint_and_of_half_sets_complements() -> None:
 def test_a_bad_group_size_is_named() -> None:
     with pytest.raises(ValueError, match="group_size must be 1 or more; got 0"):
         BalancedMasks(0)
+
+
+def test_the_weight_of_an_exact_count_makes_the_mean_over_counts_a_sum() -> None:
+    count = torch.arange(1, 6)
+    assert exact_count_weight(count, 5).tolist() == [5.0, 2.5, 5 / 3, 1.25, 1.0]
+    assert exact_count_weight(count, torch.full_like(count, 5), 2).tolist() == [2.5, 1.25, 5 / 6, 0.625, 0.5]
+    empty = exact_count_weight(torch.tensor([0]), torch.tensor([0]))
+    assert (empty.item(), empty.dtype) == (0.0, torch.float64)

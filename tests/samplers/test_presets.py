@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from llada.backbones import BidirectionalTransformer
-from llada.cli.text import expand_sampler
+from llada.cli.options import expand_sampler
 from llada.process import MaskingProcess
 from llada.samplers import PRESETS, Blocks, Quota, Sampler, UnmaskingSampler, canvas, presets
 

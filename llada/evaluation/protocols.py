@@ -1,6 +1,6 @@
 """How LLaDA's published scores were measured, one entry per model and task, to be checked by one command each.
 
-    llada evaluate --preset llada-8b-base/gsm8k
+    llada evaluate --protocol llada-8b-base/gsm8k
 
 An entry holds what was published and nothing else: where the sources are silent the field is None, and the task's own
 setting holds. Scores are percent.
@@ -14,7 +14,6 @@ instruction-tuned model. They are marked by ``same_harness=False``: a deviation 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from llada.evaluation.scoring import DiffusionScoring
 from llada.metrics import ConditionalLikelihood, StratifiedCounts
 from llada.samplers import Blocks, Confidence, Guidance, Proposal, Quota, UnmaskingSampler, WholeCanvas
 
@@ -72,21 +71,19 @@ class Protocol:
     same_harness: bool = True
     runs_code: bool = False
 
-    def scoring(self, rows_per_call: int = 32) -> DiffusionScoring:
+    def estimator(self, rows_per_call: int = 32) -> ConditionalLikelihood:
         """How likelihoods are estimated.
 
         Args:
             rows_per_call: masked copies per model call; changes speed and memory only.
         """
         samples = 1 if self.num_samples is None else self.num_samples
-        return DiffusionScoring(
-            ConditionalLikelihood(
-                samples,
-                min(self.copies, samples),
-                StratifiedCounts(),
-                Guidance(self.guidance),
-                rows_per_call=rows_per_call,
-            )
+        return ConditionalLikelihood(
+            samples,
+            min(self.copies, samples),
+            StratifiedCounts(),
+            Guidance(self.guidance),
+            rows_per_call=rows_per_call,
         )
 
     def sampler(self) -> UnmaskingSampler | None:
@@ -154,7 +151,7 @@ _TEXT = {  # with 1024, 512 and 256 new tokens
 }
 _CODE = {"humaneval", "mbpp"}
 
-PRESETS: dict[str, Protocol] = {
+PROTOCOLS: dict[str, Protocol] = {
     **{f"llada-8b-base/{name}": plain for name, (plain, _) in _GUIDED.items()},
     **{f"llada-8b-base/{name}-guided": guided for name, (_, guided) in _GUIDED.items()},
     "llada-8b-base/winogrande": _likelihood("winogrande", 5, 74.8),

@@ -1,7 +1,6 @@
-"""Released checkpoints at the command line: a folder with ``config.json``, or a name on the Hugging Face hub."""
+"""Released checkpoints by name: a folder with ``config.json``, or a name on the Hugging Face hub."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -63,14 +62,3 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype must be float32, bfloat16, float16 or float64; got {name!r}")
     return found
-
-
-def name_positional(arguments: Sequence[str], *names: str) -> list[str]:
-    """Give names to the arguments in front: ``model.ckpt --seed 1`` -> ``--checkpoint model.ckpt --seed 1``."""
-    named: list[str] = []
-    rest = list(arguments)
-    for name in names:
-        if not rest or rest[0].startswith("-"):
-            break
-        named += [f"--{name}", rest.pop(0)]
-    return [*named, *rest]

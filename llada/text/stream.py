@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from torch import Tensor
 
 from llada.process import MaskingProcess
+from llada.rows import count_before
 from llada.samplers import NextToken, Sampler, SpeculativeSampler, Step, UnmaskingSampler
 
 _TORN = "\ufffd"  # the end of a text whose last character isn't whole yet
@@ -42,8 +43,10 @@ def stream_text(
         return
     begin, given = masked.index(True), ""
     for step in steps:
-        ids, ended = _prefix(step.tokens[row, begin:].tolist(), process.mask_token_id, stops)
-        text = decode(ids)
+        ids = step.tokens[row, begin:].tolist()
+        final = count_before(ids, {process.mask_token_id, *stops})
+        ended = final == len(ids) or ids[final] in stops
+        text = decode(ids[:final])
         if not ended:
             text = text.rstrip(_TORN)
         if not text.startswith(given):
@@ -63,11 +66,3 @@ def is_final(sampler: Sampler) -> bool:
     if isinstance(sampler, UnmaskingSampler):
         return not sampler.rates.remasks
     return isinstance(sampler, SpeculativeSampler | NextToken)
-
-
-def _prefix(ids: list[int], mask_token_id: int, stops: frozenset[int]) -> tuple[list[int], bool]:
-    """Tokens before the first mask or stop token, and whether nothing will follow them."""
-    for index, token in enumerate(ids):
-        if token == mask_token_id or token in stops:
-            return ids[:index], token in stops
-    return ids, True

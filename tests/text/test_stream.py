@@ -17,7 +17,7 @@ from llada.samplers import (
     Step,
     UnmaskingSampler,
 )
-from llada.viewers import is_final, stream_text
+from llada.text import is_final, stream_text
 
 MASK = 5
 PROCESS = MaskingProcess(MASK)

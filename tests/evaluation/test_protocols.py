@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llada.evaluation import PRESETS, EndRule
-from llada.evaluation.presets import EOS, EOT
+from llada.evaluation import PROTOCOLS, EndRule
+from llada.evaluation.protocols import EOS, EOT
 from llada.metrics import StratifiedCounts
 from llada.process import MaskingProcess
 
@@ -18,17 +18,17 @@ def test_the_papers_table_of_the_base_model() -> None:
         "piqa": 73.6, "gsm8k": 70.3, "math": 31.4, "gpqa": 25.2, "humaneval": 35.4, "mbpp": 40.0, "cmmlu": 69.9,
         "ceval": 70.5,
     }  # fmt: skip
-    assert {name: PRESETS[f"llada-8b-base/{name}"].score for name in table} == table
-    assert not any(PRESETS[f"llada-8b-base/{name}"].guidance for name in table)
+    assert {name: PROTOCOLS[f"llada-8b-base/{name}"].score for name in table} == table
+    assert not any(PROTOCOLS[f"llada-8b-base/{name}"].guidance for name in table)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be_built(name: str) -> None:
-    entry = PRESETS[name]
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_can_be_built(name: str) -> None:
+    entry = PROTOCOLS[name]
     assert (entry.num_samples is None) != (entry.num_new_tokens is None)
     assert 0.0 < entry.score < 100.0
     assert entry.chat == (not name.startswith("llada-8b-base/")) == (not entry.same_harness)
-    estimator = entry.scoring(rows_per_call=4).estimator
+    estimator = entry.estimator(rows_per_call=4)
     assert estimator.rows_per_call == 4
     assert isinstance(estimator.masks, StratifiedCounts)
     if entry.num_samples is not None:
@@ -36,9 +36,9 @@ def test_every_preset_can_be_built(name: str) -> None:
         assert entry.sampler() is None
 
 
-@pytest.mark.parametrize("name", [name for name, entry in PRESETS.items() if entry.num_new_tokens])
+@pytest.mark.parametrize("name", [name for name, entry in PROTOCOLS.items() if entry.num_new_tokens])
 def test_every_sampler_writes_one_token_per_call(name: str) -> None:
-    entry = PRESETS[name]
+    entry = PROTOCOLS[name]
     ends = EndRule(forbidden=(3,) * len(entry.ends.forbidden), last=(2,) * len(entry.ends.last))
     short = replace(entry, num_new_tokens=16, block_length=entry.block_length and 4, ends=ends)
     sampler, mask = short.sampler(), 4
@@ -50,8 +50,8 @@ def test_every_sampler_writes_one_token_per_call(name: str) -> None:
 
 
 def test_end_rules_of_the_instruct_models() -> None:
-    never, last = PRESETS["llada-8b-instruct/humaneval"].sampler(), PRESETS["llada-8b-instruct/gsm8k"].sampler()
-    blocks = PRESETS["llada-8b-instruct/gsm8k-blocks"].sampler()
+    never, last = PROTOCOLS["llada-8b-instruct/humaneval"].sampler(), PROTOCOLS["llada-8b-instruct/gsm8k"].sampler()
+    blocks = PROTOCOLS["llada-8b-instruct/gsm8k-blocks"].sampler()
     assert never.proposal.forbidden == (EOS,)
     assert never.order.without == ()
     assert last.order.without == (EOS, EOT)

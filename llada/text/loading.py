@@ -1,0 +1,54 @@
+"""A model and its tokenizer from a checkpoint: a file of the Trainer, a released folder, or a name on the hub."""
+
+import tempfile
+
+import torch
+
+from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint, write_tokenizer
+from llada.data import Tokenizer, load_tokenizer
+from llada.module import DiffusionLM
+from llada.text.released import is_released, load_released, torch_dtype
+from llada.text.text_model import TextModel
+
+
+def load(checkpoint: str, tokenizer: str | None = None, device: str = "auto", dtype: str | None = None) -> TextModel:
+    """Load a checkpoint and its tokenizer.
+
+    Args:
+        checkpoint: file that the Trainer wrote, or a released checkpoint's folder or hub name.
+        tokenizer: folder or file of a tokenizer; None for the one in the checkpoint.
+        device: such as "cpu" or "cuda"; "auto" for a GPU if there is one.
+        dtype: of the weights, such as "bfloat16"; None for the stored one.
+
+    Returns:
+        The model in evaluation mode, with its tokenizer.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if the checkpoint holds no tokenizer and none is given, or if they don't belong together.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, words = load_parts(checkpoint, tokenizer, device, dtype)
+    if words is None:
+        raise ValueError(f"{checkpoint} holds no tokenizer; give the folder of its tokenizer with --tokenizer")
+    return TextModel(model, words)
+
+
+def load_parts(
+    checkpoint: str, tokenizer: str | None, device: str, dtype: str | None = None
+) -> tuple[DiffusionLM, Tokenizer | None]:
+    """`load` for those who can do without a tokenizer."""
+    if is_released(checkpoint):
+        return load_released(checkpoint, tokenizer, device, dtype)
+    stored = read_checkpoint(checkpoint)
+    words = None
+    if tokenizer is not None:
+        words = load_tokenizer(tokenizer)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            if write_tokenizer(stored, folder):
+                words = load_tokenizer(folder)
+    if words is not None:
+        check_tokenizer(stored, words, checkpoint)
+    return DiffusionLM.load_from_checkpoint(checkpoint).to(device, torch_dtype(dtype)), words

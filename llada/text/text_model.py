@@ -1,0 +1,211 @@
+"""A model with its tokenizer: texts become canvases, and filled canvases become texts.
+
+    [BOS, prompt ids] + masks  ->  sampler  ->  ids up to the first stop token  ->  text
+
+Everything that must agree wherever text is written, scored or shown is decided here: whether a text begins with BOS,
+what a row is padded with, which tokens end an answer, and how the answer is read off the canvas.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llada.data import ChatTemplate, Message, Tokenizer
+from llada.data.chat.conversations import ASSISTANT
+from llada.data.chat.jinja_template import JinjaTemplate
+from llada.module import DiffusionLM
+from llada.rows import count_before
+from llada.samplers import Canvas, Sample, Sampler, Step, canvas
+from llada.text.gaps import encode_gaps
+from llada.text.stream import stream_text
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """Encodes prompts, makes canvases of them, and reads answers off filled ones.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the model.
+        template: how conversations become tokens; None for the tokenizer's own, if it has one.
+        sampler: how masks are filled; None for the model's own.
+        bos: whether texts begin with BOS, if the tokenizer has one. Chat templates decide for themselves.
+    """
+
+    model: DiffusionLM
+    tokenizer: Tokenizer
+    template: ChatTemplate | None = None
+    sampler: Sampler | None = None
+    bos: bool = True
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that fit into a row; None for any number."""
+        return getattr(self.model.backbone, "max_length", None)
+
+    @property
+    def decoding(self) -> Sampler:
+        """The sampler that is used: the chosen one, or the model's own."""
+        return self.model.sampler if self.sampler is None else self.sampler
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The template that was chosen, or else the tokenizer's own.
+
+        Raises:
+            ValueError: if there is neither.
+        """
+        if self.template is not None:
+            return self.template
+        source = getattr(self.tokenizer, "chat_template", None)
+        if source is None:
+            raise ValueError(
+                "the checkpoint has no chat template, and none is made up: a base model has learnt no turns, and "
+                "`llada sample` continues its texts. If it was trained on conversations, name its template: --template "
+                "llada.data.llada_template or --template llada.data.plain_template"
+            )
+        return JinjaTemplate(source)
+
+    @cached_property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: EOS, the end of a turn, and what the chat template ends answers with."""
+        ends: set[int | None] = {self.tokenizer.eos_token_id, self.tokenizer.eot_token_id}
+        if self.template is not None or getattr(self.tokenizer, "chat_template", None) is not None:
+            ends |= set(self._answer_ends())
+        return frozenset(token for token in ends if token is not None)
+
+    def _answer_ends(self) -> list[int]:
+        special = set(self.tokenizer.special_tokens.values())
+        try:
+            return [t for t in self.chat_template.answer(Message(ASSISTANT, "x"), self.tokenizer) if t in special]
+        except ValueError:
+            if self.template is not None:
+                raise
+            return []  # plain texts need no template; a conversation will say what is wrong with this one
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that begins a row."""
+        return [*self._begin, *self.tokenizer.encode(text)]
+
+    def encode_gaps(self, text: str) -> list[int]:
+        """Token ids of a text with gaps such as ``[MASK:8]``, a mask token for each token to fill in.
+
+        Raises:
+            ValueError: if there is no gap.
+        """
+        return [*self._begin, *encode_gaps(text, self.tokenizer)]
+
+    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to where the next answer begins.
+
+        Raises:
+            ValueError: if there is no chat template, or it refuses the messages.
+        """
+        return self.chat_template.prompt(messages, self.tokenizer)
+
+    @cached_property
+    def _begin(self) -> list[int]:
+        begin = self.tokenizer.bos_token_id
+        return [begin] if self.bos and begin is not None else []
+
+    def context(self, ids: list[int]) -> list[int]:
+        """A prompt as the model can use it: as it stands, but BOS or EOS if it is empty and the model needs one.
+
+        Args:
+            ids: token ids of the prompt.
+
+        Raises:
+            ValueError: if the model needs a token in front of an answer and the tokenizer has neither BOS nor EOS.
+        """
+        if ids or not self.model.needs_prompt:
+            return ids
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return [token]
+        raise ValueError("an autoregressive model needs BOS or EOS in front of a text, and the tokenizer has neither")
+
+    def canvas(self, prompts: Sequence[Sequence[int]], num_new_tokens: int) -> Canvas:
+        """Prompts with masks behind them, on the model's device.
+
+        Args:
+            prompts: token ids, one sequence for each row; may be empty or hold masks of their own.
+            num_new_tokens: masks behind each prompt.
+
+        Raises:
+            ValueError: if there is no prompt.
+        """
+        mask, pad = self.model.process.mask_token_id, self.tokenizer.pad_token_id
+        # Padding is hidden from attention, so any token but the mask will do.
+        pad = int(mask == 0) if pad is None else pad
+        return canvas(prompts, num_new_tokens, mask_token_id=mask, pad_token_id=pad, device=self.model.device)
+
+    def to_write(self, made: Canvas) -> Tensor:
+        """The positions of a canvas that are to be filled, (B, L) bool; all others are given or padding."""
+        return self.model.process.is_masked(made.tokens)
+
+    def steps(self, made: Canvas, seed: int | Tensor) -> Iterator[Step]:
+        """Yield the canvas after every sampling step.
+
+        Args:
+            made: the canvas.
+            seed: an int, from which row i gets ``seed + i``, or (B,) integers.
+        """
+        return self.model.iterate(*_without_full_mask(made), sampler=self.sampler, seed=seed)
+
+    def generate(self, made: Canvas, seed: int | Tensor) -> Sample:
+        """Fill a canvas; arguments as in `steps`."""
+        return self.model.generate(*_without_full_mask(made), sampler=self.sampler, seed=seed)
+
+    def answer(self, ids: Sequence[int]) -> Sequence[int]:
+        """The tokens before the first one that ends an answer."""
+        return ids[: count_before(ids, self.stop_token_ids)]
+
+    def decode(self, ids: Sequence[int], until: Iterable[str] = (), show_mask: str = "") -> str:
+        """The text of an answer, up to where it ends.
+
+        Args:
+            ids: token ids of the answer.
+            until: texts that end the answer as well; they aren't a part of it.
+            show_mask: what stands for a mask token, such as "░".
+        """
+        text = self.tokenizer.decode(self.answer(ids), show_mask)
+        return text[: min((text.find(end) for end in until if end in text), default=len(text))]
+
+    def has_ended(self, ids: Sequence[int], until: Iterable[str] = ()) -> bool:
+        """Whether an answer that is written from left to right has reached its end.
+
+        Args:
+            ids: token ids of the answer, with masks where nothing has been written.
+            until: as in `decode`.
+        """
+        written = ids[: count_before(ids, {self.model.process.mask_token_id})]
+        return not self.stop_token_ids.isdisjoint(written) or self.decode(written, until) != self.decode(written)
+
+    def stream(self, made: Canvas, steps: Iterable[Step], row: int = 0) -> Iterator[str]:
+        """Yield the answer of a row piece by piece, as soon as each piece is final.
+
+        Args:
+            made: the canvas before the first step.
+            steps: from `steps`, of a sampler that `llada.text.is_final` allows.
+            row: which row of the batch.
+
+        Raises:
+            ValueError: if a step changes text that was given out.
+        """
+        return stream_text(
+            steps, made.tokens, self.model.process, self.tokenizer.decode, row=row, stops=self.stop_token_ids
+        )
+
+    def seeds(self, values: Sequence[int]) -> Tensor:
+        """Seeds of rows as a tensor on the model's device, (B,) int64."""
+        return torch.tensor(values, device=self.model.device)
+
+
+def _without_full_mask(made: Canvas) -> tuple[Any, ...]:
+    """The parts of a canvas; no attention mask where nothing is padding, for backbones that know of none."""
+    tokens, attention_mask, others = made[0], made[1], made[2:]
+    return tokens, None if bool(attention_mask.all()) else attention_mask, *others
