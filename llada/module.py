@@ -372,7 +372,6 @@ class DiffusionLM(LightningModule):
             self.log(name, value, prog_bar=name.endswith(("/nll", "/bits_per_byte")))
         report.reset()
 
-
     def _replicas(self) -> Replicas:
         return replicas(self.device_mesh, self.trainer.world_size, self.trainer.global_rank)
 
