@@ -12,7 +12,7 @@ from llada.backbones import BidirectionalTransformer, Context, Layer
 from llada.backbones.layers import Attention
 from llada.checkpoints.describe import build as rebuild
 from llada.checkpoints.describe import describe
-from llada.objectives import MaskedNELBO
+from llada.objectives import NELBO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import Blocks, DualCache, ExactCache, IntervalCache, NoCache, Quota, UnmaskingSampler
@@ -78,7 +78,7 @@ def tokens(rows: int = 3, length: int = 8) -> Tensor:
 
 
 def loss(model: nn.Module) -> Tensor:
-    return MaskedNELBO()(model, MaskingProcess(MASK), tokens(), random=RowRandom.from_seed(2, 3)).loss
+    return NELBO()(model, MaskingProcess(MASK), tokens(), random=RowRandom.from_seed(2, 3)).loss
 
 
 @every_kind
