@@ -24,8 +24,16 @@ FACTS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("rows.py",),
         "return (attention_mask.long().cumsum(1) == 0).sum(1, keepdim=True)",
     ),
-    "which block a position is in": (r"// (self\.)?block_length", ("rows.py", "samplers/"), "x // block_length"),
-    "which tokens are masks": (r"== (\w+\.)*mask_token_id\b", ("process/",), "tokens == self.mask_token_id"),
+    "which block a position is in": (
+        r"// (self\.)?block_length",
+        ("rows.py", "samplers/", "backbones/attention/block_causal.py"),
+        "x // block_length",
+    ),
+    "which tokens are masks": (
+        r"== (\w+\.)*mask_token_id\b",
+        ("process/", "data/", "text/"),
+        "tokens == self.mask_token_id",
+    ),
     "the weight of a bound": (r"\.loss_weight\(", ("noise/", "process/", "samplers/rates/"), "schedule.loss_weight(t)"),
     "replacing a file": (r"\bos\.(replace|rename)\(", ("files/",), "os.replace(a, b)"),
     "reading JSON": (r"\bjson\.loads?\(", ("files/",), "json.load(file)"),
