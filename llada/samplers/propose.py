@@ -110,7 +110,7 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Drop all but the smallest set of tokens whose probability reaches ``top_p``; the best one always stays."""
     ordered, index = logits.sort(-1, descending=True)
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(before > top_p, -torch.inf))
+    return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(before >= top_p, -torch.inf))
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
