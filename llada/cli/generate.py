@@ -27,6 +27,7 @@ from llada.cli.released import name_positional
 from llada.cli.text import Loaded, begin, expand_sampler, load
 from llada.data import ChatTemplate, JsonLines, Message
 from llada.data.sources import text_field
+from llada.files.json_object import parse_object
 from llada.samplers import Sampler, canvas
 
 
@@ -169,7 +170,7 @@ def repair(path: Path) -> dict[int | str, dict[str, Any]]:
     rows = {}
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_object(line, f"{path}, line {number}")
             rows[entry["id"]] = entry
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(

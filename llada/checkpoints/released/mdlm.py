@@ -22,7 +22,7 @@ from llada.process import MaskingProcess
 
 USED = {
     "attn_backend",  # of the official code
-    "block_length",
+    "block_size",
     "cond_dim",
     "dropout",
     "hidden_dim",
@@ -70,10 +70,10 @@ class MDLMLayout(Layout):
         """See `Layout`."""
         refuse_others(config, USED, SERVED)
         length, timed = whole(config, "model_length"), flag(config, "time_conditioning", False)
-        block = whole(config, "block_length", length)
+        block = whole(config, "block_size", length)
         if block != length and (timed or length % block):
             raise ValueError(
-                f"config.json has block_length={block}, but blocks must divide model_length={length} and can't be "
+                f"config.json has block_size={block}, but blocks must divide model_length={length} and can't be "
                 "time-conditioned"
             )
         vocab_size = whole(config, "vocab_size")
@@ -159,7 +159,7 @@ def _of_bd3lm(block_length: int) -> Config:
         "architectures": ["BD3LM"],
         "attn_backend": "sdpa",
         "auto_map": {"AutoConfig": "configuration_bd3lm.BD3LMConfig", "AutoModelForMaskedLM": "modeling_bd3lm.BD3LM"},
-        "block_length": block_length,
+        "block_size": block_length,
         "cross_attn": True,
         "model_type": "bd3lm",
         "sampling_eps_max": 0.999,

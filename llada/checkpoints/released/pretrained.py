@@ -18,7 +18,8 @@ from llada.checkpoints.released.llada_moe import LLaDAMoELayout
 from llada.checkpoints.released.llama import LLAMA, QWEN2, QWEN3
 from llada.checkpoints.released.materialise import build_on_meta, fill
 from llada.checkpoints.released.mdlm import MDLMLayout
-from llada.checkpoints.released.shards import read_json, read_tensors, tensor_files, write_tensors
+from llada.checkpoints.released.shards import read_tensors, tensor_files, write_tensors
+from llada.files.json_object import read_object
 from llada.process import MaskingProcess
 
 
@@ -74,7 +75,7 @@ def read_pretrained(
             twice; the message names it. Nothing is loaded in part, and no remote code or pickle is ever run.
     """
     folder = find_folder(folder_or_hub_id, revision)
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     layout = layout_of(config)
     described = layout.read(config, mask_token_id)
     files = tensor_files(folder)
