@@ -88,7 +88,7 @@ def test_an_argument_of_ones_own_can_be_replaced(tmp_path: Path) -> None:
     again = DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt", scale=1.0, bound_draws=1)
     assert isinstance(again, Scaled)
     assert (again.scale, again.bound_draws, again.seed) == (1.0, 1, 3)
-    with pytest.raises(ValueError, match="Scaled has no argument 'scal'; it has .*bound_draws.*scale"):
+    with pytest.raises(ValueError, match=r"Scaled has no argument 'scal'; it has .*bound_draws.*scale"):
         DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt", scal=1.0)
 
 
