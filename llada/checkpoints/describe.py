@@ -112,14 +112,7 @@ def loaded_class(path: str) -> type:
     Raises:
         ValueError: if it isn't a class that is known by now, saying how to make it known.
     """
-    found: Any = None
-    if path.startswith("llada."):
-        found = _import(path)
-    names = path.split(".")
-    for depth in range(len(names) - 1, 0, -1):
-        module = sys.modules.get(".".join(names[:depth]))
-        if found is None and module is not None:
-            found = functools.reduce(lambda owner, name: getattr(owner, name, None), names[depth:], module)
+    found: Any = _import(path) if path.startswith("llada.") else _among_loaded(path)
     if not isinstance(found, type):
         module_name, _, name = path.rpartition(".")
         raise ValueError(
@@ -127,6 +120,18 @@ def loaded_class(path: str) -> type:
             "imports nothing on its own"
         )
     return found
+
+
+def _among_loaded(path: str) -> Any:
+    """What a name stands for in the modules that are imported by now; None if they don't have it."""
+    names = path.split(".")
+    for depth in range(len(names) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(names[:depth]))
+        for name in names[depth:]:
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    return None
 
 
 def constructor_hints(cls: type) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def _partial_class(value: "functools.partial[Any]") -> type:
 
 def _arguments(value: Any) -> dict[str, Any]:
     cls, arguments = type(value), {}
-    if not _constructors(cls) and cls.__new__ is not object.__new__:
+    if not _constructors(cls) and cls.__new__ is not object.__new__:  # type: ignore[comparison-overlap]
         raise ValueError(f"can't describe {value!r}; parts are made of plain data, lists, dictionaries and other parts")
     for name in argument_names(cls):
         if not hasattr(value, name):
