@@ -7,7 +7,7 @@ The maths is one hop away: `training_step` calls the objective (`llada.objective
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -297,8 +297,11 @@ class DiffusionLM(LightningModule):
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: Any, map_location: Any = None, *, strict: bool = True, **parts: Any
-    ) -> "DiffusionLM":
+    ) -> Self:
         """Rebuild a model from a checkpoint, without repeating its constructor.
+
+        The file tells the class: ``DiffusionLM.load_from_checkpoint`` gives back an `llada.AutoregressiveLM` where one
+        was saved, and a subclass of one's own once its module is imported.
 
         Args:
             checkpoint_path: file that the Trainer wrote.
@@ -307,26 +310,28 @@ class DiffusionLM(LightningModule):
             parts: constructor arguments that replace the stored ones.
 
         Returns:
-            The model, in evaluation mode.
+            The model, in evaluation mode; of the stored class, which is this one or a subclass.
 
         Raises:
-            ValueError: if the file isn't a checkpoint of this class, is damaged, or names a class that isn't a subclass
-                of the part it would fill.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file isn't a checkpoint of this class or a subclass, is damaged, or names a class that
+                isn't a subclass of the part it would fill.
         """
-        arguments, weights = restore(cls, checkpoint_path, map_location, parts)
-        model = cls(**arguments)
-        model.load_state_dict(weights, strict=strict)
+        stored = restore(cls, checkpoint_path, map_location, parts)
+        model = stored.model_class(**stored.arguments)
+        model.load_state_dict(stored.weights, strict=strict)
         return model.eval()
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Any) -> "DiffusionLM":
+    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Any) -> Self:
         """Load a released checkpoint: LLaDA, LLaDA-MoE, Dream, MDLM, or an autoregressive LLaMA or Qwen as a start.
 
         Args:
             folder_or_hub_id: a folder with ``config.json`` and safetensors, a name on the Hugging Face hub (extra
                 ``hf``), or a ``.ckpt`` file of MDLM's own training code.
-            options: ``dtype``, ``device``, ``revision``, ``mask_token_id`` and arguments of the backbone, see
-                `llada.checkpoints.released.read_pretrained`; for a file those of `llada.checkpoints.released.read_mdlm_checkpoint`.
+            options: ``dtype``, ``device``, ``revision``, ``mask_token_id``, ``layouts`` (to which one of your own can
+                be added) and arguments of the backbone, see `llada.checkpoints.released.read_pretrained`; for a file
+                those of `llada.checkpoints.released.read_mdlm_checkpoint`.
 
         Returns:
             The model in evaluation mode.
@@ -346,7 +351,8 @@ class DiffusionLM(LightningModule):
 
         Args:
             folder: where; an existing one is replaced once the new one is complete.
-            options: ``layout``, ``tokenizer``, ``dtype``, ``max_shard_size``, see `llada.checkpoints.released.write_pretrained`.
+            options: ``layout`` (a name, or one of your own), ``tokenizer``, ``dtype``, ``max_shard_size``, see
+                `llada.checkpoints.released.write_pretrained`.
 
         Raises:
             ValueError: if the layout has no word for something that this model does.

@@ -6,17 +6,17 @@ containers and nothing that could run code.
 
 import pickle
 import tempfile
-import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
-from llada.checkpoints.describe import build, describe
+from llada.checkpoints.describe import build, constructor_hints, describe, loaded_class
 
+M = TypeVar("M", bound=nn.Module)
 PARTS_KEY = "llada"
-FORMAT = 1
+FORMAT = 2
 
 
 def stored_parts(model: nn.Module, tokenizer: Any = None) -> dict[str, Any]:
@@ -95,37 +95,63 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
         raise ValueError(f"{path} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
-    if checkpoint[PARTS_KEY].get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {checkpoint[PARTS_KEY].get('format')!r}, but this version reads {FORMAT}; update llada"
-        )
+    _check_format(checkpoint[PARTS_KEY], path)
     return checkpoint
 
 
-def restore(
-    cls: type, path: str | Path, map_location: Any, replacements: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Constructor arguments and weights of a stored model.
+def _check_format(stored: Any, path: Path) -> None:
+    found = stored.get("format") if isinstance(stored, dict) else None
+    if found == 1:
+        raise ValueError(
+            f"{path} was written by an earlier, unreleased version of llada (format 1), whose classes stood elsewhere; "
+            "load it with the version that wrote it and save it as a released checkpoint (save_pretrained), or train "
+            "again"
+        )
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found!r}, but this version reads {FORMAT}; update llada")
+
+
+class Stored(NamedTuple, Generic[M]):
+    """A stored model before it is built.
+
+    Attributes:
+        model_class: class of the model.
+        arguments: for its constructor.
+        weights: its state dictionary.
+    """
+
+    model_class: type[M]
+    arguments: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+
+def restore(cls: type[M], path: str | Path, map_location: Any, replacements: dict[str, Any]) -> Stored[M]:
+    """Class, constructor arguments and weights of a stored model.
 
     Args:
-        cls: class that the arguments are for.
+        cls: class that the model must be of; subclasses of it are.
         path: checkpoint file.
         map_location: device of the weights.
         replacements: arguments that are used instead of the stored ones.
 
     Raises:
-        ValueError: as in `read_checkpoint`, or if a replacement or a stored part isn't one of the constructor's, or a
-            part names a class of another kind.
+        ValueError: as in `read_checkpoint`, or if the stored class isn't known or isn't a subclass of ``cls``, a
+            replacement or a stored part isn't an argument of its constructor, or a part names a class of another kind.
     """
     checkpoint = read_checkpoint(path, map_location)
-    parts = checkpoint[PARTS_KEY]["parts"]
-    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    class_path, parts = checkpoint[PARTS_KEY]["class_path"], checkpoint[PARTS_KEY]["parts"]
+    found = loaded_class(class_path)
+    if not issubclass(found, cls):
+        raise ValueError(
+            f"{path} holds a model of the class {class_path}, which isn't a {cls.__name__}; load it with "
+            f"{found.__name__}.load_from_checkpoint"
+        )
+    hints = constructor_hints(found)
     unknown = sorted((set(replacements) | set(parts)) - set(hints))
     if unknown:
-        known = ", ".join(sorted(set(hints) - {"return"}))
-        raise ValueError(f"{cls.__name__} has no argument {unknown[0]!r}; it has {known}")
+        raise ValueError(f"{found.__name__} has no argument {unknown[0]!r}; it has {', '.join(sorted(hints))}")
     arguments = {name: build(value, hints[name]) for name, value in parts.items() if name not in replacements}
-    return arguments | replacements, checkpoint["state_dict"]
+    return Stored(found, arguments | replacements, checkpoint["state_dict"])
 
 
 def check_tokenizer(checkpoint: dict[str, Any], tokenizer: Any, path: str | Path) -> None:

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from llada.checkpoints.checkpoint import PARTS_KEY
+from llada.files.atomic import replacing
 
 WEIGHTS, REST = "state_dict", "meta.pt"
 
@@ -25,7 +26,7 @@ def consolidate(folder: str | Path, file: str | Path) -> None:
 
     Args:
         folder: that `lightning.pytorch.strategies.ModelParallelStrategy` wrote.
-        file: to be written; `llada.module.DiffusionLM.load_from_checkpoint` reads it.
+        file: to be written; `llada.DiffusionLM.load_from_checkpoint` reads it.
 
     Raises:
         FileNotFoundError: if the folder isn't a distributed checkpoint.
@@ -44,7 +45,8 @@ def consolidate(folder: str | Path, file: str | Path) -> None:
         if name.startswith(f"{WEIGHTS}.") and isinstance(entry, TensorStorageMetadata)
     }
     load({WEIGHTS: weights}, checkpoint_id=folder, no_dist=True)
-    torch.save({**rest, WEIGHTS: weights}, file)
+    with replacing(Path(file)) as written:
+        torch.save({**rest, WEIGHTS: weights}, written)
 
 
 def main() -> None:

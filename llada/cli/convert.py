@@ -10,7 +10,6 @@ tokenizer's files.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
 from llada.checkpoints.describe import describe
 from llada.cli.options import name_positional, run
 from llada.data import Tokenizer, load_tokenizer
-from llada.data.tokenizers.special_tokens import read_object
-from llada.files.atomic import temporary_name, write_bytes
+from llada.files.atomic import replacing, write_bytes
+from llada.files.json_object import read_object
 from llada.module import DiffusionLM
 from llada.text.loading import load_parts
 from llada.text.released import torch_dtype
@@ -87,12 +86,8 @@ def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Pa
         "global_step": 0,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(out)
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as file:
+        torch.save(content, file)
     write_bytes(out.with_suffix(".json"), _configuration(model, out).encode())
 
 

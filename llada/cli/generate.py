@@ -25,6 +25,7 @@ from llada.cli.expression import matching
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, JsonLines, Message
 from llada.data.sources import text_field
+from llada.files.json_object import parse_object
 from llada.samplers import Sampler
 from llada.text import TextModel, load
 
@@ -160,7 +161,7 @@ def repair(path: Path) -> dict[int | str, dict[str, Any]]:
     rows = {}
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_object(line, f"{path}, line {number}")
             rows[entry["id"]] = entry
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(

@@ -2,12 +2,13 @@
 
 import glob
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llada.files.json_object import parse_object
 
 
 class Source(ABC):
@@ -88,7 +89,7 @@ class JsonLines(RecordSource):
                 if line.strip():
                     found = True
                     where = f"{path}, line {number}"
-                    yield where, _parse(line, where)
+                    yield where, parse_object(line.rstrip(), where)
             if not found:
                 raise ValueError(f"{path} is empty")
 
@@ -159,13 +160,3 @@ def _paragraphs(path: Path) -> Iterator[str]:
             paragraph = []
     if paragraph:
         yield "".join(paragraph).rstrip("\r\n")
-
-
-def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line.rstrip())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: malformed JSON at column {error.colno}: {error.msg}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f'{where}: expected a JSON object such as {{"text": ...}}; got {type(record).__name__}')
-    return record

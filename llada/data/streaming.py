@@ -21,6 +21,7 @@ from llada.data.batch import TokenBatch
 from llada.data.token_file import TokenFile
 from llada.data.tokenizers.tokenizer import Tokenizer, check_fingerprint
 from llada.files.atomic import build_folder
+from llada.files.json_object import read_object
 
 ABOUT = "llada.json"
 SHARD_BYTES = 1 << 26
@@ -169,8 +170,7 @@ def as_batch(rows: list[Tensor]) -> TokenBatch:
 
 
 def _about(shards: str) -> dict[str, Any] | None:
-    path = Path(shards) / ABOUT
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_object(Path(shards) / ABOUT, missing_ok=True) or None
 
 
 def main() -> None:

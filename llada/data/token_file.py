@@ -12,11 +12,11 @@ corpus, and a run that fails leaves the old file as it was.
 """
 
 import json
-import os
 import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -24,7 +24,8 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from llada.files.atomic import temporary_name
+from llada.files.atomic import replacing
+from llada.files.json_object import parse_object
 
 MAGIC = b"LLADATOK"
 VERSION = 1
@@ -112,17 +113,20 @@ class TokenFileWriter:
         self.path, self.vocab_size, self.fingerprint = Path(path), vocab_size, fingerprint
         self.num_tokens = self.num_documents = self.num_bytes = 0
         self._dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
-        self._temporary = temporary_name(self.path)
+        self._stack = ExitStack()
         self._file: IO[bytes] | None = None
         self._offsets: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._temporary.open("wb", buffering=1 << 20)
-        self._file.write(bytes(HEADER_BYTES))
-        # Offsets come last in the file, but are known as documents come: keep them in a nameless file until then.
-        self._offsets = tempfile.TemporaryFile(dir=self.path.parent, buffering=1 << 16)
-        self._offsets.write(bytes(8))
+        with ExitStack() as stack:
+            self._file = stack.enter_context(replacing(self.path))
+            self._file.write(bytes(HEADER_BYTES))
+            # Offsets come last in the file, but are known as documents come: keep them in a nameless file until then.
+            self._offsets = stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent, buffering=1 << 16))
+            self._offsets.write(bytes(8))
+            stack.push(self._finish)  # before the files are closed and the new one gets its name
+            self._stack = stack.pop_all()
         return self
 
     def add(self, tokens: Sequence[int] | NDArray[Any], num_bytes: int = 0) -> None:
@@ -155,18 +159,15 @@ class TokenFileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._file is not None
-        assert self._offsets is not None
-        try:
-            with self._file as file, self._offsets as offsets:
-                if kind is None:
-                    self._finish(file, offsets)
-            if kind is None:
-                os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._stack.__exit__(kind, error, trace)
 
-    def _finish(self, file: IO[bytes], offsets: IO[bytes]) -> None:
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what comes behind the documents, and the header, unless the block has failed."""
+        if kind is not None:
+            return
+        file, offsets = self._file, self._offsets
+        assert file is not None
+        assert offsets is not None
         end = HEADER_BYTES + self.num_tokens * self._dtype.itemsize
         file.write(bytes(_aligned(end) - end))
         offsets.seek(0)
@@ -183,8 +184,6 @@ class TokenFileWriter:
                 fingerprint=self.fingerprint,
             )
         )
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _aligned(position: int) -> int:
@@ -213,7 +212,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     content = block[16 : 16 + int.from_bytes(block[8:12], "little")]
     if len(block) != HEADER_BYTES or zlib.crc32(content) != int.from_bytes(block[12:16], "little"):
         raise ValueError(f"{path} is truncated or damaged: its header is broken; make it again")
-    header: dict[str, Any] = json.loads(content)
+    header = parse_object(content, path)
     if header["version"] != VERSION:
         raise ValueError(f"{path} has format {header['version']}, but this version reads {VERSION}; update llada")
     return header

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all."""
+"""Reading and writing files: JSON that is checked, and writes that happen whole or not at all."""

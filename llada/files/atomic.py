@@ -1,27 +1,43 @@
-"""Writing files and folders so that a reader finds the old one or the new one, never a part."""
+"""Writing files and folders so that a reader finds the old one or the new one, never a part.
+
+Everything is written under a temporary name beside its place, flushed to the disk, and renamed when it is complete;
+renaming within one file system is atomic.
+"""
 
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` that no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, open for writing, that takes the place of ``path`` when the block ends without an error.
 
+    Args:
+        path: file to be made or replaced, in an existing folder. If the block fails, it stays as it was.
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file by ``content``; whatever interrupts this, the old file or the new one is there."""
-    temporary = temporary_name(path)
+    Yields:
+        A seekable binary file.
+    """
+    temporary = _temporary_name(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
+        with temporary.open("wb", buffering=1 << 20) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file by ``content``; whatever interrupts this, the old file or the new one is there."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
@@ -34,7 +50,7 @@ def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
     """
     if folder.is_dir():
         return
-    temporary = temporary_name(folder)
+    temporary = _temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -45,3 +61,86 @@ def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(
+    folder: Path, build: Callable[[Path], None], outdated: Callable[[Path], Collection[str]] = lambda old: ()
+) -> None:
+    """Make a folder, or replace an old one, as a whole.
+
+    Whatever interrupts this, the old folder is there with all it held; should the machine itself stop in the instant
+    between two renames, it lies beside under the name ``.<folder>.old.*``.
+
+    Args:
+        folder: to be made.
+        build: fills a temporary folder beside it, which then gets the name.
+        outdated: names of the old folder's files that go with it. All others, such as notes, are kept, unless ``build``
+            writes files of their names.
+
+    Raises:
+        ValueError: if ``folder`` is a file, or the working directory is in it.
+    """
+    folder = folder.resolve()  # what a link points to is replaced, not the link
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder")
+    if folder.is_dir() and Path.cwd().is_relative_to(folder):
+        raise ValueError(f"{folder} holds the working directory, which can't be replaced; name a folder inside it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        build(work)
+        if folder.is_dir():
+            _keep(folder, work, outdated(folder))
+        for path in work.iterdir():
+            _flush(path)
+        work.chmod(0o755)
+        _swap(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _keep(folder: Path, work: Path, outdated: Collection[str]) -> None:
+    for path in folder.iterdir():
+        kept = work / path.name
+        if path.name in outdated or kept.exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, kept, symlinks=True, copy_function=_link)
+        else:
+            _link(path, kept)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # the file system has no hard links
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file is on the disk before it counts as written."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _swap(work: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.replace(work, folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    old = aside / folder.name
+    try:
+        os.replace(folder, old)
+        os.replace(work, folder)
+    except BaseException:
+        if old.exists():
+            os.replace(old, folder)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

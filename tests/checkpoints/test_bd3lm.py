@@ -35,7 +35,7 @@ def test_the_configuration_has_the_released_fields(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     # kuleshov-group/bd3lm-owt-block_size4, its sizes aside
     assert config == {
-        "architectures": ["BD3LM"], "attn_backend": "sdpa", "block_length": BLOCK, "cond_dim": 8, "cross_attn": True,
+        "architectures": ["BD3LM"], "attn_backend": "sdpa", "block_size": BLOCK, "cond_dim": 8, "cross_attn": True,
         "auto_map": {"AutoConfig": "configuration_bd3lm.BD3LMConfig", "AutoModelForMaskedLM": "modeling_bd3lm.BD3LM"},
         "dropout": 0.0, "hidden_dim": 16, "model_length": LENGTH, "model_type": "bd3lm", "n_blocks": 2, "n_heads": 2,
         "return_dict": True, "sampling_eps_max": 0.999, "sampling_eps_min": 1e-3, "time_conditioning": False,
@@ -85,7 +85,7 @@ def test_a_round_trip_changes_nothing(folder: Path, tmp_path: Path) -> None:
 
 def test_a_block_as_long_as_the_row_is_mdlms_network(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"block_length": LENGTH}))
+    (folder / "config.json").write_text(json.dumps(config | {"block_size": LENGTH}))
     model = DiffusionLM.from_pretrained(folder, dtype=torch.float64)
     assert model.backbone.block_length is None
     ids = torch.randint(VOCAB, (2, LENGTH))
@@ -94,7 +94,7 @@ def test_a_block_as_long_as_the_row_is_mdlms_network(folder: Path) -> None:
     torch.testing.assert_close(model(ids), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("change", [{"block_length": 5}, {"time_conditioning": True}])
+@pytest.mark.parametrize("change", [{"block_size": 5}, {"time_conditioning": True}])
 def test_blocks_that_cannot_be_served(folder: Path, change: dict[str, object]) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))

@@ -90,11 +90,11 @@ def config_text(old: str, new: str) -> Callable[[Path], Any]:
 
 SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "there is no file .*config.json"),
-    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "isn't valid JSON"),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object"),
-    "config is binary": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "isn't valid JSON"),
+    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "malformed JSON"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object"),
+    "config is binary": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "malformed JSON"),
     "field twice": (config_text('"n_heads": 2', '"n_heads": 2, "n_heads": 1'), "'n_heads' is there twice"),
-    "nested too deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "isn't valid JSON"),
+    "nested too deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "malformed JSON"),
     "text for a number": (config(n_layers="2"), "n_layers='2', but it must be a whole number, 1 or more"),
     "fraction of a layer": (config(n_layers=2.0), "n_layers=2.0, but it must be a whole number"),
     "no heads": (config(n_heads=0), "n_heads=0, but it must be a whole number, 1 or more"),
@@ -144,7 +144,7 @@ SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "both forms": (lambda f: (f / INDEX).write_text("{}"), "has both"),
 }
 SHARDED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "index is no JSON": (lambda f: (f / INDEX).write_text("x"), "isn't valid JSON"),
+    "index is no JSON": (lambda f: (f / INDEX).write_text("x"), "malformed JSON"),
     "index says it twice": (
         lambda f: (f / INDEX).write_text((f / INDEX).read_text().replace("{", '{"weight_map": {},', 1)),
         "'weight_map' is there twice",

@@ -34,9 +34,7 @@ class Words:
             (Path(folder) / name).write_text("new")
 
 
-@pytest.mark.parametrize(
-    "step", ["llada.checkpoints.released.shards.save_file", "llada.checkpoints.released.folder._swap"]
-)
+@pytest.mark.parametrize("step", ["llada.checkpoints.released.shards.save_file", "llada.files.atomic._swap"])
 def test_a_failing_save_leaves_the_old_folder(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model(1.0).save_pretrained(tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -64,7 +62,7 @@ def test_a_rename_that_fails_halfway_is_undone(tmp_path: Path, monkeypatch: pyte
             raise OSError("busy")
         replace(source, target)
 
-    monkeypatch.setattr("llada.checkpoints.released.folder.os.replace", second_fails)
+    monkeypatch.setattr("llada.files.atomic.os.replace", second_fails)
     with pytest.raises(OSError, match="busy"):
         model(2.0).save_pretrained(tmp_path / "out")
     assert stored(tmp_path / "out") == 1.0
@@ -136,7 +134,7 @@ def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest
 
     model(1.0).save_pretrained(tmp_path / "out")
     (tmp_path / "out/README.md").write_text("mine")
-    monkeypatch.setattr("llada.checkpoints.released.folder.os.link", refuse)
+    monkeypatch.setattr("llada.files.atomic.os.link", refuse)
     model(2.0).save_pretrained(tmp_path / "out")
     assert (tmp_path / "out/README.md").read_text() == "mine"
 

@@ -3,9 +3,14 @@
 Reference: the released ``configuration_dream.py`` of arXiv 2508.15487.
 """
 
-from llada.checkpoints.released.llama import WINDOW, LlamaStyleLayout
+from llada.checkpoints.released.llama import QWEN2_DEFAULTS, WINDOW, LlamaStyleLayout
 
 FILES = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
 DREAM = LlamaStyleLayout(
-    "dream", "Dream", "DreamModel", qkv_bias=True, written={**WINDOW, "auto_map": FILES, "use_mrope": False}
+    "dream",
+    "Dream",
+    "DreamModel",
+    qkv_bias=True,
+    written={**WINDOW, "auto_map": FILES, "use_mrope": False},
+    defaults=QWEN2_DEFAULTS,
 )

@@ -5,13 +5,12 @@ tensors to ours, both ways. Nothing here runs foreign code; a field that isn't u
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from llada.backbones.body import Body
 from llada.checkpoints.released.fields import Config
 from llada.process import MaskingProcess
 
@@ -43,7 +42,14 @@ class Described:
 
 
 class Layout(ABC):
-    """One family of checkpoints."""
+    """One family of checkpoints.
+
+    A family of one's own is a subclass; `llada.checkpoints.released.read_pretrained` takes it in ``layouts`` and
+    `llada.checkpoints.released.write_pretrained` as ``layout``.
+    """
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"activation_checkpointing", "attention"})
+    """Arguments of the backbone that choose how it computes, not what, so that no configuration has to tell them."""
 
     @property
     @abstractmethod
@@ -70,8 +76,11 @@ class Layout(ABC):
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
         """The configuration of a model, with every field that the released ones have.
 
+        What `read` makes of it is compared with the model before anything is saved, so that an argument which the
+        family has no field for is refused unless the model has its usual value.
+
         Raises:
-            ValueError: if this layout has no word for something that the model does.
+            ValueError: if the backbone isn't of the family's class, or does what no field can say.
         """
 
     @abstractmethod
@@ -93,34 +102,3 @@ class Layout(ABC):
     def constants(self, backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Such tensors that the official code expects in the file; none for most layouts."""
         return iter(())
-
-
-def only_understood(backbone: Body, layout: str, understood: Collection[str]) -> None:
-    """Refuse to save a network that was made with arguments that a layout has no word for.
-
-    Args:
-        backbone: the network.
-        layout: name of the layout.
-        understood: names of the constructor arguments that the layout writes or checks.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    for name, value in backbone.unusual_arguments(understood).items():
-        raise ValueError(
-            f"the {layout} layout can't say {name}={value!r}; keep the Lightning checkpoint, or choose another layout"
-        )
-
-
-def only_defaults(part: nn.Module | MaskingProcess, layout: str, **expected: Any) -> None:
-    """Refuse to save a part of a model that does what a layout has no word for.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    for name, value in expected.items():
-        if getattr(part, name) != value:
-            raise ValueError(
-                f"the {layout} layout can't say {name}={getattr(part, name)!r}, only {value!r}; "
-                "keep the Lightning checkpoint, or choose another layout"
-            )

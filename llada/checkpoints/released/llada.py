@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.released.fields import Config, field, flag, mask_id, number, refuse_others, whole
-from llada.checkpoints.released.layout import Described, Layout, only_defaults, only_understood
+from llada.checkpoints.released.layout import Described, Layout
 from llada.process import MaskingProcess
 
 USED = {
@@ -111,39 +112,22 @@ ALWAYS: Config = {
 }
 """Fields that the released configurations have and every model here agrees with."""
 
-SAID = {
-    "bias",
-    "head_dim",
-    "hidden_width",
-    "max_length",
-    "norm_eps",
-    "num_heads",
-    "num_kv_heads",
-    "num_layers",
-    "qkv_bias",
-    "rope_theta",
-    "tie_embeddings",
-    "vocab_size",
-    "width",
-}
-"""Arguments of a backbone that the configuration says."""
-
 
 @dataclass(frozen=True)
 class LLaDALayout(Layout):
     """The layout of LLaDA's released checkpoints."""
 
     @property
+    @override
     def name(self) -> str:
-        """See `Layout`."""
         return "llada"
 
+    @override
     def matches(self, config: Config) -> bool:
-        """See `Layout`."""
         return config.get("model_type") == "llada" and "d_model" in config
 
+    @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
-        """See `Layout`."""
         refuse_others(config, USED, SERVED)
         for name in REQUIRED:
             field(config, name)
@@ -167,13 +151,10 @@ class LLaDALayout(Layout):
         }
         return Described(BidirectionalTransformer, arguments, MaskingProcess(mask_id(config, mask_token_id)))
 
+    @override
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
-        """See `Layout`."""
         if not isinstance(backbone, BidirectionalTransformer):
             raise ValueError(f"the llada layout holds a BidirectionalTransformer, not a {type(backbone).__name__}")
-        only_defaults(process, self.name, time_conditioned=False)
-        only_defaults(backbone, self.name, head_dim=backbone.width // backbone.num_heads)
-        only_understood(backbone, self.name, SAID)
         if backbone.bias and (backbone.tie_embeddings or not backbone.qkv_bias):
             raise ValueError(
                 "the llada layout can't say bias=True with tie_embeddings=True or qkv_bias=False; keep the Lightning "
@@ -196,8 +177,8 @@ class LLaDALayout(Layout):
             "weight_tying": backbone.tie_embeddings,
         }
 
+    @override
     def ours(self, name: str) -> str:
-        """See `Layout`."""
         if not name.startswith(PREFIX):
             return name
         name = name.removeprefix(PREFIX)
@@ -210,8 +191,8 @@ class LLaDALayout(Layout):
             return name
         return f"blocks.{found[1]}.{OURS[found[2]]}.{found[3]}"
 
+    @override
     def theirs(self, name: str) -> str:
-        """See `Layout`."""
         for theirs, ours in TOP.items():
             if name == ours:
                 return PREFIX + theirs

@@ -3,10 +3,12 @@
 Reference: the released ``configuration_lladamoe.py`` of arXiv 2509.24389.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.released.fields import Config, flag, mask_id, whole
@@ -39,14 +41,17 @@ class LLaDAMoELayout(LlamaStyleLayout):
     qkv_bias: bool = False
     qk_norm: bool = True
     shift: bool = False
+    # The official default of rope_theta isn't a base: the field must be there.
+    defaults: Mapping[str, Any] = field(default_factory=lambda: {"rms_norm_eps": 1e-5, "rope_theta": -1})
 
+    @override
     def matches(self, config: Config) -> bool:
-        """See `Layout`. The released configuration calls itself "llada", like the dense model."""
+        """The released configuration calls itself "llada", like the dense model."""
         return config.get("model_type") in MODEL_TYPES and "num_experts" in config
 
+    @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
-        """See `Layout`."""
-        flag({"qk_layernorm": True, **config}, "qk_layernorm")
+        flag(config, "qk_layernorm")  # absent, there is none in the official code
         every_layer: tuple[Any, ...] = (None, 1, [], [1] * whole(config, "num_hidden_layers"))
         common = {name: value for name, value in config.items() if name not in OWN | WITHOUT_EFFECT}
         arguments = self.arguments(common, moe_layer_freq=every_layer, qk_layernorm=(True,), **SERVED)
@@ -59,9 +64,9 @@ class LLaDAMoELayout(LlamaStyleLayout):
         }
         return Described(BidirectionalTransformer, arguments, MaskingProcess(mask_id(config, mask_token_id)))
 
+    @override
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
-        """See `Layout`."""
-        config = self.common(backbone, process, own=("num_experts", "experts_per_token", "shared_width"))
+        config = self.common(backbone, process)
         assert isinstance(backbone, BidirectionalTransformer)
         if backbone.num_experts == 0:
             raise ValueError("the llada_moe layout holds a mixture of experts, but num_experts=0; use layout='llada'")

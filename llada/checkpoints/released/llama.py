@@ -7,16 +7,17 @@ Reference: Hugging Face's Llama, Qwen2 and Qwen3 configurations.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.released.fields import Config, flag, mask_id, number, refuse_others, whole
-from llada.checkpoints.released.layout import Described, Layout, only_defaults, only_understood
+from llada.checkpoints.released.layout import Described, Layout
 from llada.process import MaskingProcess
 
 USED = {
@@ -53,23 +54,6 @@ THEIRS = {
     "feed_forward.shared.": "mlp.shared_expert.",
     "feed_forward.": "mlp.",
 }
-SAID = {
-    "head_dim",
-    "hidden_width",
-    "max_length",
-    "norm_eps",
-    "num_heads",
-    "num_kv_heads",
-    "num_layers",
-    "qk_norm",
-    "qkv_bias",
-    "rope_theta",
-    "shift",
-    "tie_embeddings",
-    "vocab_size",
-    "width",
-}
-"""Arguments of a backbone that the families have in common."""
 TOP = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "final_norm.weight"}
 WAVELENGTHS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
@@ -86,6 +70,7 @@ class LlamaStyleLayout(Layout):
         qk_norm: whether queries and keys are normalised per head.
         shift: whether the output at position i is read at i - 1.
         written: fields of its configuration beyond the common ones.
+        defaults: what its official code takes for fields that are absent, where that isn't LLaMA's default.
     """
 
     family: str
@@ -95,18 +80,19 @@ class LlamaStyleLayout(Layout):
     qk_norm: bool = False
     shift: bool = True
     written: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    @override
     def name(self) -> str:
-        """See `Layout`."""
         return self.family
 
+    @override
     def matches(self, config: Config) -> bool:
-        """See `Layout`."""
         return config.get("model_type") == self.model_type and "hidden_size" in config
 
+    @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
-        """See `Layout`."""
         arguments = self.arguments(config) | {"hidden_width": whole(config, "intermediate_size")}
         return Described(BidirectionalTransformer, arguments, MaskingProcess(mask_id(config, mask_token_id)))
 
@@ -116,6 +102,8 @@ class LlamaStyleLayout(Layout):
         plain = isinstance(rope, dict) and rope.get("rope_type", "default") == "default"
         if not plain or rope.get("partial_rotary_factor", 1) != 1:
             raise ValueError(f"config.json has rope_parameters={rope!r}, but only the default rotation can be loaded")
+        theta = number({"rope_theta": 10_000.0, **self.defaults, **rope, **config}, "rope_theta")
+        config = {**self.defaults, **config}
         layers = whole(config, "num_hidden_layers")
         full: tuple[Any, ...] = (None, [], ["full_attention"] * layers)
         own = {"attention_bias": (self.qkv_bias, False, None), "layer_types": full}
@@ -129,7 +117,7 @@ class LlamaStyleLayout(Layout):
             "num_kv_heads": whole(config, "num_key_value_heads", heads),
             "head_dim": whole(config, "head_dim", width // heads),
             "max_length": whole(config, "max_position_embeddings"),
-            "rope_theta": number({"rope_theta": 10_000.0, **rope, **config}, "rope_theta"),
+            "rope_theta": theta,
             "norm_eps": number(config, "rms_norm_eps", 1e-6, zero=True),
             "tie_embeddings": flag(config, "tie_word_embeddings", False),
             "qkv_bias": self.qkv_bias,
@@ -137,8 +125,8 @@ class LlamaStyleLayout(Layout):
             "shift": self.shift,
         }
 
+    @override
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
-        """See `Layout`."""
         config = self.common(backbone, process)
         assert isinstance(backbone, BidirectionalTransformer)
         config["intermediate_size"] = backbone.hidden_width
@@ -146,19 +134,17 @@ class LlamaStyleLayout(Layout):
             config["max_window_layers"] = backbone.num_layers
         return config
 
-    def common(self, backbone: nn.Module, process: MaskingProcess, own: Collection[str] = ()) -> Config:
-        """The fields that the families have in common; ``own`` are arguments that only this family writes."""
+    def common(self, backbone: nn.Module, process: MaskingProcess) -> Config:
+        """The fields that the families have in common."""
         if not isinstance(backbone, BidirectionalTransformer):
             raise ValueError(f"the {self.name} layout holds a BidirectionalTransformer, not {type(backbone).__name__}")
-        only_defaults(process, self.name, time_conditioned=False)
-        only_defaults(backbone, self.name, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm, shift=self.shift)
-        only_understood(backbone, self.name, {*SAID, *own})
+        usual_heads = backbone.head_dim * backbone.num_heads == backbone.width and "head_dim" not in self.defaults
         return {
             "architectures": [self.architecture],
             "attention_dropout": 0.0,
             "hidden_act": "silu",
             "hidden_size": backbone.width,
-            **({} if backbone.head_dim * backbone.num_heads == backbone.width else {"head_dim": backbone.head_dim}),
+            **({} if usual_heads else {"head_dim": backbone.head_dim}),
             "initializer_range": 0.02,
             "mask_token_id": process.mask_token_id,
             "max_position_embeddings": backbone.max_length,
@@ -176,8 +162,8 @@ class LlamaStyleLayout(Layout):
             **self.written,
         }
 
+    @override
     def ours(self, name: str) -> str:
-        """See `Layout`."""
         if name in TOP:
             return TOP[name]
         if name.startswith("lm_head."):
@@ -189,8 +175,8 @@ class LlamaStyleLayout(Layout):
                     return f"blocks.{found[1]}.{ours}{found[2].removeprefix(theirs)}"
         return name
 
+    @override
     def theirs(self, name: str) -> str:
-        """See `Layout`."""
         for theirs, ours in TOP.items():
             if name == ours:
                 return theirs
@@ -203,8 +189,9 @@ class LlamaStyleLayout(Layout):
                     return f"model.layers.{found[1]}.{theirs}{found[2].removeprefix(ours)}"
         raise ValueError(f"the {self.name} layout has no name for the parameter {name}")
 
+    @override
     def constant(self, name: str, backbone: nn.Module) -> Tensor | None:
-        """See `Layout`. Old checkpoints hold the rotary wavelengths of each layer."""
+        """Old checkpoints hold the rotary wavelengths of each layer."""
         if WAVELENGTHS.fullmatch(name) is None:
             return None
         assert isinstance(backbone, BidirectionalTransformer)
@@ -212,6 +199,10 @@ class LlamaStyleLayout(Layout):
 
 
 WINDOW = {"max_window_layers": None, "sliding_window": None, "use_sliding_window": False}
-QWEN2 = LlamaStyleLayout("qwen2", "qwen2", "Qwen2ForCausalLM", qkv_bias=True, written=WINDOW)
-QWEN3 = LlamaStyleLayout("qwen3", "qwen3", "Qwen3ForCausalLM", qkv_bias=False, qk_norm=True, written=WINDOW)
+QWEN2_DEFAULTS = {"num_key_value_heads": 32}
+QWEN3_DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128}
+QWEN2 = LlamaStyleLayout("qwen2", "qwen2", "Qwen2ForCausalLM", qkv_bias=True, written=WINDOW, defaults=QWEN2_DEFAULTS)
+QWEN3 = LlamaStyleLayout(
+    "qwen3", "qwen3", "Qwen3ForCausalLM", qkv_bias=False, qk_norm=True, written=WINDOW, defaults=QWEN3_DEFAULTS
+)
 LLAMA = LlamaStyleLayout("llama", "llama", "LlamaForCausalLM", qkv_bias=False)

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from llada.backbones import DiffusionTransformer
 from llada.checkpoints.released.fields import Config, flag, mask_id, number, refuse_others, whole
-from llada.checkpoints.released.layout import Described, Layout, only_defaults
+from llada.checkpoints.released.layout import Described, Layout
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
 
 USED = {
     "attn_backend",  # of the official code
-    "block_length",
+    "block_size",
     "cond_dim",
     "dropout",
     "hidden_dim",
@@ -58,22 +59,22 @@ class MDLMLayout(Layout):
     """The layout of MDLM's Hugging Face checkpoints."""
 
     @property
+    @override
     def name(self) -> str:
-        """See `Layout`."""
         return "mdlm"
 
+    @override
     def matches(self, config: Config) -> bool:
-        """See `Layout`."""
         return config.get("model_type") in ("mdlm", "bd3lm")
 
+    @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
-        """See `Layout`."""
         refuse_others(config, USED, SERVED)
         length, timed = whole(config, "model_length"), flag(config, "time_conditioning", False)
-        block = whole(config, "block_length", length)
+        block = whole(config, "block_size", 1 if config["model_type"] == "bd3lm" else length)
         if block != length and (timed or length % block):
             raise ValueError(
-                f"config.json has block_length={block}, but blocks must divide model_length={length} and can't be "
+                f"config.json has block_size={block}, but blocks must divide model_length={length} and can't be "
                 "time-conditioned"
             )
         vocab_size = whole(config, "vocab_size")
@@ -84,7 +85,7 @@ class MDLMLayout(Layout):
             "num_heads": whole(config, "n_heads"),
             "cond_width": whole(config, "cond_dim"),
             "max_length": length,
-            "dropout": number(config, "dropout", 0.0, zero=True),
+            "dropout": number(config, "dropout", 0.1, zero=True),
             "block_length": None if block == length else block,
         }
         process = MaskingProcess(
@@ -95,11 +96,10 @@ class MDLMLayout(Layout):
         )
         return Described(DiffusionTransformer, arguments, process)
 
+    @override
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
-        """See `Layout`."""
         if not isinstance(backbone, DiffusionTransformer):
             raise ValueError(f"the mdlm layout holds a DiffusionTransformer, not a {type(backbone).__name__}")
-        only_defaults(backbone, self.name, hidden_multiple=4, rope_theta=10_000.0)
         if process.mask_token_id != backbone.vocab_size - 1:
             raise ValueError(
                 f"the mdlm layout has its mask at the end of the vocabulary, {backbone.vocab_size - 1}, "
@@ -122,32 +122,33 @@ class MDLMLayout(Layout):
         }
         return config if backbone.block_length is None else config | _of_bd3lm(backbone.block_length)
 
+    @override
     def ours(self, name: str) -> str:
-        """See `Layout`."""
         head, rest = _split(name.removeprefix(PREFIX))
         for ours, theirs in THEIRS.items():
             if rest.startswith(theirs):
                 return head + ours + rest.removeprefix(theirs)
         return name
 
+    @override
     def theirs(self, name: str) -> str:
-        """See `Layout`."""
         head, rest = _split(name)
         for ours, theirs in THEIRS.items():
             if rest.startswith(ours):
                 return PREFIX + head + theirs + rest.removeprefix(ours)
         raise ValueError(f"the mdlm layout has no name for the parameter {name}")
 
+    @override
     def constant(self, name: str, backbone: nn.Module) -> Tensor | None:
-        """See `Layout`. MDLM stores the rotary wavelengths as a buffer."""
+        """MDLM stores the rotary wavelengths as a buffer."""
         if name != WAVELENGTHS:
             return None
         assert isinstance(backbone, DiffusionTransformer)
         head_dim = backbone.width // backbone.num_heads
         return backbone.rope_theta ** -(torch.arange(0, head_dim, 2) / head_dim)
 
+    @override
     def constants(self, backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """See `Layout`."""
         wavelengths = self.constant(WAVELENGTHS, backbone)
         assert wavelengths is not None
         yield WAVELENGTHS, wavelengths
@@ -159,7 +160,7 @@ def _of_bd3lm(block_length: int) -> Config:
         "architectures": ["BD3LM"],
         "attn_backend": "sdpa",
         "auto_map": {"AutoConfig": "configuration_bd3lm.BD3LMConfig", "AutoModelForMaskedLM": "modeling_bd3lm.BD3LM"},
-        "block_length": block_length,
+        "block_size": block_length,
         "cross_attn": True,
         "model_type": "bd3lm",
         "sampling_eps_max": 0.999,

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from llada.checkpoints.describe import argument_names, describe
 from llada.checkpoints.released.dream import DREAM
 from llada.checkpoints.released.fields import Config
 from llada.checkpoints.released.folder import write_folder
@@ -18,7 +19,8 @@ from llada.checkpoints.released.llada_moe import LLaDAMoELayout
 from llada.checkpoints.released.llama import LLAMA, QWEN2, QWEN3
 from llada.checkpoints.released.materialise import build_on_meta, fill
 from llada.checkpoints.released.mdlm import MDLMLayout
-from llada.checkpoints.released.shards import read_json, read_tensors, tensor_files, write_tensors
+from llada.checkpoints.released.shards import read_tensors, tensor_files, write_tensors
+from llada.files.json_object import read_object
 from llada.process import MaskingProcess
 
 
@@ -47,6 +49,7 @@ def read_pretrained(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     mask_token_id: int | None = None,
+    layouts: Sequence[Layout] = LAYOUTS,
     **backbone_options: Any,
 ) -> Pretrained:
     """Load a released checkpoint.
@@ -61,6 +64,8 @@ def read_pretrained(
         device: of the weights.
         revision: of the hub repository.
         mask_token_id: the mask, where the configuration has none or another is wanted.
+        layouts: of which the first one that knows the configuration is taken; ``[MyLayout(), *LAYOUTS]`` adds a family
+            of one's own.
         backbone_options: constructor arguments of the backbone that replace those of the configuration, such as
             ``activation_checkpointing=True``, or ``causal=True, shift=False`` for an autoregressive checkpoint's own
             logits.
@@ -74,8 +79,8 @@ def read_pretrained(
             twice; the message names it. Nothing is loaded in part, and no remote code or pickle is ever run.
     """
     folder = find_folder(folder_or_hub_id, revision)
-    config = read_json(folder / "config.json")
-    layout = layout_of(config)
+    config = read_object(folder / "config.json")
+    layout = layout_of(config, layouts)
     described = layout.read(config, mask_token_id)
     files = tensor_files(folder)
     backbone = build_on_meta(described, backbone_options, len(files))
@@ -87,7 +92,7 @@ def write_pretrained(
     model: Pretrained,
     folder: str | Path,
     *,
-    layout: str | None = None,
+    layout: str | Layout | None = None,
     tokenizer: Any = None,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
@@ -102,8 +107,8 @@ def write_pretrained(
         model: network, process, and the configuration it was loaded with; {} for none.
         folder: where. In an existing folder, ``config.json`` and weights are replaced, the tokenizer's files if
             ``tokenizer`` is given, and nothing else.
-        layout: "llada", "llada_moe", "dream", "qwen2", "qwen3", "llama" or "mdlm"; None for the one the model came
-            from, or the first that can say all of it.
+        layout: "llada", "llada_moe", "dream", "qwen2", "qwen3", "llama" or "mdlm", or a layout of one's own; None for
+            the one the model came from, or the first that can say all of it.
         tokenizer: saved beside the weights, if given; the configuration gets its special tokens where it has none.
         dtype: of the stored weights; None for the model's own.
         max_shard_size: bytes per file, or a text such as "500MB".
@@ -167,19 +172,20 @@ def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Pa
         raise FileNotFoundError(f"there is no folder {path} here, and the hub didn't give it: {error}") from error
 
 
-def layout_of(config: Config) -> Layout:
-    """The layout of a configuration.
+def layout_of(config: Config, layouts: Sequence[Layout] = LAYOUTS) -> Layout:
+    """The first layout that knows a configuration.
 
     Raises:
-        ValueError: if no layout knows it.
+        ValueError: if none does.
     """
-    for layout in LAYOUTS:
+    for layout in layouts:
         if layout.matches(config):
             return layout
     raise ValueError(
         f"config.json has model_type={config.get('model_type')!r}, which isn't one of "
-        f"{', '.join(sorted({layout.name for layout in LAYOUTS}))}; "
-        "another network can be wrapped with llada.backbones.huggingface.HuggingFaceBackbone"
+        f"{', '.join(sorted({layout.name for layout in layouts}))}; another network can be wrapped with "
+        "llada.backbones.huggingface.HuggingFaceBackbone, and a layout of your own given: "
+        "from_pretrained(..., layouts=[MyLayout(), *LAYOUTS]), save_pretrained(..., layout=MyLayout())"
     )
 
 
@@ -189,24 +195,50 @@ def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype | None) -> It
     yield from layout.constants(backbone)
 
 
-def _layout_for(model: Pretrained, name: str | None) -> tuple[Layout, Config]:
+def _layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, Config]:
     """The layout to save in, and the configuration with what the original one knew beside."""
-    original = model.config
-    if name is None and original:
-        name = layout_of(original).name
-    candidates = [layout for layout in LAYOUTS if name in (None, layout.name)]
-    if not candidates:
-        raise ValueError(f"layout {name!r} is unknown; choose one of {', '.join(layout.name for layout in LAYOUTS)}")
     reasons = []
-    for layout in candidates:
+    for layout in _candidates(model.config, wanted):
+        kept = model.config if model.config and layout.matches(model.config) else {}
         try:
             written = layout.write(model.backbone, model.process)
+            config = {**kept, **{key: value for key, value in written.items() if _changed(kept, key, value)}}
+            _check_complete(layout, config, model)
         except ValueError as error:
             reasons.append(str(error))
             continue
-        kept = original if original and layout.matches(original) else {}
-        return layout, {**kept, **{key: value for key, value in written.items() if _changed(kept, key, value)}}
+        return layout, config
     raise ValueError("; ".join(reasons))
+
+
+def _candidates(original: Config, wanted: str | Layout | None) -> list[Layout]:
+    if isinstance(wanted, Layout):
+        return [wanted]
+    if wanted is None and original:
+        return [layout_of(original)]
+    found = [layout for layout in LAYOUTS if wanted in (None, layout.name)]
+    if not found:
+        raise ValueError(
+            f"layout {wanted!r} is unknown; choose one of {', '.join(layout.name for layout in LAYOUTS)}, or give a "
+            "layout of your own"
+        )
+    return found
+
+
+def _check_complete(layout: Layout, config: Config, model: Pretrained) -> None:
+    """Refuse a configuration that another model would be loaded from than the one that is saved."""
+    described = layout.read(config, None)
+    loaded = build_on_meta(described, {})
+    names = [name for name in argument_names(described.backbone) if name not in layout.without_effect]
+    compared = [(name, getattr(model.backbone, name), getattr(loaded, name)) for name in names]
+    for name in ("mask_token_id", "time_conditioned"):
+        compared.append((name, getattr(model.process, name), getattr(described.process, name)))
+    for name, ours, theirs in compared:
+        if describe(ours) != describe(theirs):
+            raise ValueError(
+                f"the {layout.name} layout can't say {name}={ours!r}, only {theirs!r}; "
+                "keep the Lightning checkpoint, or choose another layout"
+            )
 
 
 def _changed(kept: Config, key: str, value: Any) -> bool:

@@ -13,35 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llada.files.json_object import read_object
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1}
 FLOATS = {"F64", "F32", "F16", "BF16"}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it isn't a JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} isn't valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; got a {type(content).__name__}")
-    return content
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return content
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
@@ -65,7 +41,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
                 f"'{WEIGHTS}')"
             )
         raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
-    return _indexed(folder, read_json(index))
+    return _indexed(folder, read_object(index))
 
 
 def _indexed(folder: Path, index: dict[str, Any]) -> dict[str, Path]:

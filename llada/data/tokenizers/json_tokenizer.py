@@ -17,11 +17,11 @@ from llada.data.tokenizers.special_tokens import (
     named_roles,
     numbered_roles,
     read_files,
-    read_object,
     template_source,
 )
-from llada.data.tokenizers.tokenizer import Tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
+from llada.files.json_object import read_object
 
 JSON_NAME = "tokenizer.json"
 _PROBE = " a  b\n\n c\té\U00013000 <x>  "
@@ -59,7 +59,7 @@ class JsonTokenizer(Tokenizer):
         content = read_object(file)
         vocabulary, added = read_tokens(content, file)
         ids = vocabulary | {token["content"]: token["id"] for token in added}
-        own = read_object(folder / OWN_FILE)
+        own = read_object(folder / OWN_FILE, missing_ok=True)
         named, stored, numbered = named_roles(folder, ids), own.get("roles", {}), numbered_roles(folder)
         masks = {"the tokenizer's files": named, OWN_FILE: stored, "the model's files": numbered}
         chosen = mask_among(mask, {who: said.get("mask") for who, said in masks.items()}, ids, folder)
@@ -69,7 +69,7 @@ class JsonTokenizer(Tokenizer):
             roles["eot"] = special[turn]
         self._roles = roles
         self._special = _with_roles(special, roles, ids)
-        sizes = [read_object(folder / MODEL_FILES[0]).get("vocab_size"), own.get("vocab_size")]
+        sizes = [read_object(folder / MODEL_FILES[0], missing_ok=True).get("vocab_size"), own.get("vocab_size")]
         least = 1 + max(*ids.values(), *roles.values())
         self._vocab_size = max([least, *(size for size in sizes if isinstance(size, int))])
         told = roles != named or self._vocab_size != least
@@ -139,7 +139,7 @@ class JsonTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer`."""
         for text in texts:
-            _check_characters(text)
+            check_characters(text)
         encoded = [e.ids for e in self._processor.encode_batch_fast(list(texts), add_special_tokens=False)]
         for text, ids in zip(texts, encoded, strict=True):
             if not self._never.isdisjoint(ids):
@@ -185,13 +185,3 @@ def _with_roles(special: dict[str, int], roles: dict[str, int], ids: dict[str, i
         if index not in special.values():
             special[names.get(index, f"<{role}>")] = index
     return special
-
-
-def _check_characters(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
-            "character; decode it as UTF-16, or drop it"
-        ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from llada.data.tokenizers.tokenizer import Tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
 
 MODEL_NAME = "tokenizer.model"
@@ -105,7 +105,7 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Tokenizer`."""
         for text in texts:
-            _check_characters(text)
+            check_characters(text)
         encoded: list[list[int]] = self._processor.encode([text for text in texts if _SPACE not in text], out_type=int)
         plain = iter(encoded)
         return [next(plain) if _SPACE not in text else self._encode_around_spaces(text) for text in texts]
@@ -141,13 +141,3 @@ class SentencePieceTokenizer(Tokenizer):
 
 def _id_or_none(index: int) -> int | None:
     return index if index >= 0 else None
-
-
-def _check_characters(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
-            "character; decode it as UTF-16, or drop it"
-        ) from error

@@ -4,12 +4,11 @@ Names come from the tokenizer's files, ids from the model's. The tokenizer's fil
 the mask.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from llada.data.tokenizers.tokenizer import ROLES
+from llada.files.json_object import parse_object, read_object
 
 OWN_FILE = "llada_tokenizer.json"
 """What `JsonTokenizer.save` writes for what only the model's files, or the caller, have said."""
@@ -19,30 +18,6 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>", "<|end|>")
 """Spellings of the end of a turn. Hardly a checkpoint says which token it is, so the first one that it has is taken."""
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, or an empty one if there is no such file.
-
-    Raises:
-        ValueError: if the file holds something else.
-    """
-    return parse_object(path.read_bytes(), path) if path.is_file() else {}
-
-
-def parse_object(text: bytes, path: str | Path) -> dict[str, Any]:
-    """The JSON object that is the content of a file.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    try:
-        content = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: it isn't JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(content).__name__}")
-    return content
 
 
 def named_roles(folder: Path, ids: dict[str, int]) -> dict[str, int]:
@@ -57,7 +32,7 @@ def named_roles(folder: Path, ids: dict[str, int]) -> dict[str, int]:
     """
     roles: dict[str, int] = {}
     for file in TOKENIZER_FILES:
-        content = read_object(folder / file)
+        content = read_object(folder / file, missing_ok=True)
         for role in ROLES:
             entry = content.get(f"{role}_token")
             name = entry.get("content") if isinstance(entry, dict) else entry
@@ -77,7 +52,7 @@ def numbered_roles(folder: Path) -> dict[str, int]:
     """
     roles: dict[str, int] = {}
     for file in MODEL_FILES:
-        content = read_object(folder / file)
+        content = read_object(folder / file, missing_ok=True)
         for role in ROLES:
             entry = content.get(f"{role}_token_id")
             found = entry[0] if isinstance(entry, list) and entry else entry  # several ends of text: the first is EOS

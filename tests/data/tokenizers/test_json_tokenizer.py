@@ -157,8 +157,8 @@ def test_a_letter_cannot_be_the_mask(tmp_path):
 
 
 BREAKS = {
-    "not JSON": ("tokenizer.json", "{", "isn't JSON"),
-    "a list": ("tokenizer.json", "[]", "must hold a JSON object"),
+    "not JSON": ("tokenizer.json", "{", "malformed JSON"),
+    "a list": ("tokenizer.json", "[]", "expected a JSON object"),
     "no model": ("tokenizer.json", "{}", "has no model with a vocabulary"),
     "bad token": (
         "tokenizer.json",

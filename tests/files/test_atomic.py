@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from llada.files.atomic import build_folder, write_bytes
+from llada.files.atomic import build_folder, replacing, write_bytes
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -52,3 +52,24 @@ def test_the_first_of_two_builders_wins(tmp_path):
     build_folder(tmp_path / "new", build_while_another_finishes)
     assert (tmp_path / "new" / "content").read_text() == "first"
     assert os.listdir(tmp_path) == ["new"]
+
+
+def test_a_failing_block_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def write_half():
+        with replacing(path) as file:
+            file.write(b"new")
+            raise ValueError("bad data")
+
+    with pytest.raises(ValueError, match="bad data"):
+        write_half()
+    assert path.read_bytes() == b"old"
+    with replacing(path) as file:
+        file.write(b"----new")
+        file.seek(0)
+        file.write(b"very")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"verynew"
+    assert os.listdir(tmp_path) == ["a"]
