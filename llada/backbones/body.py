@@ -85,7 +85,7 @@ class Body(nn.Module):
         Args:
             tokens: (B, L) int64.
             attention_mask: (B, L) bool or 0/1, true for real tokens.
-            kwargs: as in `hidden`.
+            kwargs: keywords of `hidden`.
 
         Returns:
             (B, L, V).
@@ -129,7 +129,7 @@ class Body(nn.Module):
         if keys is not None and cache is None and self._leaves_padding_out(condition):
             packed = unpadded(tokens, keys, segment_ids, causal=self.causal)
             if packed is not None:
-                where = packed.places(select)
+                where = packed.packed_index(select)
                 x = self.run(packed.tokens, packed.positions, packed.visibility, where, condition=condition)
                 return packed.restored(x, select)
             keys = None
