@@ -33,11 +33,13 @@ from llada.backbones.layer import Context
 
 
 class Body(nn.Module):
-    """Embedding, layers and final norm; a subclass makes them, and a ``head``.
+    """Embedding, layers and final norm; a subclass makes them and a head, and sets these attributes in its constructor.
 
-    A layer is a `llada.backbones.layer.Layer`, and says itself what may be done with it.
-
-    Args:
+    Attributes:
+        embedding: (V, D).
+        blocks: the layers, see `llada.backbones.layer.Layer`; each says itself what may be done with it.
+        final_norm: follows the last layer.
+        head: (..., D) to (..., V).
         vocab_size: number of token ids, V.
         width: D.
         num_heads: number of query heads.
@@ -56,28 +58,18 @@ class Body(nn.Module):
     blocks: nn.ModuleList
     final_norm: nn.Module
     head: nn.Module
-
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        width: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        max_length: int,
-        rope_theta: float,
-        causal: bool = False,
-        shift: bool = False,
-        block_length: int | None = None,
-        attention: str = "auto",
-        activation_checkpointing: bool | Checkpointing = False,
-    ) -> None:
-        super().__init__()
-        self.vocab_size, self.width, self.max_length = vocab_size, width, max_length
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.rope_theta, self.causal, self.shift, self.block_length = rope_theta, causal, shift, block_length
-        self.attention, self.activation_checkpointing = attention, activation_checkpointing
+    vocab_size: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_length: int
+    rope_theta: float
+    causal: bool = False
+    shift: bool = False
+    block_length: int | None = None
+    attention: str = "auto"
+    activation_checkpointing: bool | Checkpointing = False
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Logits of every position.
