@@ -137,5 +137,5 @@ class DiffusionTransformer(Body):
     def finish(self, x: Tensor, context: Context, select: Tensor | None) -> Tensor:
         assert context.condition is not None
         shift, scale = self.final_modulation(context.condition).chunk(2, dim=-1)
-        length = context.rotation.cos.shape[-2]
+        length = context.rotation.cos.shape[-2]  # of a row; x may hold selected tokens of all rows
         return modulated_norm(self.final_norm, x, spread(shift, length, select), spread(scale, length, select))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from llada.backbones import BidirectionalTransformer, Context, Layer
@@ -147,6 +148,18 @@ def test_a_description_rebuilds_it(kind: str) -> None:
     assert describe(again) == describe(model)
     again.double().load_state_dict(model.state_dict())
     assert torch.equal(again(tokens()), model(tokens()))
+
+
+def test_a_feed_forward_layer_can_be_named_in_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(nn.Module, "backbone")
+    own = {"class_path": f"{Squared.__module__}.Squared", "init_args": {"inner": 20}}
+    arguments = {"vocab_size": VOCAB, "width": 16, "num_layers": 1, "num_heads": 2, "feed_forward": own}
+    config = {"class_path": "llada.backbones.BidirectionalTransformer", "init_args": arguments}
+    model = parser.instantiate_classes(parser.parse_object({"backbone": config})).backbone
+    assert model.blocks[0].feed_forward.up.weight.shape == (20, 16)
+    assert describe(model)["init_args"]["feed_forward"] == own
+    assert rebuild(describe(model), nn.Module).blocks[0].feed_forward.up.weight.shape == (20, 16)
 
 
 @every_kind
