@@ -13,8 +13,6 @@ Shapes: B rows, L tokens of a row, D width, N selected tokens, V vocabulary, C w
 per row of the batch (R = B), or one for all of them (R = 1).
 """
 
-import inspect
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -205,20 +203,6 @@ class Body(nn.Module):
     def finish(self, x: Tensor, context: Context, select: Tensor | None) -> Tensor:
         """What follows the last layer: the final norm of (B, L, D), or of (N, D) with ``select``."""
         return self.final_norm(x)
-
-    def unusual_arguments(self, understood: Collection[str]) -> dict[str, Any]:
-        """Constructor arguments that aren't at their defaults, beside those that the caller understands.
-
-        Who describes a network by its arguments, such as a format of checkpoints, refuses these. So an argument that is
-        new is refused without being named.
-
-        Args:
-            understood: names of arguments. Those that change no result needn't be among them.
-        """
-        free = {"activation_checkpointing", "attention", *understood}
-        parameters = inspect.signature(type(self).__init__).parameters.values()
-        named = [p for p in parameters if p.name in vars(self) and p.name not in free]
-        return {p.name: getattr(self, p.name) for p in named if getattr(self, p.name) != p.default}
 
     def new_cache(self, batch_size: int, length: int) -> KeyValueCache:
         """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""

@@ -5,13 +5,12 @@ tensors to ours, both ways. Nothing here runs foreign code; a field that isn't u
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from llada.backbones.body import Body
 from llada.checkpoints.released.fields import Config
 from llada.process import MaskingProcess
 
@@ -93,23 +92,6 @@ class Layout(ABC):
     def constants(self, backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Such tensors that the official code expects in the file; none for most layouts."""
         return iter(())
-
-
-def only_understood(backbone: Body, layout: str, understood: Collection[str]) -> None:
-    """Refuse to save a network that was made with arguments that a layout has no word for.
-
-    Args:
-        backbone: the network.
-        layout: name of the layout.
-        understood: names of the constructor arguments that the layout writes or checks.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    for name, value in backbone.unusual_arguments(understood).items():
-        raise ValueError(
-            f"the {layout} layout can't say {name}={value!r}; keep the Lightning checkpoint, or choose another layout"
-        )
 
 
 def only_defaults(part: nn.Module | MaskingProcess, layout: str, **expected: Any) -> None:

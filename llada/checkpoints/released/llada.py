@@ -10,7 +10,7 @@ from torch import nn
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.released.fields import Config, field, flag, mask_id, number, refuse_others, whole
-from llada.checkpoints.released.layout import Described, Layout, only_defaults, only_understood
+from llada.checkpoints.released.layout import Described, Layout, only_defaults
 from llada.process import MaskingProcess
 
 USED = {
@@ -111,23 +111,6 @@ ALWAYS: Config = {
 }
 """Fields that the released configurations have and every model here agrees with."""
 
-SAID = {
-    "bias",
-    "head_dim",
-    "hidden_width",
-    "max_length",
-    "norm_eps",
-    "num_heads",
-    "num_kv_heads",
-    "num_layers",
-    "qkv_bias",
-    "rope_theta",
-    "tie_embeddings",
-    "vocab_size",
-    "width",
-}
-"""Arguments of a backbone that the configuration says."""
-
 
 @dataclass(frozen=True)
 class LLaDALayout(Layout):
@@ -172,8 +155,18 @@ class LLaDALayout(Layout):
         if not isinstance(backbone, BidirectionalTransformer):
             raise ValueError(f"the llada layout holds a BidirectionalTransformer, not a {type(backbone).__name__}")
         only_defaults(process, self.name, time_conditioned=False)
-        only_defaults(backbone, self.name, head_dim=backbone.width // backbone.num_heads)
-        only_understood(backbone, self.name, SAID)
+        only_defaults(
+            backbone,
+            self.name,
+            head_dim=backbone.width // backbone.num_heads,
+            head_bias=False,
+            qk_norm=False,
+            num_experts=0,
+            causal=False,
+            shift=False,
+            convolution=0,
+            block_length=None,
+        )
         if backbone.bias and (backbone.tie_embeddings or not backbone.qkv_bias):
             raise ValueError(
                 "the llada layout can't say bias=True with tie_embeddings=True or qkv_bias=False; keep the Lightning "

@@ -61,7 +61,7 @@ class LLaDAMoELayout(LlamaStyleLayout):
 
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
         """See `Layout`."""
-        config = self.common(backbone, process, own=("num_experts", "experts_per_token", "shared_width"))
+        config = self.common(backbone, process)
         assert isinstance(backbone, BidirectionalTransformer)
         if backbone.num_experts == 0:
             raise ValueError("the llada_moe layout holds a mixture of experts, but num_experts=0; use layout='llada'")

@@ -7,7 +7,7 @@ Reference: Hugging Face's Llama, Qwen2 and Qwen3 configurations.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.released.fields import Config, flag, mask_id, number, refuse_others, whole
-from llada.checkpoints.released.layout import Described, Layout, only_defaults, only_understood
+from llada.checkpoints.released.layout import Described, Layout, only_defaults
 from llada.process import MaskingProcess
 
 USED = {
@@ -53,23 +53,6 @@ THEIRS = {
     "feed_forward.shared.": "mlp.shared_expert.",
     "feed_forward.": "mlp.",
 }
-SAID = {
-    "head_dim",
-    "hidden_width",
-    "max_length",
-    "norm_eps",
-    "num_heads",
-    "num_kv_heads",
-    "num_layers",
-    "qk_norm",
-    "qkv_bias",
-    "rope_theta",
-    "shift",
-    "tie_embeddings",
-    "vocab_size",
-    "width",
-}
-"""Arguments of a backbone that the families have in common."""
 TOP = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "final_norm.weight"}
 WAVELENGTHS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
@@ -139,20 +122,21 @@ class LlamaStyleLayout(Layout):
 
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
         """See `Layout`."""
-        config = self.common(backbone, process)
+        config = self.common(backbone, process, num_experts=0)
         assert isinstance(backbone, BidirectionalTransformer)
         config["intermediate_size"] = backbone.hidden_width
         if "max_window_layers" in config:
             config["max_window_layers"] = backbone.num_layers
         return config
 
-    def common(self, backbone: nn.Module, process: MaskingProcess, own: Collection[str] = ()) -> Config:
-        """The fields that the families have in common; ``own`` are arguments that only this family writes."""
+    def common(self, backbone: nn.Module, process: MaskingProcess, **expected: Any) -> Config:
+        """The fields that the families have in common; ``expected`` as in `only_defaults`."""
         if not isinstance(backbone, BidirectionalTransformer):
             raise ValueError(f"the {self.name} layout holds a BidirectionalTransformer, not {type(backbone).__name__}")
         only_defaults(process, self.name, time_conditioned=False)
-        only_defaults(backbone, self.name, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm, shift=self.shift)
-        only_understood(backbone, self.name, {*SAID, *own})
+        same = {"qkv_bias": self.qkv_bias, "qk_norm": self.qk_norm, "shift": self.shift}
+        none = {"bias": False, "head_bias": False, "convolution": 0, "causal": False, "block_length": None}
+        only_defaults(backbone, self.name, **same, **none, **expected)
         return {
             "architectures": [self.architecture],
             "attention_dropout": 0.0,
