@@ -21,7 +21,7 @@ from llada.heads.interpolated import interpolated_divergence
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A network in two halves; see `llada.backbones.transformer`."""
+    """A network in two halves; see `llada.backbones.body`."""
 
     def hidden(self, tokens: Tensor, *, select: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """(B, L) int64 -> (B, L, D), or (N, D) for the N flat indices of ``select``."""

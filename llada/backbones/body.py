@@ -13,8 +13,6 @@ Shapes: B rows, L tokens of a row, D width, N selected tokens, V vocabulary, C w
 per row of the batch (R = B), or one for all of them (R = 1).
 """
 
-import inspect
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -33,11 +31,13 @@ from llada.backbones.layer import Context
 
 
 class Body(nn.Module):
-    """Embedding, layers and final norm; a subclass makes them, and a ``head``.
+    """Embedding, layers and final norm; a subclass makes them and a head, and sets these attributes in its constructor.
 
-    A layer is a `llada.backbones.layer.Layer`, and says itself what may be done with it.
-
-    Args:
+    Attributes:
+        embedding: (V, D).
+        blocks: the layers, see `llada.backbones.layer.Layer`; each says itself what may be done with it.
+        final_norm: follows the last layer.
+        head: (..., D) to (..., V).
         vocab_size: number of token ids, V.
         width: D.
         num_heads: number of query heads.
@@ -56,28 +56,18 @@ class Body(nn.Module):
     blocks: nn.ModuleList
     final_norm: nn.Module
     head: nn.Module
-
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        width: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        max_length: int,
-        rope_theta: float,
-        causal: bool = False,
-        shift: bool = False,
-        block_length: int | None = None,
-        attention: str = "auto",
-        activation_checkpointing: bool | Checkpointing = False,
-    ) -> None:
-        super().__init__()
-        self.vocab_size, self.width, self.max_length = vocab_size, width, max_length
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.rope_theta, self.causal, self.shift, self.block_length = rope_theta, causal, shift, block_length
-        self.attention, self.activation_checkpointing = attention, activation_checkpointing
+    vocab_size: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_length: int
+    rope_theta: float
+    causal: bool = False
+    shift: bool = False
+    block_length: int | None = None
+    attention: str = "auto"
+    activation_checkpointing: bool | Checkpointing = False
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Logits of every position.
@@ -85,7 +75,7 @@ class Body(nn.Module):
         Args:
             tokens: (B, L) int64.
             attention_mask: (B, L) bool or 0/1, true for real tokens.
-            kwargs: as in `hidden`.
+            kwargs: keywords of `hidden`.
 
         Returns:
             (B, L, V).
@@ -129,7 +119,7 @@ class Body(nn.Module):
         if keys is not None and cache is None and self._leaves_padding_out(condition):
             packed = unpadded(tokens, keys, segment_ids, causal=self.causal)
             if packed is not None:
-                where = packed.places(select)
+                where = packed.packed_index(select)
                 x = self.run(packed.tokens, packed.positions, packed.visibility, where, condition=condition)
                 return packed.restored(x, select)
             keys = None
@@ -213,20 +203,6 @@ class Body(nn.Module):
     def finish(self, x: Tensor, context: Context, select: Tensor | None) -> Tensor:
         """What follows the last layer: the final norm of (B, L, D), or of (N, D) with ``select``."""
         return self.final_norm(x)
-
-    def unusual_arguments(self, understood: Collection[str]) -> dict[str, Any]:
-        """Constructor arguments that aren't at their defaults, beside those that the caller understands.
-
-        Who describes a network by its arguments, such as a format of checkpoints, refuses these. So an argument that is
-        new is refused without being named.
-
-        Args:
-            understood: names of arguments. Those that change no result needn't be among them.
-        """
-        free = {"activation_checkpointing", "attention", *understood}
-        parameters = inspect.signature(type(self).__init__).parameters.values()
-        named = [p for p in parameters if p.name in vars(self) and p.name not in free]
-        return {p.name: getattr(self, p.name) for p in named if getattr(self, p.name) != p.default}
 
     def new_cache(self, batch_size: int, length: int) -> KeyValueCache:
         """An empty key/value cache for a canvas of ``batch_size`` rows and ``length`` tokens."""

@@ -91,7 +91,7 @@ class Cached(NamedTuple):
     """The place of a layer's keys and values in a cache.
 
     Attributes:
-        cache: of the whole canvas.
+        cache: the keys and values of all layers, for the whole canvas.
         layer: index of the layer.
         region: where the tokens of a pass stand on the canvas.
     """

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 
 class Checkpointing(ABC):
-    """Runs a block so that less of it is kept."""
+    """Runs a block so that less of its forward pass is kept for the backward pass."""
 
     @abstractmethod
     def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
@@ -25,7 +25,7 @@ class Checkpointing(ABC):
         Args:
             layer: index of the block.
             block: the block.
-            arguments: for the block.
+            arguments: what the block is called with.
         """
 
 
@@ -99,7 +99,7 @@ _ATTENTION = (
 
 
 def _keeping(n: int) -> tuple[Any, Any]:
-    """Contexts of a block's forward pass and of its repetition, with attention and every n-th matrix product kept."""
+    """Contexts of a block's forward pass and of its repetition: attention and every n-th matrix product are kept."""
     attention = _attention()
     counts = {False: 0, True: 0}
 

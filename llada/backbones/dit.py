@@ -73,20 +73,13 @@ class DiffusionTransformer(Body):
                 raise ValueError(f"{name} must be 1 or more; got {size}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1); got {dropout}")
-        super().__init__(
-            vocab_size=vocab_size,
-            width=width,
-            num_heads=num_heads,
-            num_kv_heads=num_heads,
-            head_dim=width // num_heads,
-            max_length=max_length,
-            rope_theta=rope_theta,
-            block_length=block_length,
-            attention=attention,
-            activation_checkpointing=activation_checkpointing,
-        )
-        self.num_layers, self.cond_width, self.hidden_multiple = num_layers, cond_width, hidden_multiple
-        self.dropout = dropout
+        super().__init__()
+        self.vocab_size, self.width, self.num_layers, self.num_heads = vocab_size, width, num_layers, num_heads
+        self.num_kv_heads, self.head_dim = num_heads, width // num_heads
+        self.cond_width, self.hidden_multiple, self.max_length = cond_width, hidden_multiple, max_length
+        self.dropout, self.rope_theta = dropout, rope_theta
+        self.activation_checkpointing, self.attention = activation_checkpointing, attention
+        self.block_length = block_length
 
         self.embedding = nn.Embedding(vocab_size, width)
         self.noise_embedding = NoiseEmbedding(cond_width)
@@ -144,5 +137,5 @@ class DiffusionTransformer(Body):
     def finish(self, x: Tensor, context: Context, select: Tensor | None) -> Tensor:
         assert context.condition is not None
         shift, scale = self.final_modulation(context.condition).chunk(2, dim=-1)
-        length = context.rotation.cos.shape[-2]
+        length = context.rotation.cos.shape[-2]  # of a row; x may hold selected tokens of all rows
         return modulated_norm(self.final_norm, x, spread(shift, length, select), spread(scale, length, select))

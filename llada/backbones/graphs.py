@@ -143,10 +143,10 @@ class GraphedBackbone(nn.Module):
         Args:
             tokens: (B, Q) int64.
             select: (N,) flat indices into B * Q.
-            cache: from `new_cache`, or None.
+            cache: the newest one that `new_cache` gave for its shape, or None.
             region: where ``tokens`` stand on the cache's canvas.
             attention_mask: (B, L) bool, true for real tokens.
-            model_kwargs: for the backbone; with a region none can be given.
+            model_kwargs: other keywords of the backbone; none can be given with a region.
 
         Returns:
             (B, Q, D), or (N, D) with ``select``; not to be kept over the next call.

@@ -1,6 +1,6 @@
 """Any Hugging Face language model as a backbone (extra ``hf``).
 
-What a class can do is tried out on a few tokens when it is wrapped, not assumed from its name:
+What a model can do is tried out on a few tokens when it is wrapped, not assumed from its name:
 
 - it sees to the right already: a masked language model, or a diffusion model (BERT, RoBERTa, ModernBERT, ...);
 - it is causal, but takes a four-dimensional mask that lets every token see every other (LLaMA, Qwen, Mistral, Gemma,
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 PROBE = 8
-"""Tokens of a trial."""
+"""Number of tokens in a trial."""
 CAUSAL_LAYERS = ("conv", "linear", "mamba", "recurrent", "ssm")
 """Words in a configuration's ``layer_types`` for layers that read from left to right whatever the mask says."""
 
@@ -85,7 +85,7 @@ class HuggingFaceBackbone(nn.Module):
             (B, L, D), or (N, D) with ``select``.
 
         Raises:
-            ValueError: for packed rows.
+            ValueError: if the rows are packed.
         """
         if segment_ids is not None:
             raise ValueError(f"{type(self.network).__name__} can't be kept from seeing other segments; don't pack rows")

@@ -20,7 +20,7 @@ class Context(NamedTuple):
     """What a layer is told beside the tokens.
 
     Attributes:
-        rotation: of the tokens' positions.
+        rotation: the rotation of each token's position.
         visibility: which token may see which.
         neighbours: the tokens beside each token, for layers that read them.
         condition: (R, C) what steers the layers, such as the noise level; None for models without.

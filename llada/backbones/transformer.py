@@ -102,24 +102,16 @@ class BidirectionalTransformer(Body):
             raise ValueError(f"num_layers must be 1 or more; got {num_layers}")
         if feed_forward is not None and num_experts:
             raise ValueError(f"give feed_forward or num_experts, not both; got {feed_forward} and {num_experts=}")
-        super().__init__(
-            vocab_size=vocab_size,
-            width=width,
-            num_heads=num_heads,
-            num_kv_heads=num_heads if num_kv_heads is None else num_kv_heads,
-            head_dim=width // num_heads if head_dim is None else head_dim,
-            max_length=max_length,
-            rope_theta=rope_theta,
-            causal=causal,
-            shift=shift,
-            block_length=block_length,
-            attention=attention,
-            activation_checkpointing=activation_checkpointing,
-        )
-        self.num_layers, self.norm_eps = num_layers, norm_eps
+        super().__init__()
+        self.vocab_size, self.width, self.num_layers, self.num_heads = vocab_size, width, num_layers, num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.head_dim = width // num_heads if head_dim is None else head_dim
         self.hidden_width = 64 * math.ceil(width * 8 / 3 / 64) if hidden_width is None else hidden_width
+        self.max_length, self.rope_theta, self.norm_eps = max_length, rope_theta, norm_eps
         self.tie_embeddings, self.qkv_bias, self.bias, self.qk_norm = tie_embeddings, qkv_bias, bias, qk_norm
-        self.head_bias, self.convolution, self.feed_forward = head_bias, convolution, feed_forward
+        self.causal, self.shift, self.convolution = causal, shift, convolution
+        self.activation_checkpointing, self.attention = activation_checkpointing, attention
+        self.block_length, self.head_bias, self.feed_forward = block_length, head_bias, feed_forward
         self.num_experts, self.experts_per_token, self.shared_width = num_experts, experts_per_token, shared_width
 
         self.embedding = nn.Embedding(vocab_size, width)

@@ -31,32 +31,14 @@ from torch.distributed.tensor.parallel import (
 )
 
 from llada.backbones import BidirectionalTransformer
-from llada.backbones.layers import Block
+from llada.backbones.layers import Attention, Block, SwiGLU
 from llada.training.weights import materialise
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
 """Names of the mesh's dimensions, as Lightning's ``ModelParallelStrategy`` has them."""
 
-PLANNED = {
-    "bias",
-    "block_length",
-    "causal",
-    "head_bias",
-    "head_dim",
-    "hidden_width",
-    "max_length",
-    "norm_eps",
-    "num_heads",
-    "num_kv_heads",
-    "num_layers",
-    "qk_norm",
-    "qkv_bias",
-    "rope_theta",
-    "shift",
-    "vocab_size",
-    "width",
-}
-"""Arguments of `llada.backbones.BidirectionalTransformer` that tensor parallelism can serve."""
+PLANNED = (nn.ModuleList, Block, Attention, SwiGLU, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Identity)
+"""Kinds of modules that tensor parallelism can split."""
 
 HEADS_DIM = 1
 """Of queries and keys, (B, H, L, d)."""
@@ -190,9 +172,8 @@ def split_tensors(backbone: nn.Module, mesh: DeviceMesh) -> None:
         value = getattr(backbone, name)
         if value % size:
             raise ValueError(f"tensor_parallel_size={size} must divide {name}={value}")
-    for name, value in backbone.unusual_arguments(PLANNED).items():
-        raise ValueError(f"tensor parallelism doesn't know {name}={value}; use FSDP2 alone")
-    for block in backbone.blocks:
-        if not isinstance(block, Block):
-            raise ValueError(f"tensor parallelism doesn't know a {type(block).__name__}; use FSDP2 alone")
+    for name, module in backbone.named_modules():
+        if type(module) not in (type(backbone), *PLANNED):
+            kind = type(module).__name__
+            raise ValueError(f"tensor parallelism doesn't know {name}, a {kind}; use FSDP2 alone")
     parallelize_module(backbone, mesh, _tensor_plan())

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from llada.backbones import BidirectionalTransformer, Context, Layer
@@ -149,6 +150,18 @@ def test_a_description_rebuilds_it(kind: str) -> None:
     assert torch.equal(again(tokens()), model(tokens()))
 
 
+def test_a_feed_forward_layer_can_be_named_in_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(nn.Module, "backbone")
+    own = {"class_path": f"{Squared.__module__}.Squared", "init_args": {"inner": 20}}
+    arguments = {"vocab_size": VOCAB, "width": 16, "num_layers": 1, "num_heads": 2, "feed_forward": own}
+    config = {"class_path": "llada.backbones.BidirectionalTransformer", "init_args": arguments}
+    model = parser.instantiate_classes(parser.parse_object({"backbone": config})).backbone
+    assert model.blocks[0].feed_forward.up.weight.shape == (20, 16)
+    assert describe(model)["init_args"]["feed_forward"] == own
+    assert rebuild(describe(model), nn.Module).blocks[0].feed_forward.up.weight.shape == (20, 16)
+
+
 @every_kind
 def test_own_parameters_are_initialised_by_their_own_module(kind: str) -> None:
     with torch.device("meta"):
@@ -166,18 +179,11 @@ def test_no_part_is_lost_where_only_known_ones_are_served() -> None:
         def size(self) -> int:
             return 2
 
-    with pytest.raises(ValueError, match="tensor parallelism doesn't know feed_forward="):
+    with pytest.raises(ValueError, match=r"tensor parallelism doesn't know blocks\.0\.feed_forward, a Squared"):
         split_tensors(build("class"), TwoRanks())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tensor parallelism doesn't know a ParallelBlock"):
+    with pytest.raises(ValueError, match=r"tensor parallelism doesn't know blocks\.0, a ParallelBlock"):
         split_tensors(build("block"), TwoRanks())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give feed_forward or num_experts, not both"):
         build("class", num_experts=4)
     body = 2 * sum(p.numel() for p in build("class").blocks.parameters() if p.ndim == 2)
     assert forward_flops(build("class")).per_token == body
-
-
-def test_arguments_that_a_caller_does_not_know() -> None:
-    model = BidirectionalTransformer(VOCAB, 16, 1, 2, convolution=3, attention="plain", rope_theta=500.0)
-    known = {"vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_width"}
-    assert model.unusual_arguments(known) == {"convolution": 3, "rope_theta": 500.0}
-    assert model.unusual_arguments({*known, "convolution", "rope_theta"}) == {}

@@ -233,3 +233,12 @@ def test_a_convolution_on_a_region_reads_its_neighbours_from_the_cache(causal: b
     if not causal:  # whose columns behind the region aren't seen
         part = model.hidden(row.gather(1, places), cache=cache, region=places, attention_mask=mask)
         torch.testing.assert_close(part, whole.gather(1, places[..., None].expand(-1, -1, whole.shape[-1])))
+
+
+@pytest.mark.parametrize("convolution", [0, 3])
+def test_a_causal_model_runs_token_by_token_and_sees_nothing_to_the_right_of_the_region(convolution: int) -> None:
+    model, x = build(causal=True, convolution=convolution), tokens(2, 6)
+    cache = model.new_cache(2, 6)
+    model.hidden((x + 1) % VOCAB, cache=cache, region=slice(0, 6))  # what stands there is stale
+    parts = [model.hidden(x[:, i : i + 1], cache=cache, region=slice(i, i + 1)) for i in range(6)]
+    torch.testing.assert_close(torch.cat(parts, 1), model.hidden(x))

@@ -190,9 +190,9 @@ class TwoRanks:
     [
         ({"num_kv_heads": 1}, "tensor_parallel_size=2 must divide num_kv_heads=1"),
         ({"hidden_width": 33}, "tensor_parallel_size=2 must divide hidden_width=33"),
-        ({"tie_embeddings": True}, "doesn't know tie_embeddings=True; use FSDP2 alone"),
-        ({"num_experts": 8}, "doesn't know num_experts=8"),
-        ({"convolution": 3}, "doesn't know convolution=3"),
+        ({"tie_embeddings": True}, "doesn't know head, a TiedHead; use FSDP2 alone"),
+        ({"num_experts": 8}, r"doesn't know blocks\.0\.feed_forward, a MixtureOfExperts"),
+        ({"convolution": 3}, r"doesn't know blocks\.0\.convolution, a ShortConvolution"),
     ],
 )
 def test_what_tensor_parallelism_refuses(options: dict[str, Any], message: str) -> None:

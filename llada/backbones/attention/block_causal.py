@@ -5,6 +5,7 @@ seen(row, query, key) = block(key) <= block(query), and real and in the same seg
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -68,8 +69,10 @@ def block_causal(
         return BlockCausal(keys=keys, segments=segments, query_blocks=blocks, key_blocks=blocks)
     stop = cache.visible(region)
     keys = None if keys is None else keys[:, :stop]
-    if isinstance(region, slice) and keys is None and region.start // block_length == (region.stop - 1) // block_length:
-        return Visibility()  # within one block, all that the cache shows is visible
+    if isinstance(region, slice) and keys is None:
+        first, last = rows.block_of(torch.tensor([region.start, region.stop - 1]), block_length).tolist()
+        if first == last:
+            return Visibility()  # within one block, all that the cache shows is visible
     blocks = token_blocks(block_length, tokens.new_empty(len(tokens), stop), keys, None)
     if isinstance(region, slice):
         return BlockCausal(keys=keys, query_blocks=blocks[:, region], key_blocks=blocks)

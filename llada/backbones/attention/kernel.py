@@ -1,4 +1,4 @@
-"""What an attention kernel is, and what it can be asked about: the case it has to compute.
+"""What an attention kernel is, and the cases by which it says whether it can compute them.
 
     kernel(q, k, v) = softmax(q k^T / sqrt(d) + visibility) v
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from llada.backbones.attention.visibility import Structure, Visibility
 
 FLASH_2, FLASH_3 = "flash_attn.flash_attn_interface", "flash_attn_interface"
-"""Modules of FlashAttention 2 and 3. The package of version 4 shares the name flash_attn, but has no such module."""
+"""Modules of FlashAttention 2 and 3. Version 4 has the same package name, flash_attn, but no such module."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Case:
     """What decides on the kernels that can run, and on the best of them.
 
     Args:
-        device: type of the device, "cpu" or "cuda".
-        dtype: of queries, keys and values.
-        head_dim: d.
+        device: type of the device, such as "cpu" or "cuda".
+        dtype: dtype of queries, keys and values.
+        head_dim: width of a head, d.
         structure: what hides tokens from one another.
         causal: whether a causal mask comes on top.
         grad: whether gradients are wanted.
         compiling: whether `torch.compile` is tracing.
-        capability: of the CUDA device, such as (9, 0); None elsewhere.
+        capability: compute capability of the CUDA device, such as (9, 0); None elsewhere.
         installed: which of `FLASH_2` and `FLASH_3` are there.
         cells_per_run: entries that a mask would have, B L^2, per packed segment; asked for on the CPU only.
     """
@@ -100,7 +100,7 @@ class Kernel(ABC):
     """Whether backbones should leave padding out of all layers where they can."""
 
     answers_padding: ClassVar[bool] = True
-    """Whether a query that is padding gets what it sees, as a real one does, and not zeros."""
+    """Whether a query that is padding gets a result from the keys that it sees, as a real one does, and not zeros."""
 
     @abstractmethod
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:

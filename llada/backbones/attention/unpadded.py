@@ -34,8 +34,8 @@ class Unpadded:
     positions: Tensor
     visibility: Visibility
 
-    def places(self, select: Tensor | None) -> Tensor | None:
-        """Where the tokens at flat indices into B * L stand in the packed row; anywhere for padding."""
+    def packed_index(self, select: Tensor | None) -> Tensor | None:
+        """Columns in the packed row of the tokens at flat indices (M,) into B * L; an arbitrary one for padding."""
         if select is None:
             return None
         return (self.real.flatten().cumsum(0) - 1)[select].clamp(min=0)
@@ -44,7 +44,7 @@ class Unpadded:
         """Results as the padded batch has them, zeros for padding.
 
         Args:
-            hidden: (1, N, D), or (M, D) at the `places` of ``select``.
+            hidden: (1, N, D), or (M, D) at the `packed_index` of ``select``.
             select: (M,) flat indices into B * L, or None.
 
         Returns:

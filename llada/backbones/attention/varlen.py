@@ -21,7 +21,7 @@ Core = Callable[[Tensor, Tensor, Tensor, Runs], Tensor]
 
 
 def over_runs(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, core: Core) -> Tensor:
-    """Leave out what isn't real, compute, and put the results back; zeros for queries that are padding.
+    """Pack the real tokens, compute over their runs, and put the results back; zeros for queries that are padding.
 
     Args:
         q: (B, H, Q, d).
@@ -39,7 +39,7 @@ def over_runs(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, core: Cor
 
 
 def _flat(x: Tensor, index: Tensor | None) -> Tensor:
-    """From (B, H, L, d) to the tokens at flat places ``index``, (N, H, d)."""
+    """From (B, H, L, d) to the tokens at flat indices (N,) into B * L, (N, H, d); None for all of them."""
     x = x.transpose(1, 2).flatten(0, 1)
     return x if index is None else x[index]
 

@@ -161,15 +161,15 @@ class Visibility:
         if self.structure is Structure.DENSE:
             q, k = (torch.arange(rows + 1, device=device, dtype=torch.int32) * size for size in (queries, columns))
             return Runs(None, q, queries, None, k, columns)
-        if self.segments is None and queries != columns:  # of the queries all are real, or nobody knows
+        if self.segments is None and queries != columns:  # a region's queries: all of them are taken to be real
             q = torch.arange(rows + 1, device=device, dtype=torch.int32) * queries
-            index, bounds = self._places(rows, columns, device)
+            index, bounds = self._real_tokens(rows, columns, device)
             return Runs(None, q, queries, index, bounds, columns)
-        index, bounds = self._places(rows, columns, device)
+        index, bounds = self._real_tokens(rows, columns, device)
         longest = columns if self.longest is None else self.longest
         return Runs(index, bounds, longest, index, bounds, longest)
 
-    def _places(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor | None, Tensor]:
+    def _real_tokens(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor | None, Tensor]:
         """Flat indices (N,) of the real tokens, None for all; and where the runs begin and end among them, (S + 1,)."""
         if self.segments is None:
             assert self.keys is not None
