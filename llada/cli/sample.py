@@ -46,7 +46,7 @@ def sample(
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
         regex: regular expression that the text behind each prompt matches as a whole, or what fills the gaps of each
             template, from the first to the last; needs the extra llada[regex].
-        seed: of the first sample; the next one has the next seed.
+        seed: random seed of the first sample; the next sample gets the next number.
         batch_size: samples that are made at once; changes memory and speed only.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
