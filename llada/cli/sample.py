@@ -65,8 +65,8 @@ def sample(
         prompts = [""]
     kinds = (
         # An expression may be followed by the end of the text, but not in a gap.
-        (matching(text, regex, text.stop_token_ids), [text.encode(line) for line in prompts], num_new_tokens),
-        (matching(text, regex), [text.encode_gaps(line) for line in infill or []], 0),
+        (matching(text, regex if prompts else None, text.stop_token_ids), [*map(text.encode, prompts)], num_new_tokens),
+        (matching(text, regex if infill else None), [*map(text.encode_gaps, infill or [])], 0),
     )
     for model, made in _canvases(kinds, num_samples, 1 if show else batch_size):
         steps: Iterable[Step] = model.steps(made, seed)
