@@ -30,17 +30,17 @@ class AutoregressiveLM(DiffusionLM):
 
     Args:
         backbone: causal and shifted, such as ``BidirectionalTransformer(..., causal=True, shift=True)``.
-        process: tells the mask token, which marks what `generate` is to fill in; nothing is corrupted in training.
+        process: names the mask token, which marks what `generate` is to fill in. Training corrupts nothing.
         objective: what training minimises.
         bound: what validation and test report; exact here.
         sampler: what `generate` and ``predict`` use.
-        optimizer: as in `DiffusionLM`.
-        lr_scheduler: as in `DiffusionLM`.
-        seed: as in `DiffusionLM`.
-        head_loss: as in `DiffusionLM`.
+        optimizer: see `DiffusionLM`.
+        lr_scheduler: see `DiffusionLM`.
+        seed: see `DiffusionLM`.
+        head_loss: see `DiffusionLM`.
 
     Raises:
-        ValueError: if the backbone sees what it has to predict.
+        ValueError: if the backbone sees the token that it has to predict.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AutoregressiveLM(DiffusionLM):
         seed: int | Tensor = 0,
         estimator: ConditionalLikelihood | None = None,
     ) -> LikelihoodEstimate:
-        """The exact log-likelihoods; ``seed`` has no effect, and of ``estimator`` only its rows per model call count."""
+        """The exact log-likelihoods; there is nothing to draw, and of ``estimator`` only its rows per call count."""
         measure = NextTokenLikelihood() if estimator is None else NextTokenLikelihood(estimator.rows_per_call)
         with self._evaluating():
             return measure(self.backbone, self.process, prompts, answers, device=self.device)
@@ -90,7 +90,7 @@ class AutoregressiveLM(DiffusionLM):
         *,
         estimator: ConditionalLikelihood | None = None,
     ) -> Tensor:
-        """As in `DiffusionLM`, by one pass over each answer; of ``estimator`` only its rows per model call count."""
+        """As in `DiffusionLM`, by one pass over each answer; of ``estimator`` only its rows per call count."""
         rows = 32 if estimator is None else estimator.rows_per_call
         with self._evaluating():
             return next_token_greedy_match(

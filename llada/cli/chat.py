@@ -61,10 +61,10 @@ def chat(
             released checkpoint one token per call in blocks of 32 up to EOS.
         template: how messages become tokens, as a class path; default: the checkpoint's own.
         context: tokens of history and answer together; default: what the model takes.
-        seed: of the first answer; the next one has the next seed.
+        seed: random seed of the first answer; the next answer gets the next number.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
-        dtype: of the weights, such as bfloat16; default: as they are stored.
+        dtype: number format of the weights, such as bfloat16; default: as they are stored.
         no_stream: show answers when they are finished.
     """
     if num_new_tokens < 1:
@@ -103,7 +103,7 @@ class ChatSession:
         text: model and tokenizer, with the template and the sampler.
         num_new_tokens: tokens of an answer.
         context: tokens of a row; None for any number.
-        seed: of the next answer.
+        seed: random seed of the next answer.
         console: where answers are shown.
         stream: whether to draw the answer while it comes out of the masks.
         pieces: whether otherwise to print text as soon as it is final.

@@ -29,10 +29,10 @@ def context_length(text: TextModel, chosen: int | None) -> int | None:
 
     Args:
         text: the model, which may have a limit of its own.
-        chosen: by the user; None for the model's.
+        chosen: what the user asked for; None for the model's own limit.
 
     Raises:
-        ValueError: if more was chosen than the model takes.
+        ValueError: if the user asked for more than the model takes.
     """
     own = text.max_length
     if chosen is not None and (chosen < 1 or (own is not None and chosen > own)):

@@ -50,11 +50,12 @@ def evaluate(
         tasks: task, group or tag of the harness.
         protocol: a published measurement, such as llada-8b-base/gsm8k; list shows them.
         num_fewshot: examples in each prompt; default: the protocol's, or the task's own.
-        limit: of the questions per task, for a quick look.
-        num_new_tokens: of an answer; default: the protocol's, or as many as the task asks for.
-        sampler: of answers: a preset such as low_confidence, or a class path; default: the protocol's or the model's.
-        estimator: of the likelihood of given answers, see `llada.metrics.ConditionalLikelihood`; default: the
-            protocol's, or that class with its defaults. Autoregressive models are exact and take its rows_per_call only.
+        limit: largest number of questions per task, for a quick look; default: all.
+        num_new_tokens: tokens to write per answer; default: the protocol's, or as many as the task asks for.
+        sampler: how answers are written: a preset such as low_confidence, or a class path; default: the protocol's
+            or the model's.
+        estimator: how the likelihood of given answers is estimated, see `llada.metrics.ConditionalLikelihood`; default:
+            the protocol's, or that class with its defaults. Autoregressive models are exact: only rows_per_call counts.
         rows_per_call: rows per model call; changes speed and memory only.
         check_greedy: find out whether greedy decoding would give the answer, for tasks with such a metric.
         bos: whether contexts begin with BOS; default: yes, if the tokenizer has one, but not for protocols.
@@ -63,10 +64,10 @@ def evaluate(
         allow_code: let the harness run programs that the model wrote; on this machine, without a sandbox.
         include_path: folder with further tasks as YAML files.
         output: JSON file for the scores.
-        seed: of masks and draws.
+        seed: random seed of the masks and of the drawn tokens.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
-        dtype: of the weights, such as bfloat16; default: as they are stored.
+        dtype: number format of the weights, such as bfloat16; default: as they are stored.
     """
     if protocol == "list":
         print(listing())
@@ -121,8 +122,8 @@ def report(found: dict[str, dict[str, Any]], protocol: Protocol | None) -> str:
     """The scores as text, and the published one.
 
     Args:
-        found: what the harness measured, by task.
-        protocol: of the published measurement; None if there is none.
+        found: scores that the harness measured, by the name of the task.
+        protocol: the published measurement that was repeated; None if there is none.
     """
     lines = []
     for task, scores in found.items():

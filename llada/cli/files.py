@@ -7,7 +7,7 @@ def read_text(path: str) -> str:
     """The content of a text file.
 
     Args:
-        path: of the file, in UTF-8.
+        path: name of the file, which is in UTF-8.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -64,10 +64,10 @@ def generate(
             released checkpoint one token per call in blocks of 32 up to EOS.
         regex: regular expression that every answer matches as a whole; needs the extra llada[regex].
         template: how messages become tokens, as a class path; default: the checkpoint's own.
-        seed: of the first row of the input; the next one has the next seed.
+        seed: random seed of the first row of the input; the next row gets the next number.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
-        dtype: of the weights, such as bfloat16; default: as they are stored.
+        dtype: number format of the weights, such as bfloat16; default: as they are stored.
     """
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:

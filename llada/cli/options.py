@@ -18,8 +18,8 @@ def name_positional(arguments: Sequence[str], *names: str) -> list[str]:
     """Give names to the arguments in front: ``model.ckpt --seed 1`` -> ``--checkpoint model.ckpt --seed 1``.
 
     Args:
-        arguments: of the command line.
-        names: of the options that may stand in front without a name, in their order.
+        arguments: the words of the command line.
+        names: the options whose values may stand in front without a name, in their order.
     """
     named: list[str] = []
     rest = list(arguments)
@@ -34,7 +34,7 @@ def expand_sampler(arguments: Sequence[str]) -> list[str]:
     """Replace the short name of a preset by its class path, so that ``--sampler low_confidence`` is enough.
 
     Args:
-        arguments: of the command line.
+        arguments: the words of the command line.
     """
     expanded = list(arguments)
     for index, argument in enumerate(arguments):
@@ -58,7 +58,7 @@ def run(
     Args:
         function: the command; its docstring has one line for each option.
         command: its name.
-        arguments: of the command line.
+        arguments: the words of the command line.
         repeatable: parameters of type ``list[str] | None``.
         flags: parameters of type bool that are False by default.
     """

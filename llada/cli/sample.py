@@ -46,7 +46,7 @@ def sample(
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
         regex: regular expression that the text behind each prompt matches as a whole, or what fills the gaps of each
             template, from the first to the last; needs the extra llada[regex].
-        seed: of the first sample; the next one has the next seed.
+        seed: random seed of the first sample; the next sample gets the next number.
         batch_size: samples that are made at once; changes memory and speed only.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -65,8 +65,8 @@ def sample(
         prompts = [""]
     kinds = (
         # An expression may be followed by the end of the text, but not in a gap.
-        (matching(text, regex, text.stop_token_ids), [text.encode(line) for line in prompts], num_new_tokens),
-        (matching(text, regex), [text.encode_gaps(line) for line in infill or []], 0),
+        (matching(text, regex if prompts else None, text.stop_token_ids), [*map(text.encode, prompts)], num_new_tokens),
+        (matching(text, regex if infill else None), [*map(text.encode_gaps, infill or [])], 0),
     )
     for model, made in _canvases(kinds, num_samples, 1 if show else batch_size):
         steps: Iterable[Step] = model.steps(made, seed)

@@ -56,11 +56,11 @@ def score(
         pairs: JSON Lines file of objects with "prompt" and "answer", or "answers" with a list to compare.
         text: text file whose bound is wanted, in nats per token, perplexity and bits per byte.
         max_length: tokens of a row of the text; the one of the training tells most.
-        draws: of the masks of each row of the text.
+        draws: how often the masks of each row of the text are drawn; the mean is reported.
         batch_size: rows of the text per model call; changes memory and speed only.
-        estimator: of the answers' log-likelihoods, see `llada.metrics.ConditionalLikelihood`, which is the default;
-            autoregressive models are exact and take its rows_per_call only.
-        seed: of the masks.
+        estimator: how log-likelihoods are estimated, see `llada.metrics.ConditionalLikelihood`, which is the default;
+            autoregressive models are exact: only rows_per_call counts.
+        seed: random seed of the masks.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         jsonl: print JSON objects, one per line.
@@ -105,7 +105,7 @@ def _read_comparisons(path: str) -> list[Comparison]:
 def _likelihoods(
     comparisons: list[Comparison], model: TextModel, estimator: ConditionalLikelihood | None, seed: int
 ) -> list[list[dict[str, Any]]]:
-    """For each prompt what is known of each answer."""
+    """Log-likelihood, standard error and number of tokens of every answer, in one list per prompt."""
     pairs = [(comparison.prompt, answer) for comparison in comparisons for answer in comparison.answers]
     empty = next((prompt for prompt, answer in pairs if not answer), None)
     if empty is not None:
@@ -145,9 +145,9 @@ class TextBound(NamedTuple):
     Attributes:
         estimate: over the rows; its errors are those of a sample of rows, for the text as a part of a larger one.
         draw_se: standard error of ``estimate.nll`` for this very text, from the spread between the draws of the masks.
-        num_tokens: of the text that were scored, BOS and EOS included; autoregressive models leave out the first of
-            each row.
-        num_rows: it was cut into.
+        num_tokens: number of tokens that were scored, BOS and EOS included; autoregressive models leave out the first
+            of each row.
+        num_rows: number of rows that the text was cut into.
     """
 
     estimate: BoundEstimate
@@ -164,9 +164,9 @@ def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_siz
         text: not empty.
         model: with its tokenizer.
         max_length: tokens of a row.
-        draws: of the masks; each is stratified over all rows.
+        draws: how often the masks are drawn; each draw is stratified over all rows.
         batch_size: rows per model call.
-        seed: of the masks.
+        seed: random seed of the masks.
 
     Raises:
         ValueError: if a size isn't positive, or a row is longer than the model takes.

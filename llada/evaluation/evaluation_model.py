@@ -31,8 +31,8 @@ class Question(NamedTuple):
     Attributes:
         ids: the tokens of the context.
         until: texts that end the answer; they aren't a part of it.
-        num_new_tokens: of the canvas behind the context.
-        seed: of this answer.
+        num_new_tokens: how many tokens to write behind the context.
+        seed: random seed of this answer.
     """
 
     ids: list[int]
@@ -47,13 +47,13 @@ class EvaluationModel:
 
     Args:
         text: model and tokenizer, with the chat template and the sampler that are to be used.
-        estimator: of the likelihood of given answers; None for `ConditionalLikelihood` with its defaults.
-            Autoregressive models are exact and take its rows per call only.
-        num_new_tokens: of every answer; None for as many as are asked for.
+        estimator: how the likelihood of given answers is estimated; None for `ConditionalLikelihood` with its defaults.
+            Autoregressive models are exact: only its rows per model call count.
+        num_new_tokens: how many tokens to write per answer; None for as many as the question asks for.
         rows_per_call: answers that are written at once; changes speed and memory only.
         check_greedy: whether to find out if greedy decoding would give an answer, which for a diffusion model costs as
             many calls as the answer has tokens. If not, the finding is False.
-        seed: of masks and draws.
+        seed: random seed of the masks and of the drawn tokens.
 
     Raises:
         ValueError: if a number isn't positive.
@@ -77,7 +77,7 @@ class EvaluationModel:
         Args:
             context: may be empty.
             continuation: what is to be scored.
-            context_ids: of a context that isn't plain text, such as a conversation; None: encode it.
+            context_ids: token ids of a context that isn't plain text, such as a conversation; None: encode ``context``.
 
         Raises:
             ValueError: if the continuation has no token of its own, or an empty context meets a model that needs one.

@@ -47,7 +47,7 @@ def _harness() -> Any:
 
 
 class _Requests:
-    """What the harness asks of a model, answered by an `EvaluationModel`.
+    """Answers the questions that the harness asks of a model, by means of an `EvaluationModel`.
 
     `model_class` makes a subclass of this and of the harness's own base class.
 
@@ -69,7 +69,7 @@ class _Requests:
         Args:
             arg_dict: ``checkpoint``, further arguments of `llada.text.load`, ``bos`` of `llada.text.TextModel`, and
                 arguments of `EvaluationModel`.
-            additional_config: of the harness: ``batch_size``, ``device``.
+            additional_config: what the harness adds: ``batch_size`` and ``device``.
 
         Raises:
             ValueError: if there is no ``checkpoint``.

@@ -47,11 +47,11 @@ class Protocol:
         score: published, in percent.
         num_fewshot: examples in the prompt; None for the task's own number.
         num_samples: Monte-Carlo copies per likelihood; None for tasks that are answered with text.
-        copies: drawn together, LLaDA's batch size; a divisor of ``num_samples``.
+        copies: how many copies are masked together, LLaDA's batch size; a divisor of ``num_samples``.
         guidance: scale of classifier-free guidance.
-        num_new_tokens: of an answer; None for likelihoods.
-        block_length: of semi-autoregressive decoding; None for the whole canvas at once.
-        ends: rule for ends of text.
+        num_new_tokens: how many tokens an answer has; None for tasks that ask for likelihoods.
+        block_length: tokens per block of semi-autoregressive decoding; None for the whole canvas at once.
+        ends: what is done about tokens that end a text.
         chat: whether prompts go through the chat template.
         same_harness: whether the score was measured with this harness.
         runs_code: whether the task runs what the model wrote.

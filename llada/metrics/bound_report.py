@@ -34,7 +34,7 @@ class BoundReport(nn.Module):
         """Sum over the ranks of a group.
 
         Args:
-            group: of processes; None for all.
+            group: the ranks, as a process group; None for all.
         """
         self.bound.process_group = self.levels.process_group = group
 
@@ -54,7 +54,8 @@ class BoundReport(nn.Module):
         """The numbers by name, () float32; what isn't known, such as a noise level that wasn't seen, is left out.
 
         Args:
-            bytes_per_token: of the text that was evaluated; None where it isn't known, for no bits per byte.
+            bytes_per_token: average number of bytes that a token of the evaluated text stands for; None where it isn't
+                known: then there are no bits per byte.
         """
         self.bound.bytes_per_token = bytes_per_token
         found = self.bound.compute()._asdict()

@@ -33,9 +33,9 @@ class GenerativeQuality(NamedTuple):
         nll: nats per scored token, over all samples.
         nll_se: its standard error over samples (delta method for a ratio); NaN for a single sample.
         perplexity: exp(nll).
-        entropy: of the tokens of a sample, in nats; mean over samples.
+        entropy: entropy of the tokens of a sample, in nats; mean over samples.
         entropy_se: its standard error over samples; NaN for a single sample.
-        num_tokens: that were scored.
+        num_tokens: how many tokens were scored.
     """
 
     nll: float

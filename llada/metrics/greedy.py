@@ -30,7 +30,7 @@ def greedy_match(
 
     Args:
         model: whatever `llada.denoiser.as_denoiser` takes.
-        process: owner of the mask token.
+        process: the forward process, which names the mask token.
         prompts: R sequences of token ids.
         answers: R sequences of token ids, not empty.
         guidance: classifier-free guidance.

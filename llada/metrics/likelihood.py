@@ -35,7 +35,7 @@ class LikelihoodEstimate(NamedTuple):
         standard_error: (R,) float64: deviation of the batches' estimates / sqrt(number of batches). Copies in a batch
             depend on one another, batches don't. Few batches make it a rough number (t distribution with one degree of
             freedom less than batches); 0 where the bound is exact, NaN if there was one batch only.
-        num_samples: (R,) int64, masked copies that the model has read; guidance runs the model twice on each.
+        num_samples: (R,) int64, how many masked copies the model has read; guidance runs the model twice on each.
     """
 
     log_likelihood: Tensor
@@ -57,13 +57,13 @@ def masked_log_likelihood(
 
     Args:
         model: whatever `llada.denoiser.as_denoiser` takes.
-        process: owner of the mask token.
+        process: the forward process, which names the mask token.
         tokens: (N, L) int64, prompts with their answers.
-        answer: (N, L) bool, the answers' places.
+        answer: (N, L) bool, true where the tokens of the answers stand.
         masked: (N, L) bool, a part of ``answer``.
         guidance: classifier-free guidance; its unconditional input masks what is neither answer nor padding. The result
             is no bound on anything then.
-        model_kwargs: for the model; ``attention_mask`` (N, L) bool marks padding.
+        model_kwargs: further arguments of the model; ``attention_mask`` (N, L) bool marks padding.
 
     Returns:
         (N,) float64, nats.
@@ -152,7 +152,7 @@ class ConditionalLikelihood:
         Args:
             model: whatever `llada.denoiser.as_denoiser` takes. It gets ``attention_mask`` where pairs of different
                 lengths meet in a call; they are padded on the right.
-            process: owner of the mask token.
+            process: the forward process, which names the mask token.
             prompts: R sequences of token ids; may be empty ones.
             answers: R sequences of token ids, not empty.
             seed: an int, from which pair i gets ``seed + i``, or (R,) integers.
@@ -210,7 +210,7 @@ class _Scorer:
         return total.index_add_(0, pair, torch.cat(terms).cpu())[which]
 
     def _run(self, rows: Tensor, masked: Tensor) -> Tensor:
-        """The f of given masks, (N, A) over the tokens of the answers."""
+        """f(M) for given masks: (N, A) bool over the tokens of the answers -> (N,) float64, nats."""
         tokens, answer, arguments = self.pairs.padded(rows, self.device)
         place = (answer.cumsum(1) - 1).clamp(min=0)
         chosen = masked.to(answer.device).gather(1, place) & answer

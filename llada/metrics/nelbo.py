@@ -60,8 +60,8 @@ class BoundMetric(_Sums):
     """Accumulates row estimates of the bound; synchronised over ranks.
 
     Args:
-        bytes_per_token: of the text that is scored, for bits per byte; None if unknown.
-        kwargs: for `torchmetrics.Metric`.
+        bytes_per_token: average number of bytes that a token of the scored text stands for; None if unknown.
+        kwargs: further arguments of `torchmetrics.Metric`.
     """
 
     nll: Tensor
@@ -105,7 +105,7 @@ class NoiseLevelMetric(_Sums):
 
     Args:
         num_bins: equal parts of (0, 1].
-        kwargs: for `torchmetrics.Metric`.
+        kwargs: further arguments of `torchmetrics.Metric`.
     """
 
     nll: Tensor

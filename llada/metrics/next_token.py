@@ -26,10 +26,10 @@ def next_token_log_likelihood(
 
     Args:
         model: causal and shifted, whatever `llada.denoiser.as_denoiser` takes.
-        process: owner of the mask token.
+        process: the forward process, which names the mask token.
         tokens: (N, L) int64, prompts with their answers.
-        answer: (N, L) bool, the answers' places.
-        model_kwargs: for the model; ``attention_mask`` (N, L) bool marks padding.
+        answer: (N, L) bool, true where the tokens of the answers stand.
+        model_kwargs: further arguments of the model; ``attention_mask`` (N, L) bool marks padding.
 
     Returns:
         (N,) float64, nats.
@@ -107,7 +107,7 @@ def next_token_greedy_match(
 
     Args:
         model: causal and shifted, whatever `llada.denoiser.as_denoiser` takes.
-        process: owner of the mask token, which is never written.
+        process: the forward process, which names the mask token, which is never written.
         prompts: R sequences of token ids, not empty.
         answers: R sequences of token ids, not empty.
         rows_per_call: rows of one model call.

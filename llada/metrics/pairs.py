@@ -26,7 +26,7 @@ class Pairs(NamedTuple):
 
         Args:
             rows: (N,) int64.
-            device: of the results.
+            device: where the results are to be.
 
         Returns:
             Tokens (N, L) int64, the places of the answers (N, L) bool, and the keywords by which a model learns what is

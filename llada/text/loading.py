@@ -17,8 +17,8 @@ def load(checkpoint: str, tokenizer: str | None = None, device: str = "auto", dt
     Args:
         checkpoint: file that the Trainer wrote, or a released checkpoint's folder or hub name.
         tokenizer: folder or file of a tokenizer; None for the one in the checkpoint.
-        device: such as "cpu" or "cuda"; "auto" for a GPU if there is one.
-        dtype: of the weights, such as "bfloat16"; None for the stored one.
+        device: where the model is to run, such as "cpu" or "cuda"; "auto" for a GPU if there is one.
+        dtype: number format of the weights, such as "bfloat16"; None for the stored one.
 
     Returns:
         The model in evaluation mode, with its tokenizer.
@@ -38,7 +38,7 @@ def load(checkpoint: str, tokenizer: str | None = None, device: str = "auto", dt
 def load_parts(
     checkpoint: str, tokenizer: str | None, device: str, dtype: str | None = None
 ) -> tuple[DiffusionLM, Tokenizer | None]:
-    """`load` for those who can do without a tokenizer."""
+    """As `load`, but a checkpoint without tokenizer is no error: then the second value is None."""
     if is_released(checkpoint):
         return load_released(checkpoint, tokenizer, device, dtype)
     stored = read_checkpoint(checkpoint)

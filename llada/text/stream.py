@@ -30,8 +30,8 @@ def stream_text(
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``, of a sampler that `is_final` allows.
         tokens: (B, L) int64, the canvas before the first step.
-        process: owner of the mask token.
-        decode: of a list of tokens, such as ``tokenizer.decode``.
+        process: the forward process, which names the mask token.
+        decode: gives the text of a list of tokens, such as ``tokenizer.decode``.
         row: which row of the batch.
         stops: tokens that end the text and aren't part of it.
 

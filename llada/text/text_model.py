@@ -30,7 +30,7 @@ class TextModel:
 
     Args:
         model: in evaluation mode.
-        tokenizer: of the model.
+        tokenizer: the one that the model was trained with.
         template: how conversations become tokens; None for the tokenizer's own, if it has one.
         sampler: how masks are filled; None for the model's own.
         bos: whether texts begin with BOS, if the tokenizer has one. Chat templates decide for themselves.

@@ -13,9 +13,9 @@ class Frame(NamedTuple):
     """A row of the canvas at one time.
 
     Attributes:
-        ids: token ids; None for masks.
+        ids: token ids; None where there is a mask.
         changed: whether the step wrote here, or masked again.
-        confidence: the model's probability of what it proposed here; None where it proposed nothing.
+        confidence: probability that the model gave to the token it proposed here; None where it proposed none.
         calls: model calls so far.
     """
 
@@ -31,7 +31,7 @@ def frames_of(steps: Iterable[Step], tokens: Tensor, process: MaskingProcess, ro
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``.
         tokens: (B, L) int64, the canvas before the first step.
-        process: owner of the mask token.
+        process: the forward process, which names the mask token.
         row: which row of the batch.
     """
     length = tokens.shape[1]

@@ -84,10 +84,10 @@ def denoising_page(
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``.
         tokens: (B, L) int64, the canvas before the first step.
-        process: owner of the mask token.
-        text: of a token, such as ``lambda token: tokenizer.decode([token])``.
+        process: the forward process, which names the mask token.
+        text: gives the text of a token, such as ``lambda token: tokenizer.decode([token])``.
         row: which row of the batch.
-        title: of the page.
+        title: heading of the page.
         interval: seconds per step.
 
     Returns:

@@ -33,8 +33,8 @@ def watch(
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``.
         tokens: (B, L) int64, the canvas before the first step.
-        process: owner of the mask token.
-        text: of a token, such as ``lambda token: tokenizer.decode([token])``.
+        process: the forward process, which names the mask token.
+        text: gives the text of a token, such as ``lambda token: tokenizer.decode([token])``.
         row: which row of the batch is shown.
         pause: seconds between steps.
         console: where; None for the standard output.
@@ -57,8 +57,8 @@ def picture(step: Step, tokens: Tensor, process: MaskingProcess, text: Callable[
     Args:
         step: the step.
         tokens: (B, L) int64, the canvas before the first step.
-        process: owner of the mask token.
-        text: of a token.
+        process: the forward process, which names the mask token.
+        text: gives the text of a token.
         row: which row of the batch.
     """
     shown = Text()
