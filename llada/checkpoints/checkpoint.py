@@ -140,7 +140,7 @@ def restore(cls: type[M], path: str | Path, map_location: Any, replacements: dic
     """
     checkpoint = read_checkpoint(path, map_location)
     class_path, parts = checkpoint[PARTS_KEY]["class_path"], checkpoint[PARTS_KEY]["parts"]
-    found = loaded_class(class_path)
+    found = loaded_class(class_path, cls)
     if not issubclass(found, cls):
         raise ValueError(
             f"{path} holds a model of the class {class_path}, which isn't a {cls.__name__}; load it with "

@@ -62,9 +62,7 @@ def test_the_librarys_layouts_are_found_beside_it(tmp_path: Path) -> None:
 
 def test_an_unknown_family_is_told_how_to_be_known(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path / "a", layout=Tiny())
-    with pytest.raises(
-        ValueError, match=r"='tiny', which isn't one of .*layouts=\[MyLayout\(\), \*LAYOUTS\]"
-    ):
+    with pytest.raises(ValueError, match=r"='tiny', which isn't one of .*layouts=\[MyLayout\(\), \*LAYOUTS\]"):
         DiffusionLM.from_pretrained(tmp_path / "a")
     again = DiffusionLM.from_pretrained(tmp_path / "a", layouts=[Tiny()])
     with pytest.raises(ValueError, match=r"layout=MyLayout\(\)"):
