@@ -107,7 +107,7 @@ def loaded_class(path: str, caller: type) -> type:
     """The class of a public name, without importing anything but modules of this package.
 
     Args:
-        path: as `public_path` gives it.
+        path: name as `public_path` returns it.
         caller: class that is asked for; it is taken where ``path`` leads nowhere but ends in its name, so that a class
             of one's own can be moved, also out of the script that was run (``__main__``).
 
