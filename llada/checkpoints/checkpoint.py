@@ -48,7 +48,7 @@ def write_tokenizer(checkpoint: dict[str, Any], folder: str | Path) -> bool:
     """Write the tokenizer that a checkpoint holds into a folder.
 
     Args:
-        checkpoint: as from `read_checkpoint`.
+        checkpoint: what `read_checkpoint` returned.
         folder: an existing folder.
 
     Returns:
@@ -69,8 +69,8 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
     """Read a checkpoint file safely.
 
     Args:
-        path: file.
-        map_location: device of the weights; None for the CPU.
+        path: checkpoint file.
+        map_location: device on which the weights are placed; None for the CPU.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -116,7 +116,7 @@ class Stored(NamedTuple, Generic[M]):
 
     Attributes:
         model_class: class of the model.
-        arguments: for its constructor.
+        arguments: arguments of its constructor.
         weights: its state dictionary.
     """
 
@@ -131,7 +131,7 @@ def restore(cls: type[M], path: str | Path, map_location: Any, replacements: dic
     Args:
         cls: class that the model must be of; subclasses of it are.
         path: checkpoint file.
-        map_location: device of the weights.
+        map_location: device on which the weights are placed; None for the CPU.
         replacements: arguments that are used instead of the stored ones.
 
     Raises:
@@ -140,7 +140,7 @@ def restore(cls: type[M], path: str | Path, map_location: Any, replacements: dic
     """
     checkpoint = read_checkpoint(path, map_location)
     class_path, parts = checkpoint[PARTS_KEY]["class_path"], checkpoint[PARTS_KEY]["parts"]
-    found = loaded_class(class_path)
+    found = loaded_class(class_path, cls)
     if not issubclass(found, cls):
         raise ValueError(
             f"{path} holds a model of the class {class_path}, which isn't a {cls.__name__}; load it with "

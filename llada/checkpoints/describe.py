@@ -103,21 +103,25 @@ def public_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def loaded_class(path: str) -> type:
+def loaded_class(path: str, caller: type) -> type:
     """The class of a public name, without importing anything but modules of this package.
 
     Args:
-        path: as `public_path` gives it.
+        path: name as `public_path` returns it.
+        caller: class that is asked for; it is taken where ``path`` leads nowhere but ends in its name, so that a class
+            of one's own can be moved, also out of the script that was run (``__main__``).
 
     Raises:
         ValueError: if it isn't a class that is known by now, saying how to make it known.
     """
+    module, _, name = path.rpartition(".")
     found: Any = _import(path) if path.startswith("llada.") else _among_loaded(path)
+    if found is None and name == caller.__name__:
+        return caller
     if not isinstance(found, type):
-        module_name, _, name = path.rpartition(".")
         raise ValueError(
-            f"the class {path} isn't known; import it first (from {module_name} import {name}), since loading a file "
-            "imports nothing on its own"
+            f"the class {path} isn't known; import it first (from {module} import {name}), since loading a file "
+            f"imports nothing on its own, or call {name}.load_from_checkpoint where the class has moved"
         )
     return found
 

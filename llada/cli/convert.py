@@ -40,7 +40,7 @@ def convert(
     Args:
         checkpoint: folder of a released checkpoint, its name on the Hugging Face hub, or a file of the Trainer.
         out: folder to be made, or a file ending in .ckpt.
-        dtype: of the weights, such as bfloat16; default: as they are stored.
+        dtype: to which the weights are converted, such as bfloat16; default: as they are stored.
         max_shard_size: largest file of weights in a folder, such as 500MB or 5GB.
         layout: names and shapes of which family, such as llada; default: the one that the model's parts call for.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint, if there is one.
@@ -52,13 +52,13 @@ def convert(
         if not checkpoint.endswith(".ckpt"):
             raise ValueError(f"--mdlm reads a .ckpt file of the official code; got {checkpoint}")
         model = DiffusionLM.from_pretrained(checkpoint, dtype=torch_dtype(dtype))
-        words = None if tokenizer is None else load_tokenizer(tokenizer, mask=model.process.mask_token_id)
+        own_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, mask=model.process.mask_token_id)
     else:
-        model, words = load_parts(checkpoint, tokenizer, "cpu", dtype)
+        model, own_tokenizer = load_parts(checkpoint, tokenizer, "cpu", dtype)
     if out.endswith(".ckpt"):
-        _write_trainer_file(model, words, Path(out))
+        _write_trainer_file(model, own_tokenizer, Path(out))
     else:
-        _write_folder(model, words, Path(out), max_shard_size, layout)
+        _write_folder(model, own_tokenizer, Path(out), max_shard_size, layout)
     total = sum(parameter.numel() for parameter in model.parameters())
     print(f"{total:,} parameters written to {out}")
 

@@ -41,9 +41,9 @@ class TokenFile:
     Attributes:
         tokens: (num_tokens,) uint16 or uint32, mapped from disk.
         offsets: (num_documents + 1,) int64, mapped from disk.
-        vocab_size: of the tokenizer.
+        vocab_size: number of ids that the tokenizer has.
         num_bytes: length of the text in UTF-8.
-        fingerprint: of the tokenizer.
+        fingerprint: SHA-256 of the tokenizer with which the file was made.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -99,9 +99,9 @@ class TokenFileWriter:
     The file appears when the context ends without an error, and replaces an older one.
 
     Args:
-        path: the file to be.
+        path: file to be written.
         vocab_size: ids are in 0..vocab_size-1.
-        fingerprint: of the tokenizer.
+        fingerprint: SHA-256 of the tokenizer with which the file was made.
 
     Raises:
         ValueError: if ``vocab_size`` isn't positive or doesn't fit 32 bits.

@@ -16,7 +16,7 @@ def read_object(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
-        path: of the file.
+        path: JSON file in UTF-8.
         missing_ok: whether a file that isn't there counts as an empty object.
 
     Raises:

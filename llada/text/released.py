@@ -29,8 +29,8 @@ def load_released(
     Args:
         checkpoint: folder, or hub name.
         tokenizer: folder or file of a tokenizer; None for the one beside the weights.
-        device: such as "cpu".
-        dtype: such as "bfloat16"; None for the stored one.
+        device: on which the weights are placed, such as "cpu".
+        dtype: to which the weights are converted, such as "bfloat16"; None to keep the stored one.
 
     Returns:
         Model and tokenizer; no tokenizer if none was named and none lies there.
@@ -43,11 +43,11 @@ def load_released(
         folder = find_folder(checkpoint)
     except OSError as error:  # of the network, too
         raise FileNotFoundError(f"there is no checkpoint {checkpoint} here or on the hub: {error}") from error
-    words = folder if tokenizer is None else Path(tokenizer)
+    tokenizer_path = folder if tokenizer is None else Path(tokenizer)
     model = DiffusionLM.from_pretrained(folder, dtype=torch_dtype(dtype), device=device)
-    if tokenizer is None and not has_tokenizer(words):
+    if tokenizer is None and not has_tokenizer(tokenizer_path):
         return model, None
-    return model, load_tokenizer(words, mask=model.process.mask_token_id)
+    return model, load_tokenizer(tokenizer_path, mask=model.process.mask_token_id)
 
 
 def torch_dtype(name: str | None) -> torch.dtype | None:

@@ -119,6 +119,17 @@ def test_loading_imports_nothing(
     assert "not_imported" not in sys.modules
 
 
+def test_a_class_that_has_moved_is_loaded_through_itself(tmp_path: Path) -> None:
+    model = MODELS["own"]()
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(model, rows())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    path = changed(tmp_path / "model.ckpt", tmp_path, class_path="__main__.Scaled")
+    assert type(Scaled.load_from_checkpoint(path)) is Scaled
+    with pytest.raises(ValueError, match=r"__main__\.Scaled isn't known.*Scaled\.load_from_checkpoint where"):
+        DiffusionLM.load_from_checkpoint(path)
+
+
 @pytest.mark.parametrize("class_path", ["subprocess.Popen", "llada.BidirectionalTransformer", "os.system", "llada"])
 def test_what_is_no_model_is_refused(saved: tuple[DiffusionLM, Path], tmp_path: Path, class_path: str) -> None:
     with pytest.raises(ValueError, match=r"which isn't a DiffusionLM|isn't known|can't be imported"):

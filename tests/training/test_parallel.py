@@ -16,12 +16,11 @@ from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.consolidate import consolidate
 from llada.checkpoints.describe import describe
-from llada.module import DiffusionLM
 from llada.training.muon import MuonAdamW
 from llada.training.parallel import DATA, TENSOR, place, replicas, split_tensors
 from llada.training.weights import write
 from tests.ranks import run_two_ranks
-from tests.scripts.train_sharded import STEPS, VOCAB, WINDOW, fit, half_way, sharded
+from tests.scripts.train_sharded import STEPS, VOCAB, WINDOW, Recorder, fit, half_way, sharded
 
 Results = dict[str, dict[str, torch.Tensor]]
 CPU = torch.device("cpu")
@@ -100,7 +99,7 @@ def test_a_distributed_checkpoint_becomes_one_file_that_rebuilds_the_model(runs:
         consolidate(folder, folder / "one_file.ckpt")
     consolidate(path, folder / "one_file.ckpt")
     assert "optimizer_states" not in read_checkpoint(folder / "one_file.ckpt")
-    model = DiffusionLM.load_from_checkpoint(folder / "one_file.ckpt")
+    model = Recorder.load_from_checkpoint(folder / "one_file.ckpt")
     assert type(model.backbone) is BidirectionalTransformer
     assert model.seed == 5
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])

@@ -43,8 +43,8 @@ def whole(config: Config, name: str, default: int | None = None) -> int:
 
     Args:
         config: content of ``config.json``.
-        name: of the field.
-        default: for a field that is absent or null; None if it must be there.
+        name: name of the field.
+        default: value that an absent field or a null stands for; None if the field must be there.
 
     Raises:
         ValueError: naming the field, if it is missing or something else.

@@ -21,7 +21,7 @@ class Described:
 
     Args:
         backbone: class of the network.
-        arguments: for its constructor; ``vocab_size`` and ``num_layers`` are among them.
+        arguments: arguments of its constructor; ``vocab_size`` and ``num_layers`` are among them.
         process: mask token, schedule and conditioning.
 
     Raises:
@@ -54,7 +54,7 @@ class Layout(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """How users name it."""
+        """The name by which `llada.checkpoints.released.write_pretrained` and error messages call the family."""
 
     @abstractmethod
     def matches(self, config: Config) -> bool:
@@ -100,5 +100,5 @@ class Layout(ABC):
         return None
 
     def constants(self, backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """Such tensors that the official code expects in the file; none for most layouts."""
+        """Names and values of the tensors as in `constant` that a saved file must hold; none for most layouts."""
         return iter(())

@@ -32,8 +32,8 @@ def read_mdlm_checkpoint(
     Args:
         path: the ``.ckpt`` file.
         averaged: whether to take the exponential moving average of the weights.
-        dtype: of the weights; None for the stored one.
-        device: of the weights.
+        dtype: to which the weights are converted; None to keep the stored one.
+        device: on which the weights are placed.
 
     Raises:
         FileNotFoundError: if there is no such file.

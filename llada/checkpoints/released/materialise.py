@@ -49,10 +49,10 @@ def fill(
 
     Args:
         backbone: without storage.
-        layout: of the stored names.
+        layout: family of checkpoints that the stored names belong to.
         tensors: stored names and tensors.
-        dtype: of the weights; None for the stored one.
-        device: of the weights.
+        dtype: to which the weights are converted; None to keep the stored one.
+        device: on which the weights are placed.
 
     Raises:
         ValueError: naming a tensor that is unknown, missing, of another shape or there twice.

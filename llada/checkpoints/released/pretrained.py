@@ -60,12 +60,12 @@ def read_pretrained(
     Args:
         folder_or_hub_id: a folder with ``config.json`` and safetensors, or a name on the Hugging Face hub (extra
             ``hf``).
-        dtype: of the weights; None for the stored one.
-        device: of the weights.
-        revision: of the hub repository.
+        dtype: to which the weights are converted; None to keep the stored one.
+        device: on which the weights are placed.
+        revision: branch, tag or commit of the repository on the hub; None for its main branch.
         mask_token_id: the mask, where the configuration has none or another is wanted.
-        layouts: of which the first one that knows the configuration is taken; ``[MyLayout(), *LAYOUTS]`` adds a family
-            of one's own.
+        layouts: families that are tried; the first one that knows the configuration is taken. A family of one's own
+            is added by ``[MyLayout(), *LAYOUTS]``.
         backbone_options: constructor arguments of the backbone that replace those of the configuration, such as
             ``activation_checkpointing=True``, or ``causal=True, shift=False`` for an autoregressive checkpoint's own
             logits.
@@ -105,12 +105,12 @@ def write_pretrained(
 
     Args:
         model: network, process, and the configuration it was loaded with; {} for none.
-        folder: where. In an existing folder, ``config.json`` and weights are replaced, the tokenizer's files if
-            ``tokenizer`` is given, and nothing else.
+        folder: folder to be written. In an existing one, ``config.json`` and weights are replaced, the tokenizer's
+            files if ``tokenizer`` is given, and nothing else.
         layout: "llada", "llada_moe", "dream", "qwen2", "qwen3", "llama" or "mdlm", or a layout of one's own; None for
             the one the model came from, or the first that can say all of it.
         tokenizer: saved beside the weights, if given; the configuration gets its special tokens where it has none.
-        dtype: of the stored weights; None for the model's own.
+        dtype: in which the weights are stored; None for the model's own.
         max_shard_size: bytes per file, or a text such as "500MB".
 
     Raises:
