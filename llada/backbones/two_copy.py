@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.backbones.attention.block_causal import of_row, token_blocks
+from llada.backbones.attention.block_causal import look_up, token_blocks
 from llada.backbones.attention.visibility import Rule, Visibility, indices
 from llada.backbones.body import Body
 from llada.backbones.convolution import Neighbours, moved
@@ -46,10 +46,10 @@ class TwoCopies(Visibility):
 
     @override
     def rule(self) -> Rule:
-        length = self.blocks.shape[1]
+        length, block = self.blocks.shape[1], look_up(self.blocks)
 
         def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            of_query, of_key = (of_row(self.blocks, row, column % length) for column in (query, key))
+            of_query, of_key = block(row, query % length), block(row, key % length)
             clean_query, clean_key = query >= length, key >= length
             result = (clean_key & (of_query > of_key)) | ((of_query == of_key) & (clean_query == clean_key))
             return result & self.shown(row, query % length, key % length)

@@ -1,8 +1,11 @@
 """Visibility of block-causal models: a token sees its own block and the blocks before it.
 
-seen(row, query, key) = block(key) <= block(query), and real and in the same segment as in `Visibility`
+    seen(row, query, key) = block(key) <= block(query), and real and in the same segment as in `Visibility`
+
+Shapes: B rows, Q queries, K keys, L tokens of a row.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,16 +37,18 @@ class BlockCausal(Visibility):
 
     @override
     def rule(self) -> Rule:
+        of_query, of_key = look_up(self.query_blocks), look_up(self.key_blocks)
+
         def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            later = of_row(self.key_blocks, row, key) > of_row(self.query_blocks, row, query)
-            return ~later & self.shown(row, query, key)
+            return (of_key(row, key) <= of_query(row, query)) & self.shown(row, query, key)
 
         return seen
 
 
-def of_row(blocks: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """The blocks (1 or B, L) of tokens at given rows and columns; one row stands for all."""
-    return blocks[row if len(blocks) > 1 else row * 0, column]
+def look_up(blocks: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """From indices of rows and columns to their blocks, given (1 or B, L): one row stands for all."""
+    several = len(blocks) > 1
+    return lambda row, column: blocks[row if several else row * 0, column]
 
 
 def block_causal(
