@@ -2,23 +2,17 @@
 
 A backbone with ``causal=True, shift=True`` reads what it says of position i from the output at i - 1, which has seen
 tokens 1 .. i-1 only. To losses and samplers it is a denoiser like any other, so the twin differs from a diffusion model
-in three parts and in its likelihood, and shares backbone, data, trainer and commands with it:
+in three parts, and shares backbone, data, trainer, likelihood and commands with it:
 
     objective, bound    NELBO(NextTokens())   the exact negative log-likelihood
-    sampler             NextToken()      one token per call, keys cached
-    log_likelihood      exact, by one pass over prompt and answer
+    sampler             NextToken()           one token per call, keys cached
 """
-
-from collections.abc import Sequence
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
 from llada.heads.head_loss import Chunked, HeadLoss
-from llada.metrics import ConditionalLikelihood, LikelihoodEstimate, NextTokenLikelihood, next_token_greedy_match
-from llada.metrics.pairs import Tokens
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, NextTokens, Objective
 from llada.process import MaskingProcess
@@ -55,44 +49,4 @@ class AutoregressiveLM(DiffusionLM):
         seed: int = 0,
         head_loss: HeadLoss = Chunked(),  # noqa: B008 - frozen
     ) -> None:
-        for name in ("causal", "shift"):
-            if not getattr(backbone, name, True):
-                raise ValueError(
-                    f"{type(backbone).__name__} has {name}=False, so it would see the token that it has to predict; "
-                    "build it with causal=True, shift=True"
-                )
         super().__init__(backbone, process, objective, bound, 1, sampler, optimizer, lr_scheduler, seed, head_loss)
-
-    @property
-    @override
-    def needs_prompt(self) -> bool:
-        return True
-
-    @override
-    def log_likelihood(
-        self,
-        prompts: Sequence[Tokens],
-        answers: Sequence[Tokens],
-        *,
-        seed: int | Tensor = 0,
-        estimator: ConditionalLikelihood | None = None,
-    ) -> LikelihoodEstimate:
-        """The exact log-likelihoods; there is nothing to draw, and of ``estimator`` only its rows per call count."""
-        measure = NextTokenLikelihood() if estimator is None else NextTokenLikelihood(estimator.rows_per_call)
-        with self._evaluating():
-            return measure(self.backbone, self.process, prompts, answers, device=self.device)
-
-    @override
-    def greedy_match(
-        self,
-        prompts: Sequence[Tokens],
-        answers: Sequence[Tokens],
-        *,
-        estimator: ConditionalLikelihood | None = None,
-    ) -> Tensor:
-        """As in `DiffusionLM`, by one pass over each answer; of ``estimator`` only its rows per call count."""
-        rows = 32 if estimator is None else estimator.rows_per_call
-        with self._evaluating():
-            return next_token_greedy_match(
-                self.backbone, self.process, prompts, answers, rows_per_call=rows, device=self.device
-            )

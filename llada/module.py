@@ -15,10 +15,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
+from llada.checkpoints.describe import check_describable
 from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.head_loss import Chunked, HeadLoss
-from llada.metrics import BoundReport, ConditionalLikelihood, LikelihoodEstimate, greedy_match
+from llada.metrics import (
+    BoundReport,
+    ConditionalLikelihood,
+    LikelihoodEstimate,
+    NextTokenLikelihood,
+    greedy_match,
+    next_token_greedy_match,
+)
 from llada.metrics.pairs import Tokens
 from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import Process
@@ -57,7 +65,8 @@ class DiffusionLM(LightningModule):
         approximate_bound: accept a ``bound`` that lacks a part of the noise levels, and report its number all the same.
 
     Raises:
-        ValueError: if ``bound`` isn't a bound under this process, or ``bound_draws`` is less than 1.
+        ValueError: if ``bound`` isn't a bound under this process, asks for a causal and shifted backbone and this one
+            isn't, or ``bound_draws`` is less than 1.
     """
 
     def __init__(
@@ -83,6 +92,12 @@ class DiffusionLM(LightningModule):
             raise ValueError(
                 f"bound={bound} is no bound: {gap}. Leave it out for {default_bound(process)}, or set "
                 "approximate_bound=True to report its number all the same"
+            )
+        blind = [name for name in ("causal", "shift") if not getattr(backbone, name, True)]
+        if bound.left_to_right and blind:
+            raise ValueError(
+                f"{type(backbone).__name__} has {blind[0]}=False, so it would see the token that it has to predict; "
+                "build it with causal=True, shift=True"
             )
         self.backbone, self.process, self.objective, self.bound = backbone, process, objective, bound
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
@@ -119,7 +134,8 @@ class DiffusionLM(LightningModule):
             report.sum_over(self._replicas().group)
 
     def on_fit_start(self) -> None:
-        """Train in training mode, also a model that was loaded for evaluation."""
+        """Train in training mode, also a model that was loaded for evaluation; refuse what no checkpoint could hold."""
+        check_describable(self)
         self.train()
 
     def training_step(self, batch: "TokenBatch", batch_idx: int) -> Tensor:
@@ -176,34 +192,33 @@ class DiffusionLM(LightningModule):
         self,
         tokens: Tensor,
         attention_mask: Tensor | None = None,
+        given: Tensor | None = None,
         *,
         sampler: Sampler | None = None,
         seed: int | Tensor = 0,
     ) -> Iterator[Step]:
         """Yield the canvas after every sampling step; arguments as in `generate`."""
         sampler = self.sampler if sampler is None else sampler
-        arguments = {} if attention_mask is None else {"attention_mask": attention_mask.bool().to(self.device)}
-        training = self.training
-        self.eval()
-        try:
+        arguments = self._on_device(attention_mask=attention_mask, given=given)
+        with self._evaluating():
             yield from sampler.iterate(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
-        finally:
-            self.train(training)
 
     @torch.no_grad()
     def generate(
         self,
         tokens: Tensor,
         attention_mask: Tensor | None = None,
+        given: Tensor | None = None,
         *,
         sampler: Sampler | None = None,
         seed: int | Tensor = 0,
     ) -> Sample:
-        """Fill the masks of a canvas.
+        """Fill a canvas.
 
         Args:
             tokens: (B, L) int64; `llada.samplers.canvas` makes one from prompts.
             attention_mask: (B, L) bool, true for real tokens; needed where rows are padded.
+            given: (B, L) bool, true for what stays as it is: prompts, and the padding. None: all but the mask tokens.
             sampler: instead of the module's own.
             seed: an int, from which row i gets ``seed + i``, or (B,) integers.
 
@@ -211,18 +226,14 @@ class DiffusionLM(LightningModule):
             Tokens (B, L) and the model calls per row.
         """
         sampler = self.sampler if sampler is None else sampler
-        arguments = {} if attention_mask is None else {"attention_mask": attention_mask.bool().to(self.device)}
-        training = self.training
-        self.eval()
-        try:
+        arguments = self._on_device(attention_mask=attention_mask, given=given)
+        with self._evaluating():
             return sampler(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
-        finally:
-            self.train(training)
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether an answer can be scored only with at least one token in front of it."""
-        return False
+        """Whether an answer can be scored only with at least one token in front of it, as in autoregressive models."""
+        return self.bound.left_to_right
 
     def log_likelihood(
         self,
@@ -232,14 +243,18 @@ class DiffusionLM(LightningModule):
         seed: int | Tensor = 0,
         estimator: ConditionalLikelihood | None = None,
     ) -> LikelihoodEstimate:
-        """Log-likelihoods of answers given prompts: here estimates of the bound, exact ones for short answers.
+        """Log-likelihoods of answers given prompts.
+
+        A model whose bound is read from left to right gives the exact ones, by one pass over prompt and answer. Others
+        give estimates of the bound, exact ones for short answers.
 
         Args:
             prompts: R sequences of token ids.
             answers: R sequences of token ids, not empty.
             seed: an int, from which pair i gets ``seed + i``, or (R,) int64; pairs of one seed, with answers of one
                 length, get the same masks.
-            estimator: how they are estimated; None for `ConditionalLikelihood` with its defaults.
+            estimator: how they are estimated; None for `ConditionalLikelihood` with its defaults. Where the value is
+                exact, only its rows per model call count.
 
         Returns:
             Log-likelihoods (R,) float64 in nats, with their standard errors: 0 where the value is exact.
@@ -249,6 +264,9 @@ class DiffusionLM(LightningModule):
         """
         estimator = ConditionalLikelihood() if estimator is None else estimator
         with self._evaluating():
+            if self.bound.left_to_right:
+                exact = NextTokenLikelihood(estimator.rows_per_call)
+                return exact(self.backbone, self.process, prompts, answers, device=self.device)
             return estimator(self.backbone, self.process, prompts, answers, seed=seed, device=self.device)
 
     def greedy_match(
@@ -269,9 +287,16 @@ class DiffusionLM(LightningModule):
             ValueError: as in `log_likelihood`.
         """
         estimator = ConditionalLikelihood() if estimator is None else estimator
-        options: dict[str, Any] = {"guidance": estimator.guidance, "rows_per_call": estimator.rows_per_call}
+        options: dict[str, Any] = {"rows_per_call": estimator.rows_per_call, "device": self.device}
         with self._evaluating():
-            return greedy_match(self.backbone, self.process, prompts, answers, device=self.device, **options)
+            if self.bound.left_to_right:
+                return next_token_greedy_match(self.backbone, self.process, prompts, answers, **options)
+            options["guidance"] = estimator.guidance
+            return greedy_match(self.backbone, self.process, prompts, answers, **options)
+
+    def _on_device(self, **arguments: Tensor | None) -> dict[str, Tensor]:
+        """The masks (B, L) that were given, as bool on the model's device."""
+        return {name: mask.bool().to(self.device) for name, mask in arguments.items() if mask is not None}
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

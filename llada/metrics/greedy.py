@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llada.metrics.pairs import Tokens, pack
-from llada.process import MaskingProcess
+from llada.metrics.pairs import Tokens, mask_of, pack
+from llada.process import Process
 from llada.samplers.amount.amount import Threshold
 from llada.samplers.guidance import Guidance
 from llada.samplers.unmasking import UnmaskingSampler
@@ -16,7 +16,7 @@ from llada.samplers.unmasking import UnmaskingSampler
 @torch.no_grad()
 def greedy_match(
     model: Any,
-    process: MaskingProcess,
+    process: Process,
     prompts: Sequence[Tokens],
     answers: Sequence[Tokens],
     *,
@@ -51,7 +51,7 @@ def greedy_match(
     matches = []
     for rows in torch.arange(len(pairs.order)).split(rows_per_call):
         tokens, answer, arguments = pairs.padded(rows, device)
-        canvas = tokens.masked_fill(answer, process.mask_token_id)
+        canvas = tokens.masked_fill(answer, mask_of(process))
         wrong = torch.zeros_like(answer[:, 0])
         for step in sampler.iterate(model, canvas, process, **arguments):
             wrong |= (step.changed & answer & (step.tokens != tokens)).any(1)

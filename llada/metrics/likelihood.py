@@ -21,8 +21,8 @@ from torch import Tensor
 
 from llada.denoiser import Denoiser, as_denoiser
 from llada.metrics.masks import AllMasks, BalancedMasks, MaskDesign
-from llada.metrics.pairs import Pairs, Tokens, pack
-from llada.process import MaskingProcess
+from llada.metrics.pairs import Pairs, Tokens, mask_of, pack
+from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.guidance import Guidance
 
@@ -45,7 +45,7 @@ class LikelihoodEstimate(NamedTuple):
 
 def masked_log_likelihood(
     model: Any,
-    process: MaskingProcess,
+    process: Process,
     tokens: Tensor,
     answer: Tensor,
     masked: Tensor,
@@ -68,13 +68,13 @@ def masked_log_likelihood(
     Returns:
         (N,) float64, nats.
     """
-    denoiser = as_denoiser(model)
+    denoiser, mask = as_denoiser(model), mask_of(process)
     if guidance is not None:
-        canvas = tokens.masked_fill(answer, process.mask_token_id)
+        canvas = tokens.masked_fill(answer, mask)
         denoiser = guidance(denoiser, canvas, process, model_kwargs.get("attention_mask"))
     share = masked.sum(1).double() / answer.sum(1)
     conditioning = process.conditioning(process.schedule.time_at(share)) if process.time_conditioned else {}
-    noised = tokens.masked_fill(masked, process.mask_token_id)
+    noised = tokens.masked_fill(masked, mask)
     terms = denoiser.token_nll(noised, tokens, masked, suppressed=process.suppressed, **conditioning, **model_kwargs)
     nll = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
     nll[masked] = terms.double()
@@ -140,7 +140,7 @@ class ConditionalLikelihood:
     def __call__(
         self,
         model: Any,
-        process: MaskingProcess,
+        process: Process,
         prompts: Sequence[Tokens],
         answers: Sequence[Tokens],
         *,
@@ -189,7 +189,7 @@ class _Scorer:
     """Runs the copies of many pairs through the model, longest pairs first."""
 
     denoiser: Denoiser
-    process: MaskingProcess
+    process: Process
     pairs: Pairs
     guidance: Guidance
     rows_per_call: int

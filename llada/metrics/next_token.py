@@ -14,13 +14,13 @@ from torch import Tensor
 
 from llada.denoiser import as_denoiser
 from llada.metrics.likelihood import LikelihoodEstimate
-from llada.metrics.pairs import Tokens, pack
-from llada.process import MaskingProcess
+from llada.metrics.pairs import Tokens, mask_of, pack
+from llada.process import Process
 from llada.rows import has_context
 
 
 def next_token_log_likelihood(
-    model: Any, process: MaskingProcess, tokens: Tensor, answer: Tensor, **model_kwargs: Any
+    model: Any, process: Process, tokens: Tensor, answer: Tensor, **model_kwargs: Any
 ) -> Tensor:
     """Log-likelihood of answers: log p(answer | before) = sum over the answer of log p(x_i | x_1, ..., x_{i-1}).
 
@@ -68,7 +68,7 @@ class NextTokenLikelihood:
     def __call__(
         self,
         model: Any,
-        process: MaskingProcess,
+        process: Process,
         prompts: Sequence[Tokens],
         answers: Sequence[Tokens],
         *,
@@ -93,7 +93,7 @@ class NextTokenLikelihood:
 @torch.no_grad()
 def next_token_greedy_match(
     model: Any,
-    process: MaskingProcess,
+    process: Process,
     prompts: Sequence[Tokens],
     answers: Sequence[Tokens],
     *,
@@ -124,7 +124,7 @@ def next_token_greedy_match(
     for rows in torch.arange(len(pairs.order)).split(rows_per_call):
         tokens, answer, arguments = pairs.padded(rows, device)
         logits = as_denoiser(model).logits(tokens, answer, **arguments)
-        logits[:, process.mask_token_id] = -torch.inf
+        logits[:, mask_of(process)] = -torch.inf
         wrong = torch.zeros_like(answer)
         wrong[answer] = logits.argmax(-1) != tokens[answer]
         matches.append(~wrong.any(1).cpu())

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llada.process import Process
+
 Tokens = Sequence[int] | Tensor
 
 
@@ -58,6 +60,20 @@ def pack(prompts: Sequence[Tokens], answers: Sequence[Tokens]) -> Pairs:
     start, size = (torch.tensor([len(texts[i]) for i in order]) for texts in (prompts, answers))
     rows = [torch.cat([_ids(prompts[i]), _ids(answers[i])]) for i in order]
     return Pairs(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), start, size, torch.tensor(order))
+
+
+def mask_of(process: Process) -> int:
+    """The token that hides an answer.
+
+    Raises:
+        ValueError: if the process has none, or draws random tokens, so that what isn't masked may be wrong too.
+    """
+    if process.mask_token_id is None or process.scatters:
+        raise ValueError(
+            f"likelihoods of answers are known for masked diffusion only, and {process} draws random tokens; "
+            "validate reports its bound"
+        )
+    return process.mask_token_id
 
 
 def _ids(tokens: Tokens) -> Tensor:

@@ -76,6 +76,11 @@ class Design(ABC):
             ValueError: if the batch doesn't fit the design, the process or the model.
         """
 
+    @property
+    def left_to_right(self) -> bool:
+        """Whether every token is scored given those before it, so that nothing is left to chance."""
+        return False
+
     def bound_gap(self, process: Process) -> str | None:
         """Why the weighted sum is no bound under this process, as the end of a sentence; None if it is one."""
         return f"{type(self).__name__}.bound_gap doesn't say that it is one"

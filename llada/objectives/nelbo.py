@@ -67,6 +67,11 @@ class NELBO(Objective):
             num_scored=draw.scored.sum(1)[:rows],
         )
 
+    @property
+    @override
+    def left_to_right(self) -> bool:
+        return self.design.left_to_right
+
     @override
     def bound_gap(self, process: Process) -> str | None:
         return self.design.bound_gap(process)

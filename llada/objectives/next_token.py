@@ -44,6 +44,11 @@ class NextTokens(Design):
             segments=segments_of(batch),
         )
 
+    @property
+    @override
+    def left_to_right(self) -> bool:
+        return True
+
     @override
     def bound_gap(self, process: Process) -> str | None:
         return None

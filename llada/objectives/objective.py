@@ -67,6 +67,11 @@ class Objective(ABC):
             ValueError: if the batch doesn't fit the objective, the process or the model.
         """
 
+    @property
+    def left_to_right(self) -> bool:
+        """Whether ``nelbo`` is the exact likelihood of an autoregressive model, read from left to right."""
+        return False
+
     def bound_gap(self, process: Process) -> str | None:
         """Why ``nelbo`` is no bound under this process, as the end of a sentence; None if it is one.
 

@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from llada import AutoregressiveLM, BidirectionalTransformer, MaskingProcess
-from llada.cli.text import load
+from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.data import Tokenizer, load_tokenizer
-from llada.evaluation import TextModel
+from llada.evaluation import EvaluationModel
+from llada.objectives import NELBO, NextTokens
+from llada.samplers import NextToken
+from llada.text import load
 from tests.cli.conftest import Command
 from tests.tiny_checkpoint import MASK, STORY, write_tokenizer
 
@@ -32,14 +34,18 @@ class Story(LightningDataModule):
         return DataLoader([{"tokens": row.roll(-place)} for place in range(16)], batch_size=8)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[AutoregressiveLM, Path]:
+@pytest.fixture(scope="module", params=["class", "parts"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionLM, Path]:
+    """A twin by its class, and one by its parts, as `llada fit` makes it from YAML."""
     pytest.importorskip("tokenizers")
     folder = tmp_path_factory.mktemp("twin")
     tokenizer = load_tokenizer(write_tokenizer(folder / "tokenizer"), mask=MASK)
     torch.manual_seed(0)
     backbone = BidirectionalTransformer(tokenizer.vocab_size, 32, 1, 2, max_length=96, causal=True, shift=True)
+    parts = {"objective": NELBO(NextTokens()), "bound": NELBO(NextTokens()), "sampler": NextToken()}
     model = AutoregressiveLM(backbone, MaskingProcess(MASK))
+    if request.param == "parts":
+        model = DiffusionLM(backbone, MaskingProcess(MASK), **parts)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     run = Trainer(accelerator="cpu", max_steps=3, enable_checkpointing=False, default_root_dir=folder, **quiet)
     run.fit(model, Story(tokenizer))
@@ -47,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Autoregressive
     return model.eval(), folder / "twin.ckpt"
 
 
-def next_token_value(model: AutoregressiveLM, prompt: list[int], answer: list[int]) -> float:
+def next_token_value(model: DiffusionLM, prompt: list[int], answer: list[int]) -> float:
     """The log-likelihood of an answer, one token after the other from those before it, by one call each."""
     total, ids = 0.0, list(prompt)
     for token in answer:
@@ -59,10 +65,10 @@ def next_token_value(model: AutoregressiveLM, prompt: list[int], answer: list[in
     return total
 
 
-def test_scores_are_exact(llada: Command, checkpoint: tuple[AutoregressiveLM, Path]) -> None:
+def test_scores_are_exact(llada: Command, checkpoint: tuple[DiffusionLM, Path]) -> None:
     model, path = checkpoint
     loaded = load(str(path), None, "cpu")
-    assert type(loaded.model) is AutoregressiveLM
+    assert type(loaded.model) is type(model)
     run = llada("score", path, "--prompt", "The boat", "--answer", " was red", "--jsonl", "--device", "cpu")
     assert run.code == 0, run.err
     prompt, answer = loaded.tokenizer.encode("The boat"), loaded.tokenizer.encode(" was red")
@@ -72,7 +78,7 @@ def test_scores_are_exact(llada: Command, checkpoint: tuple[AutoregressiveLM, Pa
     assert found["standard_error"] == 0.0
 
 
-def test_evaluations_are_exact(llada: Command, checkpoint: tuple[AutoregressiveLM, Path], tmp_path: Path) -> None:
+def test_evaluations_are_exact(llada: Command, checkpoint: tuple[DiffusionLM, Path], tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     pytest.importorskip("datasets")
     model, path = checkpoint
@@ -84,9 +90,7 @@ def test_evaluations_are_exact(llada: Command, checkpoint: tuple[AutoregressiveL
     run = llada("evaluate", path, *options)
     assert run.code == 0, run.err
     found = json.loads(Path("scores.json").read_text())["boat_text"]["bits_per_byte,none"]
-    windows = [
-        pair for text in TEXTS for pair in TextModel(model, load(str(path), None, "cpu").tokenizer).windows(text)
-    ]
+    windows = [pair for text in TEXTS for pair in EvaluationModel(load(str(path), None, "cpu")).windows(text)]
     total = sum(next_token_value(model, *window) for window in windows)
     size = sum(len(text.encode()) for text in TEXTS)
     assert found == pytest.approx(-total / size / math.log(2.0), rel=1e-5)
