@@ -22,6 +22,7 @@ from torch import Tensor
 
 from llada.metrics.next_token import NextTokenLikelihood
 from llada.metrics.pairs import Tokens
+from llada.process import MaskingProcess
 from llada.rows import count_before
 
 
