@@ -21,8 +21,10 @@ from llada.objectives import ExactCountNELBO, MaskedNELBO, Objective, ObjectiveO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
+from llada.training.groups import parameter_groups
+from llada.training.guard import FiniteGuard
 from llada.training.parallel import Replicas, place, replicas
-from llada.training.steps import AccumulationWindow, FiniteGuard, parameter_groups
+from llada.training.window import AccumulationWindow
 
 if TYPE_CHECKING:
     from llada.data.batch import TokenBatch
@@ -229,7 +231,8 @@ class DiffusionLM(BoundReport):
             folder_or_hub_id: a folder with ``config.json`` and safetensors, a name on the Hugging Face hub (extra
                 ``hf``), or a ``.ckpt`` file of MDLM's own training code.
             options: ``dtype``, ``device``, ``revision``, ``mask_token_id`` and arguments of the backbone, see
-                `llada.checkpoints.released.read_pretrained`; for a file those of `llada.checkpoints.released.read_mdlm_checkpoint`.
+                `llada.checkpoints.released.read_pretrained`; for a file those of
+                `llada.checkpoints.released.read_mdlm_checkpoint`.
 
         Returns:
             The model in evaluation mode.
@@ -249,7 +252,8 @@ class DiffusionLM(BoundReport):
 
         Args:
             folder: where; an existing one is replaced once the new one is complete.
-            options: ``layout``, ``tokenizer``, ``dtype``, ``max_shard_size``, see `llada.checkpoints.released.write_pretrained`.
+            options: ``layout``, ``tokenizer``, ``dtype``, ``max_shard_size``, see
+                `llada.checkpoints.released.write_pretrained`.
 
         Raises:
             ValueError: if the layout has no word for something that this model does.

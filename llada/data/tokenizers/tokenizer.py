@@ -143,3 +143,18 @@ def check_fingerprint(tokenizer: Tokenizer, fingerprint: str, where: str | Path)
             f"{where} was made with another tokenizer (fingerprint {fingerprint[:12]}..., this one has "
             f"{tokenizer.fingerprint[:12]}...); use the tokenizer that was saved with it"
         )
+
+
+def check_characters(text: str) -> None:
+    """Refuse a text that holds half of a surrogate pair, which no encoding of Unicode can write.
+
+    Raises:
+        ValueError: if the text has such a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
+            "character; decode it as UTF-16, or drop it"
+        ) from error
