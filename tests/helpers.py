@@ -1,6 +1,10 @@
 """Lists of everything, over which the property tests run."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor

@@ -22,7 +22,7 @@ from llada.data.tokenizers.special_tokens import (
     read_object,
     template_source,
 )
-from llada.data.tokenizers.tokenizer import check_characters, Tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
 
 JSON_NAME = "tokenizer.json"

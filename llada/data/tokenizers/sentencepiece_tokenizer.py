@@ -12,7 +12,7 @@ from pathlib import Path
 import sentencepiece
 from typing_extensions import override
 
-from llada.data.tokenizers.tokenizer import check_characters, Tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
 
 MODEL_NAME = "tokenizer.model"

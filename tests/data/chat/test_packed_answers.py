@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from llada.backbones import BidirectionalTransformer
 from llada.data import (
-from tests.helpers import lines_run
     AnswerRows,
     ExcludedPadding,
     FirstFitDecreasing,
@@ -28,6 +27,7 @@ from llada.objectives.objective import score
 from llada.objectives.segments import segment_numbers, segment_times
 from llada.process import MaskingProcess, Noised
 from llada.random import RowRandom
+from tests.helpers import lines_run
 
 MASK = 4
 
