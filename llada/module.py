@@ -32,8 +32,10 @@ from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
+from llada.training.groups import parameter_groups
+from llada.training.guard import FiniteGuard
 from llada.training.parallel import Replicas, place, replicas
-from llada.training.steps import AccumulationWindow, FiniteGuard, parameter_groups
+from llada.training.window import AccumulationWindow
 
 if TYPE_CHECKING:
     from llada.data.batch import TokenBatch

@@ -131,23 +131,16 @@ class RowRandom:
         index = torch.arange(math.prod(size), device=self.keys.device)
         return _to_unit_interval(_number(self.keys[:, None], index)).view(-1, *size)
 
-    def uniform_at(self, positions: Tensor, *size: int) -> Tensor:
-        """Uniform numbers that belong to positions of the row: whoever asks for position p gets the same ones.
-
-        Without ``size`` this is ``uniform(L)`` gathered at ``positions``.
+    def uniform_at(self, positions: Tensor) -> Tensor:
+        """``uniform(L)`` gathered at ``positions``: whoever asks for position p of a row gets the same number.
 
         Args:
             positions: (B, M) int64.
-            size: numbers per position.
 
         Returns:
-            (B, M, *size) float64 in (0, 1).
+            (B, M) float64 in (0, 1).
         """
-        z = _number(self.keys[:, None], positions)
-        if size:
-            index = torch.arange(math.prod(size), device=self.keys.device)
-            z = _number(z[..., None], index).view(*positions.shape, *size)
-        return _to_unit_interval(z)
+        return _to_unit_interval(_number(self.keys[:, None], positions))
 
     def shared_uniform(self, *size: int) -> Tensor:
         """Uniform numbers that every row and rank of the step agrees on, (*size) float64 in (0, 1)."""

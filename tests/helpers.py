@@ -1,6 +1,10 @@
 """Lists of everything, over which the property tests run."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,3 +156,20 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "interval cache": UnmaskingSampler(Quota(7), cache=IntervalCache(6, 3, 0.5), proposal=DRAWN),
 }
 """Every way of decoding, with small numbers; a new part gets a line here."""
+
+
+def lines_run(action: Callable[[], object]) -> int:
+    """How many lines of Python an action runs, whatever the speed of the machine."""
+    count, before = 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return count

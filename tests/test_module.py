@@ -260,6 +260,18 @@ def test_warmup_stable_decay_is_lladas() -> None:
     assert rates == pytest.approx(expected)
 
 
+def test_warmup_cosine_reaches_the_peak_with_its_last_step_of_warm_up() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=4.0)
+    scheduler = WarmupCosine(optimizer, warmup_steps=4, total_steps=8, final_factor=0.5)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    slant = 0.5**0.5
+    assert rates == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.0, 3 + slant, 3.0, 3 - slant, 2.0, 2.0])
+
+
 def test_more_draws_give_a_tighter_bound(learned: tuple[DiffusionLM, Path], tmp_path: Path) -> None:
     model = DiffusionLM.load_from_checkpoint(learned[1], bound_draws=8)
     many = trainer(tmp_path).validate(model, pattern(), verbose=False)[0]

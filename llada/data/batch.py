@@ -11,6 +11,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.data.tokenizers.tokenizer import Tokenizer
 
@@ -104,8 +105,8 @@ class EosInAnswer(Padding):
         Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, section 2.3 and appendix B.
     """
 
+    @override
     def __call__(self, rows: Sequence[AnswerRow], tokenizer: Tokenizer) -> TokenBatch:
-        """See `Padding`."""
         tokens, _ = pad_right([row.tokens for row in rows], tokenizer.special_id("eos"))
         starts = torch.tensor([row.answer_start for row in rows])
         return {"tokens": tokens, "maskable": torch.arange(tokens.shape[1]) >= starts[:, None]}
@@ -121,8 +122,8 @@ class ExcludedPadding(Padding):
 
     left: bool = False
 
+    @override
     def __call__(self, rows: Sequence[AnswerRow], tokenizer: Tokenizer) -> TokenBatch:
-        """See `Padding`."""
         pad = pad_left if self.left else pad_right
         tokens, real = pad([row.tokens for row in rows], tokenizer.special_id("pad"))
         # The answer is the row's tail: count its tokens from the first real position.

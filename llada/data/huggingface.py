@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from llada.data.sources import RecordSource, describe_files
 
 
@@ -32,8 +34,8 @@ class HuggingFaceDataset(RecordSource):
     revision: str | None = None
     streaming: bool = False
 
+    @override
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """See `RecordSource`."""
         try:
             from datasets import load_dataset
         except ImportError as error:

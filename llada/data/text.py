@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from typing_extensions import override
+
 from llada.data.datamodule import TEST, VAL, TokenDataModule
 from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.sources import Source
@@ -84,8 +86,8 @@ class TextDataModule(TokenDataModule[str]):
         self.rows(TEST)
         return self._files[TEST].bytes_per_token
 
+    @override
     def settings(self) -> dict[str, Any]:
-        """See `TokenDataModule`."""
         return {**super().settings(), "add_bos": self.add_bos, "add_eos": self.add_eos}
 
     def key(self, document: str) -> str:
@@ -96,8 +98,8 @@ class TextDataModule(TokenDataModule[str]):
         """The document itself."""
         return [document]
 
+    @override
     def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
-        """See `TokenDataModule`."""
         before = [tokenizer.special_id("bos")] if self.add_bos else []
         after = [tokenizer.special_id("eos")] if self.add_eos else []
         for batch in _in_batches(self.documents()):
@@ -105,8 +107,8 @@ class TextDataModule(TokenDataModule[str]):
             for (part, text), ids in zip(batch, encoded, strict=True):
                 writers[part].add([*before, *ids, *after], num_bytes=len(text.encode()))
 
+    @override
     def make_rows(self, file: TokenFile) -> TokenRows:
-        """See `TokenDataModule`."""
         return TokenRows(file, self.max_length, self.separate_documents)
 
     def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:

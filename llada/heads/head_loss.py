@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from llada.heads.cross_entropy import chunk_rows, weighted_nll
 
@@ -54,10 +55,10 @@ class Chunked(HeadLoss):
 
     chunk_elements: int | None = None
 
+    @override
     def __call__(
         self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, forbidden: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See `HeadLoss`."""
         return weighted_nll(head, hidden, targets, weights, forbidden, chunk_elements=self.chunk_elements)
 
 
@@ -118,8 +119,8 @@ class TorchLinear(_OfMatrix):
         if not hasattr(nn, "LinearCrossEntropyOptions"):
             raise ImportError(f"TorchLinear needs PyTorch 2.13 or newer; this is {torch.__version__}")
 
+    @override
     def nll(self, hidden: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        """See `_OfMatrix`."""
         rows = chunk_rows(hidden, len(matrix), self.chunk_elements)
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
         terms = F.linear_cross_entropy(hidden, matrix, targets, linear_bias=bias, reduction="none", options=options)

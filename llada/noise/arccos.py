@@ -13,10 +13,6 @@ from llada.noise.schedule import NoiseSchedule
 class ArccosSchedule(NoiseSchedule):
     """alpha(t) = 1 - (2/pi) arccos(1 - t): noise comes fast at first. Its slope is infinite at t = 0."""
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """1 - (2/pi) arccos(1 - t), where arccos(1 - t) would cancel at small t."""
-        return 1.0 - self.mask_probability(t)
-
     def alpha_prime(self, t: Tensor) -> Tensor:
         """-(2/pi) / sqrt(t (2 - t))."""
         return -(2.0 / math.pi) / (t * (2.0 - t)).sqrt()

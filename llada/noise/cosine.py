@@ -23,10 +23,6 @@ class CosineSchedule(NoiseSchedule):
         Chang et al., "MaskGIT", arXiv 2202.04200: cos(pi r / 2) of the tokens are masked at r = 1 - t.
     """
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """1 - sin(pi t / 2)."""
-        return 1.0 - (HALF_PI * t).sin()
-
     def alpha_prime(self, t: Tensor) -> Tensor:
         """-(pi/2) cos(pi t / 2)."""
         return -HALF_PI * _cosine(t)
@@ -59,10 +55,6 @@ class MDLMCosineSchedule(NoiseSchedule):
     def alpha(self, t: Tensor) -> Tensor:
         """Value eps + (1 - eps) cos(pi t / 2)."""
         return self.eps + (1.0 - self.eps) * _cosine(t)
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-(1 - eps) (pi/2) sin(pi t / 2)."""
-        return -(1.0 - self.eps) * HALF_PI * (HALF_PI * t).sin()
 
     def mask_probability(self, t: Tensor) -> Tensor:
         """2 (1 - eps) sin^2(pi t / 4)."""
@@ -97,10 +89,6 @@ class CosineSquaredSchedule(NoiseSchedule):
     def alpha(self, t: Tensor) -> Tensor:
         """Value eps + (1 - eps) cos^2(pi t / 2)."""
         return self.eps + (1.0 - self.eps) * _cosine(t).square()
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-(1 - eps) (pi/2) sin(pi t), by the double-angle formula."""
-        return -(1.0 - self.eps) * math.pi * (HALF_PI * t).sin() * _cosine(t)
 
     def mask_probability(self, t: Tensor) -> Tensor:
         """(1 - eps) sin^2(pi t / 2)."""

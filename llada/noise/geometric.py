@@ -1,23 +1,45 @@
 """Schedules that are given by their total noise: alpha(t) = exp(-sigma(t))."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.noise.schedule import NoiseSchedule
 
 
-def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
-    if not 0.0 <= sigma_min < sigma_max < math.inf:
-        raise ValueError(
-            f"need 0 <= sigma_min < sigma_max, both finite; got sigma_min={sigma_min} and sigma_max={sigma_max}"
-        )
+@dataclass(frozen=True)
+class _SigmaSchedule(NoiseSchedule, ABC):
+    """A curve that is given by its total noise sigma(t), which rises from ``sigma_min`` to ``sigma_max``."""
+
+    sigma_min: float
+    sigma_max: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                "need 0 <= sigma_min < sigma_max, both finite; "
+                f"got sigma_min={self.sigma_min} and sigma_max={self.sigma_max}"
+            )
+
+    @abstractmethod
+    @override
+    def sigma(self, t: Tensor) -> Tensor: ...
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """exp(-sigma(t))."""
+        return torch.exp(-self.sigma(t))
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        """-expm1(-sigma(t))."""
+        return -torch.expm1(-self.sigma(t))
 
 
 @dataclass(frozen=True)
-class GeometricSchedule(NoiseSchedule):
+class GeometricSchedule(_SigmaSchedule):
     """sigma(t) = sigma_min^(1-t) sigma_max^t: SEDD's geometric noise.
 
     Residual noise: alpha(0) = exp(-sigma_min) is a little below 1; see `NoiseSchedule`.
@@ -35,25 +57,13 @@ class GeometricSchedule(NoiseSchedule):
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
+        super().__post_init__()
         if self.sigma_min == 0.0:
             raise ValueError("a geometric curve can't start at sigma_min=0; take a small one, such as 1e-4")
 
     def sigma(self, t: Tensor) -> Tensor:
         """sigma_min (sigma_max / sigma_min)^t."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """exp(-sigma(t))."""
-        return torch.exp(-self.sigma(t))
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-alpha(t) sigma(t) ln(sigma_max / sigma_min)."""
-        return -self.alpha(t) * self.sigma(t) * math.log(self.sigma_max / self.sigma_min)
-
-    def mask_probability(self, t: Tensor) -> Tensor:
-        """-expm1(-sigma(t))."""
-        return -torch.expm1(-self.sigma(t))
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """ln(sigma / sigma_min) / ln(sigma_max / sigma_min) at sigma = -log(1 - p)."""
@@ -62,7 +72,7 @@ class GeometricSchedule(NoiseSchedule):
 
 
 @dataclass(frozen=True)
-class LinearSigmaSchedule(NoiseSchedule):
+class LinearSigmaSchedule(_SigmaSchedule):
     """sigma(t) = sigma_min + t (sigma_max - sigma_min): MDLM's "linear" noise, which isn't LLaDA's linear schedule.
 
     Residual noise: alpha(0) = exp(-sigma_min) is below 1 unless ``sigma_min`` is 0; see `NoiseSchedule`.
@@ -78,24 +88,9 @@ class LinearSigmaSchedule(NoiseSchedule):
     sigma_min: float = 0.0
     sigma_max: float = 10.0
 
-    def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
-
     def sigma(self, t: Tensor) -> Tensor:
         """sigma_min + t (sigma_max - sigma_min)."""
         return self.sigma_min + t * (self.sigma_max - self.sigma_min)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """exp(-sigma(t))."""
-        return torch.exp(-self.sigma(t))
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-alpha(t) (sigma_max - sigma_min)."""
-        return -self.alpha(t) * (self.sigma_max - self.sigma_min)
-
-    def mask_probability(self, t: Tensor) -> Tensor:
-        """-expm1(-sigma(t))."""
-        return -torch.expm1(-self.sigma(t))
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """(sigma - sigma_min) / (sigma_max - sigma_min) at sigma = -log(1 - p)."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from llada.noise.schedule import NoiseSchedule, check_residue
@@ -23,14 +22,6 @@ class LinearSchedule(NoiseSchedule):
 
     def __post_init__(self) -> None:
         check_residue(self.eps)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """1 - (1 - eps) t."""
-        return 1.0 - (1.0 - self.eps) * t
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-(1 - eps)."""
-        return torch.full_like(t, self.eps - 1.0)
 
     def mask_probability(self, t: Tensor) -> Tensor:
         """(1 - eps) t."""

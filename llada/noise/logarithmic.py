@@ -17,14 +17,6 @@ class LogarithmicSchedule(NoiseSchedule):
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
     """
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """1 - log2(1 + t)."""
-        return 1.0 - torch.log1p(t) / math.log(2.0)
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-1 / ((1 + t) ln 2)."""
-        return -1.0 / ((1.0 + t) * math.log(2.0))
-
     def mask_probability(self, t: Tensor) -> Tensor:
         """log2(1 + t)."""
         return torch.log1p(t) / math.log(2.0)

@@ -30,14 +30,6 @@ class PolynomialSchedule(NoiseSchedule):
     def __post_init__(self) -> None:
         _check_power(self.power)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """1 - t^n."""
-        return 1.0 - t**self.power
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-n t^(n-1)."""
-        return -self.power * t ** (self.power - 1.0)
-
     def mask_probability(self, t: Tensor) -> Tensor:
         """t^n."""
         return t**self.power
@@ -67,10 +59,6 @@ class PowerSchedule(NoiseSchedule):
     def alpha(self, t: Tensor) -> Tensor:
         """(1 - t)^n."""
         return (1.0 - t) ** self.power
-
-    def alpha_prime(self, t: Tensor) -> Tensor:
-        """-n (1 - t)^(n-1)."""
-        return -self.power * (1.0 - t) ** (self.power - 1.0)
 
     def mask_probability(self, t: Tensor) -> Tensor:
         """1 - (1 - t)^n, without cancellation at small t."""

@@ -11,10 +11,9 @@ The bound doesn't depend on the schedule; the variance of its estimate and the p
 Reference: Sahoo et al., "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524, section 3.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -40,8 +39,11 @@ def _checked(method: _Method) -> _Method:
     return cast(_Method, checked)
 
 
-class NoiseSchedule(ABC):
-    """The curve alpha(t). A subclass gives `alpha`; closed forms of the rest are optional.
+class NoiseSchedule:
+    """The curve alpha(t). A subclass gives `alpha` or `mask_probability`; closed forms of the rest are optional.
+
+    Give `mask_probability` where it is the simpler formula: near t = 0 it is small, and 1 - alpha(t) would lose its
+    digits. Give both where each end of the curve needs its own formula.
 
     Contract: alpha decreases strictly from 1 at t = 0 to 0 at t = 1. Some published curves depart from it at an end, by
     residual noise, alpha(0) < 1 (a smallest sigma above 0), or by residual signal, alpha(1) > 0 (an eps). They say so
@@ -65,9 +67,23 @@ class NoiseSchedule(ABC):
             if name in vars(cls):
                 setattr(cls, name, _checked(vars(cls)[name]))
 
-    @abstractmethod
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse a class that gives neither curve, since each follows from the other.
+
+        Raises:
+            TypeError: if the class defines neither `alpha` nor `mask_probability`.
+        """
+        if cls.alpha is NoiseSchedule.alpha and cls.mask_probability is NoiseSchedule.mask_probability:
+            raise TypeError(f"{cls.__name__} must define alpha(t) or mask_probability(t)")
+        return super().__new__(cls)
+
+    @_checked
     def alpha(self, t: Tensor) -> Tensor:
-        """Probability that a token is clean at time ``t`` in [0, 1]; built from differentiable torch operations."""
+        """Probability that a token is clean at time ``t`` in [0, 1]; 1 - `mask_probability` unless a subclass gives it.
+
+        What a subclass gives must be built from differentiable torch operations.
+        """
+        return 1.0 - self.mask_probability(t)
 
     @_checked
     def alpha_prime(self, t: Tensor) -> Tensor:
@@ -94,7 +110,7 @@ class NoiseSchedule(ABC):
 
     @_checked
     def mask_probability(self, t: Tensor) -> Tensor:
-        """1 - alpha(t); a subclass overrides it where the subtraction would cancel near t = 0."""
+        """Probability that a token is masked at time ``t`` in [0, 1]; 1 - `alpha` unless a subclass gives it."""
         return 1.0 - self.alpha(t)
 
     @_checked

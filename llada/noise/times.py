@@ -62,8 +62,8 @@ class UniformTimes(_Interval):
         t_max: highest time.
     """
 
+    @override
     def __call__(self, random: RowRandom) -> Tensor:
-        """See `TimeSampler`."""
         return self._stretch(random.uniform())
 
 
@@ -79,8 +79,8 @@ class StratifiedTimes(_Interval):
         t_max: highest time.
     """
 
+    @override
     def __call__(self, random: RowRandom) -> Tensor:
-        """See `TimeSampler`."""
         part = random.shared_uniform(random.num_rows).argsort()[random.rows]
         return self._stretch((part + random.uniform()) / random.num_rows)
 
@@ -97,8 +97,8 @@ class SystematicTimes(_Interval):
         Used by SMDM's evaluation (arXiv 2410.18514) and GIDD (arXiv 2503.04482).
     """
 
+    @override
     def __call__(self, random: RowRandom) -> Tensor:
-        """See `TimeSampler`."""
         numbers = random.shared_uniform(random.num_rows + 1)
         part = numbers[1:].argsort()[random.rows]
         return self._stretch((part + numbers[0]) / random.num_rows)
@@ -115,7 +115,7 @@ class AntitheticTimes(_Interval):
         t_max: highest time.
     """
 
+    @override
     def __call__(self, random: RowRandom) -> Tensor:
-        """See `TimeSampler`."""
         u = random.shared_uniform((random.num_rows + 1) // 2)[random.rows // 2]
         return self._stretch(u.where(random.rows % 2 == 0, 1.0 - u))

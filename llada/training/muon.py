@@ -20,7 +20,7 @@ class MuonAdamW(Optimizer):
     """PyTorch's `Muon` and `AdamW`, with one learning rate, one state and one schedule.
 
     Args:
-        params: parameter groups as from `llada.training.steps.parameter_groups`: those with ``is_hidden`` go to Muon.
+        params: parameter groups as from `llada.training.groups.parameter_groups`: those with ``is_hidden`` go to Muon.
         lr: of both.
         weight_decay: of both; vectors have none.
         momentum: of Muon.
@@ -52,7 +52,7 @@ class MuonAdamW(Optimizer):
         others = [group for group in groups if not _is_hidden(group)]
         if not hidden:
             raise ValueError(
-                "no parameter group is marked by is_hidden; take those of llada.training.steps.parameter_groups"
+                "no parameter group is marked by is_hidden; take those of llada.training.groups.parameter_groups"
             )
         muon_options = {"momentum": momentum, "ns_steps": ns_steps, "adjust_lr_fn": "match_rms_adamw"}
         muon = torch.optim.Muon(hidden, lr, weight_decay, **muon_options)  # type: ignore[arg-type]

@@ -156,12 +156,22 @@ def test_less_than_a_batch_is_refused():
         TrainingSampler(Numbers(7), batch_size=4, num_replicas=2)
 
 
-def test_long_orders_are_quick_to_resume():
-    sampler = TrainingSampler(Numbers(1_000_000), batch_size=1)
-    iterator = iter(sampler)
+def order_of(seed: int, epoch: int) -> list[int]:
+    iterator = iter(TrainingSampler(Numbers(1000), batch_size=1, seed=seed))
+    iterator.load_state_dict({"epoch": epoch, "taken": 0, "num_rows": 1000, "seed": seed})
+    return list(iterator)
+
+
+def test_every_seed_and_epoch_has_its_own_order():
+    orders = {(seed, epoch): order_of(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}
+    assert len({tuple(order) for order in orders.values()}) == 4
+    assert orders[0, 1] == np.random.default_rng([0, 1]).permutation(1000).tolist()
+
+
+def test_an_order_is_resumed_at_its_end():
+    iterator = iter(TrainingSampler(Numbers(1_000_000), batch_size=1))
     iterator.load_state_dict({"epoch": 1, "taken": 999_998, "num_rows": 1_000_000, "seed": 0})
-    order = np.random.default_rng([0, 1]).permutation(1_000_000)
-    assert list(iterator) == order[-2:].tolist()
+    assert list(iterator) == np.random.default_rng([0, 1]).permutation(1_000_000)[-2:].tolist()
 
 
 def test_the_length_counts_the_batches_of_a_rank():

@@ -174,6 +174,25 @@ def test_gradients_reach_a_learned_curve() -> None:
     torch.testing.assert_close(gradient, (1.0 / INSIDE).sum())  # w = n / t
 
 
+def test_the_masked_share_is_curve_enough() -> None:
+    class Square(NoiseSchedule):
+        def mask_probability(self, t: Tensor) -> Tensor:
+            return t**2
+
+    ours, closed = Square(), PolynomialSchedule(2.0)
+    for curve in CURVES:
+        torch.testing.assert_close(getattr(ours, curve)(INSIDE), getattr(closed, curve)(INSIDE), rtol=1e-9, atol=0)
+
+
+def test_a_schedule_without_a_curve_is_refused() -> None:
+    class Nothing(NoiseSchedule):
+        pass
+
+    for make in (Nothing, NoiseSchedule):
+        with pytest.raises(TypeError, match=r"must define alpha\(t\) or mask_probability\(t\)"):
+            make()
+
+
 def test_a_lost_derivative_is_an_error() -> None:
     class Detached(NoiseSchedule):
         def alpha(self, t: Tensor) -> Tensor:

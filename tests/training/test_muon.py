@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
+from llada.training.groups import parameter_groups
 from llada.training.lr_schedulers import WarmupCosine
 from llada.training.muon import MuonAdamW
-from llada.training.steps import parameter_groups
 
 VOCAB = 8
 

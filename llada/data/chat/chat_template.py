@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from llada.data.chat.conversations import ASSISTANT, Message
 from llada.data.tokenizers.tokenizer import Tokenizer
 
@@ -76,16 +78,16 @@ class MarkupTemplate(ChatTemplate):
     end: tuple[Part, ...] = ()
     strip: bool = False
 
+    @override
     def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-        """See `ChatTemplate`."""
         parts = list(self.begin)
         for message in messages:
             ending = self.answer_ending if message.role == ASSISTANT else self.ending
             parts += [*self._header(message.role), self._content(message), *ending]
         return encode_parts([*parts, *self._header(ASSISTANT)], tokenizer)
 
+    @override
     def answer(self, message: Message, tokenizer: Tokenizer) -> list[int]:
-        """See `ChatTemplate`."""
         return encode_parts([self._content(message), *self.answer_ending, *self.end], tokenizer)
 
     def _header(self, role: str) -> list[Part]:

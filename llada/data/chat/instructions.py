@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from typing_extensions import override
+
 from llada.data.batch import EosInAnswer, Padding
 from llada.data.chat.chat_template import ChatTemplate, plain_template
 from llada.data.chat.conversations import ASSISTANT, Conversation, ConversationSource
@@ -86,8 +88,8 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         self.max_length, self.template, self.padding = max_length, template, padding
         self.every_turn, self.drop_over_long, self.packing = every_turn, drop_over_long, packing
 
+    @override
     def settings(self) -> dict[str, Any]:
-        """See `TokenDataModule`."""
         own = [self.max_length, repr(self.template), self.every_turn, self.drop_over_long]
         return {**super().settings(), "rows": own}
 
@@ -99,8 +101,8 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         """The messages."""
         return [message.content for message in document.messages]
 
+    @override
     def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
-        """See `TokenDataModule`."""
         dropped = kept = 0
         for part, conversation in self.documents():
             for prompt, answer in self._encode(conversation, tokenizer):
@@ -119,8 +121,8 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         if dropped:
             _log.warning("left out %d of %d rows with more than %d tokens", dropped, dropped + kept, self.max_length)
 
+    @override
     def make_rows(self, file: TokenFile) -> AnswerRows | PackedAnswers:
-        """See `TokenDataModule`."""
         alone = AnswerRows(file, self.padding, self.tokenizer)
         if self.packing is None:
             return alone

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from llada.data.batch import TokenBatch
 from llada.data.packing import AnswerRows
@@ -49,8 +50,8 @@ class FirstFitDecreasing(RowPacking):
         if self.buffer < 1:
             raise ValueError(f"buffer must be 1 or more; got {self.buffer}")
 
+    @override
     def __call__(self, lengths: NDArray[np.int64], max_length: int) -> list[list[int]]:
-        """See `RowPacking`."""
         rows: list[list[int]] = []
         for start in range(0, len(lengths), self.buffer):
             rows.extend(self._fill(lengths[start : start + self.buffer], max_length, start))

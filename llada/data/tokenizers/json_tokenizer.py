@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from llada.data.tokenizers.hidden_tokens import SHOWN, load_hidden, read_tokens, unknown_token
 from llada.data.tokenizers.special_tokens import (
     MODEL_FILES,
@@ -132,12 +134,12 @@ class JsonTokenizer(Tokenizer):
         """Name and id of every token that text can't produce."""
         return dict(self._special)
 
+    @override
     def encode(self, text: str) -> list[int]:
-        """See `Tokenizer`."""
         return self.encode_batch([text])[0]
 
+    @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Tokenizer`."""
         for text in texts:
             check_characters(text)
         encoded = [e.ids for e in self._processor.encode_batch_fast(list(texts), add_special_tokens=False)]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
+from typing_extensions import override
 
 from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
@@ -98,20 +99,20 @@ class SentencePieceTokenizer(Tokenizer):
         """Name and id of every token that text can't produce."""
         return dict(self._special)
 
+    @override
     def encode(self, text: str) -> list[int]:
-        """See `Tokenizer`."""
         return self.encode_batch([text])[0]
 
+    @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Tokenizer`."""
         for text in texts:
             check_characters(text)
         encoded: list[list[int]] = self._processor.encode([text for text in texts if _SPACE not in text], out_type=int)
         plain = iter(encoded)
         return [next(plain) if _SPACE not in text else self._encode_around_spaces(text) for text in texts]
 
+    @override
     def decode(self, ids: Iterable[int], show_mask: str = "") -> str:
-        """See `Tokenizer`."""
         shown, mask, parts = show_mask.encode(), self.mask_token_id, []
         for index in map(int, ids):
             if not 0 <= index < len(self._bytes):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
+from typing_extensions import override
 
 from llada.data.tokenizers.sentencepiece_tokenizer import MASK, MODEL_NAME, SentencePieceTokenizer
 from llada.data.tokenizers.tokenizer import TokenizerTraining
@@ -60,8 +61,8 @@ class SentencePieceTraining(TokenizerTraining):
         """Id that ``<mask>`` will have."""
         return MASK_ID
 
+    @override
     def train(self, texts: Iterable[str], folder: str | Path) -> SentencePieceTokenizer:
-        """See `TokenizerTraining`."""
         lines = _lines(texts, self.max_characters)
         first = next(lines, None)
         if first is None:

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.throughput_monitor import _plugin_to_compute_dtype
 from lightning.pytorch.profilers import Profiler
+from typing_extensions import override
 
 from llada.training.flops import ForwardFlops, count_pairs, forward_flops
 from llada.training.parallel import TENSOR, replicas
@@ -28,8 +29,8 @@ class Speed(Callback):
     """Logs the speed of training since the last logged step, validation left out.
 
     - ``speed/tokens_per_second``: of all ranks together, padding left out; every rank is taken to have as many as this.
-    - ``speed/mfu``: share of the device's peak that the operations a step needs (see `llada.training.flops`) make use of. Only
-      where the peak is known.
+    - ``speed/mfu``: share of the device's peak that the operations a step needs (see `llada.training.flops`) make use
+      of. Only where the peak is known.
     - ``speed/data_wait``: share of the time spent on waiting for the data loader.
     - ``speed/peak_memory_gib``: highest memory since the run began: of the GPU's allocator, or of the process.
 
@@ -148,32 +149,32 @@ class WatchingProfiler(Profiler):
         super().__init__()
         self.inner, self.stopwatch = inner, stopwatch
 
+    @override
     def start(self, action_name: str) -> None:
-        """See `Profiler`."""
         self.inner.start(action_name)
         if action_name.endswith(FETCH):
             self.stopwatch.start()
 
+    @override
     def stop(self, action_name: str) -> None:
-        """See `Profiler`."""
         if action_name.endswith(FETCH):
             self.stopwatch.stop()
         self.inner.stop(action_name)
 
+    @override
     def summary(self) -> str:
-        """See `Profiler`."""
         return self.inner.summary()
 
+    @override
     def setup(self, *arguments: Any, **options: Any) -> None:
-        """See `Profiler`."""
         self.inner.setup(*arguments, **options)
 
+    @override
     def describe(self) -> None:
-        """See `Profiler`."""
         self.inner.describe()
 
+    @override
     def teardown(self, *arguments: Any, **options: Any) -> None:
-        """See `Profiler`."""
         self.inner.teardown(*arguments, **options)
 
 
