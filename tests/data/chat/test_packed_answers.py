@@ -35,6 +35,7 @@ from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.rows import segment_numbers
 from tests.doubles import GivenDesign
+from tests.helpers import lines_run
 
 MASK = 4
 
