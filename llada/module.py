@@ -143,6 +143,7 @@ class DiffusionLM(BoundReport):
         self,
         tokens: Tensor,
         attention_mask: Tensor | None = None,
+        given: Tensor | None = None,
         *,
         sampler: Sampler | None = None,
         seed: int | Tensor = 0,
@@ -150,10 +151,13 @@ class DiffusionLM(BoundReport):
         """Yield the canvas after every sampling step; arguments as in `generate`."""
         sampler = self.sampler if sampler is None else sampler
         arguments = {} if attention_mask is None else {"attention_mask": attention_mask.bool().to(self.device)}
+        fixed = None if given is None else given.to(self.device)
         training = self.training
         self.eval()
         try:
-            yield from sampler.iterate(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
+            yield from sampler.iterate(
+                self.backbone, tokens.to(self.device), self.process, given=fixed, seed=seed, **arguments
+            )
         finally:
             self.train(training)
 
@@ -162,6 +166,7 @@ class DiffusionLM(BoundReport):
         self,
         tokens: Tensor,
         attention_mask: Tensor | None = None,
+        given: Tensor | None = None,
         *,
         sampler: Sampler | None = None,
         seed: int | Tensor = 0,
@@ -171,6 +176,7 @@ class DiffusionLM(BoundReport):
         Args:
             tokens: (B, L) int64; `llada.samplers.canvas` makes one from prompts.
             attention_mask: (B, L) bool, true for real tokens; needed where rows are padded.
+            given: (B, L) bool, positions that are never written. None: all that don't hold the mask token.
             sampler: instead of the module's own.
             seed: an int, from which row i gets ``seed + i``, or (B,) integers.
 
@@ -179,10 +185,11 @@ class DiffusionLM(BoundReport):
         """
         sampler = self.sampler if sampler is None else sampler
         arguments = {} if attention_mask is None else {"attention_mask": attention_mask.bool().to(self.device)}
+        fixed = None if given is None else given.to(self.device)
         training = self.training
         self.eval()
         try:
-            return sampler(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
+            return sampler(self.backbone, tokens.to(self.device), self.process, given=fixed, seed=seed, **arguments)
         finally:
             self.train(training)
 

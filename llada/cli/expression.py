@@ -1,10 +1,9 @@
 """``--regex``: what a command writes matches a regular expression."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from llada.cli.text import Loaded
-from llada.samplers import EditingSampler, RegularExpression, Sampler, SpeculativeSampler, UnmaskingSampler
+from llada.samplers import RegularExpression, Sampler
 
 
 def matching(sampler: Sampler | None, pattern: str | None, loaded: Loaded, end: Iterable[int] = ()) -> Sampler | None:
@@ -23,9 +22,4 @@ def matching(sampler: Sampler | None, pattern: str | None, loaded: Loaded, end: 
     if pattern is None:
         return sampler
     chosen = loaded.model.sampler if sampler is None else sampler
-    if not isinstance(chosen, UnmaskingSampler | SpeculativeSampler | EditingSampler):
-        raise ValueError(
-            f"{type(chosen).__name__} takes no constraints; give another --sampler, such as low_confidence"
-        )
-    rule = RegularExpression(pattern, loaded.tokenizer, tuple(sorted(set(end))))
-    return replace(chosen, adjustments=(*chosen.adjustments, rule))
+    return chosen.with_adjustments(RegularExpression(pattern, loaded.tokenizer, tuple(sorted(set(end)))))

@@ -11,7 +11,7 @@ from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint, write
 from llada.cli.released import is_released, load_released, torch_dtype
 from llada.data import Tokenizer, load_tokenizer
 from llada.module import DiffusionLM
-from llada.samplers import presets
+from llada.samplers import PRESETS
 
 GAP = re.compile(r"\[MASK(?::(\d+))?\]")
 """How a gap is written in a template: ``[MASK]`` is one token to fill in, ``[MASK:8]`` eight."""
@@ -119,6 +119,6 @@ def expand_sampler(arguments: list[str]) -> list[str]:
     for index, argument in enumerate(arguments):
         name = argument.removeprefix("--sampler=")
         follows = index > 0 and arguments[index - 1] == "--sampler"
-        if (follows or name != argument) and callable(getattr(presets, name, None)):
-            expanded[index] = argument.removesuffix(name) + f"llada.samplers.presets.{name}"
+        if (follows or name != argument) and name in PRESETS:
+            expanded[index] = argument.removesuffix(name) + f"llada.samplers.{name}"
     return expanded

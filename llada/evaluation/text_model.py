@@ -15,7 +15,7 @@ import torch
 from llada.data import Tokenizer
 from llada.evaluation.scoring import Scoring, scoring_of
 from llada.module import DiffusionLM
-from llada.samplers import NextToken, Sampler, canvas
+from llada.samplers import Sampler, canvas
 
 CHECK_EVERY = 8
 """Steps of left-to-right decoding between two looks for a stop."""
@@ -193,7 +193,7 @@ class TextModel:
         seeds = torch.tensor([question.seed + self.seed for question in questions], device=self.model.device)
         sampler = self.model.sampler if self.sampler is None else self.sampler
         # From left to right, what has been written stays: decoding may end with the last row's stop.
-        final = isinstance(sampler, NextToken)
+        final = sampler.left_to_right
         tokens = made.tokens
         for number, step in enumerate(self.model.iterate(*made, sampler=sampler, seed=seeds), start=1):
             tokens = step.tokens

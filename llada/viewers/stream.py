@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from torch import Tensor
 
 from llada.process import MaskingProcess
-from llada.samplers import NextToken, Sampler, SpeculativeSampler, Step, UnmaskingSampler
+from llada.samplers import Sampler, Step
 
 _TORN = "\ufffd"  # the end of a text whose last character isn't whole yet
 
@@ -60,9 +60,7 @@ def stream_text(
 
 def is_final(sampler: Sampler) -> bool:
     """Whether a sampler is known never to change a token that it has written."""
-    if isinstance(sampler, UnmaskingSampler):
-        return not sampler.rates.remasks
-    return isinstance(sampler, SpeculativeSampler | NextToken)
+    return sampler.is_final
 
 
 def _prefix(ids: list[int], mask_token_id: int, stops: frozenset[int]) -> tuple[list[int], bool]:

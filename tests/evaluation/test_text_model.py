@@ -55,7 +55,7 @@ def test_greedy_says_whether_decoding_gives_the_answer(text_model: TextModel) ->
     sampler = (
         NextToken()
         if text_model.sampler is None
-        else replace(text_model.sampler, commit=replace(text_model.sampler.commit, steps=5))
+        else replace(text_model.sampler, amount=replace(text_model.sampler.amount, steps=5))
     )
     written = model.generate(made, sampler=sampler).tokens[0, len(ids) :].tolist()
     other = [*written[:-1], (written[-1] + 1) % 200 + 20]
