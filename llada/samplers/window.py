@@ -99,7 +99,7 @@ class Blocks(Window):
             raise ValueError(
                 f"blocks of {size} that count from the start of a row can't begin together in rows whose padding "
                 f"differs by other than multiples of {size}; pad by those, decode the rows one by one, or use "
-                "Blocks(size), which counts from the end of the canvas"
+                "Blocks(block_length), which counts from the end of the canvas"
             )
 
 

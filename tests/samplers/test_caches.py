@@ -246,5 +246,5 @@ def test_blocks_that_count_from_the_start_do_not_begin_together_in_every_batch()
         UnmaskingSampler(window=Blocks(4, from_start=True)),
         EditingSampler(window=Blocks(4, from_start=True)),
     ):
-        with pytest.raises(ValueError, match=r"other than multiples of 4; .* use Blocks\(size\)"):
+        with pytest.raises(ValueError, match=r"other than multiples of 4; .* use Blocks\(block_length\)"):
             sampler(build(), ragged, PROCESS, attention_mask=mask)

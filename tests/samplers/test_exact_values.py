@@ -39,7 +39,7 @@ from llada.samplers import (
 )
 from llada.samplers.composed import stop_rows
 from llada.samplers.layout import Span, first_column, first_true, plan, split_steps
-from llada.samplers.propose import gumbel_argmax, inverse_cdf
+from llada.samplers.propose import gumbel_argmax, inverse_cdf, keep_top_p
 from llada.samplers.stopping import ended
 from tests.helpers import step_of
 
@@ -118,6 +118,13 @@ def test_the_greedy_proposal_never_takes_the_mask_or_what_is_forbidden() -> None
 def test_filters(proposal: Proposal, kept: list[list[int]]) -> None:
     rows = propose(proposal).filtered[0] > -torch.inf
     assert [row.nonzero().flatten().tolist() for row in rows] == kept
+
+
+def test_the_smallest_set_that_reaches_top_p() -> None:
+    """At equality too, in numbers that floating point has exactly."""
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
+    for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.8, 3), (0.875, 3), (1.0, 4)):
+        assert int((keep_top_p(logits, top_p) > -torch.inf).sum()) == kept, top_p
 
 
 def test_a_draw_inverts_the_distribution_function() -> None:

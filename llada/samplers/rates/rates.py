@@ -39,8 +39,8 @@ class Rates(Part, ABC):
         """Probability that a token is masked again.
 
         Args:
-            XX            written: (B, L) bool, tokens that earlier steps wrote.
-            confidence: (B, L) float32, the probability that each of them had when it was written.
+            state: the step; ``state.written`` (B, L) are the tokens that earlier steps wrote in the window, and
+                ``state.confidence`` (B, L) the probability that each of them had when it was written.
 
         Returns:
             Broadcasts to (B, L) float64.
