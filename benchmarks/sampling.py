@@ -24,7 +24,7 @@ from llada.process import MaskingProcess
 from llada.samplers import (
     Blocks,
     CachePolicy,
-    Commit,
+    Amount,
     Confidence,
     DualCache,
     NoCache,
@@ -75,8 +75,8 @@ def runs(vocab_size: int, prompt_length: int, num_new: int) -> Runs:
     canvas = torch.cat((prompt, torch.full((1, num_new), mask)), 1)
     empty = torch.full((2, 128), mask)
 
-    def ours(commit: Commit, cache: CachePolicy, temperature: float = 0.0) -> Callable[[], Sample]:
-        sampler = UnmaskingSampler(commit, Confidence(), Proposal(temperature), Blocks(block), cache=cache)
+    def ours(commit: Amount, cache: CachePolicy, temperature: float = 0.0) -> Callable[[], Sample]:
+        sampler = UnmaskingSampler(commit, Confidence(), proposal=Proposal(temperature), window=Blocks(block), cache=cache)
         return lambda: sampler(model, canvas, process)
 
     def plain(temperature: float) -> Callable[[], torch.Tensor]:

@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
 
     model = DiffusionLM.from_pretrained(given.checkpoint, device=given.device)
     tokenizer = load_tokenizer(given.checkpoint)
-    # Commit whatever the model is at least 90 % sure of, block by block: never more calls than one per token.
+    # Amount whatever the model is at least 90 % sure of, block by block: never more calls than one per token.
     sampler = UnmaskingSampler(
-        commit=Threshold(0.9),
+        amount=Threshold(0.9),
         order=Confidence(),
         proposal=Proposal(temperature=0.0),
         window=Blocks(min(32, given.length), tokenizer.eos_token_id),

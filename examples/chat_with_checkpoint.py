@@ -27,7 +27,7 @@ def answer(
     made = canvas([prompt], length, mask_token_id=tokenizer.mask_token_id, pad_token_id=tokenizer.special_id("pad"))
     # An Instruct model was trained to fill the rest of its canvas with EOS, and is so sure of it that it would begin
     # there. Blocks keep it from that: each is finished before the next one, and nothing follows the one with EOS.
-    sampler = low_confidence(steps, block_length=min(BLOCK, length), stop_token_id=tokenizer.eos_token_id)
+    sampler = low_confidence(steps, block_length=min(BLOCK, length), stop_token_ids=tokenizer.eos_token_id)
     text = ""
     for step in model.iterate(*made, sampler=sampler):
         ids = step.tokens[0, len(prompt) :].tolist()

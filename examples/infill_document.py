@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> list[str]:
     gaps = model.process.is_masked(ids)
     # One token per call is the most careful way. EOS would end the document in its middle.
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    sampler = low_confidence(steps=int(gaps.sum()), temperature=given.temperature, forbidden=end)
+    sampler = low_confidence(steps=int(gaps.sum()), temperature=given.temperature, suppress_tokens=end)
     filled = model.generate(ids.expand(given.samples, -1), sampler=sampler).tokens.cpu()
     assert torch.equal(filled[:, ~gaps[0]], ids[:, ~gaps[0]].expand(given.samples, -1))  # the document is as it was
     texts = [tokenizer.decode(row) for row in filled]

@@ -10,32 +10,33 @@ that the sampler is all that can be wrong.
 
 import argparse
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from llada import MaskingProcess
 from llada.data import ToyLanguage
-from llada.random import RowRandom
-from llada.samplers import BlindOrder, Candidates, LeftToRight, Order, Proposal, Quota, RandomOrder, UnmaskingSampler
+from llada.samplers import LeftToRight, Order, Proposal, Quota, RandomOrder, State, UnmaskingSampler
 
 
 @dataclass(frozen=True)
-class FarApart(BlindOrder):
+class FarApart(Order):
     """Positions by their bits read backwards: 0, 4, 2, 6, 1, 5, 3, 7 for rows of eight.
 
-    A `BlindOrder` doesn't look at the logits, so the model is run only where a token is going to be written. An `Order`
-    sees them, with the tokens that were drawn.
+    A blind order doesn't look at the logits, so the model is run only where a token is going to be written. Other orders
+    see them, with the tokens that were drawn.
 
     Args:
         num_bits: rows have 2 ** num_bits tokens at most.
     """
 
+    blind: ClassVar[bool] = True
     num_bits: int
 
-    def blind(self, candidates: Candidates, *, random: RowRandom) -> Tensor:
+    def __call__(self, state: State) -> Tensor:
         """Minus the rank, for the highest score comes first."""
-        bits = (candidates.places[..., None] >> torch.arange(self.num_bits)) & 1
+        bits = (state.positions[..., None] >> torch.arange(self.num_bits)) & 1
         return -(bits << torch.arange(self.num_bits).flip(0)).sum(-1).double()
 
 
@@ -57,7 +58,7 @@ def main(num_rows: int) -> None:
     for order in orders:
         distances = []
         for steps in (8, 4, 2):
-            sampler = UnmaskingSampler(Quota(steps), order, Proposal(temperature=1.0))
+            sampler = UnmaskingSampler(Quota(steps), order, proposal=Proposal(temperature=1.0))
             distances.append(total_variation(language, sampler(language.oracle, canvas, process).tokens))
         print(f"{order!s:<24} " + "  ".join(f"{distance:<7.3f}" for distance in distances))
 

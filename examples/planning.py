@@ -30,7 +30,7 @@ from torch import Tensor
 
 from llada.module import DiffusionLM
 from llada.samplers import LeftToRight, Margin, PerStep, Quota, RandomOrder, Sampler, UnmaskingSampler
-from llada.samplers.presets import fast_dllm, klass, low_confidence
+from llada.samplers import fast_dllm, klass, low_confidence
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -115,7 +115,7 @@ def samplers(length: int) -> dict[str, Sampler]:
             f"margin, {steps}": UnmaskingSampler(Quota(steps), Margin()),
             f"{RANDOM}, {steps}": UnmaskingSampler(Quota(steps), RandomOrder()),
         }
-    made |= {"threshold 0.9": fast_dllm(0.9, None), "KLASS": klass(0.6, 0.1, 1)}
+    made |= {"threshold 0.9": fast_dllm(0.9, block_length=None), "KLASS": klass(0.6, 0.1, 1)}
     return made | {LEFT: UnmaskingSampler(PerStep(1), LeftToRight())}
 
 

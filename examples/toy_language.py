@@ -37,7 +37,7 @@ def train(language: ToyLanguage, steps: int) -> DiffusionLM:
         MaskingProcess(MASK),
         objective=NELBO(ExactCounts()),  # the bound with an exact number of masks, so with less noise
         # One token per step at temperature 1 samples from the model: every conditional is used as it is.
-        sampler=random_remasking(steps=LENGTH, forbidden=(BEGIN,)),
+        sampler=random_remasking(steps=LENGTH, suppress_tokens=(BEGIN,)),
         optimizer=partial(torch.optim.AdamW, lr=3e-3),
         lr_scheduler=partial(WarmupCosine, warmup_steps=steps // 10, total_steps=steps, final_factor=0.0),
     )
@@ -80,8 +80,8 @@ def main(steps: int, num_rows: int) -> None:
     print(f"the language itself         {total_variation(language, language.sample(num_rows)):.3f}")
     for title, sampler in (
         ("one token per step", None),
-        ("three at once", random_remasking(steps=2, forbidden=(BEGIN,))),
-        ("most confident first", low_confidence(steps=LENGTH, temperature=1.0, forbidden=(BEGIN,))),
+        ("three at once", random_remasking(steps=2, suppress_tokens=(BEGIN,))),
+        ("most confident first", low_confidence(steps=LENGTH, temperature=1.0, suppress_tokens=(BEGIN,))),
     ):
         rows = model.generate(canvas, sampler=sampler).tokens[:, 1:]
         print(f"{title:<27} {total_variation(language, rows):.3f}")

@@ -23,6 +23,8 @@ from llada.noise import (
     PowerSchedule,
     RescaledSchedule,
 )
+from llada.process import MaskingProcess
+from llada.random import RowRandom
 from llada.samplers import (
     Ancestral,
     Binomial,
@@ -58,6 +60,7 @@ from llada.samplers import (
     Sliding,
     SpeculativeSampler,
     Stability,
+    State,
     Stochastic,
     TauLeaping,
     Threshold,
@@ -94,11 +97,25 @@ ALL_SCHEDULES: list[NoiseSchedule] = [
 
 DRAWN = Proposal(temperature=1.0)
 
+
+def step_of(
+    columns: Tensor, process: MaskingProcess, *, random: RowRandom, offset: Tensor | None = None, **fields: Any
+) -> State:
+    """A step whose candidates are open positions at these columns, (B, M) int64; ``fields`` are others of `State`."""
+    tokens = torch.full((len(columns), int(columns.max()) + 1), process.mask_token_id)
+    still_open = tokens == process.mask_token_id
+    padding = torch.zeros_like(columns[:, :1]) if offset is None else offset
+    known = {"tokens": tokens, "open": still_open, "given": ~still_open, "valid": torch.ones_like(columns).bool()}
+    return State(
+        process=process, offset=padding, random=random, window_random=random, columns=columns, **known | fields
+    )
+
+
 ALL_SAMPLERS: dict[str, Sampler] = {
     "quota": UnmaskingSampler(Quota(5)),
     "quota, more steps than masks": UnmaskingSampler(Quota(40), proposal=DRAWN),
     "quota in blocks": UnmaskingSampler(Quota(7), window=Blocks(4)),
-    "quota in blocks with a stop": UnmaskingSampler(Quota(7), window=Blocks(4, stop=2), proposal=DRAWN),
+    "quota in blocks with a stop": UnmaskingSampler(Quota(7), window=Blocks(4, stop_token_ids=2), proposal=DRAWN),
     "quota in blocks from the start": UnmaskingSampler(Quota(7), window=Blocks(4, from_start=True)),
     "margin": UnmaskingSampler(Quota(4), order=Margin(), proposal=DRAWN),
     "entropy after top-p": UnmaskingSampler(
@@ -121,7 +138,7 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "credit": UnmaskingSampler(Threshold(0.5), adjustments=(Credit(),)),
     "guided": UnmaskingSampler(Quota(4), guidance=Guidance(1.5)),
     "sliding": UnmaskingSampler(Threshold(0.4), window=Sliding(4)),
-    "sliding with a stop": UnmaskingSampler(PerStep(2), window=Sliding(4, stop=2), proposal=DRAWN),
+    "sliding with a stop": UnmaskingSampler(PerStep(2), window=Sliding(4, stop_token_ids=2), proposal=DRAWN),
     "ancestral": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN),
     "ancestral to 1e-3": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN, rates=Ancestral(1e-3)),
     "ancestral by confidence": UnmaskingSampler(Binomial(6), proposal=DRAWN),
@@ -140,14 +157,14 @@ ALL_SAMPLERS: dict[str, Sampler] = {
         )
     },
     "editing": EditingSampler(0.6, 0.4, max_edits=3, proposal=DRAWN, window=Blocks(4)),
-    "editing with a stop": EditingSampler(0.6, 0.4, max_edits=3, window=Blocks(4, stop=2)),
+    "editing with a stop": EditingSampler(0.6, 0.4, max_edits=3, window=Blocks(4, stop_token_ids=2)),
     "speculative": SpeculativeSampler(3),
-    "speculative in blocks": SpeculativeSampler(5, NegativeEntropy(), window=Blocks(4, stop=2)),
+    "speculative in blocks": SpeculativeSampler(5, NegativeEntropy(), window=Blocks(4, stop_token_ids=2)),
     "guided editing with a dual cache": EditingSampler(
         0.6, 0.4, max_edits=3, window=Blocks(4), guidance=Guidance(1.0), cache=DualCache()
     ),
     "guided speculation with a dual cache": SpeculativeSampler(
-        3, window=Blocks(4, stop=2), guidance=Guidance(1.0), cache=DualCache()
+        3, window=Blocks(4, stop_token_ids=2), guidance=Guidance(1.0), cache=DualCache()
     ),
     "prefix cache": UnmaskingSampler(Quota(7), window=Blocks(4), cache=PrefixCache()),
     "dual cache": UnmaskingSampler(Threshold(0.4), window=Blocks(4), cache=DualCache()),

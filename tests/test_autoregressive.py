@@ -137,7 +137,7 @@ def test_a_row_stops_at_its_stop_token() -> None:
         return torch.nn.functional.one_hot(following.clamp(max=4), VOCABULARY).double() * 50
 
     tokens = torch.tensor([[2, *[MASK] * 5], [0, *[MASK] * 5]])
-    sample = NextToken(stop_token_id=4, cached=False)(counts_up, tokens, MaskingProcess(MASK))
+    sample = NextToken(stop_token_ids=4, cached=False)(counts_up, tokens, MaskingProcess(MASK))
     assert sample.tokens.tolist() == [[2, 3, 4, 4, 4, 4], [0, 1, 2, 3, 4, 4]]
     assert sample.calls.tolist() == [2, 4]
 

@@ -25,7 +25,7 @@ from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
 from llada.samplers import Canvas, Sampler, Step
-from llada.text import TextModel, is_final, load
+from llada.text import TextModel, load
 
 MASK_SIGN = "░"
 HELP = {
@@ -207,7 +207,7 @@ class ChatSession:
 
     def _print(self, made: Canvas, steps: Iterator[Step]) -> str:
         """Print the answer piece by piece if no piece can change any more, or else when it is finished."""
-        if not (self.pieces and is_final(self.text.decoding)):
+        if not (self.pieces and self.text.decoding.is_final):
             steps = islice(deque(steps, maxlen=1), 1)  # the last one alone
         pieces = []
         for piece in self.text.stream(made, steps):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from llada.samplers import EditingSampler, RegularExpression, SpeculativeSampler, UnmaskingSampler
+from llada.samplers import RegularExpression
 from llada.text import TextModel
 
 
@@ -21,10 +21,5 @@ def matching(text: TextModel, pattern: str | None, end: Iterable[int] = ()) -> T
     """
     if pattern is None:
         return text
-    chosen = text.decoding
-    if not isinstance(chosen, UnmaskingSampler | SpeculativeSampler | EditingSampler):
-        raise ValueError(
-            f"{type(chosen).__name__} takes no constraints; give another --sampler, such as low_confidence"
-        )
     rule = RegularExpression(pattern, text.tokenizer, tuple(sorted(set(end))))
-    return replace(text, sampler=replace(chosen, adjustments=(*chosen.adjustments, rule)))
+    return replace(text, sampler=text.decoding.with_adjustments(rule))

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from llada.samplers import presets
+from llada.samplers import PRESETS
 
 
 def name_positional(arguments: Sequence[str], *names: str) -> list[str]:
@@ -40,8 +40,8 @@ def expand_sampler(arguments: Sequence[str]) -> list[str]:
     for index, argument in enumerate(arguments):
         name = argument.removeprefix("--sampler=")
         follows = index > 0 and arguments[index - 1] == "--sampler"
-        if (follows or name != argument) and callable(getattr(presets, name, None)):
-            expanded[index] = argument.removesuffix(name) + f"llada.samplers.presets.{name}"
+        if (follows or name != argument) and name in PRESETS:
+            expanded[index] = argument.removesuffix(name) + f"llada.samplers.{name}"
     return expanded
 
 

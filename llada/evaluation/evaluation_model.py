@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from llada.metrics import ConditionalLikelihood
-from llada.text import TextModel, is_final
+from llada.text import TextModel
 
 CHECK_EVERY = 8
 """Steps between two looks whether all answers of a batch have ended."""
@@ -148,7 +148,7 @@ class EvaluationModel:
     def _answers(self, questions: list[Question], num_new_tokens: int) -> list[str]:
         made = self.text.canvas([question.ids for question in questions], num_new_tokens)
         seeds = self.text.seeds([question.seed + self.seed for question in questions])
-        final, tokens = is_final(self.text.decoding), made.tokens
+        final, tokens = self.text.decoding.is_final, made.tokens
         for number, step in enumerate(self.text.steps(made, seeds), start=1):
             tokens = step.tokens
             # Where nothing that is written changes any more, decoding may end with the last answer's end.

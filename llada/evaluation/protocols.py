@@ -93,9 +93,9 @@ class Protocol:
         return UnmaskingSampler(
             Quota(self.num_new_tokens),
             Confidence(without=self.ends.last),
-            Proposal(0.0, forbidden=self.ends.forbidden),
-            WholeCanvas() if self.block_length is None else Blocks(self.block_length),
-            Guidance(self.guidance),
+            proposal=Proposal(0.0, suppress_tokens=self.ends.forbidden),
+            window=WholeCanvas() if self.block_length is None else Blocks(self.block_length),
+            guidance=Guidance(self.guidance),
         )
 
 

@@ -70,8 +70,7 @@ def masked_log_likelihood(
     """
     denoiser, mask = as_denoiser(model), mask_of(process)
     if guidance is not None:
-        canvas = tokens.masked_fill(answer, mask)
-        denoiser = guidance(denoiser, canvas, process, model_kwargs.get("attention_mask"))
+        denoiser = guidance(denoiser, ~answer, mask, model_kwargs.get("attention_mask"))
     share = masked.sum(1).double() / answer.sum(1)
     conditioning = process.conditioning(process.schedule.time_at(share)) if process.time_conditioned else {}
     noised = tokens.masked_fill(masked, mask)

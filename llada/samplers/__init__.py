@@ -1,12 +1,13 @@
-"""Decoding: fill the masks of a canvas."""
+"""Decoding: write the open positions of a canvas."""
 
-from llada.samplers.amount.amount import Commit, EntropyBound, Factor, Scored, Threshold
+from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.canvas import Canvas, canvas
+from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.allow_lists import AllowLists
 from llada.samplers.constraints.regular import RegularExpression
@@ -14,7 +15,6 @@ from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.next_token import NextToken
 from llada.samplers.order import (
-    BlindOrder,
     Confidence,
     Demote,
     LeftToRight,
@@ -25,9 +25,48 @@ from llada.samplers.order import (
     RandomOrder,
     Stochastic,
 )
-from llada.samplers.presets import PRESETS, ancestral, low_confidence, random_remasking
-from llada.samplers.propose import Candidates, Proposal, Proposed
-from llada.samplers.rates.rates import Ancestral, FirstHitting, Progress, Rates, TauLeaping
+from llada.samplers.part import Part
+from llada.samplers.propose import Proposal
+from llada.samplers.published.parallel import (
+    credit,
+    dkv_cache,
+    dllm_cache,
+    eb_sampler,
+    fast_dllm,
+    fast_dllm_dual,
+    fast_dllm_factor,
+    fast_dllm_prefix,
+    hierarchy,
+    klass,
+    llada2,
+    llada21,
+    self_speculative,
+    vicinity,
+)
+from llada.samplers.published.preset import PRESETS
+from llada.samplers.published.processes import (
+    ancestral,
+    block_diffusion,
+    first_hitting,
+    forward_backward,
+    remdm_cap,
+    remdm_conf,
+    remdm_loop,
+    remdm_rescale,
+    sedd_analytic,
+    tau_leaping,
+)
+from llada.samplers.published.quotas import (
+    dream_entropy,
+    dream_origin,
+    left_to_right,
+    low_confidence,
+    maskgit,
+    maskgit_plus,
+    random_remasking,
+    topk_margin,
+)
+from llada.samplers.rates.rates import Ancestral, FirstHitting, Rates, TauLeaping
 from llada.samplers.rates.remask import (
     CappedRemasking,
     ConfidenceRemasking,
@@ -36,8 +75,10 @@ from llada.samplers.rates.remask import (
     Remasking,
     RescaledRemasking,
 )
+from llada.samplers.reverse import AncestralSampler
 from llada.samplers.sampler import Sample, Sampler, Step
 from llada.samplers.speculative import SpeculativeSampler
+from llada.samplers.state import State
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
 
@@ -45,15 +86,15 @@ __all__ = [
     "PRESETS",
     "Adjustment",
     "AllowLists",
+    "Amount",
     "Ancestral",
+    "AncestralSampler",
     "Binomial",
-    "BlindOrder",
     "Blocks",
     "CachePolicy",
-    "Candidates",
     "Canvas",
     "CappedRemasking",
-    "Commit",
+    "ComposedSampler",
     "Confidence",
     "ConfidenceRemasking",
     "CosineQuota",
@@ -80,11 +121,10 @@ __all__ = [
     "NextToken",
     "NoCache",
     "Order",
+    "Part",
     "PerStep",
     "PrefixCache",
-    "Progress",
     "Proposal",
-    "Proposed",
     "Quota",
     "RandomOrder",
     "Rates",
@@ -94,10 +134,10 @@ __all__ = [
     "RescaledRemasking",
     "Sample",
     "Sampler",
-    "Scored",
     "Sliding",
     "SpeculativeSampler",
     "Stability",
+    "State",
     "Step",
     "Stochastic",
     "TauLeaping",
@@ -108,7 +148,36 @@ __all__ = [
     "WholeCanvas",
     "Window",
     "ancestral",
+    "block_diffusion",
     "canvas",
+    "credit",
+    "dkv_cache",
+    "dllm_cache",
+    "dream_entropy",
+    "dream_origin",
+    "eb_sampler",
+    "fast_dllm",
+    "fast_dllm_dual",
+    "fast_dllm_factor",
+    "fast_dllm_prefix",
+    "first_hitting",
+    "forward_backward",
+    "hierarchy",
+    "klass",
+    "left_to_right",
+    "llada2",
+    "llada21",
     "low_confidence",
+    "maskgit",
+    "maskgit_plus",
     "random_remasking",
+    "remdm_cap",
+    "remdm_conf",
+    "remdm_loop",
+    "remdm_rescale",
+    "sedd_analytic",
+    "self_speculative",
+    "tau_leaping",
+    "topk_margin",
+    "vicinity",
 ]

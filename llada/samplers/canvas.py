@@ -13,10 +13,12 @@ class Canvas(NamedTuple):
     Attributes:
         tokens: (B, L) int64.
         attention_mask: (B, L) bool, true for everything but the padding.
+        given: (B, L) bool, positions that are never written: the prompts and the padding.
     """
 
     tokens: Tensor
     attention_mask: Tensor
+    given: Tensor
 
 
 def canvas(
@@ -25,18 +27,18 @@ def canvas(
     *,
     mask_token_id: int,
     pad_token_id: int,
+    literal: bool = False,
     device: torch.device | str | None = None,
 ) -> Canvas:
     """Prompts followed by ``num_new_tokens`` masks, aligned at the end of the prompts.
-
-    A prompt may hold mask tokens of its own; they are filled too.
 
     Args:
         prompts: token ids, one sequence per row; may be empty.
         num_new_tokens: masks behind each prompt.
         mask_token_id: the mask.
         pad_token_id: what shorter prompts get in front.
-        device: of the result.
+        literal: whether a mask token inside a prompt is text like any other. False: it is a gap that is filled too.
+        device: where the result is wanted.
 
     Raises:
         ValueError: if there is no prompt, or nothing to fill.
@@ -53,4 +55,6 @@ def canvas(
         tokens[row, :padding] = pad_token_id
         mask[row, :padding] = False
         tokens[row, padding:width] = torch.as_tensor(prompt, dtype=torch.int64)
-    return Canvas(tokens.to(device), mask.to(device))
+    given = ~mask
+    given[:, :width] |= True if literal else tokens[:, :width] != mask_token_id
+    return Canvas(tokens.to(device), mask.to(device), given.to(device))

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.denoiser import Denoiser
-from llada.process import MaskingProcess
+from llada.samplers.part import Part
 
 
 class GuidedDenoiser(Denoiser):
@@ -33,8 +34,8 @@ class GuidedDenoiser(Denoiser):
     def __init__(self, inner: Denoiser, prompt: Tensor, scale: float, mask_token_id: int) -> None:
         self.inner, self.prompt, self.scale, self.mask_token_id = inner, prompt, scale, mask_token_id
 
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`."""
         both = torch.cat((tokens, tokens.masked_fill(self.prompt, self.mask_token_id)))
         arguments = {
             name: torch.cat((value, value)) if isinstance(value, Tensor) else value
@@ -46,7 +47,7 @@ class GuidedDenoiser(Denoiser):
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(Part):
     """How strongly to guide.
 
     Args:
@@ -61,19 +62,17 @@ class Guidance:
         return 1 if self.scale == 0.0 else 2
 
     def __call__(
-        self, denoiser: Denoiser, tokens: Tensor, process: MaskingProcess, attention_mask: Tensor | None
+        self, denoiser: Denoiser, given: Tensor, mask_token_id: int, attention_mask: Tensor | None
     ) -> Denoiser:
         """The guided denoiser for a canvas.
 
         Args:
             denoiser: the model.
-            tokens: (B, L) canvas before the first step; what isn't masked is the prompt.
-            process: owner of the mask token.
+            given: (B, L) bool, the prompt and the padding.
+            mask_token_id: what masks the prompt.
             attention_mask: (B, L), true for real tokens. Padding isn't prompt and stays as it is.
         """
         if self.scale == 0.0:
             return denoiser
-        prompt = ~process.is_masked(tokens)
-        if attention_mask is not None:
-            prompt = prompt & attention_mask.bool()
-        return GuidedDenoiser(denoiser, prompt, self.scale, process.mask_token_id)
+        prompt = given if attention_mask is None else given & attention_mask.bool()
+        return GuidedDenoiser(denoiser, prompt, self.scale, mask_token_id)

@@ -1,23 +1,23 @@
-"""Which windows a batch has, how many steps each row gets for each of them, and where its candidates stand."""
+"""Which spans a batch has, how many steps each row gets for each of them, and where its candidates stand."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from llada.samplers.window import Window
+from llada.samplers.window import Window, stops_within
 
 
-class Part(NamedTuple):
-    """One window of a batch.
+class Span(NamedTuple):
+    """Columns of a batch that are finished before the next are begun.
 
     Attributes:
-        start: its first column.
-        stop: the column after its last.
-        num_steps: (B,) int64, steps for each row; None if the policy goes on until no mask is left.
-        total: the most that any row with these first and last windows may have.
-        even: whether they are the same for all rows, which no stop token may end within a window, so that counts of
-            masks can be told without asking the device.
+        start: the first column.
+        stop: the column after the last.
+        num_steps: (B,) int64, steps for each row; None if decoding goes on until nothing is open.
+        total: the most that any row with these first and last spans may have.
+        even: whether they are the same for all rows, which no stop token may end within a span, so that counts of
+            open positions can be told without asking the device.
     """
 
     start: int
@@ -27,36 +27,36 @@ class Part(NamedTuple):
     even: bool
 
 
-def plan(window: Window, steps: int | None, fillable: Tensor) -> list[Part]:
-    """The windows that hold masks, in the order of decoding. A row's steps are for the windows from its first mask on.
+def plan(window: Window, steps: int | None, unknown: Tensor) -> list[Span]:
+    """The spans with open positions, in the order of decoding. A row's steps are for those from its first open one on.
 
     Args:
         window: how the canvas is cut.
         steps: for the whole canvas, or None.
-        fillable: (B, L) bool, the masks.
+        unknown: (B, L) bool, the open positions.
 
     Raises:
-        ValueError: if there are fewer steps than windows.
+        ValueError: if there are fewer steps than spans.
     """
-    first = torch.where(fillable.any(1), fillable.int().argmax(1), -1)
+    first = torch.where(unknown.any(1), unknown.int().argmax(1), -1)
     low, high = (int(value) for value in torch.stack((_least(first), first.max())).cpu())
     if high < 0:
         return []
-    spans = window.spans(low, fillable.shape[1])
+    spans = window.spans(low, unknown.shape[1])
     ends = torch.tensor([stop for _, stop in spans], device=first.device)
-    windows = (ends > first[:, None]).sum(1)  # of each row
+    numbers = (ends > first[:, None]).sum(1)  # spans of each row
     fewest = sum(stop > high for _, stop in spans)
-    parts = []
+    even = fewest == len(spans) and not stops_within(window)
+    planned = []
     for index, (start, stop) in enumerate(spans):
-        shares = [
-            split_steps(steps, n)[index - len(spans) + n]
-            for n in range(fewest, len(spans) + 1)
-            if index >= len(spans) - n
-        ]
-        total = None if steps is None else max(share for share in shares if share is not None)
-        even = fewest == len(spans) and not window.stops_within
-        parts.append(Part(start, stop, _row_steps(steps, windows, len(spans) - index), total, even))
-    return parts
+        num_steps, total = None, None
+        if steps is not None:
+            after = len(spans) - index
+            total = max(split_steps(steps, n)[n - after] for n in range(max(fewest, after), len(spans) + 1))
+            begun = numbers >= after
+            num_steps = steps_of_span(steps, numbers.clamp(min=1), numbers - after).masked_fill(~begun, 0)
+        planned.append(Span(start, stop, num_steps, total, even))
+    return planned
 
 
 def _least(first: Tensor) -> Tensor:
@@ -65,29 +65,29 @@ def _least(first: Tensor) -> Tensor:
     return torch.where(first < 0, bound, first).min().clamp(max=first.max())
 
 
-def _row_steps(steps: int | None, windows: Tensor, windows_left: int) -> Tensor | None:
-    """Steps of each row for the window after which ``windows_left - 1`` more follow; 0 where the row hasn't begun."""
-    if steps is None:
-        return None
-    index = windows - windows_left
-    shares = steps // windows + (index < steps % windows)
-    return shares.masked_fill(index < 0, 0)
+def steps_of_span(steps: int, num_spans: Tensor, index: Tensor) -> Tensor:
+    """Steps of a span when they are shared as evenly as integers allow: one more in each of the first ones.
+
+    Args:
+        steps: for the whole canvas.
+        num_spans: how many spans share them, integers of any shape.
+        index: of the span, counted from 0, of the same shape.
+    """
+    return steps // num_spans + (index < steps % num_spans)
 
 
-def split_steps(steps: int | None, num_spans: int) -> list[int | None]:
-    """Share the steps of a canvas among its windows, as evenly as integers allow.
+def split_steps(steps: int, num_spans: int) -> list[int]:
+    """The steps of every span.
 
     Raises:
-        ValueError: if there are fewer steps than windows.
+        ValueError: if there are fewer steps than spans.
     """
-    if steps is None:
-        return [None] * num_spans
     if steps < num_spans:
         raise ValueError(
             f"{steps} steps can't be shared among {num_spans} blocks: every block needs one; "
             "use more steps or larger blocks"
         )
-    return [steps // num_spans + (index < steps % num_spans) for index in range(num_spans)]
+    return steps_of_span(steps, torch.tensor(num_spans), torch.arange(num_spans)).tolist()
 
 
 def first_true(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -105,13 +105,6 @@ def first_true(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return columns, mask.gather(1, columns)
 
 
-def first_mask(fillable: Tensor) -> Tensor:
-    """Column of the first mask of each row, (B,) int64; the last column where there is none."""
-    return torch.where(fillable.any(1), fillable.int().argmax(1), fillable.shape[1] - 1)
-
-
-def left_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Padding in front of each row, (B, 1) int64."""
-    if attention_mask is None:
-        return torch.zeros_like(tokens[:, :1])
-    return (attention_mask.long().cumsum(1) == 0).sum(1, keepdim=True)
+def first_column(mask: Tensor) -> Tensor:
+    """Column of the first true entry of each row, (B,) int64; the last column where there is none."""
+    return torch.where(mask.any(1), mask.int().argmax(1), mask.shape[1] - 1)

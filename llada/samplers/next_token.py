@@ -3,34 +3,39 @@
 Shapes: B rows, L columns of the canvas, V vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.denoiser import Denoiser, as_denoiser
-from llada.process import MaskingProcess
+from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.caches.policy import caching_backbone
 from llada.samplers.caches.regions import region_logits
-from llada.samplers.layout import left_padding
-from llada.samplers.propose import Candidates, Proposal
+from llada.samplers.propose import Proposal
+from llada.samplers.run import write
 from llada.samplers.sampler import Sampler, Step
+from llada.samplers.state import State
+from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 
 
 @dataclass(frozen=True)
 class NextToken(Sampler):
-    """Fills the masks of a canvas from left to right; a token is drawn given everything to its left.
+    """Writes the open positions of a canvas from left to right; a token is drawn given everything to its left.
 
     Args:
         temperature: of the draw; 0 takes the most likely token.
-        top_p: keep the smallest set of tokens with this much probability, in (0, 1]; None for all.
+        top_p: keep the smallest set of tokens with at least this much probability, in (0, 1]; None for all.
         top_k: keep this many tokens; None for all.
-        stop_token_id: a row that writes it is finished, and what is left of it is filled with it.
-        forbidden: ids that are never written.
+        stop_token_ids: a row that writes one of these is finished, and what is open in it is filled with the first of
+            them.
+        suppress_tokens: ids that are never written.
         cached: keep keys and values, so that a call computes the new token only. False: run all tokens to the left in
             every call, which any model can.
 
@@ -41,8 +46,8 @@ class NextToken(Sampler):
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None
-    stop_token_id: int | None = None
-    forbidden: tuple[int, ...] = ()
+    stop_token_ids: TokenIds = None
+    suppress_tokens: tuple[int, ...] = ()
     cached: bool = True
 
     def __post_init__(self) -> None:
@@ -51,43 +56,56 @@ class NextToken(Sampler):
     @cached_property
     def proposal(self) -> Proposal:
         """How a token is drawn."""
-        return Proposal(self.temperature, self.top_p, self.top_k, self.forbidden)
+        return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
+
+    @property
+    @override
+    def is_final(self) -> bool:
+        return True
+
+    @property
+    @override
+    def left_to_right(self) -> bool:
+        return True
 
     @torch.no_grad()
+    @override
     def iterate(
-        self, model: Any, tokens: Tensor, process: MaskingProcess, *, seed: int | Tensor = 0, **model_kwargs: Any
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
     ) -> Iterator[Step]:
-        """See `Sampler.iterate`.
+        """Arguments as in `Sampler.iterate`.
 
         Raises:
             ValueError: if the model isn't causal, or keys are to be cached and it can't.
         """
-        denoiser = as_denoiser(model)
-        reader: _Reader = (_Cached if self.cached else _Whole)(denoiser, tokens.shape)
+        reader: _Reader = (_Cached if self.cached else _Whole)(as_denoiser(model), tokens.shape)
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        offset = left_padding(tokens, model_kwargs.get("attention_mask"))
-        fillable = process.is_masked(tokens)
-        canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
-        for column in fillable.any(0).nonzero()[:, 0].tolist():
-            waiting = process.is_masked(canvas)[:, column]
-            if self.stop_token_id is not None and not bool(waiting.any()):
+        state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+        stops = token_ids(self.stop_token_ids)
+        for column in state.open.any(0).nonzero()[:, 0].tolist():
+            waiting = state.open[:, column]
+            if stops and not bool(waiting.any()):
                 continue
-            place = torch.full_like(offset, column)
-            candidates = Candidates(place, waiting[:, None], canvas, offset, process.mask_token_id)
-            proposed = self.proposal(reader(canvas, place, column, model_kwargs), candidates, random=random)
-            after = canvas.clone()
-            after[:, column] = torch.where(waiting, proposed.tokens[:, 0], canvas[:, column])
-            if self.stop_token_id is not None:
-                stopped = waiting & (after[:, column] == self.stop_token_id)
-                after = after.masked_fill(process.is_masked(after) & stopped[:, None], self.stop_token_id)
-            confidence = torch.full(canvas.shape, torch.nan, device=canvas.device)
-            confidence[:, column] = proposed.probability[:, 0].float().masked_fill(~waiting, torch.nan)
-            calls = calls + waiting
-            changed, canvas = after != canvas, after
-            yield Step(canvas, changed, confidence, calls)
+            columns = torch.full_like(state.offset, column)
+            state = replace(state, columns=columns, valid=waiting[:, None])
+            state = self.proposal(reader(state.tokens, columns, column, model_kwargs), state, random=random)
+            state, step = write(state, waiting[:, None], waiting)
+            if stops:
+                rows = waiting & is_stop(state.tokens[:, column], stops)
+                filled_tokens, filled = fill_rows(state.tokens, state.open, rows, stops)
+                state = replace(state, tokens=filled_tokens, open=state.open & ~filled)
+                step = replace(step, tokens=filled_tokens, changed=step.changed | filled)
+            yield step
 
 
-class _Reader:
+class _Reader(ABC):
     """Logits of one column of the canvas, (B, 1, V), from the tokens to its left."""
 
     def __init__(self, denoiser: Denoiser, shape: torch.Size) -> None:
@@ -101,13 +119,14 @@ class _Reader:
                 "shift=True"
             )
 
-    def __call__(self, canvas: Tensor, place: Tensor, column: int, model_kwargs: dict[str, Any]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, canvas: Tensor, where: Tensor, column: int, model_kwargs: dict[str, Any]) -> Tensor: ...
 
 
 class _Whole(_Reader):
-    def __call__(self, canvas: Tensor, place: Tensor, column: int, model_kwargs: dict[str, Any]) -> Tensor:
-        return self.denoiser.logits(canvas, place, **model_kwargs)
+    @override
+    def __call__(self, canvas: Tensor, where: Tensor, column: int, model_kwargs: dict[str, Any]) -> Tensor:
+        return self.denoiser.logits(canvas, where, **model_kwargs)
 
 
 class _Cached(_Reader):
@@ -119,7 +138,8 @@ class _Cached(_Reader):
         self.store = self.backbone.new_cache(*shape)
         self.written = 0
 
-    def __call__(self, canvas: Tensor, place: Tensor, column: int, model_kwargs: dict[str, Any]) -> Tensor:
+    @override
+    def __call__(self, canvas: Tensor, where: Tensor, column: int, model_kwargs: dict[str, Any]) -> Tensor:
         region = slice(min(self.written, max(0, column - 1)), max(column, 1))
         self.written = column
-        return region_logits(self.backbone, self.store, canvas, place, region, model_kwargs)
+        return region_logits(self.backbone, self.store, canvas, where, region, model_kwargs)

@@ -1,14 +1,17 @@
-"""Which position first: an order gives every candidate a score, and the highest scores are committed first."""
+"""Which position first: an order gives every candidate a score, and the highest scores are written first."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.random import RowRandom
-from llada.samplers.propose import Candidates, Proposed, forbid, token_probability
+from llada.samplers.part import Part
+from llada.samplers.propose import suppress
+from llada.samplers.state import State, token_probability
 
 
 class Measure(Enum):
@@ -19,45 +22,28 @@ class Measure(Enum):
     NEGATIVE_ENTROPY = "negative entropies in nats"
 
 
-class Order(ABC):
+class Order(Part, ABC):
     """Scores candidates from what the model proposed there."""
+
+    blind: ClassVar[bool] = False
+    """Whether it never looks at the model's answers, so that the model is run only where a token is to be written."""
 
     @property
     def measure(self) -> Measure:
-        """What the scores are."""
+        """What the scores are. An order of your own may say ``measure = Measure.PROBABILITY``."""
         return Measure.RANK
 
     @abstractmethod
-    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
+    def __call__(self, state: State) -> Tensor:
         """Score the candidates.
 
         Args:
-            proposed: tokens and logits, (B, M) and (B, M, V).
-            random: the rows' streams.
+            state: the step. ``state.positions`` (B, M) are where the candidates stand, ``state.logits`` (B, M, V) the
+                model's answers, ``state.drawn`` (B, M) the proposed tokens; a blind order sees the first alone.
 
         Returns:
-            (B, M) float; higher is committed earlier.
+            (B, M) float; the highest are written first.
         """
-
-
-class BlindOrder(Order):
-    """An order that doesn't look at the logits, so the model is only run where a token is going to be written."""
-
-    @abstractmethod
-    def blind(self, candidates: Candidates, *, random: RowRandom) -> Tensor:
-        """Score positions.
-
-        Args:
-            candidates: (B, M) of them.
-            random: the rows' streams.
-
-        Returns:
-            (B, M) float.
-        """
-
-    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
-        """See `Order`."""
-        return self.blind(proposed.candidates, random=random)
 
 
 @dataclass(frozen=True)
@@ -74,16 +60,16 @@ class Confidence(Order):
     without: tuple[int, ...] = ()
 
     @property
+    @override
     def measure(self) -> Measure:
-        """See `Order`."""
         return Measure.PROBABILITY
 
-    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
-        """See `Order`."""
+    @override
+    def __call__(self, state: State) -> Tensor:
         if not self.filtered and not self.without:
-            return proposed.probability
-        logits = proposed.filtered if self.filtered else proposed.logits
-        return token_probability(forbid(logits, self.without) if self.without else logits, proposed.tokens)
+            return state.probability
+        logits = state.filtered if self.filtered else state.logits
+        return token_probability(suppress(logits, self.without) if self.without else logits, state.drawn)
 
 
 @dataclass(frozen=True)
@@ -100,13 +86,13 @@ class Margin(Order):
     filtered: bool = False
 
     @property
+    @override
     def measure(self) -> Measure:
-        """See `Order`."""
         return Measure.PROBABILITY
 
-    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
-        """See `Order`."""
-        best = (proposed.filtered if self.filtered else proposed.logits).softmax(-1).topk(2, dim=-1).values
+    @override
+    def __call__(self, state: State) -> Tensor:
+        best = (state.filtered if self.filtered else state.logits).softmax(-1).topk(2, dim=-1).values
         return best[..., 0] - best[..., 1]
 
 
@@ -121,32 +107,36 @@ class NegativeEntropy(Order):
     filtered: bool = False
 
     @property
+    @override
     def measure(self) -> Measure:
-        """See `Order`."""
         return Measure.NEGATIVE_ENTROPY
 
-    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
-        """See `Order`."""
-        log_p = (proposed.filtered if self.filtered else proposed.logits).log_softmax(-1)
+    @override
+    def __call__(self, state: State) -> Tensor:
+        log_p = (state.filtered if self.filtered else state.logits).log_softmax(-1)
         return (log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
 
 
 @dataclass(frozen=True)
-class RandomOrder(BlindOrder):
+class RandomOrder(Order):
     """Every order is equally likely."""
 
-    def blind(self, candidates: Candidates, *, random: RowRandom) -> Tensor:
-        """See `BlindOrder`."""
-        return random.uniform_at(candidates.places)
+    blind: ClassVar[bool] = True
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        return state.random.uniform_at(state.positions)
 
 
 @dataclass(frozen=True)
-class LeftToRight(BlindOrder):
+class LeftToRight(Order):
     """As an autoregressive model writes."""
 
-    def blind(self, candidates: Candidates, *, random: RowRandom) -> Tensor:
-        """See `BlindOrder`."""
-        return -candidates.places.double()
+    blind: ClassVar[bool] = True
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        return -state.positions.double()
 
 
 @dataclass(frozen=True)
@@ -168,10 +158,10 @@ class Demote(Order):
         """See `Order`; a demoted candidate is below every threshold."""
         return self.inner.measure
 
-    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
-        """See `Order`."""
-        scores = self.inner(proposed, random=random)
-        demoted = torch.isin(proposed.tokens, torch.tensor(self.tokens, device=scores.device))
+    @override
+    def __call__(self, state: State) -> Tensor:
+        scores = self.inner(state)
+        demoted = torch.isin(state.drawn, torch.tensor(self.tokens, device=scores.device))
         return torch.where(demoted, torch.finfo(scores.dtype).min / 2, scores)
 
 
@@ -199,10 +189,10 @@ class Stochastic(Order):
     def __post_init__(self) -> None:
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0; got {self.temperature}; for 0 use the inner order itself")
-        if isinstance(self.inner, BlindOrder):
+        if self.inner.blind:
             raise ValueError(f"{self.inner} ranks without the model, so there are no scores to draw from; use it alone")
 
-    def __call__(self, proposed: Proposed, *, random: RowRandom) -> Tensor:
-        """See `Order`."""
-        scores = self.inner(proposed, random=random).double() / self.temperature
-        return scores - (-random.fold_in(1).uniform_at(proposed.candidates.places).log()).log()
+    @override
+    def __call__(self, state: State) -> Tensor:
+        scores = self.inner(state).double() / self.temperature
+        return scores - (-state.random.fold_in(1).uniform_at(state.positions).log()).log()

@@ -9,72 +9,14 @@ Reference: Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Mas
 Categorical Sampling", arXiv 2409.02908.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from llada.random import RowRandom
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The positions that a step may write.
-
-    Attributes:
-        positions: (B, M) int64, columns of the canvas; rising in each row as far as they are valid.
-        valid: (B, M) bool; rows with fewer candidates than others are filled up with positions that aren't any.
-        tokens: (B, L) int64, the canvas before the step.
-        offset: (B, 1) int64, the padding in front of each row.
-        mask_token_id: never written.
-    """
-
-    positions: Tensor
-    valid: Tensor
-    tokens: Tensor
-    offset: Tensor
-    mask_token_id: int
-
-    @cached_property
-    def places(self) -> Tensor:
-        """(B, M) int64, positions counted from the first real token of the row: what random numbers belong to."""
-        return self.positions - self.offset
-
-
-@dataclass(frozen=True)
-class Proposed:
-    """A token for every candidate position, and the logits behind it.
-
-    Attributes:
-        candidates: where.
-        tokens: (B, M) int64.
-        logits: (B, M, V) float32, as the model gave them, forbidden tokens at minus infinity.
-        filtered: (B, M, V), after temperature, top-p and top-k; the same tensor where nothing was filtered.
-    """
-
-    candidates: Candidates
-    tokens: Tensor
-    logits: Tensor
-    filtered: Tensor
-
-    @cached_property
-    def probability(self) -> Tensor:
-        """(B, M) float32, the model's own probability of the proposed tokens."""
-        return token_probability(self.logits, self.tokens)
-
-
-def token_probability(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Probability of the tokens under the logits.
-
-    Args:
-        logits: (..., V) float32.
-        tokens: (...) int64.
-
-    Returns:
-        (...) float32.
-    """
-    return (logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)).exp()
+from llada.samplers.part import Part
+from llada.samplers.state import State
 
 
 def gumbel_argmax(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -107,10 +49,16 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Drop all but the smallest set of tokens whose probability reaches ``top_p``; the best one always stays."""
-    ordered, index = logits.sort(-1, descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(before >= top_p, -torch.inf))
+    """Drop all but the smallest set of tokens whose probability is ``top_p`` or more; the best one always stays.
+
+    Of tokens that tie at the edge of the set the first are kept.
+    """
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    p = ordered.softmax(-1)
+    before = p.cumsum(-1) - p  # what the more likely tokens have together
+    enough = before >= top_p
+    enough[..., 0] = False
+    return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(enough, -torch.inf))
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -120,14 +68,14 @@ def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Proposal(Part):
     """How a token is drawn from the logits of a position.
 
     Args:
         temperature: T; 0 takes the most likely token.
-        top_p: keep the smallest set of tokens with this much probability, in (0, 1]; None for all.
+        top_p: keep the smallest set of tokens with at least this much probability, in (0, 1]; None for all.
         top_k: keep this many tokens; None for all.
-        forbidden: ids that are never written. The mask token never is, in any case.
+        suppress_tokens: ids that are never written. The mask token never is, in any case.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -136,7 +84,7 @@ class Proposal:
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None
-    forbidden: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0.0:
@@ -146,21 +94,29 @@ class Proposal:
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be 1 or more; got {self.top_k}")
 
-    def __call__(self, logits: Tensor, candidates: Candidates, *, random: RowRandom) -> Proposed:
-        """Propose a token at every candidate position.
+    def __call__(self, logits: Tensor, state: State, *, random: RowRandom) -> State:
+        """Propose a token for every candidate.
 
         Args:
             logits: (B, M, V).
-            candidates: the positions.
-            random: the rows' streams; a number belongs to the position in the row, whatever the padding.
+            state: the step; its candidates are those of the logits.
+            random: random streams of the rows; a number belongs to the position in the row, whatever the padding.
+
+        Returns:
+            The state with ``logits``, ``filtered`` and ``drawn``.
         """
-        logits = forbid(logits.float(), (candidates.mask_token_id, *self.forbidden))
+        logits = self.suppress(logits.float(), state)
         filtered = self.filter(logits)
         if self.temperature == 0.0:
-            tokens = filtered.argmax(-1)
+            drawn = filtered.argmax(-1)
         else:
-            tokens = inverse_cdf(filtered, random.uniform_at(candidates.places))
-        return Proposed(candidates, tokens, logits, filtered)
+            drawn = inverse_cdf(filtered, random.uniform_at(state.positions))
+        return replace(state, logits=logits, filtered=filtered, drawn=drawn)
+
+    def suppress(self, logits: Tensor, state: State) -> Tensor:
+        """A copy of the (..., V) logits with minus infinity at the tokens that are never written."""
+        mask = state.process.mask_token_id
+        return suppress(logits, self.suppress_tokens if mask is None else (mask, *self.suppress_tokens))
 
     def filter(self, logits: Tensor) -> Tensor:
         """Logits after temperature, then top-p, then top-k; (..., V)."""
@@ -170,7 +126,7 @@ class Proposal:
         return filtered if self.top_k is None else keep_top_k(filtered, self.top_k)
 
 
-def forbid(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
+def suppress(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
     """A copy of (..., V) logits in which some tokens have minus infinity.
 
     Raises:
@@ -179,5 +135,5 @@ def forbid(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
     outside = [token for token in tokens if not 0 <= token < logits.shape[-1]]
     if outside:
         raise ValueError(f"token {outside[0]} is outside of the model's vocabulary of {logits.shape[-1]}")
-    index = torch.tensor(tokens, device=logits.device)
+    index = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
     return logits.index_fill(-1, index, -torch.inf)

@@ -1,18 +1,19 @@
-"""What a sampler is: (model, partly masked canvas, process) -> the canvas without masks, step by step.
+"""What a sampler is: (model, canvas, process) -> the canvas with its open positions written, step by step.
 
-Whatever isn't the mask token when sampling starts is given and never changes: a prompt, the text around a hole,
-padding.
+Positions that are given never change: a prompt, the text around a hole, padding. All others are open and get a token.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from llada.process import MaskingProcess
+from llada.process import Process
+from llada.random import RowRandom
+from llada.samplers.state import State
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Sample(NamedTuple):
     """A finished canvas.
 
     Attributes:
-        tokens: (B, L) int64, without masks.
+        tokens: (B, L) int64, with a token at every position.
         calls: (B,) int64, model calls that each row needed (NFE).
-        generated: (B,) int64, tokens that were written into each row.
+        generated: (B,) int64, number of positions that were open at the start.
     """
 
     tokens: Tensor
@@ -53,11 +54,42 @@ class Sample(NamedTuple):
 
 
 class Sampler(ABC):
-    """Fills the masks of a canvas."""
+    """Writes the open positions of a canvas."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a token that was written is never changed again, so that its text can be shown at once."""
+        return False
+
+    @property
+    def left_to_right(self) -> bool:
+        """Whether every token is written behind all that were written before it."""
+        return False
+
+    def with_adjustments(self, *adjustments: Any) -> Self:
+        """The same sampler with more adjustments of the logits, such as constraints.
+
+        Args:
+            adjustments: `llada.samplers.Adjustment` objects, applied after its own.
+
+        Raises:
+            ValueError: if the sampler takes none, or not these.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes no constraints; give another sampler, such as low_confidence"
+            f" (got {', '.join(type(adjustment).__name__ for adjustment in adjustments)})"
+        )
 
     @abstractmethod
     def iterate(
-        self, model: Any, tokens: Tensor, process: MaskingProcess, *, seed: int | Tensor = 0, **model_kwargs: Any
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Any,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
     ) -> Iterator[Step]:
         """Yield the canvas after every step.
 
@@ -67,22 +99,34 @@ class Sampler(ABC):
             model: whatever `llada.denoiser.as_denoiser` takes.
             tokens: (B, L) int64, the canvas; not edited.
             process: owner of the mask token and the schedule.
+            given: (B, L) bool, positions that are never written. None: all that don't hold the mask token.
             seed: an int, from which row i gets ``seed + i``, or (B,) integers, one per row. A row's result depends on
                 its own seed and content only.
             model_kwargs: for the model; ``attention_mask`` (B, L) bool marks the real tokens of padded rows.
+
+        Raises:
+            ValueError: if ``given`` is None and the process has no mask token.
         """
 
     @torch.no_grad()
     def __call__(
-        self, model: Any, tokens: Tensor, process: MaskingProcess, *, seed: int | Tensor = 0, **model_kwargs: Any
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
     ) -> Sample:
-        """Fill the masks; arguments as in `iterate`.
+        """Write all open positions; arguments as in `iterate`.
 
         Returns:
-            The finished canvas. If there was nothing to fill, a copy of the input.
+            The finished canvas. If there was nothing to write, a copy of the input.
         """
-        calls = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-        canvas = tokens.clone()
-        for step in self.iterate(model, tokens, process, seed=seed, **model_kwargs):
+        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
+        state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+        canvas, calls = tokens.clone(), state.calls
+        for step in self.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs):
             canvas, calls = step.tokens, step.calls
-        return Sample(canvas, calls, process.is_masked(tokens).sum(1))
+        return Sample(canvas, calls, state.open.sum(1))

@@ -4,47 +4,43 @@ The model's favourites of one canvas are good guesses of its next steps. So a ca
 in which the first 1, 2, ..., J guesses are already written, as one batch. What step-by-step decoding would do is read
 from the copies in turn: as long as it is the guess, the next copy is the canvas that it would have come to.
 
-Shapes: B rows, J guesses, S = J + 1 states per row, L columns of the canvas, M candidate positions of a state.
+Shapes: B rows, J guesses, S = J + 1 copies per row, L columns of the canvas, M candidates of a copy.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers.amount.amount import Scored, best, ranks
-from llada.samplers.caches.policy import CachePolicy, NoCache
-from llada.samplers.checks import check_speculative
-from llada.samplers.constraints.adjust import Adjustment
-from llada.samplers.guidance import Guidance
-from llada.samplers.layout import Part, first_true, plan
-from llada.samplers.order import Confidence, Order
-from llada.samplers.propose import Proposal, Proposed
-from llada.samplers.sampler import Sampler, Step
-from llada.samplers.session import Predictor, Session
-from llada.samplers.window import WholeCanvas, Window
+from llada.samplers.amount.amount import best, ranks
+from llada.samplers.composed import ComposedSampler
+from llada.samplers.layout import Span, first_true, plan
+from llada.samplers.order import Confidence, Order, Stochastic
+from llada.samplers.run import Run
+from llada.samplers.sampler import Step
+from llada.samplers.state import State
+from llada.samplers.stopping import fill_rows, is_stop, token_ids
 
 
 class Guesses(NamedTuple):
-    """What the next steps may write: positions and tokens, (B, J) int64 each, and which are guesses, (B, J) bool."""
+    """What the next steps may write: columns and tokens, (B, J) int64 each, and which are guesses, (B, J) bool."""
 
-    positions: Tensor
+    columns: Tensor
     tokens: Tensor
     valid: Tensor
 
 
 @dataclass(frozen=True)
-class SpeculativeSampler(Sampler):
-    """Writes what an `UnmaskingSampler` of the same parts with ``commit=PerStep(1)`` writes, in fewer calls.
+class SpeculativeSampler(ComposedSampler):
+    """Writes what an `UnmaskingSampler` of the same parts with ``amount=PerStep(1)`` writes, in fewer calls.
 
     A call has ``guesses + 1`` times the rows, so it pays where the device isn't busy with one. `Step`s come once per
     call, with all tokens that it settled. Without a cache rows look ahead across the ends of blocks; with one they stop
-    there, because a cache is opened for one block.
+    there, because a cache serves one block at a time.
 
     Args:
         guesses: J; a call settles between 1 and J + 1 tokens.
@@ -64,166 +60,168 @@ class SpeculativeSampler(Sampler):
 
     guesses: int = 4
     order: Order = field(default_factory=Confidence)
-    proposal: Proposal = field(default_factory=Proposal)
-    window: Window = field(default_factory=WholeCanvas)
-    guidance: Guidance = field(default_factory=Guidance)
-    cache: CachePolicy = field(default_factory=NoCache)
-    adjustments: tuple[Adjustment, ...] = ()
 
     def __post_init__(self) -> None:
         if self.guesses < 1:
             raise ValueError(f"guesses must be 1 or more; got {self.guesses}")
-        check_speculative(self)
+        if self.proposal.temperature != 0.0 or isinstance(self.order, Stochastic):
+            raise ValueError(
+                "guesses are only checked against greedy steps: use a proposal of temperature 0 and an order without "
+                "noise; or decode step by step with UnmaskingSampler(PerStep(1), ...)"
+            )
+        if self.order.blind:
+            raise ValueError(f"{self.order} doesn't ask the model, so it has no guesses; use order=Confidence()")
+        if self.window.width is not None:
+            raise ValueError(
+                "guesses need a fixed window; use WholeCanvas() or Blocks(block_length) instead of a sliding one"
+            )
+        if not self.cache.memoryless:
+            raise ValueError(
+                f"{self.cache} computes different things in different steps, and a call that looks ahead has several "
+                "steps at once; use NoCache(), ExactCache(), or DualCache() or PrefixCache() that refresh at the "
+                "opening of a window only"
+            )
+        memories = [type(adjustment).__name__ for adjustment in self.adjustments if adjustment.remembers]
+        if memories:
+            raise ValueError(
+                f"{memories[0]} remembers every step, and a call that looks ahead runs some that never happen; "
+                "decode step by step with UnmaskingSampler(PerStep(1), ...)"
+            )
+        super().__post_init__()
 
-    @torch.no_grad()
-    def iterate(
-        self, model: Any, tokens: Tensor, process: MaskingProcess, *, seed: int | Tensor = 0, **model_kwargs: Any
-    ) -> Iterator[Step]:
-        """See `Sampler.iterate`."""
-        parts = plan(self.window, None, process.is_masked(tokens))
-        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
+    @property
+    @override
+    def is_final(self) -> bool:
+        return True
 
-        @cache
-        def session(width: int) -> Session:
-            """For so many states per row."""
-            repeated = {
-                name: value.repeat_interleave(width, 0) if isinstance(value, Tensor) else value
-                for name, value in model_kwargs.items()
-            }
-            return Session.begin(self, model, tokens.repeat_interleave(width, 0), process, repeated)
+    @override
+    def run(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Run:
+        copies = self._copies(state)
+        repeated = {
+            name: value.repeat_interleave(copies, 0) if isinstance(value, Tensor) else value
+            for name, value in model_kwargs.items()
+        }
+        return super().run(model, _repeat(state, copies), repeated)
 
-        nothing = self._nothing(tokens)
-        session(nothing.valid.shape[1] + 1)  # refuses what can't be decoded
-        canvas, calls = tokens.clone(), torch.zeros_like(tokens[:, 0])
-        together = [parts] if parts else []
-        for group in [[part] for part in parts] if self.cache.windowed else together:
-            run = _Run(session, group, process, random, tokens)
-            for step in self._fill(run, nothing, canvas, calls):
-                canvas, calls = step.tokens, step.calls
-                yield step
+    @override
+    def _spans(self, state: State) -> list[Span]:
+        spans = super()._spans(state)
+        if self.cache.windowed or not spans:
+            return spans
+        return [spans[0]._replace(stop=spans[-1].stop)]
 
-    def _nothing(self, tokens: Tensor) -> Guesses:
-        """No guesses; with a cache, whose buffers have rows for all states, as many columns as there may be."""
-        empty = tokens.new_zeros(len(tokens), self.guesses if self.cache.windowed else 0)
-        return Guesses(empty, empty, empty.bool())
+    @override
+    def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
+        inner = [each for each in plan(self.window, None, state.open) if each.stop <= span.stop]
+        if not inner:
+            return state
+        windows, stops = _Windows(inner, state), token_ids(self.window.stop_token_ids)
+        empty = state.tokens.new_zeros(len(state.tokens), self._copies(state) - 1)
+        guesses = Guesses(empty, empty, empty.bool())
+        while bool((waiting := state.open[:, : span.stop].any(1)).any()):
+            before = state
+            ahead = _written(state, guesses)
+            if stops:
+                ahead = [windows.stop(before, one, stops) for one in ahead]
+            copies = replace(
+                _repeat(state, len(ahead)),
+                tokens=torch.stack([one.tokens for one in ahead], 1).flatten(0, 1),
+                open=torch.stack([one.open for one in ahead], 1).flatten(0, 1),
+            )
+            proposed = self._propose(run, windows, copies, random)
+            state, shown, guesses = self._settle(state, proposed, guesses)
+            if stops:
+                state = windows.stop(before, state, stops)
+            state = replace(state, calls=state.calls + waiting)
+            yield Step(state.tokens, before.open & ~state.open, shown, state.calls)
+        return state
 
-    def _fill(self, run: "_Run", nothing: Guesses, canvas: Tensor, calls: Tensor) -> Iterator[Step]:
-        """Decode a group of windows."""
-        guesses, stop = nothing, self.window.stop_token_id
-        while bool((waiting := run.masked(canvas).any(1)).any()):
-            states = _states(canvas, guesses)
-            if stop is not None:
-                states = torch.stack([run.stop(canvas, state, stop) for state in states.unbind(1)], 1)
-            after, confidence, guesses = self._call(run, states, guesses)
-            guesses = _pad(guesses, nothing.valid.shape[1])
-            if stop is not None:
-                after = run.stop(canvas, after, stop)
-            calls = calls + waiting
-            changed = after != canvas
-            canvas = after
-            yield Step(canvas, changed, confidence, calls)
+    def _copies(self, state: State) -> int:
+        return min(self.guesses, state.tokens.shape[1]) + 1
 
-    def _call(self, run: "_Run", states: Tensor, guesses: Guesses) -> tuple[Tensor, Tensor, Guesses]:
-        """The canvas after all steps that one call settles, its confidences, and the next guesses."""
-        rows, width, length = states.shape
-        proposed = run.propose(states)
-        candidates = proposed.candidates
-        scored = Scored(self.order(proposed, random=run.random), candidates)
-        taken = best(scored)
-        column = taken.int().argmax(1, keepdim=True)
-        position = candidates.positions.gather(1, column).view(rows, width)
-        token = proposed.tokens.gather(1, column).view(rows, width)
-        some = taken.any(1).view(rows, width)
+    def _propose(self, run: Run, windows: "_Windows", copies: State, random: RowRandom) -> State:
+        """Tokens and scores for the current window of each of the B * S copies."""
+        inside, begun = windows.current(copies.open)
+        still_open = copies.open & begun
+        left = still_open.sum(1)
+        columns, valid = first_true(still_open, int(left.max()))
+        initial = (inside & ~copies.given).sum(1)  # what a step of one token is told the time by
+        copies = replace(copies, columns=columns, valid=valid, left=left, initial=initial)
+        time = copies.grid() if copies.process.time_conditioned else None
+        proposed = run.propose(copies, time, random=random)
+        return replace(proposed, scores=self.order(proposed))
 
-        right = (position[:, :-1] == guesses.positions) & (token[:, :-1] == guesses.tokens) & some[:, :-1]
-        settled = (right & guesses.valid).long().cumprod(1).sum(1, keepdim=True)  # (B, 1): the last true state
-        index = torch.arange(rows, device=states.device) * width + settled[:, 0]
-        last, place = states.flatten(0, 1)[index], position.gather(1, settled)
-        written = torch.where(some.gather(1, settled), token.gather(1, settled), last.gather(1, place))
-        last = last.scatter(1, place, written)
-        shown = proposed.probability.masked_fill(~candidates.valid, torch.nan)[index]
-        confidence = torch.full((rows, length), torch.nan, device=states.device)
-        confidence = confidence.scatter(1, candidates.positions[index], shown.float())
-        return last, confidence, self._next(scored, proposed, taken, index)
+    def _settle(self, state: State, proposed: State, guesses: Guesses) -> tuple[State, Tensor, Guesses]:
+        """The state after all steps that one call settles, the confidences of the last, and the next guesses."""
+        rows, length = state.tokens.shape
+        copies = len(proposed.tokens) // rows
+        taken = best(proposed)
+        entry = taken.int().argmax(1, keepdim=True)
+        column, token = (part.gather(1, entry).view(rows, copies) for part in (proposed.columns, proposed.drawn))
+        some = taken.any(1).view(rows, copies)
 
-    def _next(self, scored: Scored, proposed: Proposed, taken: Tensor, index: Tensor) -> Guesses:
-        """The favourites of the last true states, without the one that was written."""
-        valid = (scored.valid & ~taken)[index]
-        rank = ranks(scored.scores[index], valid)
+        right = (column[:, :-1] == guesses.columns) & (token[:, :-1] == guesses.tokens) & some[:, :-1]
+        settled = (right & guesses.valid).long().cumprod(1).sum(1, keepdim=True)  # (B, 1): the last true copy
+        index = torch.arange(rows, device=state.tokens.device) * copies + settled[:, 0]
+        tokens, still_open = proposed.tokens[index], proposed.open[index]
+        where, written = column.gather(1, settled), some.gather(1, settled)
+        tokens = tokens.scatter(1, where, torch.where(written, token.gather(1, settled), tokens.gather(1, where)))
+        still_open = still_open.scatter(1, where, still_open.gather(1, where) & ~written)
+        sure = proposed.probability.masked_fill(~proposed.valid, torch.nan)[index]
+        shown = torch.full((rows, length), torch.nan, device=tokens.device)
+        shown = shown.scatter(1, proposed.columns[index], sure)
+        return replace(state, tokens=tokens, open=still_open), shown, self._next(proposed, taken, index, copies - 1)
+
+    def _next(self, proposed: State, taken: Tensor, index: Tensor, number: int) -> Guesses:
+        """The favourites of the last true copies, without the one that was written; ``number`` entries."""
+        valid = (proposed.valid & ~taken)[index]
+        rank = ranks(proposed.scores[index], valid)
         order = torch.empty_like(rank).scatter(1, rank, torch.arange(rank.shape[1], device=rank.device).expand_as(rank))
-        order = order[:, : self.guesses]
-        positions = scored.positions[index].gather(1, order)
-        return Guesses(positions, proposed.tokens[index].gather(1, order), valid.gather(1, order))
+        order = order[:, :number]
+        parts = (part.gather(1, order) for part in (proposed.columns[index], proposed.drawn[index], valid))
+        return Guesses(*(torch.nn.functional.pad(part, (0, number - order.shape[1])) for part in parts))
 
 
-class _Run:
-    """What is worked with in a group of windows, over which a call may look ahead.
+class _Windows:
+    """The windows over which a call may look ahead."""
 
-    Args:
-        session: for a number of states per row.
-        group: the windows.
-        process: owner of the mask token.
-        random: the rows' streams.
-        tokens: (B, L) int64, the canvas before the first step.
-    """
+    def __init__(self, spans: list[Span], state: State) -> None:
+        device, self.given = state.tokens.device, state.given
+        self.starts, self.stops = torch.tensor([span[:2] for span in spans], device=device).T.contiguous()
+        self.columns = torch.arange(state.tokens.shape[1], device=device)
 
-    def __init__(
-        self,
-        session: Callable[[int], Session],
-        group: list[Part],
-        process: MaskingProcess,
-        random: RowRandom,
-        tokens: Tensor,
-    ) -> None:
-        self.session, self.process, self.random = session, process, random
-        self.fillable, self.end = process.is_masked(tokens), group[-1].stop
-        self.starts, self.stops = torch.tensor([part[:2] for part in group], device=tokens.device).T.contiguous()
-        self.predict: Callable[[int], Predictor] = cache(lambda width: session(width).open(group[0].start, self.end))
-
-    def propose(self, states: Tensor) -> Proposed:
-        """Tokens for the open window of each state (B, S, L), as a batch of B * S."""
-        width, tokens = states.shape[1], states.flatten(0, 1)
-        session, masked = self.session(width), self.masked(tokens)
-        window = self.window(masked).clamp(max=len(self.stops) - 1)
-        columns = torch.arange(tokens.shape[1], device=tokens.device)
-        begun = columns < self.stops[window][:, None]
-        open_now = masked & begun
-        candidates = session.candidates(first_true(open_now, int(open_now.sum(1).max())), tokens)
-        time = None
-        if self.process.time_conditioned:  # that of a step of one token, as `Progress.grid` tells it
-            initial = (session.fillable & begun & (columns >= self.starts[window][:, None])).sum(1)
-            time = open_now.sum(1).double() / initial.clamp(min=1)
-        return self.predict(width)(candidates, time, random=self.random)
-
-    def masked(self, tokens: Tensor) -> Tensor:
-        """The masks of the group, (..., L) bool."""
-        return self.process.is_masked(tokens) & (torch.arange(tokens.shape[-1], device=tokens.device) < self.end)
-
-    def window(self, masked: Tensor) -> Tensor:
-        """Index of the window that each state is in, that of its first mask; behind the last if there is none."""
-        first = torch.where(masked.any(1), masked.int().argmax(1), masked.shape[1])
+    def index(self, still_open: Tensor) -> Tensor:
+        """The window of each row's first open position, (B,) int64; behind the last if there is none."""
+        first = torch.where(still_open.any(1), still_open.int().argmax(1), still_open.shape[1])
         return torch.searchsorted(self.stops, first, right=True)
 
-    def stop(self, before: Tensor, after: Tensor, token: int) -> Tensor:
-        """Fill what is left of the rows that have just finished a window with the stop token in it."""
-        window, left = (self.window(self.masked(tokens)) for tokens in (before, after))
-        index = window.clamp(max=len(self.stops) - 1)
-        columns = torch.arange(after.shape[1], device=after.device)
-        inside = (columns >= self.starts[index][:, None]) & (columns < self.stops[index][:, None])
-        found = (left > window) & ((after == token) & self.fillable & inside).any(1)
-        return after.masked_fill(self.process.is_masked(after) & found[:, None], token)
+    def current(self, still_open: Tensor) -> tuple[Tensor, Tensor]:
+        """Which columns are in the row's window, and which are before its end; (B, L) bool each."""
+        index = self.index(still_open).clamp(max=len(self.stops) - 1)
+        begun = self.columns < self.stops[index][:, None]
+        return begun & (self.columns >= self.starts[index][:, None]), begun
+
+    def stop(self, before: State, after: State, stops: tuple[int, ...]) -> State:
+        """Fill what is open in the rows that have just finished a window with a stop token in it."""
+        finished = self.index(after.open) > self.index(before.open)
+        inside, _ = self.current(before.open)
+        rows = finished & (is_stop(after.tokens, stops) & ~self.given & inside).any(1)
+        tokens, filled = fill_rows(after.tokens, after.open, rows, stops)
+        return replace(after, tokens=tokens, open=after.open & ~filled)
 
 
-def _states(canvas: Tensor, guesses: Guesses) -> Tensor:
-    """The canvas with 0, 1, ..., J guesses written, (B, J + 1, L)."""
-    states = [canvas]
-    for position, token, valid in zip(*(part.unbind(1) for part in guesses), strict=True):
-        state, column = states[-1], position[:, None]
-        states.append(state.scatter(1, column, torch.where(valid[:, None], token[:, None], state.gather(1, column))))
-    return torch.stack(states, 1)
+def _written(state: State, guesses: Guesses) -> list[State]:
+    """The state with 0, 1, ..., J guesses written."""
+    states = [state]
+    for column, token, valid in zip(*(part.split(1, dim=1) for part in guesses), strict=True):
+        tokens, still_open = states[-1].tokens, states[-1].open
+        tokens = tokens.scatter(1, column, torch.where(valid, token, tokens.gather(1, column)))
+        still_open = still_open.scatter(1, column, still_open.gather(1, column) & ~valid)
+        states.append(replace(state, tokens=tokens, open=still_open))
+    return states
 
 
-def _pad(guesses: Guesses, width: int) -> Guesses:
-    """At least ``width`` columns of guesses, the others not valid."""
-    missing = max(0, width - guesses.valid.shape[1])
-    return Guesses(*(torch.nn.functional.pad(part, (0, missing)) for part in guesses))
+def _repeat(state: State, copies: int) -> State:
+    """Every row so many times, behind one another."""
+    names = ("tokens", "open", "given", "offset")
+    return replace(state, **{name: getattr(state, name).repeat_interleave(copies, 0) for name in names})

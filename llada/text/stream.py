@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llada.process import MaskingProcess
 from llada.rows import count_before
-from llada.samplers import NextToken, Sampler, SpeculativeSampler, Step, UnmaskingSampler
+from llada.samplers import Step
 
 _TORN = "\ufffd"  # the end of a text whose last character isn't whole yet
 
@@ -28,7 +28,7 @@ def stream_text(
     Once a stop token is reached no more steps are taken, so that their model calls are saved.
 
     Args:
-        steps: from ``sampler.iterate`` or ``model.iterate``, of a sampler that `is_final` allows.
+        steps: from ``sampler.iterate`` or ``model.iterate``, of a sampler whose ``is_final`` is true.
         tokens: (B, L) int64, the canvas before the first step.
         process: the forward process, which names the mask token.
         decode: gives the text of a list of tokens, such as ``tokenizer.decode``.
@@ -59,10 +59,3 @@ def stream_text(
         given = text
         if ended:
             return
-
-
-def is_final(sampler: Sampler) -> bool:
-    """Whether a sampler is known never to change a token that it has written."""
-    if isinstance(sampler, UnmaskingSampler):
-        return not sampler.rates.remasks
-    return isinstance(sampler, SpeculativeSampler | NextToken)

@@ -145,7 +145,7 @@ class TextModel:
 
     def to_write(self, made: Canvas) -> Tensor:
         """The positions of a canvas that are to be filled, (B, L) bool; all others are given or padding."""
-        return self.model.process.is_masked(made.tokens)
+        return ~made.given
 
     def steps(self, made: Canvas, seed: int | Tensor) -> Iterator[Step]:
         """Yield the canvas after every sampling step.
@@ -190,7 +190,7 @@ class TextModel:
 
         Args:
             made: the canvas before the first step.
-            steps: from `steps`, of a sampler that `llada.text.is_final` allows.
+            steps: from `steps`, of a sampler that which ``is_final`` is true.
             row: which row of the batch.
 
         Raises:

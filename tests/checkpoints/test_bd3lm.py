@@ -72,7 +72,7 @@ def test_keys_of_finished_blocks_are_exact(folder: Path) -> None:
 
 def test_it_decodes_block_by_block(folder: Path) -> None:
     model = DiffusionLM.from_pretrained(folder)
-    sample = model.generate(torch.full((2, LENGTH), MASK), sampler=block_diffusion(BLOCK), seed=3)
+    sample = model.generate(torch.full((2, LENGTH), MASK), sampler=block_diffusion(block_length=BLOCK), seed=3)
     assert not model.process.is_masked(sample.tokens).any()
 
 

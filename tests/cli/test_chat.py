@@ -14,8 +14,7 @@ from llada.cli.chat import ChatSession
 from llada.cli.dialogue import History, answer_sampler, context_length
 from llada.data import Message, llada_template, plain_template
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
-from llada.samplers import UnmaskingSampler, low_confidence
-from llada.samplers.presets import left_to_right, remdm_cap
+from llada.samplers import UnmaskingSampler, left_to_right, low_confidence, remdm_cap
 from llada.text import TextModel
 from tests.cli.trainer_file import write_trainer_file
 from tests.tiny_checkpoint import EOS, EOT, MASK, VOCAB_SIZE, write_checkpoint
@@ -249,9 +248,9 @@ def test_an_interrupted_answer_is_forgotten(parrot, monkeypatch):
 
 def test_how_answers_are_decoded_by_default(folder, checkpoint):
     words, chosen = JsonTokenizer(folder), low_confidence(steps=3)
-    reference = low_confidence(steps=128, block_length=32, stop_token_id=EOS)
+    reference = low_confidence(steps=128, block_length=32, stop_token_ids=EOS)
     assert answer_sampler(None, str(folder), words, 128) == reference
-    assert answer_sampler(None, str(folder), words, 8) == low_confidence(steps=8, block_length=8, stop_token_id=EOS)
+    assert answer_sampler(None, str(folder), words, 8) == low_confidence(steps=8, block_length=8, stop_token_ids=EOS)
     assert answer_sampler(chosen, str(folder), words, 8) is chosen
     assert answer_sampler(None, checkpoint, words, 8) is None  # the model's own
 

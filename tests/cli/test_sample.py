@@ -125,7 +125,7 @@ def test_samplers_by_name_and_by_class_path(llada: Command, trained: Trained) ->
     long = llada(*base, "--sampler=llada.samplers.low_confidence", "--sampler.init_args.steps=3")
     assert short.out == long.out
     assert lines(short.out)[0]["calls"] == 3
-    parts = llada(*base, "--sampler=UnmaskingSampler", "--sampler.commit=Quota", "--sampler.commit.steps=2")
+    parts = llada(*base, "--sampler=UnmaskingSampler", "--sampler.amount=Quota", "--sampler.amount.steps=2")
     assert parts.code == 0, parts.err
     assert lines(parts.out)[0]["calls"] == 2
     wrong = llada(*base, "--sampler=low_confidnce")

@@ -128,7 +128,7 @@ def test_parts_have_short_names(llada: Command, story: Path) -> None:
     parts = ["--model.backbone=BidirectionalTransformer", *SMALL, "--model.objective=NELBO"]
     parts += ["--model.objective.design=ExactCounts"]
     parts += ["--model.process.schedule=CosineSchedule", "--model.sampler=UnmaskingSampler"]
-    parts += ["--model.sampler.commit=Quota", "--model.lr_scheduler=WarmupCosine"]
+    parts += ["--model.sampler.amount=Quota", "--model.lr_scheduler=WarmupCosine"]
     parts += ["--model.lr_scheduler.warmup_steps=1", "--model.lr_scheduler.total_steps=2"]
     run = llada("fit", *options, *parts, *QUIET, *SHORT)
     assert run.code == 0, run.err

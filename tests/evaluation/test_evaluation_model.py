@@ -12,7 +12,7 @@ from llada.evaluation.evaluation_model import CHECK_EVERY
 from llada.metrics import NextTokenLikelihood, greedy_match, next_token_greedy_match
 from llada.module import DiffusionLM
 from llada.samplers import NextToken, low_confidence
-from llada.samplers.presets import remdm_cap
+from llada.samplers import remdm_cap
 from llada.text import TextModel
 from tests.evaluation.conftest import ESTIMATOR
 from tests.tiny_checkpoint import BOS, EOS

@@ -52,8 +52,8 @@ def test_every_sampler_writes_one_token_per_call(name: str) -> None:
 def test_end_rules_of_the_instruct_models() -> None:
     never, last = PROTOCOLS["llada-8b-instruct/humaneval"].sampler(), PROTOCOLS["llada-8b-instruct/gsm8k"].sampler()
     blocks = PROTOCOLS["llada-8b-instruct/gsm8k-blocks"].sampler()
-    assert never.proposal.forbidden == (EOS,)
+    assert never.proposal.suppress_tokens == (EOS,)
     assert never.order.without == ()
     assert last.order.without == (EOS, EOT)
-    assert last.proposal.forbidden == ()
-    assert (blocks.window.size, blocks.order.without, blocks.proposal.forbidden) == (8, (), ())
+    assert last.proposal.suppress_tokens == ()
+    assert (blocks.window.block_length, blocks.order.without, blocks.proposal.suppress_tokens) == (8, (), ())

@@ -7,9 +7,9 @@ import torch
 
 from llada.process import MaskingProcess
 from llada.samplers import (
+    Amount,
     Blocks,
     CachePolicy,
-    Commit,
     DualCache,
     Factor,
     PrefixCache,
@@ -24,7 +24,7 @@ CASES = {n: c for n, c in values("llada-tiny", "fast_dllm")["cases"].items() if 
 POLICIES: dict[str, CachePolicy] = {"prefix": PrefixCache(), "dual": DualCache()}
 
 
-def commit_for(params: dict[str, Any]) -> Commit:
+def amount_for(params: dict[str, Any]) -> Amount:
     if "threshold" in params:
         return Threshold(params["threshold"])
     return Factor(params["factor"]) if "factor" in params else Quota(params["steps"])
@@ -37,12 +37,12 @@ def test_fast_dllm_with_cache(name: str, dtype: torch.dtype) -> None:
     prompt, params = golden[f"{name}.prompt"], case["params"]
     canvas = torch.cat((prompt, torch.full((len(prompt), params["gen_length"]), MASK)), 1)
     window, cache = Blocks(params["block_length"]), POLICIES[name.split("_")[0]]
-    sample = UnmaskingSampler(commit_for(params), window=window, cache=cache)(
+    sample = UnmaskingSampler(amount_for(params), window=window, cache=cache)(
         tiny_llada(dtype), canvas, MaskingProcess(MASK)
     )
     factor = "factor" in params  # the rule without the reference's quirk at the last rank
     assert torch.equal(sample.tokens, golden[f"{name}.output_prefix_rule" if factor else f"{name}.output"])
     assert sample.calls.tolist() == [case["nfe_prefix_rule" if factor else "nfe"]]
-    plain = UnmaskingSampler(commit_for(params), window=window)(tiny_llada(dtype), canvas, MaskingProcess(MASK))
+    plain = UnmaskingSampler(amount_for(params), window=window)(tiny_llada(dtype), canvas, MaskingProcess(MASK))
     if not factor:
         assert torch.equal(plain.tokens, sample.tokens) != case["differs_from_no_cache_output"]

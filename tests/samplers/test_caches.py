@@ -44,7 +44,7 @@ def build(**options: int | bool) -> BidirectionalTransformer:
 
 
 def batch(num_new_tokens: int = 16) -> tuple[Tensor, Tensor]:
-    return canvas(PROMPTS, num_new_tokens, mask_token_id=31, pad_token_id=0)
+    return canvas(PROMPTS, num_new_tokens, mask_token_id=31, pad_token_id=0)[:2]
 
 
 FRESH: list[CachePolicy] = [
@@ -99,11 +99,11 @@ def test_a_row_of_a_ragged_batch_is_the_row_alone(policy: CachePolicy, shift: bo
     window = Blocks(4, from_start=True) if exact else Blocks(8)
     model = build(block_length=4, shift=shift) if exact else build(shift=shift)
     prompts = [[1] * 8, [2, 3, 4, 5], [6] * 12] if exact else PROMPTS
-    tokens, mask = canvas(prompts, 16, mask_token_id=31, pad_token_id=0)
+    tokens, mask, _ = canvas(prompts, 16, mask_token_id=31, pad_token_id=0)
     sampler = UnmaskingSampler(Threshold(0.4), window=window, cache=policy, proposal=Proposal(temperature=1.0))
     together = sampler(model, tokens, PROCESS, seed=5, attention_mask=mask)
     for row, prompt in enumerate(prompts):
-        single, single_mask = canvas([prompt], 16, mask_token_id=31, pad_token_id=0)
+        single, single_mask, _ = canvas([prompt], 16, mask_token_id=31, pad_token_id=0)
         alone = sampler(model, single, PROCESS, seed=5 + row, attention_mask=single_mask)
         assert torch.equal(alone.tokens[0], together.tokens[row][mask[row]])
         assert alone.calls[0] == together.calls[row]
@@ -114,7 +114,7 @@ def test_a_row_of_a_ragged_batch_is_the_row_alone(policy: CachePolicy, shift: bo
 @pytest.mark.parametrize("policy", [IntervalCache(20, 4, 0.3), IntervalCache(3, 2, 0.1), IntervalCache(1, 1)], ids=str)
 def test_rows_whose_first_gaps_differ_share_an_interval_cache(policy: IntervalCache, shift: bool) -> None:
     prompts = [[3, 31, 4, 1, 31, 31, 8], [5, 6, 7, 2], [12, 13, 2, 31, 9, 31, 1, 4, 4]]
-    tokens, mask = canvas(prompts, 12, mask_token_id=31, pad_token_id=0)
+    tokens, mask, _ = canvas(prompts, 12, mask_token_id=31, pad_token_id=0)
     model, sampler = build(shift=shift), UnmaskingSampler(PerStep(1), cache=policy, proposal=Proposal(1.0))
     together = sampler(model, tokens, PROCESS, seed=5, attention_mask=mask)
     for row, prompt in enumerate(prompts):
@@ -230,7 +230,7 @@ def test_wrong_combinations_are_refused() -> None:
         exact(build(), tokens, PROCESS)
     with pytest.raises(ValueError, match=r"whole blocks of the model.*Blocks\(4"):
         exact(build(block_length=4), tokens, PROCESS)
-    ragged, mask = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
+    ragged, mask, _ = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
     with pytest.raises(ValueError, match="multiple of the model's block_length=4"):
         replace(exact, window=Blocks(4, from_start=True))(build(block_length=4), ragged, PROCESS, attention_mask=mask)
     for policy in (DualCache(), PrefixCache(), VicinityCache()):
@@ -241,10 +241,10 @@ def test_wrong_combinations_are_refused() -> None:
 
 
 def test_blocks_that_count_from_the_start_do_not_begin_together_in_every_batch() -> None:
-    ragged, mask = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
+    ragged, mask, _ = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
     for sampler in (
         UnmaskingSampler(window=Blocks(4, from_start=True)),
         EditingSampler(window=Blocks(4, from_start=True)),
     ):
-        with pytest.raises(ValueError, match=r"other than multiples of 4; .* use Blocks\(size\)"):
+        with pytest.raises(ValueError, match=r"other than multiples of 4; .* use Blocks\(block_length\)"):
             sampler(build(), ragged, PROCESS, attention_mask=mask)

@@ -13,7 +13,6 @@ from llada.samplers import (
     Adjustment,
     AllowLists,
     Blocks,
-    Candidates,
     Confidence,
     Credit,
     DelayedCache,
@@ -29,6 +28,7 @@ from llada.samplers import (
     Proposal,
     Sliding,
     SpeculativeSampler,
+    State,
     Threshold,
     UnmaskingSampler,
     VicinityCache,
@@ -43,13 +43,13 @@ COMPOSED: dict[str, dict[str, Any]] = {
     "guided": {"guidance": Guidance(1.5)},
     "words": {"adjustments": (WORDS,)},
     "words in blocks, guided": {"adjustments": (WORDS,), "guidance": Guidance(0.7), "window": Blocks(5)},
-    "forbidden and demoted": {"proposal": Proposal(forbidden=(4, 9, 17)), "order": Demote(Confidence(), (3, 22))},
-    "entropy": {"order": NegativeEntropy(), "guidance": Guidance(1.0), "window": Blocks(8, stop=17)},
+    "forbidden and demoted": {"proposal": Proposal(suppress_tokens=(4, 9, 17)), "order": Demote(Confidence(), (3, 22))},
+    "entropy": {"order": NegativeEntropy(), "guidance": Guidance(1.0), "window": Blocks(8, stop_token_ids=17)},
     "dual": {"cache": DualCache(), "window": Blocks(8)},
     "dual, fresh": {"cache": DualCache(refresh=1), "window": Blocks(5)},
     "prefix, guided, words": {
         "cache": PrefixCache(),
-        "window": Blocks(4, stop=17),
+        "window": Blocks(4, stop_token_ids=17),
         "guidance": Guidance(1.0),
         "adjustments": (WORDS,),
     },
@@ -66,7 +66,7 @@ def build(**options: Any) -> BidirectionalTransformer:
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    return canvas(PROMPTS, 16, mask_token_id=31, pad_token_id=0)
+    return canvas(PROMPTS, 16, mask_token_id=31, pad_token_id=0)[:2]
 
 
 @pytest.mark.parametrize("guesses", [1, 4])
@@ -83,7 +83,7 @@ def test_speculation_is_step_by_step_decoding_of_the_same_parts(name: str, guess
 @pytest.mark.parametrize("shift", [False, True])
 def test_speculation_with_the_exact_cache(shift: bool) -> None:
     model, window = build(block_length=4, shift=shift), Blocks(4, from_start=True)
-    tokens, mask = canvas([[1] * 8, [2, 3, 4, 5]], 16, mask_token_id=31, pad_token_id=0)
+    tokens, mask, _ = canvas([[1] * 8, [2, 3, 4, 5]], 16, mask_token_id=31, pad_token_id=0)
     plain = UnmaskingSampler(PerStep(1), window=window)(model, tokens, PROCESS, attention_mask=mask)
     for cache in (ExactCache(), DualCache(refresh=1)):
         fast = SpeculativeSampler(3, window=window, cache=cache)(model, tokens, PROCESS, attention_mask=mask)
@@ -152,7 +152,7 @@ def test_a_sliding_window_stops_early_with_the_same_text() -> None:
     sampler = UnmaskingSampler(PerStep(2), window=Sliding(5), proposal=Proposal(2.0))
     full = sampler(build(), tokens, PROCESS, attention_mask=mask, seed=1)
     for stop in full.tokens[fillable].unique().tolist():
-        short = replace(sampler, window=Sliding(5, stop=stop))
+        short = replace(sampler, window=Sliding(5, stop_token_ids=stop))
         early = short(build(), tokens, PROCESS, attention_mask=mask, seed=1)
         written = (full.tokens == stop) & fillable
         until = torch.where(written.any(1), written.int().argmax(1), tokens.shape[1])[:, None]
@@ -171,7 +171,7 @@ def test_a_stop_saves_calls_in_a_sliding_window() -> None:
     def model(x: Tensor) -> Tensor:
         return logits[None].expand(len(x), -1, -1) * 9.0
 
-    sample = UnmaskingSampler(PerStep(2), window=Sliding(4, stop=5))(model, tokens, PROCESS)
+    sample = UnmaskingSampler(PerStep(2), window=Sliding(4, stop_token_ids=5))(model, tokens, PROCESS)
     assert sample.tokens.tolist() == [[0, 1, 2, 3, 4, *[5] * 7]]
     assert sample.calls.tolist() == [3]
 
@@ -180,7 +180,7 @@ def test_a_stop_saves_calls_in_a_sliding_window() -> None:
 class Counting(Adjustment):
     """Remembers how often it was called."""
 
-    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
         return logits
 
 
@@ -202,4 +202,4 @@ def test_what_cannot_be_composed_is_refused_with_the_fix() -> None:
         with pytest.raises(ValueError, match="from_start=True"):
             sampler(cache=ExactCache(), window=Blocks(4))
         with pytest.raises(ValueError, match="forbidden by the proposal"):
-            sampler(proposal=Proposal(forbidden=(6,)), adjustments=(WORDS,))
+            sampler(proposal=Proposal(suppress_tokens=(6,)), adjustments=(WORDS,))

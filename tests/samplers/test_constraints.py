@@ -18,7 +18,7 @@ def model(tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
 
 
 def test_words_stand_where_they_must_in_padded_rows() -> None:
-    tokens, mask = canvas([[1, 2, 3], [4]], 6, mask_token_id=MASK, pad_token_id=0)
+    tokens, mask, _ = canvas([[1, 2, 3], [4]], 6, mask_token_id=MASK, pad_token_id=0)
     rule = AllowLists({4: (7,), 5: (2, 3), 0: (1, 4)})
     for sampler in (
         UnmaskingSampler(Quota(3), proposal=Proposal(1.0), adjustments=(rule,)),
@@ -70,4 +70,4 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(ValueError, match="every place needs a token"):
             AllowLists(bad)
     with pytest.raises(ValueError, match="forbidden by the proposal"):
-        UnmaskingSampler(proposal=Proposal(forbidden=(5,)), adjustments=(AllowLists({1: (5,)}),))
+        UnmaskingSampler(proposal=Proposal(suppress_tokens=(5,)), adjustments=(AllowLists({1: (5,)}),))

@@ -22,7 +22,7 @@ ORDERS: dict[str, Order] = {
 
 def sampler_for(params: dict[str, Any]) -> UnmaskingSampler:
     return UnmaskingSampler(
-        commit=DreamFloor(params["steps"], params.get("eps", 1e-3)),
+        amount=DreamFloor(params["steps"], params.get("eps", 1e-3)),
         order=ORDERS[params["alg"]],
         proposal=Proposal(top_p=params.get("top_p"), top_k=params.get("top_k")),
     )

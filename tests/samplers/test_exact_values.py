@@ -1,6 +1,8 @@
 """Orders, proposals, plans and rates against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +11,10 @@ from torch import Tensor
 from llada.noise import CosineSchedule, LinearSchedule
 from llada.process import MaskingProcess
 from llada.random import RowRandom
+from llada.rows import left_padding
 from llada.samplers import (
     Ancestral,
     Blocks,
-    Candidates,
     CappedRemasking,
     Confidence,
     ConfidenceRemasking,
@@ -24,36 +26,33 @@ from llada.samplers import (
     Margin,
     NegativeEntropy,
     Order,
-    Progress,
     Proposal,
-    Proposed,
     RandomOrder,
     Rates,
     RescaledRemasking,
     Sliding,
+    State,
     Stochastic,
     TauLeaping,
     WholeCanvas,
     Window,
 )
-from llada.samplers.layout import first_mask, first_true, left_padding, plan, split_steps
-from llada.samplers.propose import gumbel_argmax, inverse_cdf
-from llada.samplers.window import ended, stopped
+from llada.samplers.composed import stop_rows
+from llada.samplers.layout import Span, first_column, first_true, plan, split_steps
+from llada.samplers.propose import gumbel_argmax, inverse_cdf, keep_top_p
+from llada.samplers.stopping import ended
+from tests.helpers import step_of
 
 MASK = 4
 RANDOM = RowRandom.from_seed(0, 1)
 P = torch.tensor([[[0.5, 0.3, 0.2, 0.0], [0.1, 0.6, 0.3, 0.0], [0.25, 0.25, 0.5, 0.0]]])
 
 
-def candidates(positions: tuple[int, ...] = (2, 3, 5), padding: int = 1) -> Candidates:
-    place = torch.tensor([positions])
-    canvas = torch.full((1, max(positions) + 1), MASK)
-    return Candidates(place, torch.ones_like(place).bool(), canvas, torch.tensor([[padding]]), MASK)
-
-
-def propose(proposal: Proposal | None = None) -> Proposed:
+def propose(proposal: Proposal | None = None) -> State:
     logits = torch.cat((P.log() + 7.0, torch.full((1, 3, 1), 9.0)), -1)  # the mask would be the favourite
-    return (proposal or Proposal())(logits, candidates(), random=RANDOM)
+    columns, padding = torch.tensor([[2, 3, 5]]), torch.tensor([[1]])
+    state = step_of(columns, MaskingProcess(MASK), random=RANDOM, offset=padding)
+    return (proposal or Proposal())(logits, state, random=RANDOM)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +67,12 @@ def propose(proposal: Proposal | None = None) -> Proposed:
     ids=str,
 )
 def test_scores(order: Order, expected: list[float]) -> None:
-    torch.testing.assert_close(order(propose(), random=RANDOM).float(), torch.tensor([expected]))
+    torch.testing.assert_close(order(propose()).float(), torch.tensor([expected]))
 
 
 def test_entropies() -> None:
     expected = [sum(p * math.log(p) for p in row if p > 0) for row in P[0].tolist()]
-    torch.testing.assert_close(NegativeEntropy()(propose(), random=RANDOM), torch.tensor([expected]))
+    torch.testing.assert_close(NegativeEntropy()(propose()), torch.tensor([expected]))
 
 
 def test_scores_after_filtering() -> None:
@@ -81,28 +80,28 @@ def test_scores_after_filtering() -> None:
     proposed = propose(Proposal(0.5, top_k=2))
     two = P.square().topk(2).values[:, :2]
     best = two / two.sum(-1, keepdim=True)
-    filtered = Margin(filtered=True)(proposed, random=RANDOM)
+    filtered = Margin(filtered=True)(proposed)
     torch.testing.assert_close(filtered[:, :2], best[..., 0] - best[..., 1])
-    chosen = proposed.filtered.softmax(-1).gather(-1, proposed.tokens[..., None]).squeeze(-1)
-    torch.testing.assert_close(Confidence(filtered=True)(proposed, random=RANDOM), chosen)
-    plain = P.gather(-1, proposed.tokens[..., None]).squeeze(-1)
-    torch.testing.assert_close(Confidence()(proposed, random=RANDOM), plain)
+    chosen = proposed.filtered.softmax(-1).gather(-1, proposed.drawn[..., None]).squeeze(-1)
+    torch.testing.assert_close(Confidence(filtered=True)(proposed), chosen)
+    plain = P.gather(-1, proposed.drawn[..., None]).squeeze(-1)
+    torch.testing.assert_close(Confidence()(proposed), plain)
 
 
 def test_blind_and_drawn_orders_use_the_numbers_of_the_places() -> None:
     uniform = RANDOM.uniform(5)[:, [1, 2, 4]]
-    assert torch.equal(RandomOrder()(propose(), random=RANDOM), uniform)
+    assert torch.equal(RandomOrder()(propose()), uniform)
     gumbel = -(-RANDOM.fold_in(1).uniform(5)[:, [1, 2, 4]].log()).log()
-    drawn = Stochastic(Margin(), 0.5)(propose(), random=RANDOM)
+    drawn = Stochastic(Margin(), 0.5)(propose())
     torch.testing.assert_close(drawn, torch.tensor([[0.4, 0.6, 0.5]], dtype=torch.float64) + gumbel)
 
 
 def test_the_greedy_proposal_never_takes_the_mask_or_what_is_forbidden() -> None:
-    assert propose().tokens.tolist() == [[0, 1, 2]]
-    assert propose(Proposal(forbidden=(1,))).tokens.tolist() == [[0, 2, 2]]
+    assert propose().drawn.tolist() == [[0, 1, 2]]
+    assert propose(Proposal(suppress_tokens=(1,))).drawn.tolist() == [[0, 2, 2]]
     torch.testing.assert_close(propose().probability, torch.tensor([[0.5, 0.6, 0.5]]))
     with pytest.raises(ValueError, match="token 5 is outside of the model's vocabulary of 5"):
-        propose(Proposal(forbidden=(5,)))
+        propose(Proposal(suppress_tokens=(5,)))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +118,13 @@ def test_the_greedy_proposal_never_takes_the_mask_or_what_is_forbidden() -> None
 def test_filters(proposal: Proposal, kept: list[list[int]]) -> None:
     rows = propose(proposal).filtered[0] > -torch.inf
     assert [row.nonzero().flatten().tolist() for row in rows] == kept
+
+
+def test_the_smallest_set_that_reaches_top_p() -> None:
+    """At equality too, in numbers that floating point has exactly."""
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
+    for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.8, 3), (0.875, 3), (1.0, 4)):
+        assert int((keep_top_p(logits, top_p) > -torch.inf).sum()) == kept, top_p
 
 
 def test_a_draw_inverts_the_distribution_function() -> None:
@@ -161,12 +167,11 @@ def test_rows_that_begin_later_have_fewer_windows_and_all_steps() -> None:
     assert not third.even
     assert plan(Blocks(4), 7, fillable[2:]) == []
     assert all(part.even for part in plan(Blocks(4), 7, fillable[:1]))
-    assert not plan(Sliding(4, stop=1), None, fillable[:1])[0].even
+    assert not plan(Sliding(4, stop_token_ids=1), None, fillable[:1])[0].even
 
 
 def test_shares_of_steps() -> None:
     assert split_steps(7, 3) == [3, 2, 2]
-    assert split_steps(None, 2) == [None, None]
     with pytest.raises(ValueError, match="2 steps can't be shared among 3 blocks"):
         split_steps(2, 3)
 
@@ -176,7 +181,7 @@ def test_columns() -> None:
     columns, valid = first_true(mask, 2)
     assert columns.tolist() == [[1, 3], [0, 1], [2, 0]]
     assert valid.tolist() == [[True, True], [False, False], [True, False]]
-    assert first_mask(mask).tolist() == [1, 3, 2]
+    assert first_column(mask).tolist() == [1, 3, 2]
     assert left_padding(mask, mask).tolist() == [[1], [4], [2]]
     assert left_padding(mask, None).tolist() == [[0], [0], [0]]
 
@@ -184,14 +189,23 @@ def test_columns() -> None:
 def test_stops() -> None:
     tokens = torch.tensor([[7, 1, 7, MASK], [7, MASK, 7, MASK], [7, 1, 2, 7]])
     fillable = torch.tensor([[False, True, True, True]]).expand(3, -1)
-    assert stopped(tokens, 0, 2, 7, fillable).tolist() == [False, False, False]  # one that was given isn't a stop
-    assert stopped(tokens, 2, 4, 7, fillable).tolist() == [True, True, True]
-    assert ended(tokens, 7, fillable, tokens == MASK).tolist() == [True, False, True]
+    state = replace(State.begin(MaskingProcess(MASK), tokens, None, RowRandom.from_seed(0, 3)), given=~fillable)
+    early, late = Span(0, 2, None, None, True), Span(2, 4, None, None, True)
+    assert stop_rows(state, Blocks(2, 7), early) is None  # one that was given isn't a stop
+    step = stop_rows(state, Blocks(2, (7, 1)), late)
+    assert step is not None
+    assert step.tokens.tolist() == [[7, 1, 7, 7], [7, 7, 7, 7], [7, 1, 2, 7]]
+    assert step.changed.tolist() == [[False, False, False, True], [False, True, False, True], [False] * 4]
+    assert ended(tokens, (7,), ~fillable, tokens == MASK).tolist() == [True, False, True]
+    assert ended(tokens, (5,), ~fillable, tokens == MASK).tolist() == [False, False, False]
+    assert ended(tokens, (5, 1), ~fillable, tokens == MASK).tolist() == [True, False, True]
 
 
-def step(k: int, steps: int, rates: Rates, process: MaskingProcess | None = None, left: int = 6) -> Progress:
-    masks = torch.tensor([8]), torch.tensor([left])
-    return Progress(k, torch.tensor([steps]), *masks, process or MaskingProcess(MASK), rates, RANDOM)
+def step(
+    k: int, steps: int, rates: Rates, process: MaskingProcess | None = None, left: int = 6, **fields: Any
+) -> State:
+    known = {"step": k, "num_steps": torch.tensor([steps]), "initial": torch.tensor([8]), "left": torch.tensor([left])}
+    return step_of(torch.tensor([[0, 1, 2, 3]]), process or MaskingProcess(MASK), random=RANDOM, **known | fields)
 
 
 ANCESTRAL_CASES = [(0, 4, 0.25), (1, 4, 1 / 3), (2, 4, 0.5), (3, 4, 1.0)]  # dt / t of t = 1, 3/4, 1/2, 1/4
@@ -234,7 +248,8 @@ SURE = torch.tensor([[math.nan, 0.9, 0.2, math.nan]])
 
 
 def taken_back(rates: Rates, k: int, steps: int) -> Tensor:
-    return rates.remask(step(k, steps, rates), WRITTEN, SURE)
+    nothing = torch.zeros_like(WRITTEN)
+    return rates.remask(step(k, steps, rates, open=~WRITTEN, given=nothing, stop=4, confidence=SURE))
 
 
 @pytest.mark.parametrize(

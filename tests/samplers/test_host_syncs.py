@@ -51,7 +51,7 @@ ALLOWED: dict[str, tuple[int, Sampler]] = {
     "random order": (0, UnmaskingSampler(Quota(6), order=RandomOrder(), proposal=DRAWN)),
     "one per step": (0, UnmaskingSampler(PerStep(1), order=Stochastic(Confidence(), 0.5))),
     "Dream's floor": (0, UnmaskingSampler(DreamFloor(6), order=NegativeEntropy(filtered=True), proposal=DRAWN)),
-    "first hitting": (0, UnmaskingSampler(PerStep(1), RandomOrder(), DRAWN, rates=FirstHitting())),
+    "first hitting": (0, UnmaskingSampler(PerStep(1), RandomOrder(), proposal=DRAWN, rates=FirstHitting())),
     "guided words": (0, UnmaskingSampler(Quota(6), guidance=Guidance(1.0), adjustments=(AllowLists({8: (1, 2)}),))),
     "credit": (0, UnmaskingSampler(PerStep(1), adjustments=(Credit(),))),
     # Counts that the model decides: one question, how many masks the fullest row has left.
@@ -61,11 +61,11 @@ ALLOWED: dict[str, tuple[int, Sampler]] = {
     "stability": (1, UnmaskingSampler(Stability(0.3, 0.5, history=1))),
     "threshold or quota": (1, UnmaskingSampler(ThresholdOrQuota(6, 0.9))),
     "ancestral by confidence": (1, UnmaskingSampler(Binomial(6), proposal=DRAWN)),
-    "sliding, with a stop": (1, UnmaskingSampler(PerStep(1), window=Sliding(4, stop=2))),
+    "sliding, with a stop": (1, UnmaskingSampler(PerStep(1), window=Sliding(4, stop_token_ids=2))),
     "editing": (1, EditingSampler(0.3, 0.2, window=WholeCanvas())),
     # And how many tokens its coins have chosen, so that the model runs on those alone.
-    "ancestral": (2, UnmaskingSampler(Binomial(20), RandomOrder(), DRAWN)),
-    "remasking": (2, UnmaskingSampler(Binomial(20), RandomOrder(), DRAWN, rates=CappedRemasking(0.2))),
+    "ancestral": (2, UnmaskingSampler(Binomial(20), RandomOrder(), proposal=DRAWN)),
+    "remasking": (2, UnmaskingSampler(Binomial(20), RandomOrder(), proposal=DRAWN, rates=CappedRemasking(0.2))),
     # Whether a row is unfinished, and how many masks the fullest state has.
     "speculative": (2, SpeculativeSampler(3)),
 }

@@ -10,11 +10,11 @@ from llada.backbones import BidirectionalTransformer
 from llada.noise import CosineSchedule
 from llada.process import MaskingProcess
 from llada.samplers import (
+    Amount,
     Ancestral,
     Binomial,
     Blocks,
     CappedRemasking,
-    Commit,
     Confidence,
     DreamFloor,
     EntropyBound,
@@ -55,7 +55,7 @@ def model(scale: float = 2.5) -> BidirectionalTransformer:
 
 def history(sampler: Sampler, process: MaskingProcess = PROCESS, scale: float = 2.5) -> list[Tensor]:
     """The canvases, without those that repeat: a step of a remasking sampler may do nothing."""
-    tokens, mask = canvas(PROMPTS, 12, mask_token_id=31, pad_token_id=0)
+    tokens, mask, _ = canvas(PROMPTS, 12, mask_token_id=31, pad_token_id=0)
     steps = sampler.iterate(model(scale), tokens, process, seed=4, attention_mask=mask)
     return [step.tokens for step in steps if step.changed.any()]
 
@@ -66,7 +66,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 BASE = UnmaskingSampler(Quota(9), proposal=DRAWN)
 RANDOM = UnmaskingSampler(Binomial(9), order=RandomOrder(), proposal=DRAWN)
-SURE: list[Commit] = [
+SURE: list[Amount] = [
     PerStep(1),
     Threshold(1.01),
     Hierarchy(1.01, 1.01),
@@ -93,15 +93,15 @@ def test_guidance_of_zero_is_none(window: Blocks) -> None:
 def test_a_bar_that_none_can_reach_is_one_token_per_step() -> None:
     one = history(UnmaskingSampler(PerStep(1), proposal=DRAWN))
     assert len(one) == 13  # the fullest row has a mask in its prompt
-    for commit in SURE:
-        assert same(one, history(UnmaskingSampler(commit, proposal=DRAWN))), commit
+    for amount in SURE:
+        assert same(one, history(UnmaskingSampler(amount, proposal=DRAWN))), amount
     by_entropy = UnmaskingSampler(PerStep(1), order=NegativeEntropy(), proposal=DRAWN)
-    assert same(history(by_entropy), history(replace(by_entropy, commit=EntropyBound(0.0))))
+    assert same(history(by_entropy), history(replace(by_entropy, amount=EntropyBound(0.0))))
 
 
 def test_a_bar_that_all_reach_is_one_step() -> None:
-    for commit in (Threshold(0.0), Hierarchy(0.0, 0.0), Factor(1e6), Quota(1), DreamFloor(1)):
-        assert len(history(UnmaskingSampler(commit, proposal=DRAWN))) == 1, commit
+    for amount in (Threshold(0.0), Hierarchy(0.0, 0.0), Factor(1e6), Quota(1), DreamFloor(1)):
+        assert len(history(UnmaskingSampler(amount, proposal=DRAWN))) == 1, amount
     everything = UnmaskingSampler(EntropyBound(1e6), order=NegativeEntropy(), proposal=DRAWN)
     assert same(history(everything), history(UnmaskingSampler(Quota(1), proposal=DRAWN)))
 
@@ -164,5 +164,5 @@ def test_steps_that_uncover_nothing_are_free() -> None:
 
 @pytest.mark.parametrize("t_min", [0.0, 1e-3])
 def test_the_last_step_takes_all(t_min: float) -> None:
-    sampler = replace(RANDOM, commit=Binomial(1), rates=Ancestral(t_min))
+    sampler = replace(RANDOM, amount=Binomial(1), rates=Ancestral(t_min))
     assert len(history(sampler)) == 1

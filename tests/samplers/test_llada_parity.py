@@ -9,8 +9,8 @@ import torch
 
 from llada.process import MaskingProcess
 from llada.samplers import (
+    Amount,
     Blocks,
-    Commit,
     Confidence,
     Factor,
     Guidance,
@@ -32,9 +32,9 @@ def sampler_for(params: dict[str, Any]) -> UnmaskingSampler:
     eos, eot = GENERATE["eos_id_used_for_options"], GENERATE["eot_id_used_for_options"]
     length, block = params["gen_length"], params["block_length"]
     return UnmaskingSampler(
-        commit=Quota(params["steps"]),
+        amount=Quota(params["steps"]),
         order=Confidence(without=(eos, eot) if params.get("confidence_eos_eot_inf") else ()),
-        proposal=Proposal(forbidden=(eos,) if params.get("logits_eos_inf") else ()),
+        proposal=Proposal(suppress_tokens=(eos,) if params.get("logits_eos_inf") else ()),
         window=WholeCanvas() if block == length else Blocks(block),
         guidance=Guidance(params.get("cfg_scale", 0.0)),
     )
@@ -63,7 +63,7 @@ def test_generate(name: str, dtype: torch.dtype) -> None:
     assert steps[-1].calls.tolist() == [expected_calls] * len(prompt)
 
 
-def commit_for(params: dict[str, Any]) -> Commit:
+def amount_for(params: dict[str, Any]) -> Amount:
     if "threshold" in params:
         return Threshold(params["threshold"])
     return Factor(params["factor"]) if "factor" in params else Quota(params["steps"])
@@ -74,7 +74,7 @@ def test_fast_dllm_without_cache(name: str) -> None:
     golden, case = arrays("llada-tiny", "fast_dllm"), FAST[name]
     prompt, params = golden[f"{name}.prompt"], case["params"]
     canvas = torch.cat((prompt, torch.full((len(prompt), params["gen_length"]), MASK)), 1)
-    sampler = UnmaskingSampler(commit_for(params), window=Blocks(params["block_length"]))
+    sampler = UnmaskingSampler(amount_for(params), window=Blocks(params["block_length"]))
     sample = sampler(tiny_llada(), canvas, MaskingProcess(MASK))
     # Of the factor rule, ours is the one without the reference's quirk at the last rank.
     factor = "factor" in params

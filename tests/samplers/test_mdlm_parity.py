@@ -1,5 +1,7 @@
 """MDLM's reverse steps, as distributions and as tokens from given numbers: tests/golden/mdlm-dit-tiny/reverse_step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,9 +9,8 @@ from torch import Tensor
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers import Ancestral, CappedRemasking, Progress, Proposal, Rates
+from llada.samplers import Ancestral, CappedRemasking, Proposal, Rates, State
 from llada.samplers.layout import first_true
-from llada.samplers.session import Session
 from llada.samplers.unmasking import UnmaskingSampler
 from tests.golden_models import arrays, tiny_dit
 
@@ -21,23 +22,25 @@ STEPS = {"t0.9.dt0.1": (1, 10), "t0.5.dt0.25": (2, 4), "t0.2.dt0.05": (16, 20)}
 CLOSE = {"atol": 5e-6, "rtol": 0}
 
 
-def progress(step: str, schedule: LinearSchedule) -> Progress:
+def progress(step: str, schedule: LinearSchedule) -> State:
     """The step of our grid that goes from t to t - dt."""
     k, steps = STEPS[step]
     masks = (GOLDEN["xt"] == MASK).sum(1)
     random = RowRandom.from_seed(0, len(masks))
-    return Progress(k, torch.full_like(masks, steps), masks, masks, MaskingProcess(MASK, schedule), Ancestral(), random)
+    state = State.begin(MaskingProcess(MASK, schedule), GOLDEN["xt"], None, random)
+    return replace(state, step=k, num_steps=torch.full_like(masks, steps), initial=masks, left=masks)
 
 
 def predicted(network: str, step: str) -> Tensor:
     """p(x0) at every position, through the sampler's own way to it."""
     process = MaskingProcess(MASK, LOGLINEAR, time_conditioned=network == "time_on")
     tokens = GOLDEN["xt"]
-    session = Session.begin(UnmaskingSampler(proposal=Proposal(1.0)), tiny_dit(FOLDERS[network]), tokens, process, {})
-    candidates = session.candidates(first_true(torch.ones_like(tokens, dtype=torch.bool), tokens.shape[1]), tokens)
+    random = RowRandom.from_seed(0, len(tokens))
+    columns, valid = first_true(torch.ones_like(tokens, dtype=torch.bool), tokens.shape[1])
+    state = replace(State.begin(process, tokens, None, random), columns=columns, valid=valid)
+    run = UnmaskingSampler(proposal=Proposal(1.0)).run(tiny_dit(FOLDERS[network]), state, {})
     time = Ancestral().time(progress(step, LOGLINEAR)) if process.time_conditioned else None
-    proposed = session.open(0, tokens.shape[1])(candidates, time, random=RowRandom.from_seed(0, len(tokens)))
-    return proposed.logits.double().softmax(-1)
+    return run.propose(state, time, random=random).logits.double().softmax(-1)
 
 
 def reverse(network: str, step: str, schedule: LinearSchedule, rates: Rates) -> Tensor:

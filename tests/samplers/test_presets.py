@@ -6,10 +6,12 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from llada import samplers
 from llada.backbones import BidirectionalTransformer
 from llada.cli.options import expand_sampler
 from llada.process import MaskingProcess
-from llada.samplers import PRESETS, Blocks, Quota, Sampler, UnmaskingSampler, canvas, presets
+from llada.samplers import PRESETS, Blocks, Quota, Sampler, UnmaskingSampler, canvas
+from llada.samplers.stopping import TokenIds
 
 PROCESS = MaskingProcess(mask_token_id=31)
 
@@ -30,7 +32,7 @@ def test_a_preset_fills_a_canvas_with_its_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_command_line_finds_a_preset(name: str) -> None:
-    assert getattr(presets, name) is PRESETS[name]
+    assert getattr(samplers, name) is PRESETS[name]
     parser = ArgumentParser()
     parser.add_argument("--sampler", type=Sampler | None)
     parsed = parser.parse_args(expand_sampler(["--sampler", name]))
@@ -41,17 +43,17 @@ def test_the_command_line_finds_a_preset(name: str) -> None:
 def test_every_argument_of_a_preset_has_an_effect(name: str) -> None:
     """Another value of an argument makes another sampler."""
     plain = PRESETS[name]()
-    values = {int: 6, float: 0.123, int | None: 6, float | None: 0.123, tuple[int, ...]: (3,)}
+    values = {int: 6, float: 0.123, int | None: 6, float | None: 0.123, tuple[int, ...]: (3,), TokenIds: 6}
     for argument, parameter in inspect.signature(PRESETS[name]).parameters.items():
         options = {argument: values[parameter.annotation]}
-        if argument == "stop_token_id" and inspect.signature(PRESETS[name]).parameters["block_length"].default is None:
+        if argument == "stop_token_ids" and inspect.signature(PRESETS[name]).parameters["block_length"].default is None:
             options["block_length"] = 7
             plain = PRESETS[name](block_length=7)
         assert PRESETS[name](**options) != plain, argument
 
 
 def test_an_early_stop_needs_blocks() -> None:
-    with pytest.raises(ValueError, match="stop_token_id needs block_length"):
-        PRESETS["low_confidence"](stop_token_id=2)
-    stopping = PRESETS["low_confidence"](steps=8, block_length=4, stop_token_id=2)
+    with pytest.raises(ValueError, match="stop_token_ids needs block_length"):
+        PRESETS["low_confidence"](stop_token_ids=2)
+    stopping = PRESETS["low_confidence"](steps=8, block_length=4, stop_token_ids=2)
     assert stopping == UnmaskingSampler(Quota(8), window=Blocks(4, 2))

@@ -11,7 +11,6 @@ from torch import Tensor
 from llada.backbones import BidirectionalTransformer
 from llada.process import MaskingProcess
 from llada.samplers import (
-    BlindOrder,
     Blocks,
     EditingSampler,
     Quota,
@@ -57,11 +56,11 @@ def most_calls(sampler: Sampler, masks: int) -> int:
     if isinstance(sampler, SpeculativeSampler):
         return masks
     assert isinstance(sampler, UnmaskingSampler)
-    if sampler.commit.steps is None:
+    if sampler.amount.steps is None:
         return masks
-    known = sampler.commit.most(1, 0, 1) is not None  # empty steps are known to be empty, and skipped
-    blind = isinstance(sampler.order, BlindOrder) and not sampler.rates.remasks
-    return min(sampler.commit.steps, masks) if known or blind else sampler.commit.steps
+    known = sampler.amount.most(1, 0, 1) is not None  # empty steps are known to be empty, and skipped
+    blind = sampler.order.blind and not sampler.rates.remasks
+    return min(sampler.amount.steps, masks) if known or blind else sampler.amount.steps
 
 
 def run(sampler: Sampler, tokens: Tensor, mask: Tensor, seed: int | Tensor = 3) -> list[Step]:

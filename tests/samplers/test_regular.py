@@ -13,12 +13,12 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from llada.process import MaskingProcess
+from llada.random import RowRandom
 from llada.samplers import (
     AllowLists,
+    Amount,
     Binomial,
     Blocks,
-    Candidates,
-    Commit,
     Credit,
     EditingSampler,
     EntropyBound,
@@ -35,6 +35,7 @@ from llada.samplers import (
     Sliding,
     SpeculativeSampler,
     Stability,
+    State,
     Threshold,
     UnmaskingSampler,
     WholeCanvas,
@@ -91,9 +92,9 @@ def completions(row: list[int], pattern: str, end: tuple[int, ...]) -> list[tupl
     return [whole for whole in product(*choices) if matches(whole, pattern, end)]
 
 
-def candidates_of(tokens: Tensor) -> Candidates:
-    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-    return Candidates(positions, tokens == MASK, tokens, torch.zeros_like(tokens[:, :1]), MASK)
+def state_of(tokens: Tensor) -> State:
+    state = State.begin(PROCESS, tokens, None, RowRandom.from_seed(0, len(tokens)))
+    return replace(state, columns=torch.arange(tokens.shape[1]).expand_as(tokens), valid=state.open)
 
 
 def patterns() -> st.SearchStrategy[str]:
@@ -121,10 +122,10 @@ def test_allowed_is_what_some_completion_has(pattern: str, row: list[int], ends:
     whole = completions(row, pattern, end)
     if not whole:
         with pytest.raises(ValueError, match=r"row 0 can't be made to match"):
-            rule.start(tokens, tokens[:, :1] * 0, MASK)
+            rule.start(state_of(tokens))
         return
-    candidates = candidates_of(tokens)
-    logits = rule.start(tokens, candidates.offset, MASK)(uniform(tokens), candidates)
+    state = state_of(tokens)
+    logits = rule.start(state)(uniform(tokens), state)
     for place, token in enumerate(row):
         if token == MASK:
             allowed = (logits[0, place] > -torch.inf).nonzero().flatten().tolist()
@@ -157,7 +158,7 @@ SAMPLERS: dict[str, UnmaskingSampler] = {
     "threshold": UnmaskingSampler(Threshold(0.2), proposal=Proposal(1.0)),
     "entropy": UnmaskingSampler(EntropyBound(5.0), order=NegativeEntropy(), proposal=Proposal(1.0)),
     "stability": UnmaskingSampler(Stability(0.1, 5.0, history=1), proposal=Proposal(1.0)),
-    "blocks": UnmaskingSampler(Quota(4), window=Blocks(3, stop=EOS), proposal=Proposal(1.0)),
+    "blocks": UnmaskingSampler(Quota(4), window=Blocks(3, stop_token_ids=EOS), proposal=Proposal(1.0)),
     "sliding": UnmaskingSampler(Threshold(0.2), window=Sliding(3), proposal=Proposal(1.0)),
     "guided": UnmaskingSampler(Quota(2), guidance=Guidance(1.0), proposal=Proposal(1.0)),
     "credit": UnmaskingSampler(Threshold(0.3), adjustments=(Credit(),), proposal=Proposal(1.0)),
@@ -173,7 +174,7 @@ def test_every_composition_writes_matches_and_rows_do_not_disturb_each_other(nam
     rule = RegularExpression(EXPRESSION, TOKENS, (EOS,))
     sampler = under(SAMPLERS[name], rule)
     prompts = [[0, 1, 1], [3], [2, 0], []] * 4
-    tokens, mask = canvas(prompts, 7, mask_token_id=MASK, pad_token_id=EOS)
+    tokens, mask, _ = canvas(prompts, 7, mask_token_id=MASK, pad_token_id=EOS)
     together = sampler(uneven, tokens, PROCESS, seed=5, attention_mask=mask)
     for row, prompt in enumerate(prompts):
         assert matches(together.tokens[row, -7:].tolist(), EXPRESSION, (EOS,))
@@ -183,10 +184,10 @@ def test_every_composition_writes_matches_and_rows_do_not_disturb_each_other(nam
         assert int(single.calls) == int(together.calls[row])
 
 
-@pytest.mark.parametrize("window", [WholeCanvas(), Blocks(3, stop=EOS)])
+@pytest.mark.parametrize("window", [WholeCanvas(), Blocks(3, stop_token_ids=EOS)])
 def test_looking_ahead_gives_what_one_token_per_step_gives(window: Window) -> None:
     rule = RegularExpression(EXPRESSION, TOKENS, (EOS,))
-    tokens, mask = canvas([[0, 1, 1], [3], [2, 0], []], 8, mask_token_id=MASK, pad_token_id=EOS)
+    tokens, mask, _ = canvas([[0, 1, 1], [3], [2, 0], []], 8, mask_token_id=MASK, pad_token_id=EOS)
     slow = UnmaskingSampler(PerStep(1), window=window, adjustments=(rule,))
     fast = SpeculativeSampler(4, window=window, adjustments=(rule,))
     one, ahead = (sampler(uneven, tokens, PROCESS, attention_mask=mask) for sampler in (slow, fast))
@@ -196,13 +197,13 @@ def test_looking_ahead_gives_what_one_token_per_step_gives(window: Window) -> No
         EditingSampler(adjustments=(rule,))
 
 
-@pytest.mark.parametrize("commit", [PerStep(1), Quota(2), Threshold(0.2)])
+@pytest.mark.parametrize("amount", [PerStep(1), Quota(2), Threshold(0.2)])
 @pytest.mark.parametrize("row", [[MASK] * 4, [MASK, 1, MASK, MASK], [2, MASK, MASK, MASK]])
-def test_under_a_uniform_model_exactly_the_matches_come_out(commit: Commit, row: list[int]) -> None:
+def test_under_a_uniform_model_exactly_the_matches_come_out(amount: Amount, row: list[int]) -> None:
     """The rarest of the results has 1/400 or more, so 8000 rows miss one of them for less than one seed in 10^6."""
     tokens = torch.tensor([row] * 8000)
     rule = RegularExpression(EXPRESSION, TOKENS, (EOS,), part=(0, 4))
-    sampler = UnmaskingSampler(commit, proposal=Proposal(1.0), adjustments=(rule,))
+    sampler = UnmaskingSampler(amount, proposal=Proposal(1.0), adjustments=(rule,))
     found = set(map(tuple, sampler(uniform, tokens, PROCESS).tokens.tolist()))
     assert found == set(completions(row, EXPRESSION, (EOS,)))
 
@@ -226,11 +227,11 @@ def test_forbidden_tokens_are_not_counted_on() -> None:
     """Without "b" itself only "ab" ends in b."""
     tokens = torch.full((200, 3), MASK)
     rule = RegularExpression("a+b*", TOKENS)
-    sampler = UnmaskingSampler(Quota(2), proposal=Proposal(1.0, forbidden=(1,)), adjustments=(rule,))
+    sampler = UnmaskingSampler(Quota(2), proposal=Proposal(1.0, suppress_tokens=(1,)), adjustments=(rule,))
     found = set(map(tuple, sampler(uniform, tokens, PROCESS).tokens.tolist()))
     assert found == {(0, 0, 0), (0, 0, 2)}
     with pytest.raises(ValueError, match="spell none at all"):
-        UnmaskingSampler(proposal=Proposal(forbidden=(1,)), adjustments=(RegularExpression("b+", TOKENS),))(
+        UnmaskingSampler(proposal=Proposal(suppress_tokens=(1,)), adjustments=(RegularExpression("b+", TOKENS),))(
             uniform, tokens, PROCESS
         )
 

@@ -28,7 +28,13 @@ from tests.golden_models import arrays, tiny_llada, values
 
 MASK = 380
 PROMPTS = [[3, 9, 4, 1, 22, 8], [5, 6, 7], [12, 13, MASK, 2, 9]]
-WINDOWS: list[Window] = [WholeCanvas(), Blocks(8), Blocks(5), Blocks(4, stop=182), Blocks(4, stop=312)]
+WINDOWS: list[Window] = [
+    WholeCanvas(),
+    Blocks(8),
+    Blocks(5),
+    Blocks(4, stop_token_ids=182),
+    Blocks(4, stop_token_ids=312),
+]
 
 
 @pytest.mark.parametrize("order", [Confidence(), Margin(), NegativeEntropy()], ids=str)
@@ -36,7 +42,7 @@ WINDOWS: list[Window] = [WholeCanvas(), Blocks(8), Blocks(5), Blocks(4, stop=182
 @pytest.mark.parametrize("guesses", [1, 4, 40])
 def test_the_result_is_that_of_single_steps(guesses: int, window: Window, order: Order) -> None:
     model, process = tiny_llada(torch.float64), MaskingProcess(MASK)
-    tokens, mask = canvas(PROMPTS, 16, mask_token_id=MASK, pad_token_id=0)
+    tokens, mask, _ = canvas(PROMPTS, 16, mask_token_id=MASK, pad_token_id=0)
     plain = UnmaskingSampler(PerStep(1), order, window=window)
     expected = list(plain.iterate(model, tokens, process, attention_mask=mask))
     steps = list(SpeculativeSampler(guesses, order, window=window).iterate(model, tokens, process, attention_mask=mask))

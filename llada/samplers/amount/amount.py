@@ -1,41 +1,21 @@
-"""How many positions a step commits: a policy looks at the candidates' scores and chooses."""
+"""How many positions a step writes: an amount looks at the candidates' scores and chooses."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.random import RowRandom
 from llada.samplers.order import Measure
-from llada.samplers.propose import Candidates
-from llada.samplers.rates.rates import Progress
+from llada.samplers.part import Part
+from llada.samplers.state import State
 
-
-@dataclass(frozen=True)
-class Scored:
-    """Candidates with their scores.
-
-    Attributes:
-        scores: (B, M) float, higher is better.
-        candidates: where they are.
-        logits: (B, M, V) float32, the model's; None under an order that didn't run it.
-    """
-
-    scores: Tensor
-    candidates: Candidates
-    logits: Tensor | None = None
-
-    @property
-    def valid(self) -> Tensor:
-        """(B, M) bool, which entries are candidates."""
-        return self.candidates.valid
-
-    @property
-    def positions(self) -> Tensor:
-        """(B, M) int64, columns of the canvas, rising as far as they are valid."""
-        return self.candidates.positions
+_FIX = {
+    Measure.PROBABILITY: "use order=Confidence() or Margin(), or another amount such as Quota",
+    Measure.NEGATIVE_ENTROPY: "use order=NegativeEntropy(), or another amount such as Threshold",
+}
 
 
 def take_best(scores: Tensor, valid: Tensor, count: Tensor) -> Tensor:
@@ -60,61 +40,75 @@ def ranks(scores: Tensor, valid: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def best(scored: Scored) -> Tensor:
+def best(state: State) -> Tensor:
     """The best candidate of each row alone, (B, M) bool."""
-    return take_best(scored.scores, scored.valid, torch.ones_like(scored.positions[:, 0]))
+    return take_best(state.scores, state.valid, torch.ones_like(state.columns[:, 0]))
 
 
-class Commit(ABC):
-    """Chooses which candidates are written."""
+class Amount(Part, ABC):
+    """Chooses which candidates are written. A subclass needs `__call__`, and `steps` if it has a number of them."""
 
     needs: ClassVar[Measure] = Measure.RANK
     """What the scores must be."""
     by_rates: ClassVar[bool] = False
-    """Whether its counts follow the sampler's rates, so that tokens may be masked again."""
+    """Whether it asks for ``state.unmask``, so that its counts follow the sampler's rates."""
 
     @property
-    @abstractmethod
     def steps(self) -> int | None:
-        """Steps for the whole canvas, or None if the policy goes on until no mask is left."""
+        """Steps for the whole canvas, or None if it goes on until no position is open."""
+        return None
 
     @abstractmethod
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
+    def __call__(self, state: State) -> Tensor:
         """Choose.
 
         Args:
-            scored: the candidates.
-            progress: where the step stands.
-            random: the rows' streams.
+            state: the step; ``state.scores`` (B, M) and ``state.valid`` (B, M) are those of the candidates.
 
         Returns:
-            (B, M) bool, a subset of the candidates. A policy without `steps` takes at least one where there is one;
-            one with `steps` has taken all after the last of them.
+            (B, M) bool, a subset of the candidates. Without `steps` at least one where there is one; with `steps` all
+            have been taken after the last of them.
         """
 
-    def start(self) -> "Commit":
-        """What one run uses. A policy that remembers earlier steps returns a fresh object that does."""
+    def start(self) -> "Amount":
+        """What one run uses. An amount that remembers earlier steps returns a fresh object that does."""
         return self
 
     def masks_left(self, initial: int, step: int, num_steps: int) -> int | None:
-        """Masks that are left in a window before a step, if that follows from their number alone.
+        """Open positions that are left in a window before a step, if that follows from their number alone.
 
-        A sampler that knows it needn't ask the device. Must not decrease with ``initial``.
+        This is optional: a sampler that knows it needn't wait for the device. Must not decrease with ``initial``.
 
         Args:
-            initial: masks when the window was opened.
+            initial: open positions when the window was begun.
             step: index of the step, 0 to ``num_steps``.
-            num_steps: steps of the window; without `steps`, the masks in its fullest row.
+            num_steps: steps of the window; without `steps`, the open positions of its fullest row.
         """
         return None
 
     def most(self, initial: int, step: int, num_steps: int) -> int | None:
-        """Tokens that a step takes at most in a row of up to ``initial`` masks, if that follows from the number."""
-        return None
+        """Tokens that a step takes at most in a row, if `masks_left` tells; arguments as there."""
+        before, after = (self.masks_left(initial, k, num_steps) for k in (step, step + 1))
+        return None if before is None or after is None else before - after
+
+    @override
+    def check(self, sampler: Any) -> None:
+        """Whether the order's scores are what it `needs`.
+
+        Raises:
+            ValueError: if they aren't.
+        """
+        order = sampler.order
+        if self.needs is not Measure.RANK and order.measure is not self.needs:
+            raise ValueError(
+                f"{type(self).__name__} works on scores that are {self.needs.value}, but {type(order).__name__} scores "
+                f"aren't; {_FIX[self.needs]}. An order of your own says what its scores are by its attribute "
+                f"measure = Measure.{self.needs.name}"
+            )
 
 
 @dataclass(frozen=True)
-class Threshold(Commit):
+class Threshold(Amount):
     """Every candidate at or above a confidence, and always the best one.
 
     Args:
@@ -127,18 +121,13 @@ class Threshold(Commit):
     needs: ClassVar[Measure] = Measure.PROBABILITY
     threshold: float = 0.9
 
-    @property
-    def steps(self) -> None:
-        """Until no mask is left."""
-        return
-
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        return best(scored) | (scored.valid & (scored.scores >= self.threshold))
+    @override
+    def __call__(self, state: State) -> Tensor:
+        return best(state) | (state.valid & (state.scores >= self.threshold))
 
 
 @dataclass(frozen=True)
-class Factor(Commit):
+class Factor(Amount):
     """The more are taken together, the surer each must be: the n-th best passes if p >= 1 - factor / (n + 1).
 
     Taken are the candidates before the first that fails, and always the best one. (The reference also takes the first
@@ -158,20 +147,15 @@ class Factor(Commit):
         if not self.factor > 0.0:
             raise ValueError(f"factor must be above 0; got {self.factor}")
 
-    @property
-    def steps(self) -> None:
-        """Until no mask is left."""
-        return
-
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        rank = ranks(scored.scores, scored.valid)
-        passes = scored.scores >= 1.0 - self.factor / (rank + 2.0)
-        return best(scored) | _before_first_failure(passes, rank, scored.valid)
+    @override
+    def __call__(self, state: State) -> Tensor:
+        rank = ranks(state.scores, state.valid)
+        passes = state.scores >= 1.0 - self.factor / (rank + 2.0)
+        return best(state) | _before_first_failure(passes, rank, state.valid)
 
 
 @dataclass(frozen=True)
-class EntropyBound(Commit):
+class EntropyBound(Amount):
     """As many of the most certain candidates as have entropies that sum, without the largest of them, to at most gamma.
 
     That sum bounds the error of writing them independently of one another.
@@ -191,18 +175,13 @@ class EntropyBound(Commit):
         if not self.gamma >= 0.0:
             raise ValueError(f"gamma must be 0 or more; got {self.gamma}")
 
-    @property
-    def steps(self) -> None:
-        """Until no mask is left."""
-        return
-
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        rank = ranks(scored.scores, scored.valid)
-        entropy = (-scored.scores).masked_fill(~scored.valid, 0.0)
+    @override
+    def __call__(self, state: State) -> Tensor:
+        rank = ranks(state.scores, state.valid)
+        entropy = (-state.scores).masked_fill(~state.valid, 0.0)
         ordered = torch.zeros_like(entropy).scatter(1, rank, entropy)
         before = (ordered.cumsum(1) - ordered).gather(1, rank)  # entropies rise, so the largest is one's own
-        return best(scored) | (scored.valid & (before <= self.gamma))
+        return best(state) | (state.valid & (before <= self.gamma))
 
 
 def _before_first_failure(passes: Tensor, rank: Tensor, valid: Tensor) -> Tensor:

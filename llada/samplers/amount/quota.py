@@ -7,15 +7,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.random import RowRandom
-from llada.samplers.amount.amount import Commit, Scored, best, take_best
+from llada.samplers.amount.amount import Amount, best, take_best
 from llada.samplers.order import Measure
-from llada.samplers.rates.rates import Progress
+from llada.samplers.state import State
 
 
 @dataclass(frozen=True)
-class _Stepped(Commit):
+class _Stepped(Amount):
     steps: int = 64
 
     def __post_init__(self) -> None:
@@ -23,11 +23,11 @@ class _Stepped(Commit):
             raise ValueError(f"steps must be 1 or more; got {self.steps}")
 
 
-def _shares(progress: Progress) -> Tensor:
+def _shares(state: State) -> Tensor:
     """LLaDA's quota of this step, (B,) int64."""
-    assert progress.num_steps is not None
-    steps = progress.num_steps.clamp(min=1)
-    return progress.initial // steps + (progress.step < progress.initial % steps)
+    assert state.num_steps is not None
+    steps = state.num_steps.clamp(min=1)
+    return state.initial // steps + (state.step < state.initial % steps)
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,17 @@ class Quota(_Stepped):
         arXiv 2502.09992, section 2.4; the released ``get_num_transfer_tokens``.
     """
 
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        return take_best(scored.scores, scored.valid, _shares(progress))
+    @override
+    def __call__(self, state: State) -> Tensor:
+        return take_best(state.scores, state.valid, _shares(state))
 
+    @override
     def masks_left(self, initial: int, step: int, num_steps: int) -> int:
-        """See `Commit`."""
         return initial - initial // num_steps * step - min(step, initial % num_steps)
-
-    def most(self, initial: int, step: int, num_steps: int) -> int:
-        """See `Commit`."""
-        return initial // num_steps + (step < initial % num_steps)
 
 
 @dataclass(frozen=True)
-class PerStep(Commit):
+class PerStep(Amount):
     """The same number of tokens in every step, until no mask is left.
 
     Args:
@@ -68,22 +64,13 @@ class PerStep(Commit):
         if self.count < 1:
             raise ValueError(f"count must be 1 or more; got {self.count}")
 
-    @property
-    def steps(self) -> None:
-        """Until no mask is left."""
-        return
+    @override
+    def __call__(self, state: State) -> Tensor:
+        return take_best(state.scores, state.valid, torch.full_like(state.initial, self.count))
 
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        return take_best(scored.scores, scored.valid, torch.full_like(progress.initial, self.count))
-
+    @override
     def masks_left(self, initial: int, step: int, num_steps: int) -> int:
-        """See `Commit`."""
         return max(0, initial - step * self.count)
-
-    def most(self, initial: int, step: int, num_steps: int) -> int:
-        """See `Commit`."""
-        return min(self.count, self.masks_left(initial, step, num_steps))
 
 
 @dataclass(frozen=True)
@@ -102,10 +89,10 @@ class Binomial(_Stepped):
 
     by_rates: ClassVar[bool] = True
 
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        coins = random.fold_in(1).uniform(scored.scores.shape[1]) < progress.rates.unmask(progress)[:, None]
-        return take_best(scored.scores, scored.valid, (coins & scored.valid).sum(1))
+    @override
+    def __call__(self, state: State) -> Tensor:
+        coins = state.random.fold_in(1).uniform(state.scores.shape[1]) < state.unmask[:, None]
+        return take_best(state.scores, state.valid, (coins & state.valid).sum(1))
 
 
 @lru_cache
@@ -150,21 +137,17 @@ class DreamFloor(_Stepped):
         if not 0.0 < self.t_min < 1.0:
             raise ValueError(f"t_min must be in (0, 1); got {self.t_min}")
 
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        assert progress.num_steps is not None
-        table = _dream_shares(self.steps, self.t_min, progress.initial.device)
-        shares = table[progress.num_steps, progress.step]
-        count = (progress.left.float() * shares).long()
-        return take_best(scored.scores, scored.valid, torch.where(progress.is_last, progress.left, count))
+    @override
+    def __call__(self, state: State) -> Tensor:
+        assert state.num_steps is not None
+        table = _dream_shares(self.steps, self.t_min, state.initial.device)
+        shares = table[state.num_steps, state.step]
+        count = (state.left.float() * shares).long()
+        return take_best(state.scores, state.valid, torch.where(state.is_last, state.left, count))
 
+    @override
     def masks_left(self, initial: int, step: int, num_steps: int) -> int:
-        """See `Commit`."""
         return _dream_masks_left(initial, num_steps, self.t_min)[step]
-
-    def most(self, initial: int, step: int, num_steps: int) -> int:
-        """See `Commit`."""
-        return self.masks_left(initial, step, num_steps) - self.masks_left(initial, step + 1, num_steps)
 
 
 @dataclass(frozen=True)
@@ -178,11 +161,11 @@ class CosineQuota(_Stepped):
         Chang et al., "MaskGIT", arXiv 2202.04200.
     """
 
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        kept = (progress.initial * (math.pi / 2 * (1.0 - progress.grid(1))).cos()).floor().long()
-        kept = kept.masked_fill(progress.is_last, 0)
-        return take_best(scored.scores, scored.valid, progress.left - torch.minimum(kept, progress.left - 1))
+    @override
+    def __call__(self, state: State) -> Tensor:
+        kept = (state.initial * (math.pi / 2 * (1.0 - state.grid(1))).cos()).floor().long()
+        kept = kept.masked_fill(state.is_last, 0)
+        return take_best(state.scores, state.valid, state.left - torch.minimum(kept, state.left - 1))
 
 
 @dataclass(frozen=True)
@@ -200,15 +183,15 @@ class ThresholdOrQuota(_Stepped):
     needs: ClassVar[Measure] = Measure.PROBABILITY
     threshold: float = 0.95
 
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        above = scored.valid & (scored.scores > self.threshold)
-        share = _shares(progress)
-        return torch.where((above.sum(1) >= share)[:, None], above, take_best(scored.scores, scored.valid, share))
+    @override
+    def __call__(self, state: State) -> Tensor:
+        above = state.valid & (state.scores > self.threshold)
+        share = _shares(state)
+        return torch.where((above.sum(1) >= share)[:, None], above, take_best(state.scores, state.valid, share))
 
 
 @dataclass(frozen=True)
-class Hierarchy(Commit):
+class Hierarchy(Amount):
     """All candidates at or above a confidence, and the best of every run of neighbouring masks that is not too unsure.
 
     Tokens far apart hardly depend on one another, so a run needs less certainty; writing in its middle halves it.
@@ -225,20 +208,15 @@ class Hierarchy(Commit):
     threshold: float = 0.9
     low_threshold: float = 0.4
 
-    @property
-    def steps(self) -> None:
-        """Until no mask is left."""
-        return
-
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`."""
-        scores = scored.scores.masked_fill(~scored.valid, -torch.inf)
-        begins = torch.ones_like(scored.valid)
-        begins[:, 1:] = scored.positions.diff(dim=1) != 1
+    @override
+    def __call__(self, state: State) -> Tensor:
+        scores = state.scores.masked_fill(~state.valid, -torch.inf)
+        begins = torch.ones_like(state.valid)
+        begins[:, 1:] = state.columns.diff(dim=1) != 1
         run = begins.cumsum(1) - 1
         top = torch.full_like(scores, -torch.inf).scatter_reduce(1, run, scores, "amax").gather(1, run)
         index = torch.arange(scores.shape[1], device=scores.device).expand_as(run)
         tied = torch.where(scores == top, index, scores.shape[1])
         first = torch.full_like(run, scores.shape[1]).scatter_reduce(1, run, tied, "amin").gather(1, run)
         of_runs = (index == first) & (scores > self.low_threshold)
-        return best(scored) | (scored.valid & (of_runs | (scores >= self.threshold)))
+        return best(state) | (state.valid & (of_runs | (scores >= self.threshold)))

@@ -5,17 +5,16 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.random import RowRandom
-from llada.samplers.amount.amount import Commit, Scored, take_best
+from llada.samplers.amount.amount import Amount, take_best
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.order import Measure
-from llada.samplers.propose import Candidates
-from llada.samplers.rates.rates import Progress
+from llada.samplers.state import State
 
 
 @dataclass(frozen=True)
-class Stability(Commit):
+class Stability(Amount):
     """KLASS: every candidate that is sure and has stopped changing its mind; where there is none, the best few.
 
     A candidate has stopped if KL(p_k || p_{k-1}) stayed below a bound in each of the last steps, p_k being the model's
@@ -44,32 +43,27 @@ class Stability(Commit):
         if self.history < 1 or self.count < 1:
             raise ValueError(f"history and count must be 1 or more; got {self.history} and {self.count}")
 
-    @property
-    def steps(self) -> None:
-        """Until no mask is left."""
-        return
-
-    def start(self) -> Commit:
-        """See `Commit`."""
+    @override
+    def start(self) -> Amount:
         return _StabilityRun(self)
 
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        """See `Commit`. Without memory nothing counts as stable."""
-        return self.choose(scored, torch.zeros_like(scored.positions))
+    def __call__(self, state: State) -> Tensor:
+        """See `Amount`. Without memory nothing counts as stable."""
+        return self.choose(state, torch.zeros_like(state.columns))
 
-    def choose(self, scored: Scored, calm: Tensor) -> Tensor:
+    def choose(self, state: State, calm: Tensor) -> Tensor:
         """Choose.
 
         Args:
-            scored: the candidates.
+            state: the step.
             calm: (B, M) int64, for how many steps the divergence has been small.
         """
-        ready = scored.valid & (scored.scores > self.threshold) & (calm >= self.history)
-        count = torch.full_like(scored.positions[:, 0], self.count)
-        return torch.where(ready.any(1, keepdim=True), ready, take_best(scored.scores, scored.valid, count))
+        ready = state.valid & (state.scores > self.threshold) & (calm >= self.history)
+        count = torch.full_like(state.columns[:, 0], self.count)
+        return torch.where(ready.any(1, keepdim=True), ready, take_best(state.scores, state.valid, count))
 
 
-class _StabilityRun(Commit):
+class _StabilityRun(Amount):
     """The memory of one run: the last distributions, and for how long each position has been calm."""
 
     needs: ClassVar[Measure] = Measure.PROBABILITY
@@ -80,28 +74,23 @@ class _StabilityRun(Commit):
         self.place = torch.empty(0)  # (B, L), where in it a column is, or -1
         self.calm = torch.empty(0)  # (B, L)
 
-    @property
-    def steps(self) -> None:
-        return
-
-    def __call__(self, scored: Scored, progress: Progress, *, random: RowRandom) -> Tensor:
-        assert scored.logits is not None
-        positions, log_p = scored.positions, scored.logits.log_softmax(-1)
+    def __call__(self, state: State) -> Tensor:
+        columns, log_p = state.columns, state.logits.log_softmax(-1)
         if self.log_p is None:
-            self.calm = torch.zeros_like(scored.candidates.tokens)
+            self.calm = torch.zeros_like(state.tokens)
         else:
-            place = self.place.gather(1, positions)
+            place = self.place.gather(1, columns)
             before = self.log_p.gather(1, place.clamp(min=0)[..., None].expand(*place.shape, log_p.shape[-1]))
             terms = log_p.exp() * (log_p - before)
             divergence = terms.masked_fill(log_p == -torch.inf, 0.0).sum(-1)
             small = (place >= 0) & (divergence < self.rule.max_divergence)
-            calm = torch.where(small, self.calm.gather(1, positions) + 1, 0)
-            self.calm = self.calm.scatter(1, positions, calm)
+            calm = torch.where(small, self.calm.gather(1, columns) + 1, 0)
+            self.calm = self.calm.scatter(1, columns, calm)
         self.log_p = log_p
-        index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
-        index = index.masked_fill(~scored.valid, -1)
-        self.place = torch.full_like(scored.candidates.tokens, -1).scatter(1, positions, index)
-        return self.rule.choose(scored, self.calm.gather(1, positions))
+        index = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
+        index = index.masked_fill(~state.valid, -1)
+        self.place = torch.full_like(state.tokens, -1).scatter(1, columns, index)
+        return self.rule.choose(state, self.calm.gather(1, columns))
 
 
 @dataclass(frozen=True)
@@ -127,12 +116,12 @@ class Credit(Adjustment):
     power: float = 0.2
     strength: float = 0.7
 
-    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
         """See `Adjustment`. Without memory there is no credit."""
         return logits
 
-    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int, forbidden: tuple[int, ...] = ()) -> Adjustment:
-        """See `Adjustment`."""
+    @override
+    def start(self, state: State, suppress_tokens: tuple[int, ...] = ()) -> Adjustment:
         return _CreditRun(self)
 
 
@@ -141,12 +130,12 @@ class _CreditRun(Adjustment):
         self.rule = rule
         self.credit: Tensor | None = None  # (B, L, V)
 
-    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
         if self.credit is None:
-            self.credit = logits.new_zeros(*candidates.tokens.shape, logits.shape[-1])
-        index = candidates.positions[..., None].expand_as(logits)
+            self.credit = logits.new_zeros(*state.tokens.shape, logits.shape[-1])
+        index = state.columns[..., None].expand_as(logits)
         best = logits.softmax(-1).max(-1, keepdim=True)
         before = self.credit.gather(1, index)
         credit = (before * self.rule.decay).scatter_add(2, best.indices, best.values**self.rule.power)
-        self.credit.scatter_(1, index, torch.where(candidates.valid[..., None], credit, before))
+        self.credit.scatter_(1, index, torch.where(state.valid[..., None], credit, before))
         return logits + self.rule.strength * credit.log1p()

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
-from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, Shape, View, caching_backbone
+from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.regions import region_logits
 from llada.samplers.layout import first_true
 
@@ -36,54 +37,48 @@ class DelayedCache(CachePolicy):
         if self.refresh is not None and self.refresh < 1:
             raise ValueError(f"refresh must be 1 or more; got {self.refresh}")
 
-    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
-        """See `CachePolicy`."""
-        return _Delayed(self, caching_backbone(denoiser), shape)
+    @override
+    def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
+        return _Delayed(self, caching_backbone(denoiser), len(first), length)
 
 
 class _Delayed(OpenCache):
-    def __init__(self, policy: DelayedCache, backbone: CachingBackbone, shape: Shape) -> None:
-        self.policy, self.backbone, self.length = policy, backbone, shape.length
-        self.store = backbone.new_cache(shape.rows, shape.length)
+    """Computes what was open at the previous call: what still is, and what has been written since."""
 
-    def view(self, start: int, stop: int, mask_token_id: int) -> View:
-        """See `OpenCache`."""
-        return _DelayedView(self, stop, mask_token_id)
+    def __init__(self, policy: DelayedCache, backbone: CachingBackbone, rows: int, length: int) -> None:
+        self.policy, self.backbone, self.length = policy, backbone, length
+        self.store = backbone.new_cache(rows, length)
+        self.stop, self.calls, self.left, self.beyond = length, 0, 0, 0
+        self.open = self.before = torch.empty(0)  # (B, L) bool, now and at the previous call
+        self.fullest = 0  # open positions of the fullest row at the previous call, counted without asking the device
 
+    @override
+    def begin_window(self, start: int, stop: int) -> None:
+        self.stop, self.calls = stop, 0
 
-class _DelayedView(View):
-    """Computes what was masked at the previous call: what still is, and what has been written since."""
+    @override
+    def begin_step(self, still_open: Tensor, most: int) -> None:
+        self.open, self.left = still_open, most
 
-    def __init__(self, opened: _Delayed, stop: int, mask_token_id: int) -> None:
-        self.opened, self.stop, self.mask_token_id = opened, stop, mask_token_id
-        self.calls, self.left, self.beyond = 0, 0, 0
-        self.masked = torch.empty(0)  # (B, L) at the previous call
-        self.fullest = 0  # masks of the fullest row at the previous call, counted without asking the device
-
-    def begin_step(self, masks_left: int) -> None:
-        """See `View`."""
-        self.left = masks_left
-
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`; positions must be masked."""
+        """Logits at open positions, (B, M, V)."""
         assert where is not None
-        opened, refresh = self.opened, self.opened.policy.refresh
-        masked = tokens == self.mask_token_id
+        refresh = self.policy.refresh
         if self.calls == 0:
-            self.beyond = int(masked[:, self.stop :].sum(1).max())
+            self.beyond = int(self.open[:, self.stop :].sum(1).max())
         if self.calls == 0 or (refresh is not None and self.calls % refresh == 0):
-            whole = slice(0, opened.length)
-            logits = region_logits(opened.backbone, opened.store, tokens, where, whole, model_kwargs)
+            logits = region_logits(self.backbone, self.store, tokens, where, slice(0, self.length), model_kwargs)
         else:
             logits = self._partial(tokens, where, model_kwargs)
-        self.masked, self.fullest, self.calls = masked, self.left + self.beyond, self.calls + 1
+        self.before, self.fullest, self.calls = self.open, self.left + self.beyond, self.calls + 1
         return logits
 
     def _partial(self, tokens: Tensor, where: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
-        lead, needed = self.opened.store.lead, self.masked
+        lead, needed = self.store.lead, self.before
         if lead:  # predictions are read at the left neighbour
             needed = needed | torch.cat((needed[:, lead:], torch.zeros_like(needed[:, :lead])), 1)
-        width = min(self.opened.length, self.fullest * (1 + lead))
+        width = min(self.length, self.fullest * (1 + lead))
         positions, valid = first_true(needed, width)
         # Rows with fewer compute their first one several times, not tokens that would stay stale in a batch of one.
         positions = torch.where(valid, positions, positions[:, :1])
@@ -91,9 +86,8 @@ class _DelayedView(View):
         place = torch.zeros_like(tokens).scatter(1, positions, index)
         part = tokens.gather(1, positions)
         select = flat_indices(part, place.gather(1, (where - lead).clamp(min=0)))
-        backbone, store = self.opened.backbone, self.opened.store
-        hidden = backbone.hidden(part, select=select, cache=store, region=positions, **model_kwargs)
-        return backbone.head(hidden).view(*where.shape, -1)
+        hidden = self.backbone.hidden(part, select=select, cache=self.store, region=positions, **model_kwargs)
+        return self.backbone.head(hidden).view(*where.shape, -1)
 
 
 @dataclass(frozen=True)
@@ -123,42 +117,36 @@ class IntervalCache(CachePolicy):
         if self.prompt_interval < 1 or self.interval < 1 or not 0.0 < self.share <= 1.0:
             raise ValueError(f"intervals must be 1 or more, and the share in (0, 1]; got {self}")
 
-    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
-        """See `CachePolicy`."""
+    @override
+    def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
         backbone = caching_backbone(denoiser)
         if not hasattr(backbone, "new_feature_cache"):
             raise ValueError(
                 f"{type(backbone).__name__} has no new_feature_cache, so its layers can't be updated in part; "
                 "use PrefixCache, DualCache or DelayedCache"
             )
-        return _Interval(self, backbone, shape)
+        return _Interval(self, backbone, first, length)
 
 
 class _Interval(OpenCache):
-    def __init__(self, policy: IntervalCache, backbone: Any, shape: Shape) -> None:
-        self.policy, self.backbone = policy, backbone
-        self.features = backbone.new_feature_cache(shape.rows, shape.length)
-        start = (shape.first - self.features.lead).clamp(min=0)  # the first mask is read there
-        self.everything = torch.zeros_like(start), shape.length
-        self.answer = start, shape.length - int(start.min())
+    def __init__(self, policy: IntervalCache, backbone: Any, first: Tensor, length: int) -> None:
+        self.policy, self.backbone, self.calls = policy, backbone, 0
+        self.features = backbone.new_feature_cache(len(first), length)
+        start = (first - self.features.lead).clamp(min=0)  # the first open position is read there
+        self.everything = torch.zeros_like(start), length
+        self.answer = start, length - int(start.min())
 
-    def view(self, start: int, stop: int, mask_token_id: int) -> View:
-        """See `OpenCache`."""
-        return _IntervalView(self)
+    @override
+    def begin_window(self, start: int, stop: int) -> None:
+        self.calls = 0
 
-
-class _IntervalView(View):
-    def __init__(self, opened: _Interval) -> None:
-        self.opened, self.calls = opened, 0
-
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`."""
         assert where is not None
-        opened, policy = self.opened, self.opened.policy
-        everything = self.calls % policy.prompt_interval == 0
-        start, width = opened.everything if everything else opened.answer
-        share = 1.0 if everything or self.calls % policy.interval == 0 else policy.share
+        everything = self.calls % self.policy.prompt_interval == 0
+        start, width = self.everything if everything else self.answer
+        share = 1.0 if everything or self.calls % self.policy.interval == 0 else self.policy.share
         self.calls += 1
-        select = flat_indices(tokens, (where - opened.features.lead).clamp(min=0))
-        hidden = opened.features.hidden(tokens, start, width, share, select=select, **model_kwargs)
-        return opened.backbone.head(hidden).view(*where.shape, -1)
+        select = flat_indices(tokens, (where - self.features.lead).clamp(min=0))
+        hidden = self.features.hidden(tokens, start, width, share, select=select, **model_kwargs)
+        return self.backbone.head(hidden).view(*where.shape, -1)

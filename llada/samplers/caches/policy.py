@@ -1,18 +1,19 @@
 """Cached decoding: which keys and values of a canvas are kept between steps, and when they are computed again.
 
-A policy opens a view of each window: a `Denoiser` that computes a part of the canvas against stored keys and values of
-the rest. The loop that asks it for logits can't tell. Bidirectional models change all keys when a token is written, so
-a cache is an approximation for them, until the next refresh; it is exact for block-causal models.
+A policy opens a cache on a canvas: a `Denoiser` that computes a part of it against stored keys and values of the rest.
+The loop that asks it for logits can't tell. Bidirectional models change all keys when a token is written, so a cache is
+an approximation for them, until the next refresh; it is exact for block-causal models.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
+from typing_extensions import override
 
 from llada.denoiser import BackboneDenoiser, Denoiser
-from llada.samplers.window import Window
+from llada.samplers.part import Part
 
 
 @runtime_checkable
@@ -32,38 +33,24 @@ class CachingBackbone(Protocol):
         ...
 
 
-class Shape(NamedTuple):
-    """Of the canvas that a cache serves.
-
-    Attributes:
-        rows: inputs of a model call, twice the batch under guidance.
-        length: columns, L.
-        first: (rows,) int64, column of the first mask; the last column where there is none. Under guidance both inputs
-            of a row have that of the conditional one.
-    """
-
-    rows: int
-    length: int
-    first: Tensor
-
-
-class View(Denoiser):
-    """What a policy opens on one window. Sampling asks it for logits only."""
-
-    def begin_step(self, masks_left: int) -> None:
-        """Told before each step how many masks the fullest row has left in the window, if the sampler counts them."""
-        return
-
-
-class OpenCache(ABC):
+class OpenCache(Denoiser):
     """A policy at work on one canvas; owns the buffers."""
 
     @abstractmethod
-    def view(self, start: int, stop: int, mask_token_id: int) -> View:
-        """A view for decoding columns start to stop, of which everything to the left is finished."""
+    def begin_window(self, start: int, stop: int) -> None:
+        """Columns start to stop are decoded next; all open columns to the left of them have been written."""
+
+    def begin_step(self, still_open: Tensor, most: int) -> None:
+        """Told before each step which positions are open.
+
+        Args:
+            still_open: (B, L) bool.
+            most: open positions in the columns up to the window's end, in the row that has the most of them.
+        """
+        return
 
 
-class CachePolicy(ABC):
+class CachePolicy(Part, ABC):
     """What is kept, and when it is refreshed."""
 
     guided: ClassVar[bool] = True
@@ -71,7 +58,7 @@ class CachePolicy(ABC):
     editable: ClassVar[bool] = True
     """Whether written tokens of the open window may be replaced."""
     windowed: ClassVar[bool] = True
-    """Whether a view serves one window only."""
+    """Whether it must be told when a window begins."""
 
     @property
     def memoryless(self) -> bool:
@@ -79,43 +66,40 @@ class CachePolicy(ABC):
         return False
 
     @abstractmethod
-    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
+    def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
         """Begin a canvas.
 
         Args:
             denoiser: the model.
-            shape: of the canvas.
+            first: (R,) int64, the first open column of each of the R inputs of a model call; the last column where
+                nothing is open. Under guidance both inputs of a row have the same.
+            length: L, columns of the canvas.
             model_kwargs: what the model will be called with.
 
         Raises:
             ValueError: if the model can't be cached.
         """
 
-    def check(self, window: Window) -> None:
-        """Whether it can work on such windows.
-
-        Raises:
-            ValueError: if it can't.
-        """
-        return
-
-
-class _PlainView(View):
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
-
-    def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`."""
-        return self.denoiser.logits(tokens, where, **model_kwargs)
+    @override
+    def check(self, sampler: Any) -> None:
+        if sampler.guidance.branches > 1 and not self.guided:
+            raise ValueError(
+                f"{type(self).__name__} takes the masked prompt of the unconditional input for masks to decode; "
+                "use DualCache() or NoCache() with guidance"
+            )
 
 
 class _Plain(OpenCache):
     def __init__(self, denoiser: Denoiser) -> None:
-        self.plain = _PlainView(denoiser)
+        self.denoiser = denoiser
 
-    def view(self, start: int, stop: int, mask_token_id: int) -> View:
-        """See `OpenCache`."""
-        return self.plain
+    @override
+    def begin_window(self, start: int, stop: int) -> None:
+        return
+
+    @override
+    def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
+        return self.denoiser.logits(tokens, where, **model_kwargs)
 
 
 @dataclass(frozen=True)
@@ -125,12 +109,12 @@ class NoCache(CachePolicy):
     windowed: ClassVar[bool] = False
 
     @property
+    @override
     def memoryless(self) -> bool:
-        """See `CachePolicy`."""
         return True
 
-    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
-        """See `CachePolicy`."""
+    @override
+    def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
         return _Plain(denoiser)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
-from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, Shape, View, caching_backbone
-from llada.samplers.layout import left_padding
-from llada.samplers.window import Blocks, Window
+from llada.rows import left_padding
+from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
+from llada.samplers.window import Blocks
 
 
 def region_logits(
@@ -36,32 +37,25 @@ def region_logits(
 
 
 class _Regions(OpenCache):
-    """Buffers of one canvas."""
-
-    def __init__(self, policy: "RegionCache", backbone: CachingBackbone, shape: Shape) -> None:
-        self.policy, self.backbone, self.length = policy, backbone, shape.length
-        self.store = backbone.new_cache(shape.rows, shape.length)
-
-    def view(self, start: int, stop: int, mask_token_id: int) -> View:
-        """See `OpenCache`."""
-        return _RegionView(self, start, stop)
-
-
-class _RegionView(View):
     """Full passes as the policy wants them; passes over the region in between."""
 
-    def __init__(self, opened: _Regions, start: int, stop: int) -> None:
-        self.opened, self.calls = opened, 0
-        low, high = opened.policy.region(start, stop, opened.length)
-        low, high = max(0, low - opened.store.lead), min(high, opened.length)
-        self.region, self.whole = slice(low, high), slice(0, opened.length)
+    def __init__(self, policy: "RegionCache", backbone: CachingBackbone, rows: int, length: int) -> None:
+        self.policy, self.backbone, self.length = policy, backbone, length
+        self.store = backbone.new_cache(rows, length)
+        self.calls, self.region = 0, slice(0, length)
 
+    @override
+    def begin_window(self, start: int, stop: int) -> None:
+        low, high = self.policy.region(start, stop, self.length)
+        self.calls, self.region = 0, slice(max(0, low - self.store.lead), min(high, self.length))
+
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`; positions must be in the window."""
+        """Logits at positions of the window, (B, M, V)."""
         assert where is not None
-        region = self.whole if self.opened.policy.refreshes(self.calls) else self.region
+        region = slice(0, self.length) if self.policy.refreshes(self.calls) else self.region
         self.calls += 1
-        return region_logits(self.opened.backbone, self.opened.store, tokens, where, region, model_kwargs)
+        return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ class RegionCache(CachePolicy):
 
     @property
     def memoryless(self) -> bool:
-        """See `CachePolicy`; with more full passes it matters how many steps lie between them."""
+        """With more full passes it matters how many steps lie between them."""
         return self.refresh == 1 or (self.refresh is None and self.warm_up == 1)
 
     @abstractmethod
@@ -97,9 +91,9 @@ class RegionCache(CachePolicy):
         """Whether a call, counted from 0 in each window, is a full pass."""
         return call < self.warm_up or (self.refresh is not None and call % self.refresh == 0)
 
-    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
-        """See `CachePolicy`."""
-        return _Regions(self, caching_backbone(denoiser), shape)
+    @override
+    def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
+        return _Regions(self, caching_backbone(denoiser), len(first), length)
 
 
 @dataclass(frozen=True)
@@ -110,8 +104,8 @@ class PrefixCache(RegionCache):
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.2.
     """
 
+    @override
     def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
-        """See `RegionCache`."""
         return start, length
 
 
@@ -123,8 +117,8 @@ class DualCache(RegionCache):
         Wu et al., arXiv 2505.22618, section 3.2.
     """
 
+    @override
     def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
-        """See `RegionCache`."""
         return start, stop
 
 
@@ -147,8 +141,8 @@ class VicinityCache(RegionCache):
         if self.radius < 0:
             raise ValueError(f"radius must be 0 or more; got {self.radius}")
 
+    @override
     def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
-        """See `RegionCache`."""
         return start - self.radius, stop + self.radius
 
 
@@ -165,62 +159,58 @@ class ExactCache(CachePolicy):
     """
 
     @property
+    @override
     def memoryless(self) -> bool:
-        """See `CachePolicy`."""
         return True
 
-    def check(self, window: Window) -> None:
-        """See `CachePolicy`."""
-        if not (isinstance(window, Blocks) and window.from_start):
+    @override
+    def check(self, sampler: Any) -> None:
+        super().check(sampler)
+        if not (isinstance(sampler.window, Blocks) and sampler.window.from_start):
             raise ValueError(
                 "ExactCache decodes a block-causal model block by block; "
-                "use window=Blocks(size, from_start=True) with the model's block_length as size"
+                "use window=Blocks(block_length, from_start=True) with the model's own block_length"
             )
 
-    def open(self, denoiser: Denoiser, shape: Shape, model_kwargs: dict[str, Any]) -> OpenCache:
-        """See `CachePolicy`."""
+    @override
+    def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
         backbone = caching_backbone(denoiser)
-        length = getattr(backbone, "block_length", None)
-        if length is None:
+        blocks = getattr(backbone, "block_length", None)
+        if blocks is None:
             raise ValueError(
                 f"{type(backbone).__name__} isn't block-causal (it has no block_length), so no cache is exact for it; "
                 "use PrefixCache, DualCache or DelayedCache"
             )
         mask = model_kwargs.get("attention_mask")
-        if mask is not None and bool((left_padding(mask, mask) % length).any()):
+        if mask is not None and bool((left_padding(mask, mask) % blocks).any()):
             raise ValueError(
-                f"rows must start at a multiple of the model's block_length={length} columns, so that their blocks end "
+                f"rows must start at a multiple of the model's block_length={blocks} columns, so that their blocks end "
                 "together; pad the prompts to lengths that differ by multiples of it"
             )
-        return _Exact(backbone, shape, length)
+        return _Exact(backbone, len(first), length, blocks)
 
 
 class _Exact(OpenCache):
     """Buffers of one canvas, in which the first ``written`` columns are final."""
 
-    def __init__(self, backbone: CachingBackbone, shape: Shape, block_length: int) -> None:
-        self.backbone, self.length, self.block_length = backbone, shape.length, block_length
-        self.store = backbone.new_cache(shape.rows, shape.length)
-        self.written = 0
+    def __init__(self, backbone: CachingBackbone, rows: int, length: int, block_length: int) -> None:
+        self.backbone, self.length, self.block_length = backbone, length, block_length
+        self.store = backbone.new_cache(rows, length)
+        self.written, self.start, self.stop = 0, 0, length
 
-    def view(self, start: int, stop: int, mask_token_id: int) -> View:
-        """See `OpenCache`."""
+    @override
+    def begin_window(self, start: int, stop: int) -> None:
         if start % self.block_length or (stop % self.block_length and stop != self.length):
             raise ValueError(
                 f"columns {start} to {stop} aren't whole blocks of the model, whose block_length is {self.block_length}"
                 f"; use window=Blocks({self.block_length}, from_start=True)"
             )
-        return _ExactView(self, start, stop)
+        self.start, self.stop = start, stop
 
-
-class _ExactView(View):
-    def __init__(self, opened: _Exact, start: int, stop: int) -> None:
-        self.opened, self.start, self.stop = opened, start, stop
-
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """See `Denoiser.logits`; positions must be in the window."""
+        """Logits at positions of the window, (B, M, V)."""
         assert where is not None
-        opened, lead = self.opened, self.opened.store.lead
-        region = slice(max(0, min(opened.written, self.start - lead)), self.stop)
-        opened.written = self.start
-        return region_logits(opened.backbone, opened.store, tokens, where, region, model_kwargs)
+        region = slice(max(0, min(self.written, self.start - self.store.lead)), self.stop)
+        self.written = self.start
+        return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)

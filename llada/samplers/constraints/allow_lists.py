@@ -6,13 +6,14 @@ distribution. A token that is known from the start is better written into the ca
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.samplers.constraints.adjust import Adjustment
-from llada.samplers.propose import Candidates
+from llada.samplers.state import State
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,32 @@ class AllowLists(Adjustment):
                     f"places and token ids must be 0 or more, and every place needs a token; got {place}: {tokens}"
                 )
 
-    def check(self, forbidden: tuple[int, ...]) -> None:
-        """See `Adjustment`."""
+    @override
+    def check(self, sampler: Any) -> None:
+        super().check(sampler)
+        forbidden = sampler.proposal.suppress_tokens
         for place, tokens in self.allowed.items():
             if set(tokens) <= set(forbidden):
                 raise ValueError(f"all tokens allowed at place {place} are forbidden by the proposal: {tokens}")
 
-    def start(self, tokens: Tensor, offset: Tensor, mask_token_id: int, forbidden: tuple[int, ...] = ()) -> Adjustment:
-        """See `Adjustment`; the given tokens must fit too."""
+    @override
+    def start(self, state: State, suppress_tokens: tuple[int, ...] = ()) -> Adjustment:
+        """The lists as a table. The given tokens must fit too."""
+        tokens, mask_token_id = state.tokens, state.process.mask_token_id
         for place, allowed in self.allowed.items():
             if mask_token_id in allowed:
                 raise ValueError(f"the mask token {mask_token_id} is never written, so place {place} can't allow it")
-            column = offset[:, 0] + place
+            column = state.offset[:, 0] + place
             if bool((column >= tokens.shape[1]).any()):
                 raise ValueError(f"place {place} is behind the end of a row of {tokens.shape[1]} columns")
-            given = tokens.gather(1, column[:, None]).squeeze(1)
-            wanted = torch.tensor([*allowed, mask_token_id], device=tokens.device)
-            if not bool(torch.isin(given, wanted).all()):
+            token, unknown = (part.gather(1, column[:, None]).squeeze(1) for part in (tokens, state.open))
+            if not bool((unknown | torch.isin(token, torch.tensor(list(allowed), device=tokens.device))).all()):
                 raise ValueError(f"the canvas has another token at place {place} than the allowed {list(allowed)}")
         return _AllowRun(self.allowed, tokens.shape[1])
 
-    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
-        """See `Adjustment`."""
-        return _AllowRun(self.allowed, candidates.tokens.shape[1])(logits, candidates)
+    @override
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
+        return _AllowRun(self.allowed, state.tokens.shape[1])(logits, state)
 
 
 class _AllowRun(Adjustment):
@@ -69,11 +73,11 @@ class _AllowRun(Adjustment):
         self.table: Tensor | None = None  # (K + 1, V) bool; the last row allows everything
         self.row = torch.empty(0)  # (L,) int64, row of the table for each place
 
-    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
         if self.table is None:
             self._build(logits)
         assert self.table is not None
-        allowed = self.table[self.row[candidates.places.clamp(min=0)]]
+        allowed = self.table[self.row[state.positions.clamp(min=0)]]
         return logits.masked_fill(~allowed, -torch.inf)
 
     def _build(self, logits: Tensor) -> None:

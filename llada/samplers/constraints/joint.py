@@ -15,50 +15,51 @@ from torch import Tensor
 from llada.random import RowRandom
 from llada.samplers.amount.amount import ranks
 from llada.samplers.constraints.adjust import Adjustment
-from llada.samplers.propose import Candidates, Proposal, Proposed
+from llada.samplers.propose import Proposal
+from llada.samplers.state import State
 
 
 def agree(
-    proposed: Proposed,
+    state: State,
     taken: Tensor,
     most: int | None,
     adjustments: Sequence[Adjustment],
     proposal: Proposal,
     random: RowRandom,
-) -> Proposed:
+) -> State:
     """Draw tokens again until all that are taken hold together.
 
     Args:
-        proposed: tokens at M positions.
+        state: with the tokens that were drawn.
         taken: (B, M) bool, which of them the step writes.
         most: how many that is in a row at most, if it is known.
         adjustments: of the sampler; those that aren't joint have had their say.
         proposal: draws again.
-        random: the rows' streams.
+        random: random streams of the rows.
 
     Returns:
-        The tokens, and the logits from which they come. The surest of each row is never changed.
+        The state with other tokens drawn, and the logits from which they come. The surest of each row is never changed.
     """
     joint = [adjustment for adjustment in adjustments if adjustment.joint]
     most = int(taken.sum(1).max()) if joint and most is None else most
     if not joint or most is None or most < 2:
-        return proposed
-    candidates = proposed.candidates
-    order = ranks(proposed.probability, taken).argsort(dim=1)  # columns of taken candidates, the surest first
-    canvas, tokens, logits = candidates.tokens, proposed.tokens, proposed.logits.clone()
+        return state
+    order = ranks(state.probability, taken).argsort(dim=1)  # taken candidates, the surest first
+    canvas, still_open, drawn, logits = state.tokens, state.open, state.drawn, state.logits.clone()
     for rank in range(most):
-        column = order[:, rank : rank + 1]
-        valid, position = taken.gather(1, column), candidates.positions.gather(1, column)
-        one = Candidates(position, valid, canvas, candidates.offset, candidates.mask_token_id)
-        index = column[..., None].expand(-1, -1, logits.shape[-1])
+        entry = order[:, rank : rank + 1]
+        valid, column = taken.gather(1, entry), state.columns.gather(1, entry)
+        one = replace(state, columns=column, valid=valid, tokens=canvas, open=still_open)
+        index = entry[..., None].expand(-1, -1, logits.shape[-1])
         allowed = logits.gather(1, index)
         for adjustment in joint:
             allowed = adjustment(allowed, one)
         again = proposal(allowed, one, random=random.fold_in(rank))
-        now = tokens.gather(1, column)
+        now = drawn.gather(1, entry)
         fits = allowed.gather(-1, now[..., None]).squeeze(-1) > -torch.inf
-        now = torch.where(fits | ~valid, now, again.tokens)
+        now = torch.where(fits | ~valid, now, again.drawn)
         logits.scatter_(1, index, torch.where(valid[..., None], again.logits, logits.gather(1, index)))
-        tokens = tokens.scatter(1, column, now)
-        canvas = canvas.scatter(1, position, torch.where(valid, now, canvas.gather(1, position)))
-    return replace(proposed, tokens=tokens, logits=logits)
+        drawn = drawn.scatter(1, entry, now)
+        canvas = canvas.scatter(1, column, torch.where(valid, now, canvas.gather(1, column)))
+        still_open = still_open.scatter(1, column, still_open.gather(1, column) & ~valid)
+    return replace(state, drawn=drawn, logits=logits)

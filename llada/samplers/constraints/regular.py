@@ -6,7 +6,8 @@ which what is known on the right can still be met. With R[s, t] = 1 where some t
     F_{l+1} = F_l R at a mask, next(F_l, x_l) at a known token;  B_l = R B_{l+1}, or {s : next(s, x_l) in B_{l+1}}.
 
 A token v may be written at column l exactly if next(s, v) is in B_{l+1} for some s of F_l: then, and only then, there
-is a way to fill the other masks. Tokens written in the same step are brought to agree by `llada.samplers.constraints.joint`.
+is a way to fill the other masks. Tokens written in the same step are brought to agree by
+`llada.samplers.constraints.joint`.
 
 Shapes: B rows, L columns, M candidates, S states, C classes of tokens, V vocabulary.
 """
@@ -17,6 +18,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.automaton import (
@@ -27,7 +29,7 @@ from llada.samplers.constraints.automaton import (
     compile_expression,
     token_automaton,
 )
-from llada.samplers.propose import Candidates
+from llada.samplers.state import State
 
 _LEAST = -1e30  # a logit below all others that is still a number
 
@@ -73,35 +75,34 @@ class RegularExpression(Adjustment):
         """The automaton over tokens, made once."""
         return token_automaton(self.pattern, self.tokenizer, self.end)
 
-    def start(
-        self, tokens: Tensor, offset: Tensor, mask_token_id: int, forbidden: tuple[int, ...] = ()
-    ) -> "RegularRun":
-        """See `Adjustment`; there must be a match with what is given."""
-        automaton = self.automaton.to(tokens.device)
+    @override
+    def start(self, state: State, suppress_tokens: tuple[int, ...] = ()) -> "RegularRun":
+        """The automaton on this canvas; there must be a match with what is given."""
+        automaton = self.automaton.to(state.tokens.device)
         written = torch.ones_like(automaton.classes, dtype=torch.bool)
-        written[[token for token in (mask_token_id, *forbidden) if token < len(written)]] = False
-        run = RegularRun(automaton, written, self._inside(tokens, offset, mask_token_id), mask_token_id)
-        failed = ~run.possible(tokens)
+        never = (state.process.mask_token_id, *suppress_tokens)
+        written[[token for token in never if token is not None and token < len(written)]] = False
+        run = RegularRun(automaton, written, self._inside(state))
+        failed = ~run.possible(state.tokens, state.open)
         if bool(failed.any()):
             row = int(failed.int().argmax())
-            reason = _reason(run, tokens, row, int(offset[row]))
-            raise ValueError(f"row {row} can't be made to match {self.pattern!r}: {reason}")
+            raise ValueError(f"row {row} can't be made to match {self.pattern!r}: {_reason(run, state, row)}")
         return run
 
-    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
-        """See `Adjustment`; without a run every call begins with the canvas that it is shown."""
-        return self.start(candidates.tokens, candidates.offset, candidates.mask_token_id)(logits, candidates)
+    @override
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
+        """Without a run every call begins with the canvas that it is shown."""
+        return self.start(state)(logits, state)
 
-    def _inside(self, tokens: Tensor, offset: Tensor, mask_token_id: int) -> Tensor:
+    def _inside(self, state: State) -> Tensor:
         """(B, L) bool, which columns belong to the part."""
         if self.part is None:
-            masked = tokens == mask_token_id
-            behind = masked.flip(1).cumsum(1).flip(1) > 0
-            return (masked.cumsum(1) > 0) & behind
-        places = torch.arange(tokens.shape[1], device=tokens.device) - offset
-        if int(places[:, -1].min()) + 1 < self.part[1]:
-            raise ValueError(f"the part {self.part} ends behind a row of {int(places[:, -1].min()) + 1} tokens")
-        return (places >= self.part[0]) & (places < self.part[1])
+            behind = state.open.flip(1).cumsum(1).flip(1) > 0
+            return (state.open.cumsum(1) > 0) & behind
+        position = state.all_positions
+        if int(position[:, -1].min()) + 1 < self.part[1]:
+            raise ValueError(f"the part {self.part} ends behind a row of {int(position[:, -1].min()) + 1} tokens")
+        return (position >= self.part[0]) & (position < self.part[1])
 
 
 class RegularRun(Adjustment):
@@ -111,32 +112,31 @@ class RegularRun(Adjustment):
         automaton: over tokens.
         written: (V,) bool, tokens that may be written.
         inside: (B, L) bool, the columns that must match.
-        mask_token_id: the mask.
     """
 
     restricts: ClassVar[bool] = True
     joint: ClassVar[bool] = True
 
-    def __init__(self, automaton: TokenAutomaton, written: Tensor, inside: Tensor, mask_token_id: int) -> None:
-        self.automaton, self.written, self.inside, self.mask_token_id = automaton, written, inside, mask_token_id
+    def __init__(self, automaton: TokenAutomaton, written: Tensor, inside: Tensor) -> None:
+        self.automaton, self.written, self.inside = automaton, written, inside
         self.edges = automaton.steps(written)
         used = inside.any(0)
         self.first, self.stop = (0, 0) if not bool(used.any()) else _bounds(used)
         self.accepting = automaton.accepting | ~inside.any(1, keepdim=True)  # rows that have no part need no match
 
-    def __call__(self, logits: Tensor, candidates: Candidates) -> Tensor:
-        """See `Adjustment`."""
+    @override
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
         if logits.shape[-1] < len(self.written):
             raise ValueError(
                 f"the tokenizer of the expression has {len(self.written)} tokens, but the model's vocabulary only "
                 f"{logits.shape[-1]}; give the model's own tokenizer"
             )
-        columns = candidates.positions
-        before, after = self.forward(candidates.tokens), self.backward(candidates.tokens)
+        columns = state.columns
+        before, after = self.forward(state.tokens, state.open), self.backward(state.tokens, state.open)
         index = columns[..., None].expand(*columns.shape, before.shape[-1])
         by_class = self._allowed(before.gather(1, index), after.gather(1, index + 1))
         # Nothing is written at known columns; they are there to fill up the batch.
-        free = ~self.inside.gather(1, columns) | (candidates.tokens.gather(1, columns) != self.mask_token_id)
+        free = ~self.inside.gather(1, columns) | ~state.open.gather(1, columns)
         kinds = self.automaton.classes.masked_fill(~self.written, NEVER)
         kinds = torch.nn.functional.pad(kinds, (0, logits.shape[-1] - len(kinds)), value=NEVER)
         allowed = (by_class | free[..., None])[..., kinds]
@@ -149,9 +149,9 @@ class RegularRun(Adjustment):
             allowed |= before[..., state, None] & after[..., self.automaton.next[state]]
         return allowed
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, still_open: Tensor) -> Tensor:
         """F, (B, L + 1, S) bool: the states before each column, and behind the last."""
-        classes, masked = self._classes(tokens)
+        classes, masked = self._classes(tokens, still_open)
         now = torch.zeros(len(tokens), len(self.edges), device=tokens.device)
         now[:, 0] = 1.0
         found = [now] * (self.first + 1)
@@ -162,9 +162,9 @@ class RegularRun(Adjustment):
             found.append(now)
         return torch.stack(found + [now] * (tokens.shape[1] - self.stop), 1) > 0
 
-    def backward(self, tokens: Tensor) -> Tensor:
+    def backward(self, tokens: Tensor, still_open: Tensor) -> Tensor:
         """B, (B, L + 1, S) bool: the states from which the rest can be met."""
-        classes, masked = self._classes(tokens)
+        classes, masked = self._classes(tokens, still_open)
         now = self.accepting.float().expand(len(tokens), -1).clone()
         now[:, self.automaton.dead] = 0.0
         found = [now] * (tokens.shape[1] - self.stop + 1)
@@ -174,15 +174,15 @@ class RegularRun(Adjustment):
             found.append(now)
         return torch.stack((found + [now] * self.first)[::-1], 1) > 0
 
-    def possible(self, tokens: Tensor) -> Tensor:
+    def possible(self, tokens: Tensor, still_open: Tensor) -> Tensor:
         """(B,) bool, which rows can become a match."""
-        return self.backward(tokens)[:, 0, 0]
+        return self.backward(tokens, still_open)[:, 0, 0]
 
-    def _classes(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _classes(self, tokens: Tensor, still_open: Tensor) -> tuple[Tensor, Tensor]:
         """Class of each token (B, L), and where a mask is to be filled (B, L) bool."""
         known = self.automaton.classes[tokens.clamp(max=len(self.written) - 1)]
         known = known.masked_fill(tokens >= len(self.written), NEVER).masked_fill(~self.inside, STAY)
-        return known, self.inside & (tokens == self.mask_token_id)
+        return known, self.inside & still_open
 
 
 def _bounds(used: Tensor) -> tuple[int, int]:
@@ -191,10 +191,10 @@ def _bounds(used: Tensor) -> tuple[int, int]:
     return int(found[0]), int(found[-1]) + 1
 
 
-def _reason(run: RegularRun, tokens: Tensor, row: int, padding: int) -> str:
+def _reason(run: RegularRun, state: State, row: int) -> str:
     """Why a row can't become a match, in words."""
-    reached = run.forward(tokens)[row].any(-1)
-    inside, masked = run.inside[row], tokens[row] == run.mask_token_id
+    reached = run.forward(state.tokens, state.open)[row].any(-1)
+    inside, masked, padding = run.inside[row], state.open[row], int(state.offset[row])
     shortest = _shortest(run.edges, run.automaton.accepting)
     length = (
         "the tokens that may be written spell none at all" if shortest is None else f"the shortest takes {shortest}"
@@ -206,7 +206,7 @@ def _reason(run: RegularRun, tokens: Tensor, row: int, padding: int) -> str:
         )
     column = int(reached.int().argmin()) - 1
     if not bool(masked[column]):
-        return f"the given token {int(tokens[row, column])} can't stand at place {column - padding}"
+        return f"the given token {int(state.tokens[row, column])} can't stand at place {column - padding}"
     if shortest is None:
         return length
     return f"every match is over before place {column - padding}; give less room, or tokens to follow, as end=(EOS,)"

@@ -1,1 +1,1 @@
-"""Published methods as compositions of parts; `llada.samplers.presets` lists them by name."""
+"""Published methods as compositions of parts; `llada.samplers.PRESETS` lists them by name."""

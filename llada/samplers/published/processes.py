@@ -1,10 +1,15 @@
-"""Methods that simulate the reverse process: MDLM, first-hitting, SEDD, ReMDM, block diffusion."""
+"""Methods that simulate the reverse process: MDLM, first-hitting, SEDD, ReMDM, block diffusion.
+
+The arguments behind ``**common`` are those of `llada.samplers.published.preset.Common`.
+"""
+
+from typing import Unpack
 
 from llada.samplers.amount.quota import Binomial, PerStep
 from llada.samplers.caches.regions import ExactCache
 from llada.samplers.order import RandomOrder
-from llada.samplers.propose import Proposal
-from llada.samplers.rates.rates import FirstHitting, Rates, TauLeaping
+from llada.samplers.published.preset import Common, common_parts, preset
+from llada.samplers.rates.rates import Ancestral, FirstHitting, Rates, TauLeaping
 from llada.samplers.rates.remask import (
     CappedRemasking,
     ConfidenceRemasking,
@@ -13,129 +18,115 @@ from llada.samplers.rates.remask import (
     RescaledRemasking,
 )
 from llada.samplers.unmasking import UnmaskingSampler
-from llada.samplers.window import Blocks
 
 
-def ancestral(steps: int = 64, temperature: float = 1.0, top_p: float | None = None) -> UnmaskingSampler:
+def _on_grid(steps: int, rates: Rates, common: Common) -> UnmaskingSampler:
+    return UnmaskingSampler(Binomial(steps), RandomOrder(), rates=rates, **common_parts(common))
+
+
+@preset(temperature=1.0)
+def ancestral(steps: int = 64, **common: Unpack[Common]) -> UnmaskingSampler:
     """MDLM's ancestral sampling on a uniform time grid.
 
     Which positions a step uncovers doesn't depend on the model, so they are drawn first and the model is run for them
-    alone; a step that uncovers nothing costs nothing.
+    alone; a step that uncovers nothing costs nothing. `llada.samplers.AncestralSampler` has the same law, and the
+    formula on the page.
 
     Args:
         steps: of the time grid.
-        temperature: of the draw; 1 samples from the model.
-        top_p: nucleus of the draw; None for all tokens.
 
     Reference:
         arXiv 2406.07524, equation 7.
     """
-    return UnmaskingSampler(Binomial(steps), RandomOrder(), Proposal(temperature, top_p=top_p))
+    return _on_grid(steps, Ancestral(), common)
 
 
-def first_hitting(temperature: float = 1.0, top_p: float | None = None) -> UnmaskingSampler:
+@preset(temperature=1.0)
+def first_hitting(**common: Unpack[Common]) -> UnmaskingSampler:
     """The exact times of the jumps, one token per call in random order; no grid and no error of one.
-
-    Args:
-        temperature: of the draw; 1 samples from the model.
-        top_p: nucleus of the draw; None for all tokens.
 
     Reference:
         arXiv 2409.02908.
     """
-    return UnmaskingSampler(PerStep(1), RandomOrder(), Proposal(temperature, top_p=top_p), rates=FirstHitting())
+    return UnmaskingSampler(PerStep(1), RandomOrder(), rates=FirstHitting(), **common_parts(common))
 
 
-def sedd_analytic(steps: int = 128, temperature: float = 1.0) -> UnmaskingSampler:
+@preset(temperature=1.0)
+def sedd_analytic(steps: int = 128, **common: Unpack[Common]) -> UnmaskingSampler:
     """SEDD's analytic sampler (Tweedie), which for masks is ancestral sampling.
 
     Args:
         steps: of the time grid.
-        temperature: of the draw; 1 samples from the model.
 
     Reference:
         arXiv 2310.16834, section 4.1.
     """
-    return ancestral(steps, temperature)
+    return _on_grid(steps, Ancestral(), common)
 
 
-def tau_leaping(steps: int = 128, temperature: float = 1.0) -> UnmaskingSampler:
-    """SEDD's Euler sampler. Arguments as in `sedd_analytic`.
+@preset(temperature=1.0)
+def tau_leaping(steps: int = 128, **common: Unpack[Common]) -> UnmaskingSampler:
+    """SEDD's Euler sampler.
+
+    Args:
+        steps: of the time grid.
 
     Reference:
         arXiv 2310.16834, section 4.1.
     """
-    return UnmaskingSampler(Binomial(steps), RandomOrder(), Proposal(temperature), rates=TauLeaping())
+    return _on_grid(steps, TauLeaping(), common)
 
 
-def _remdm(rates: Rates, steps: int, temperature: float, top_p: float | None) -> UnmaskingSampler:
-    return UnmaskingSampler(Binomial(steps), RandomOrder(), Proposal(temperature, top_p=top_p), rates=rates)
-
-
-def remdm_cap(
-    steps: int = 256, eta: float = 0.008, temperature: float = 1.0, top_p: float | None = 0.9
-) -> UnmaskingSampler:
+@preset(temperature=1.0, top_p=0.9)
+def remdm_cap(steps: int = 256, eta: float = 0.008, **common: Unpack[Common]) -> UnmaskingSampler:
     """ReMDM-cap: written tokens are masked again with probability min(eta, sigma_max) per step.
 
     Args:
         steps: of the time grid.
         eta: in [0, 1].
-        temperature: of the draw.
-        top_p: nucleus of the draw; None for all tokens.
 
     Reference:
         Wang et al., "Remasking Discrete Diffusion Models with Inference-Time Scaling", arXiv 2503.00307, section 4.
     """
-    return _remdm(CappedRemasking(eta), steps, temperature, top_p)
+    return _on_grid(steps, CappedRemasking(eta), common)
 
 
-def remdm_rescale(
-    steps: int = 256, eta: float = 0.015, temperature: float = 1.0, top_p: float | None = 0.9
-) -> UnmaskingSampler:
+@preset(temperature=1.0, top_p=0.9)
+def remdm_rescale(steps: int = 256, eta: float = 0.015, **common: Unpack[Common]) -> UnmaskingSampler:
     """ReMDM-rescale: sigma = eta sigma_max. Arguments as in `remdm_cap`."""
-    return _remdm(RescaledRemasking(eta), steps, temperature, top_p)
+    return _on_grid(steps, RescaledRemasking(eta), common)
 
 
-def remdm_conf(steps: int = 256, temperature: float = 1.0, top_p: float | None = 0.9) -> UnmaskingSampler:
+@preset(temperature=1.0, top_p=0.9)
+def remdm_conf(steps: int = 256, **common: Unpack[Common]) -> UnmaskingSampler:
     """ReMDM-conf: tokens that were written with little confidence are doubted most. Arguments as in `remdm_cap`."""
-    return _remdm(ConfidenceRemasking(), steps, temperature, top_p)
+    return _on_grid(steps, ConfidenceRemasking(), common)
 
 
-def remdm_loop(
-    steps: int = 256, eta: float = 0.02, temperature: float = 1.0, top_p: float | None = 0.9
-) -> UnmaskingSampler:
+@preset(temperature=1.0, top_p=0.9)
+def remdm_loop(steps: int = 256, eta: float = 0.02, **common: Unpack[Common]) -> UnmaskingSampler:
     """ReMDM-loop: to nine tenths of the tokens, then rewriting, then to the end. Arguments as in `remdm_cap`."""
-    return _remdm(LoopRemasking(eta), steps, temperature, top_p)
+    return _on_grid(steps, LoopRemasking(eta), common)
 
 
-def forward_backward(steps: int = 256, temperature: float = 1.0, top_p: float | None = 0.9) -> UnmaskingSampler:
+@preset(temperature=1.0, top_p=0.9)
+def forward_backward(steps: int = 256, **common: Unpack[Common]) -> UnmaskingSampler:
     """Each step masks again what the grid would have masked in going back. Arguments as in `remdm_cap`.
 
     Reference:
         Campbell et al., arXiv 2205.14987, section 4.4.
     """
-    return _remdm(ForwardBackwardRemasking(), steps, temperature, top_p)
+    return _on_grid(steps, ForwardBackwardRemasking(), common)
 
 
-def block_diffusion(
-    block_length: int = 32, temperature: float = 1.0, top_p: float | None = None, stop_token_id: int | None = None
-) -> UnmaskingSampler:
+@preset(temperature=1.0, block_length=32)
+def block_diffusion(**common: Unpack[Common]) -> UnmaskingSampler:
     """BD3LM: first-hitting inside a block, and exact keys of the blocks before it. For block-causal models only.
 
-    Args:
-        block_length: the model's ``block_length``, or a multiple of it.
-        temperature: of the draw; 1 samples from the model.
-        top_p: nucleus of the draw; None for all tokens.
-        stop_token_id: stop a row after the block that holds this token (EOS).
+    ``block_length`` is the model's own, or a multiple of it.
 
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
     """
-    return UnmaskingSampler(
-        PerStep(1),
-        RandomOrder(),
-        Proposal(temperature, top_p=top_p),
-        Blocks(block_length, stop_token_id, from_start=True),
-        cache=ExactCache(),
-        rates=FirstHitting(),
-    )
+    parts = common_parts(common, from_start=True)
+    return UnmaskingSampler(PerStep(1), RandomOrder(), rates=FirstHitting(), cache=ExactCache(), **parts)

@@ -10,83 +10,42 @@ Shapes: B rows, L columns of the canvas.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.process import MaskingProcess
-from llada.random import RowRandom
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a step stands in its window.
-
-    Attributes:
-        step: index of the step, from 0.
-        num_steps: (B,) int64, steps that each row was given for the window; None if it goes on until no mask is left.
-        initial: (B,) int64, masks in the window when it was opened.
-        left: (B,) int64, masks in the window now.
-        process: owner of the schedule.
-        rates: how fast the reverse process runs.
-        random: the rows' streams for this window, the same at every step.
-    """
-
-    step: int
-    num_steps: Tensor | None
-    initial: Tensor
-    left: Tensor
-    process: MaskingProcess
-    rates: "Rates"
-    random: RowRandom
-
-    def grid(self, ahead: int = 0) -> Tensor:
-        """1 - k / K, (B,) float64: 1 at the first step, 0 after the last. Without K the share of masks that are left.
-
-        Args:
-            ahead: 0 for the time at which the step begins, 1 for that at which it ends.
-        """
-        if self.num_steps is None:
-            return self.left.double() / self.initial.clamp(min=1)
-        return (1.0 - (self.step + ahead) / self.num_steps.double().clamp(min=1)).clamp(min=0.0)
-
-    @property
-    def is_last(self) -> Tensor:
-        """(B,) bool, whether nothing may be masked after this step."""
-        if self.num_steps is None:
-            return torch.zeros_like(self.initial, dtype=torch.bool)
-        return self.num_steps <= self.step + 1
+from llada.samplers.amount.quota import PerStep
+from llada.samplers.part import Part
+from llada.samplers.state import State
 
 
-class Rates(ABC):
+class Rates(Part, ABC):
     """The speed of the reverse process."""
 
     remasks: ClassVar[bool] = False
     """Whether written tokens may be masked again."""
-    one_by_one: ClassVar[bool] = False
-    """Whether it tells the times of single tokens, so that a step must write exactly one."""
 
     @abstractmethod
-    def time(self, progress: Progress) -> Tensor:
+    def time(self, state: State) -> Tensor:
         """The time that a time-conditioned model is told, (B,) float64."""
 
     @abstractmethod
-    def unmask(self, progress: Progress) -> Tensor:
+    def unmask(self, state: State) -> Tensor:
         """Probability that a masked token is uncovered in this step, (B,) float64; 1 in the last."""
 
-    def remask(self, progress: Progress, written: Tensor, confidence: Tensor) -> Tensor:
+    def remask(self, state: State) -> Tensor:
         """Probability that a token is masked again.
 
         Args:
-            progress: where the step stands.
-            written: (B, L) bool, tokens that earlier steps wrote.
-            confidence: (B, L) float32, the probability that each of them had when it was written.
+            state: the step; ``state.written`` (B, L) are the tokens that earlier steps wrote in the window, and
+                ``state.confidence`` (B, L) the probability that each of them had when it was written.
 
         Returns:
             Broadcasts to (B, L) float64.
         """
-        return torch.zeros(1, 1, dtype=torch.float64, device=written.device)
+        return torch.zeros(1, 1, dtype=torch.float64, device=state.tokens.device)
 
 
 @dataclass(frozen=True)
@@ -110,17 +69,17 @@ class Ancestral(Rates):
         if not 0.0 <= self.t_min < 1.0:
             raise ValueError(f"t_min must be in [0, 1); got {self.t_min}")
 
-    def time(self, progress: Progress) -> Tensor:
-        """See `Rates`."""
-        return self._at(progress, 0)
+    @override
+    def time(self, state: State) -> Tensor:
+        return self._at(state, 0)
 
-    def unmask(self, progress: Progress) -> Tensor:
-        """See `Rates`."""
-        chance = progress.process.schedule.unmask_probability(self._at(progress, 0), self._at(progress, 1))
-        return chance.masked_fill(progress.is_last, 1.0)
+    @override
+    def unmask(self, state: State) -> Tensor:
+        chance = state.process.schedule.unmask_probability(self._at(state, 0), self._at(state, 1))
+        return chance.masked_fill(state.is_last, 1.0)
 
-    def _at(self, progress: Progress, ahead: int) -> Tensor:
-        return self.t_min + (1.0 - self.t_min) * progress.grid(ahead)
+    def _at(self, state: State, ahead: int) -> Tensor:
+        return self.t_min + (1.0 - self.t_min) * state.grid(ahead)
 
 
 @dataclass(frozen=True)
@@ -135,15 +94,15 @@ class TauLeaping(Rates):
         Models", arXiv 2205.14987, section 4.3.
     """
 
-    def time(self, progress: Progress) -> Tensor:
-        """See `Rates`."""
-        return progress.grid()
+    @override
+    def time(self, state: State) -> Tensor:
+        return state.grid()
 
-    def unmask(self, progress: Progress) -> Tensor:
-        """See `Rates`."""
-        t, s = progress.grid(), progress.grid(1)
-        chance = (progress.process.schedule.loss_weight(t.clamp(min=1e-12)) * (t - s)).clamp(max=1.0)
-        return chance.masked_fill(progress.is_last, 1.0)
+    @override
+    def unmask(self, state: State) -> Tensor:
+        t, s = state.grid(), state.grid(1)
+        chance = (state.process.schedule.loss_weight(t.clamp(min=1e-12)) * (t - s)).clamp(max=1.0)
+        return chance.masked_fill(state.is_last, 1.0)
 
 
 @dataclass(frozen=True)
@@ -157,16 +116,22 @@ class FirstHitting(Rates):
         Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908.
     """
 
-    one_by_one: ClassVar[bool] = True
+    @override
+    def check(self, sampler: Any) -> None:
+        if not (isinstance(sampler.amount, PerStep) and sampler.amount.count == 1):
+            raise ValueError(
+                f"{type(self).__name__} tells the time of every single token, but {type(sampler.amount).__name__} may "
+                "write several in a step; use amount=PerStep(1), or rates=Ancestral()"
+            )
 
-    def time(self, progress: Progress) -> Tensor:
-        """See `Rates`."""
-        schedule, k = progress.process.schedule, progress.step
-        masks = progress.initial[:, None] - torch.arange(k + 1, device=progress.initial.device)
-        logs = progress.random.uniform(k + 1).log() / masks.clamp(min=1)
+    @override
+    def time(self, state: State) -> Tensor:
+        schedule, k = state.process.schedule, state.step
+        masks = state.initial[:, None] - torch.arange(k + 1, device=state.initial.device)
+        logs = state.window_random.uniform(k + 1).log() / masks.clamp(min=1)
         start = schedule.mask_probability(torch.ones_like(logs[:, 0]))
         return schedule.time_at(start * logs.sum(1).exp())
 
-    def unmask(self, progress: Progress) -> Tensor:
+    def unmask(self, state: State) -> Tensor:
         """See `Rates`; jumps come one by one."""
-        return 1.0 / progress.left.clamp(min=1).double()
+        return 1.0 / state.left.clamp(min=1).double()

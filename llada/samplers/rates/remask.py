@@ -15,12 +15,15 @@ sections 3.1 and 4.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from llada.samplers.rates.rates import Progress, Rates
+from llada.samplers.caches.policy import NoCache
+from llada.samplers.rates.rates import Rates
+from llada.samplers.state import State
 
 
 class Remasking(Rates):
@@ -28,30 +31,43 @@ class Remasking(Rates):
 
     remasks: ClassVar[bool] = True
 
+    @override
+    def check(self, sampler: Any) -> None:
+        name = type(self).__name__
+        if not sampler.amount.by_rates:
+            raise ValueError(
+                f"{name} masks tokens again, but {type(sampler.amount).__name__} counts on masks only becoming fewer; "
+                "use amount=Binomial(steps), whose coins follow the rates"
+            )
+        if not isinstance(sampler.cache, NoCache):
+            raise ValueError(
+                f"{name} masks tokens again, whose keys {type(sampler.cache).__name__} would keep; use cache=NoCache()"
+            )
+
     @abstractmethod
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         """Probability that a written token is masked again, (B,) float64; it is cut at sigma_max."""
 
-    def alphas(self, progress: Progress) -> tuple[Tensor, Tensor]:
+    def alphas(self, state: State) -> tuple[Tensor, Tensor]:
         """alpha_t and alpha_s of the step, (B,) float64 each."""
-        schedule = progress.process.schedule
-        alpha_s = schedule.alpha(progress.grid(1)).masked_fill(progress.is_last, 1.0)
-        return schedule.alpha(progress.grid()), alpha_s
+        schedule = state.process.schedule
+        alpha_s = schedule.alpha(state.grid(1)).masked_fill(state.is_last, 1.0)
+        return schedule.alpha(state.grid()), alpha_s
 
-    def time(self, progress: Progress) -> Tensor:
-        """See `Rates`."""
-        return progress.grid()
+    @override
+    def time(self, state: State) -> Tensor:
+        return state.grid()
 
-    def unmask(self, progress: Progress) -> Tensor:
-        """See `Rates`."""
-        alpha_t, alpha_s = self.alphas(progress)
+    @override
+    def unmask(self, state: State) -> Tensor:
+        alpha_t, alpha_s = self.alphas(state)
         kept = (1.0 - self._bounded(alpha_t, alpha_s)) * alpha_t
         chance = (alpha_s - kept) / (1.0 - alpha_t)
-        return chance.clamp(0.0, 1.0).masked_fill(progress.is_last, 1.0)
+        return chance.clamp(0.0, 1.0).masked_fill(state.is_last, 1.0)
 
-    def remask(self, progress: Progress, written: Tensor, confidence: Tensor) -> Tensor:
-        """See `Rates`."""
-        return self._bounded(*self.alphas(progress))[:, None]
+    @override
+    def remask(self, state: State) -> Tensor:
+        return self._bounded(*self.alphas(state))[:, None]
 
     def _bounded(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         return torch.minimum(self.sigma(alpha_t, alpha_s), sigma_max(alpha_t, alpha_s))
@@ -80,8 +96,8 @@ class CappedRemasking(Remasking):
     def __post_init__(self) -> None:
         _check_eta(self.eta)
 
+    @override
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """See `Remasking`."""
         return torch.full_like(alpha_t, self.eta)
 
 
@@ -98,8 +114,8 @@ class RescaledRemasking(Remasking):
     def __post_init__(self) -> None:
         _check_eta(self.eta)
 
+    @override
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """See `Remasking`."""
         return self.eta * sigma_max(alpha_t, alpha_s)
 
 
@@ -111,8 +127,8 @@ class ForwardBackwardRemasking(Remasking):
         Campbell et al., "A Continuous Time Framework for Discrete Denoising Models", arXiv 2205.14987, section 4.4.
     """
 
+    @override
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """See `Remasking`."""
         return (alpha_s - alpha_t) / alpha_t
 
 
@@ -127,10 +143,10 @@ class ConfidenceRemasking(Remasking):
         """See `Remasking`; of the masked tokens, for which nothing is taken back."""
         return torch.zeros_like(alpha_t)
 
-    def remask(self, progress: Progress, written: Tensor, confidence: Tensor) -> Tensor:
-        """See `Rates`."""
-        doubt = (-confidence.double()).masked_fill(~written, -torch.inf).softmax(1).nan_to_num(0.0)
-        return sigma_max(*self.alphas(progress))[:, None] * doubt
+    @override
+    def remask(self, state: State) -> Tensor:
+        doubt = (-state.confidence.double()).masked_fill(~state.written, -torch.inf).softmax(1).nan_to_num(0.0)
+        return sigma_max(*self.alphas(state))[:, None] * doubt
 
 
 @dataclass(frozen=True)
@@ -163,17 +179,17 @@ class LoopRemasking(Remasking):
         """See `Remasking`; the loop is where alpha stands still."""
         return torch.where(alpha_t == alpha_s, self.eta, 0.0).to(alpha_t)
 
-    def alphas(self, progress: Progress) -> tuple[Tensor, Tensor]:
-        """See `Remasking`."""
-        t, s = self._alpha(progress, progress.grid()), self._alpha(progress, progress.grid(1))
-        return t, s.masked_fill(progress.is_last, 1.0)
+    @override
+    def alphas(self, state: State) -> tuple[Tensor, Tensor]:
+        t, s = self._alpha(state, state.grid()), self._alpha(state, state.grid(1))
+        return t, s.masked_fill(state.is_last, 1.0)
 
-    def time(self, progress: Progress) -> Tensor:
+    def time(self, state: State) -> Tensor:
         """See `Rates`; the time at which the process has as many clean tokens."""
-        return progress.process.schedule.time_at(1.0 - self._alpha(progress, progress.grid()))
+        return state.process.schedule.time_at(1.0 - self._alpha(state, state.grid()))
 
-    def _alpha(self, progress: Progress, t: Tensor) -> Tensor:
-        alpha = progress.process.schedule.alpha
+    def _alpha(self, state: State, t: Tensor) -> Tensor:
+        alpha = state.process.schedule.alpha
         before = self.alpha_on * alpha(((t - self.t_on) / (1.0 - self.t_on)).clamp(0.0, 1.0))
         after = 1.0 - (1.0 - self.alpha_on) * (1.0 - alpha((t / self.t_off).clamp(0.0, 1.0)))
         held = torch.full_like(t, self.alpha_on)

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import (
+    Amount,
     Ancestral,
-    Candidates,
-    Commit,
     Confidence,
     CosineQuota,
     Credit,
@@ -24,41 +25,40 @@ from llada.samplers import (
     Margin,
     NegativeEntropy,
     PerStep,
-    Progress,
     Quota,
-    Scored,
     Sliding,
     Stability,
+    State,
     Threshold,
     ThresholdOrQuota,
     UnmaskingSampler,
 )
+from llada.samplers.state import NOTHING
+from tests.helpers import step_of
 
 MASK = 9
 RANDOM = RowRandom.from_seed(0, 1)
 
 
-def some(positions: list[int]) -> Candidates:
+def some(columns: list[int], scores: Tensor = NOTHING, **fields: Any) -> State:
     """Candidates of one row at these columns."""
-    place = torch.tensor([positions])
-    canvas = torch.full((1, max(positions) + 1), MASK)
-    return Candidates(place, torch.ones_like(place, dtype=torch.bool), canvas, torch.zeros_like(place[:, :1]), MASK)
-
-
-def progress(step: int, steps: int | None, initial: int, left: int) -> Progress:
-    num_steps = None if steps is None else torch.tensor([steps])
-    masks = (torch.tensor([initial]), torch.tensor([left]))
-    return Progress(step, num_steps, *masks, MaskingProcess(MASK), Ancestral(), RANDOM)
+    return step_of(torch.tensor([columns]), MaskingProcess(MASK), random=RANDOM, scores=scores, **fields)
 
 
 def taken(
-    commit: Commit, scores: list[float], *, step: int = 0, initial: int | None = None, positions: Sequence[int] = ()
+    amount: Amount, scores: list[float], *, step: int = 0, initial: int | None = None, positions: Sequence[int] = ()
 ) -> list[int]:
     """Which of one row's candidates are taken."""
     count = len(scores)
-    where = progress(step, commit.steps, count if initial is None else initial, count)
-    scored = Scored(torch.tensor([scores]), some(list(positions) or list(range(count))))
-    return commit(scored, where, random=RANDOM)[0].nonzero().flatten().tolist()
+    state = some(
+        list(positions) or list(range(count)),
+        torch.tensor([scores]),
+        step=step,
+        num_steps=None if amount.steps is None else torch.tensor([amount.steps]),
+        initial=torch.tensor([count if initial is None else initial]),
+        left=torch.tensor([count]),
+    )
+    return amount(state)[0].nonzero().flatten().tolist()
 
 
 def test_threshold() -> None:
@@ -111,7 +111,7 @@ def test_hierarchy() -> None:
 
 @pytest.mark.parametrize("masks", [1, 7, 24])
 @pytest.mark.parametrize("rule", [Quota(5), PerStep(3), DreamFloor(5)], ids=str)
-def test_counts_that_are_told_beforehand_are_those_that_are_taken(rule: Commit, masks: int) -> None:
+def test_counts_that_are_told_beforehand_are_those_that_are_taken(rule: Amount, masks: int) -> None:
     total = masks if rule.steps is None else rule.steps
     left = [rule.masks_left(masks, k, total) for k in range(total + 1)]
     assert left[0] == masks
@@ -129,7 +129,7 @@ def test_stability_counts_the_steps_in_which_a_distribution_hardly_changed() -> 
     calm = []
     for p in (0.93, 0.95, 0.951, 0.952, 0.6, 0.95):
         logits = torch.tensor([[[p, 1.0 - p], [0.5, 0.5]]]).log()
-        rule(Scored(torch.tensor([[p, 0.5]]), some([0, 1]), logits), progress(0, None, 2, 2), random=RANDOM)
+        rule(some([0, 1], torch.tensor([[p, 0.5]]), logits=logits))
         calm.append(int(rule.calm[0, 0]))  # type: ignore[attr-defined]
     assert 0.95 * math.log(0.95 / 0.93) + 0.05 * math.log(0.05 / 0.07) < 0.01
     assert calm == [0, 1, 2, 3, 0, 0]
@@ -137,14 +137,14 @@ def test_stability_counts_the_steps_in_which_a_distribution_hardly_changed() -> 
 
 def test_stability_takes_what_is_sure_and_calm_else_the_best() -> None:
     rule, calm = Stability(0.9, 0.01, history=2, count=2), torch.tensor([[2, 1, 3, 2]])
-    sure = Scored(torch.tensor([[0.95, 0.99, 0.5, 0.92]]), some([0, 1, 2, 3]))
+    sure = some([0, 1, 2, 3], torch.tensor([[0.95, 0.99, 0.5, 0.92]]))
     assert rule.choose(sure, calm).tolist() == [[True, False, False, True]]
-    unsure = Scored(torch.tensor([[0.8, 0.7, 0.85, 0.1]]), some([0, 1, 2, 3]))
+    unsure = some([0, 1, 2, 3], torch.tensor([[0.8, 0.7, 0.85, 0.1]]))
     assert rule.choose(unsure, calm).tolist() == [[True, False, True, False]]
 
 
 def test_credit_grows_for_a_favourite_that_stays() -> None:
-    run = Credit(decay=0.5, power=1.0, strength=2.0).start(torch.full((1, 1), MASK), torch.zeros(1, 1).long(), MASK)
+    run = Credit(decay=0.5, power=1.0, strength=2.0).start(some([0]))
     logits = torch.tensor([[[0.75, 0.25]]]).log()
     credit = 0.0
     for _ in range(3):
@@ -154,12 +154,12 @@ def test_credit_grows_for_a_favourite_that_stays() -> None:
 
 
 def test_rules_that_need_other_scores_are_refused() -> None:
-    for commit in (Threshold(), Factor(), Stability(), Hierarchy(), ThresholdOrQuota()):
+    for amount in (Threshold(), Factor(), Stability(), Hierarchy(), ThresholdOrQuota()):
         with pytest.raises(ValueError, match=r"NegativeEntropy scores aren't; use order=Confidence\(\)"):
-            UnmaskingSampler(commit, order=NegativeEntropy())
+            UnmaskingSampler(amount, order=NegativeEntropy())
     with pytest.raises(ValueError, match=r"use order=NegativeEntropy\(\)"):
         UnmaskingSampler(EntropyBound(), order=Margin())
-    with pytest.raises(ValueError, match=r"use commit=PerStep\(1\)"):
+    with pytest.raises(ValueError, match=r"use amount=PerStep\(1\)"):
         UnmaskingSampler(PerStep(2), order=Confidence(), rates=FirstHitting())
     with pytest.raises(ValueError, match="shares its steps among all masks"):
         UnmaskingSampler(Quota(8), window=Sliding(4))

@@ -1,0 +1,170 @@
+"""What all samplers that are put together of parts have in common: the parts, and the loop over windows.
+
+Windows are decoded one after the other. When a window is finished, rows that hold a stop token are filled.
+
+Shapes: B rows, L columns of the canvas.
+"""
+
+from abc import abstractmethod
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.denoiser import as_denoiser
+from llada.process import Process
+from llada.random import RowRandom
+from llada.samplers.caches.policy import CachePolicy, NoCache
+from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.guidance import Guidance
+from llada.samplers.layout import Span, first_column, plan
+from llada.samplers.part import Part
+from llada.samplers.propose import Proposal
+from llada.samplers.run import Run
+from llada.samplers.sampler import Sampler, Step
+from llada.samplers.state import State
+from llada.samplers.stopping import fill_rows, is_stop, token_ids
+from llada.samplers.window import WholeCanvas, Window, stops_within
+
+
+@dataclass(frozen=True)
+class ComposedSampler(Sampler):
+    """A sampler of parts. A subclass says how the open positions of one window are filled.
+
+    Args:
+        proposal: how a token is drawn.
+        window: where a step may write.
+        guidance: classifier-free guidance.
+        cache: what is kept between steps.
+        adjustments: constraints and memories that edit the logits, applied in this order.
+
+    Raises:
+        ValueError: if the parts don't fit together.
+    """
+
+    proposal: Proposal = field(default_factory=Proposal, kw_only=True)
+    window: Window = field(default_factory=WholeCanvas, kw_only=True)
+    guidance: Guidance = field(default_factory=Guidance, kw_only=True)
+    cache: CachePolicy = field(default_factory=NoCache, kw_only=True)
+    adjustments: tuple[Adjustment, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        parts = [getattr(self, each.name) for each in fields(self) if each.name != "adjustments"]
+        for part in (*parts, *self.adjustments):
+            if isinstance(part, Part):
+                part.check(self)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps for the whole canvas, or None if it goes on until no position is open."""
+        return None
+
+    @override
+    def with_adjustments(self, *adjustments: Adjustment) -> Self:
+        return replace(self, adjustments=(*self.adjustments, *adjustments))
+
+    @torch.no_grad()
+    @override
+    def iterate(
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
+    ) -> Iterator[Step]:
+        state = self._begin(tokens, process, given, seed, model_kwargs)
+        started = self._started()
+        spans = self._spans(state)
+        run = started.run(model, state, model_kwargs)
+        for index, span in enumerate(spans):
+            # Counted from the end, so that rows that begin later have the same random numbers from there on.
+            streams = state.random.fold_in(len(spans) - index)
+            run.cache.begin_window(span.start, span.stop)
+            after = yield from started._fill(run, span, enter(state, span, streams), streams)
+            state = replace(after, random=state.random)
+            step = stop_rows(state, self.window, span)
+            if step is not None:
+                state = replace(state, tokens=step.tokens, open=state.open & ~step.changed)
+                yield step
+
+    def run(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Run:
+        """What asks the model about a canvas.
+
+        Args:
+            model: whatever `llada.denoiser.as_denoiser` takes.
+            state: before the first step.
+            model_kwargs: for the model.
+
+        Raises:
+            ValueError: if the canvas or the model doesn't fit a part.
+        """
+        adjustments = tuple(rule.start(state, self.proposal.suppress_tokens) for rule in self.adjustments)
+        first = first_column(state.open).repeat(self.guidance.branches)
+        cache = self.cache.open(as_denoiser(model), first, state.tokens.shape[1], model_kwargs)
+        self.window.check_padding(state.offset)
+        assert state.process.mask_token_id is not None
+        mask = model_kwargs.get("attention_mask")
+        guided = self.guidance(cache, state.given, state.process.mask_token_id, mask)
+        return Run(guided, cache, adjustments, self.proposal, model_kwargs)
+
+    @abstractmethod
+    def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
+        """Write the open positions of a window.
+
+        Args:
+            run: asks the model.
+            span: the columns; those to the left are finished.
+            state: before the first step of the window.
+            random: random streams of the window.
+
+        Returns:
+            The state after its last step.
+        """
+
+    def _spans(self, state: State) -> list[Span]:
+        """The columns that are finished one after the other."""
+        return plan(self.window, self.steps, state.open)
+
+    def _started(self) -> Self:
+        """The sampler with fresh memories, where a part has any."""
+        return self
+
+    def _begin(
+        self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
+    ) -> State:
+        if process.mask_token_id is None:
+            raise ValueError(
+                f"{type(self).__name__} writes into masks, and {type(process).__name__} has none; use AncestralSampler"
+            )
+        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
+        return State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+
+
+def enter(state: State, span: Span, random: RowRandom) -> State:
+    """The state at the beginning of a window; nothing of the windows before is remembered but the canvas."""
+    return replace(
+        state,
+        start=span.start,
+        stop=span.stop,
+        num_steps=span.num_steps,
+        initial=state.open[:, : span.stop].sum(1),
+        window_random=random.fold_in(-1),
+        confidence=torch.full_like(state.confidence, torch.nan),
+    )
+
+
+def stop_rows(state: State, window: Window, span: Span) -> Step | None:
+    """The step that fills the rows that have written a stop token into a finished window; None if there is none."""
+    stops = token_ids(window.stop_token_ids)
+    if not stops or stops_within(window):
+        return None
+    found = is_stop(state.tokens, stops) & ~state.given
+    tokens, filled = fill_rows(state.tokens, state.open, found[:, span.start : span.stop].any(1), stops)
+    nothing = torch.full_like(state.confidence, torch.nan)
+    return Step(tokens, filled, nothing, state.calls) if bool(filled.any()) else None

@@ -1,0 +1,86 @@
+"""The model at work on one canvas: under guidance, behind a cache, with the logits adjusted and a token drawn.
+
+Shapes: B rows, L columns of the canvas, M candidates per row.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llada.denoiser import Denoiser
+from llada.random import RowRandom
+from llada.samplers.caches.policy import OpenCache
+from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.propose import Proposal
+from llada.samplers.sampler import Step
+from llada.samplers.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What asks the model.
+
+    Args:
+        denoiser: the model behind its cache, under guidance.
+        cache: to be told where decoding stands.
+        adjustments: of this canvas.
+        proposal: how a token is drawn.
+        model_kwargs: for the model.
+    """
+
+    denoiser: Denoiser
+    cache: OpenCache
+    adjustments: tuple[Adjustment, ...]
+    proposal: Proposal
+    model_kwargs: dict[str, Any]
+
+    def propose(self, state: State, time: Tensor | None, *, random: RowRandom) -> State:
+        """Propose a token for every candidate.
+
+        Args:
+            state: the step.
+            time: (B,) float64, what a time-conditioned model is told; None for others.
+            random: random streams of the rows for the draw.
+
+        Returns:
+            The state with logits and drawn tokens.
+        """
+        conditioning = {} if time is None else state.process.conditioning(time)
+        logits = self.denoiser.logits(state.tokens, state.columns, **conditioning, **self.model_kwargs).float()
+        for adjustment in self.adjustments:
+            logits = adjustment(logits, state)
+        return self.proposal(logits, state, random=random)
+
+
+def write(
+    state: State, taken: Tensor | None = None, called: Tensor | None = None, again: Tensor | None = None
+) -> tuple[State, Step]:
+    """Write what was chosen, and mask again what is taken back.
+
+    Args:
+        state: the step, with the tokens that were drawn.
+        taken: (B, M) bool, the candidates that are written; None if the model wasn't run.
+        called: (B,) bool, the rows that needed the model.
+        again: (B, L) bool, the written tokens that are masked again.
+
+    Returns:
+        The state after the step, and what viewers see of it.
+    """
+    tokens, still_open, calls = state.tokens, state.open, state.calls
+    shown = torch.full(tokens.shape, torch.nan, device=tokens.device)
+    changed = torch.zeros_like(still_open)
+    if taken is not None and called is not None:
+        columns = state.columns
+        tokens = tokens.scatter(1, columns, torch.where(taken, state.drawn, tokens.gather(1, columns)))
+        changed = changed.scatter(1, columns, taken)
+        still_open = still_open & ~changed
+        shown = shown.scatter(1, columns, state.probability.masked_fill(~state.valid, torch.nan))
+        calls = calls + called
+    if again is not None and state.process.mask_token_id is not None:
+        tokens, still_open = tokens.masked_fill(again, state.process.mask_token_id), still_open | again
+        changed = changed | again
+    confidence = torch.where(changed, shown, state.confidence)
+    after = replace(state, tokens=tokens, open=still_open, calls=calls, confidence=confidence)
+    return after, Step(tokens, changed, shown, calls)
