@@ -21,7 +21,9 @@ def answer_sampler(
     """
     if sampler is not None or not is_released(checkpoint):
         return sampler
-    return low_confidence(num_new_tokens, block_length=min(BLOCK, num_new_tokens), stop_token_ids=tokenizer.eos_token_id)
+    return low_confidence(
+        num_new_tokens, block_length=min(BLOCK, num_new_tokens), stop_token_ids=tokenizer.eos_token_id
+    )
 
 
 def context_length(text: TextModel, chosen: int | None) -> int | None:

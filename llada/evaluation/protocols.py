@@ -26,15 +26,15 @@ class EndRule(NamedTuple):
     """What is done about ends of text in low-confidence decoding, which would write them first.
 
     Attributes:
-        forbidden: tokens that are never written (the reference's ``logits_eos_inf``).
+        suppress_tokens: tokens that are never written (the reference's ``logits_eos_inf``).
         last: tokens whose confidence counts as 0 (``confidence_eos_eot_inf``).
     """
 
-    forbidden: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     last: tuple[int, ...] = ()
 
 
-NO_RULE, NEVER, LAST = EndRule(), EndRule(forbidden=(EOS,)), EndRule(last=(EOS, EOT))
+NO_RULE, NEVER, LAST = EndRule(), EndRule(suppress_tokens=(EOS,)), EndRule(last=(EOS, EOT))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Protocol:
         return UnmaskingSampler(
             Quota(self.num_new_tokens),
             Confidence(without=self.ends.last),
-            proposal=Proposal(0.0, suppress_tokens=self.ends.forbidden),
+            proposal=Proposal(0.0, suppress_tokens=self.ends.suppress_tokens),
             window=WholeCanvas() if self.block_length is None else Blocks(self.block_length),
             guidance=Guidance(self.guidance),
         )

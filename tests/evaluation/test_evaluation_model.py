@@ -11,8 +11,7 @@ from llada.evaluation import EvaluationModel, Pair, Question
 from llada.evaluation.evaluation_model import CHECK_EVERY
 from llada.metrics import NextTokenLikelihood, greedy_match, next_token_greedy_match
 from llada.module import DiffusionLM
-from llada.samplers import NextToken, low_confidence
-from llada.samplers import remdm_cap
+from llada.samplers import NextToken, low_confidence, remdm_cap
 from llada.text import TextModel
 from tests.evaluation.conftest import ESTIMATOR
 from tests.tiny_checkpoint import BOS, EOS
@@ -65,7 +64,7 @@ def test_greedy_says_whether_decoding_gives_the_answer(evaluated: EvaluationMode
     sampler = (
         NextToken()
         if evaluated.text.sampler is None
-        else replace(evaluated.text.sampler, commit=replace(evaluated.text.sampler.commit, steps=5))
+        else replace(evaluated.text.sampler, amount=replace(evaluated.text.sampler.amount, steps=5))
     )
     written = model.generate(made, sampler=sampler).tokens[0, len(ids) :].tolist()
     other = [*written[:-1], (written[-1] + 1) % 200 + 20]

@@ -39,14 +39,14 @@ def test_every_protocol_can_be_built(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, entry in PROTOCOLS.items() if entry.num_new_tokens])
 def test_every_sampler_writes_one_token_per_call(name: str) -> None:
     entry = PROTOCOLS[name]
-    ends = EndRule(forbidden=(3,) * len(entry.ends.forbidden), last=(2,) * len(entry.ends.last))
+    ends = EndRule(suppress_tokens=(3,) * len(entry.ends.suppress_tokens), last=(2,) * len(entry.ends.last))
     short = replace(entry, num_new_tokens=16, block_length=entry.block_length and 4, ends=ends)
     sampler, mask = short.sampler(), 4
     assert sampler is not None
     logits = torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0])
     sample = sampler(lambda tokens: logits.expand(*tokens.shape, 5), torch.full((1, 16), mask), MaskingProcess(mask))
     assert sample.calls.tolist() == [16]
-    assert set(sample.tokens[0].tolist()) == {2 if ends.forbidden else 3}
+    assert set(sample.tokens[0].tolist()) == {2 if ends.suppress_tokens else 3}
 
 
 def test_end_rules_of_the_instruct_models() -> None:
