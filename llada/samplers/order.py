@@ -15,7 +15,7 @@ from llada.samplers.state import State, token_probability
 
 
 class Measure(Enum):
-    """What the scores of an order are numbers of; some rules for how many to commit need to know."""
+    """What the scores of an order are numbers of; some amounts need to know."""
 
     RANK = "only their order has a meaning"
     PROBABILITY = "probabilities"
@@ -155,7 +155,7 @@ class Demote(Order):
 
     @property
     def measure(self) -> Measure:
-        """See `Order`; a demoted candidate is below every threshold."""
+        """That of the inner order; a demoted candidate is below every threshold."""
         return self.inner.measure
 
     @override

@@ -51,8 +51,11 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Drop all but the smallest set of tokens whose probability is ``top_p`` or more; the best one always stays.
 
-    Of tokens that tie at the edge of the set the first are kept.
+    Of tokens that tie at the edge of the set the first are kept. All of them stay if ``top_p`` is 1, also those that
+    are lost in the rounding of a sum.
     """
+    if top_p >= 1.0:
+        return logits
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     p = ordered.softmax(-1)
     before = p.cumsum(-1) - p  # what the more likely tokens have together

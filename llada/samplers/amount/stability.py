@@ -48,7 +48,7 @@ class Stability(Amount):
         return _StabilityRun(self)
 
     def __call__(self, state: State) -> Tensor:
-        """See `Amount`. Without memory nothing counts as stable."""
+        """Without memory nothing counts as stable."""
         return self.choose(state, torch.zeros_like(state.columns))
 
     def choose(self, state: State, calm: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Credit(Adjustment):
     strength: float = 0.7
 
     def __call__(self, logits: Tensor, state: State) -> Tensor:
-        """See `Adjustment`. Without memory there is no credit."""
+        """Without memory there is no credit."""
         return logits
 
     @override

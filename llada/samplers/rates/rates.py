@@ -133,5 +133,5 @@ class FirstHitting(Rates):
         return schedule.time_at(start * logs.sum(1).exp())
 
     def unmask(self, state: State) -> Tensor:
-        """See `Rates`; jumps come one by one."""
+        """Jumps come one by one, so each open position is as likely."""
         return 1.0 / state.left.clamp(min=1).double()

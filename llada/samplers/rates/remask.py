@@ -140,7 +140,7 @@ class ConfidenceRemasking(Remasking):
     """
 
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """See `Remasking`; of the masked tokens, for which nothing is taken back."""
+        """Zero for the sake of the masked tokens, which are uncovered as if nothing were taken back."""
         return torch.zeros_like(alpha_t)
 
     @override
@@ -176,7 +176,7 @@ class LoopRemasking(Remasking):
             raise ValueError(f"the loop needs 0 < t_off < t_on < 1 and alpha_on in (0, 1); got {self}")
 
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """See `Remasking`; the loop is where alpha stands still."""
+        """Eta inside the loop, which is where alpha stands still."""
         return torch.where(alpha_t == alpha_s, self.eta, 0.0).to(alpha_t)
 
     @override
@@ -185,7 +185,7 @@ class LoopRemasking(Remasking):
         return t, s.masked_fill(state.is_last, 1.0)
 
     def time(self, state: State) -> Tensor:
-        """See `Rates`; the time at which the process has as many clean tokens."""
+        """The time at which the process has as many clean tokens."""
         return state.process.schedule.time_at(1.0 - self._alpha(state, state.grid()))
 
     def _alpha(self, state: State, t: Tensor) -> Tensor:
