@@ -72,7 +72,7 @@ def test_a_part_is_trained_saved_loaded_and_sampled_from(page: ModuleType, tmp_p
     trainer = Trainer(accelerator="cpu", max_steps=2, default_root_dir=tmp_path, **SILENT)
     trainer.fit(model, DataLoader(rows, batch_size=4))
     (first,) = trainer.validate(model, DataLoader(rows, batch_size=4), verbose=False)
-    assert 0.0 < first["val/nll"] < 3.0
+    assert 0.0 < first["val/nll"] < 10.0
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     loaded = DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt")
     assert (loaded.process, loaded.objective, loaded.sampler) == (model.process, model.objective, model.sampler)

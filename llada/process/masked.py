@@ -42,7 +42,7 @@ class MaskingProcess(Process):
     schedule: NoiseSchedule = field(default_factory=LinearSchedule)
     time_conditioned: bool = False
     predicts_mask: bool = True
-    num_tokens: ClassVar[None] = None
+    num_tokens: ClassVar[None] = None  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if self.mask_token_id < 0:

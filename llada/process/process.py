@@ -201,10 +201,11 @@ class Process(ABC):
 
     def _check_data(self, x_0: Tensor, maskable: Tensor) -> None:
         """On the CPU, where looking at the tokens costs no waiting."""
-        if x_0.device.type == "cpu" and bool(((x_0 >= self.num_tokens) & maskable).any()):
+        number = self.num_tokens or 0
+        if x_0.device.type == "cpu" and bool(((x_0 >= number) & maskable).any()):
             raise ValueError(
-                f"token {int(x_0[maskable].max())} isn't one of the num_tokens={self.num_tokens} data tokens, 0 .. "
-                f"{int(self.num_tokens or 0) - 1}; give the process the size of the vocabulary, or exclude the token "
+                f"token {int(x_0[maskable].max())} isn't one of the num_tokens={number} data tokens, 0 .. "
+                f"{number - 1}; give the process the size of the vocabulary, or exclude the token "
                 "from maskable"
             )
 

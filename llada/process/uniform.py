@@ -36,7 +36,7 @@ class UniformProcess(Process):
     num_tokens: int
     schedule: NoiseSchedule = field(default_factory=LinearSchedule)
     time_conditioned: bool = False
-    mask_token_id: ClassVar[None] = None
+    mask_token_id: ClassVar[None] = None  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if self.num_tokens < 2:

@@ -248,7 +248,7 @@ def worst_difference(
     new: int = NEW,
 ) -> float:
     """Largest difference of a confidence; infinite if a token, a step or a set of candidates differs."""
-    tokens, mask = canvas(prompts, new, mask_token_id=MASK, pad_token_id=0)
+    tokens, mask, _ = canvas(prompts, new, mask_token_id=MASK, pad_token_id=0)
     rows = [tokens[i][mask[i]] for i in range(len(tokens))]
     expected = [list(decode(model, row, rule, amount, spans_of(row, size, from_start))) for row in rows]
     process = MaskingProcess(mask_token_id=MASK)

@@ -31,7 +31,7 @@ from llada.samplers import (
     UnmaskingSampler,
     canvas,
 )
-from llada.viewers.stream import is_final, stream_text
+from llada.text import stream_text
 from tests.helpers import ALL_SAMPLERS
 
 MASK = 4
@@ -125,7 +125,7 @@ class OneByOne(Sampler):
 
 def test_a_sampler_of_ones_own_is_streamed() -> None:
     tokens = torch.full((1, 3), MASK)
-    assert is_final(OneByOne())
+    assert OneByOne().is_final
     steps = OneByOne().iterate(always_two, tokens, PROCESS)
     assert list(stream_text(steps, tokens, PROCESS, lambda ids: "x" * len(ids))) == ["x", "x", "x"]
     assert OneByOne()(always_two, tokens, PROCESS).generated.tolist() == [3]
@@ -138,7 +138,7 @@ def test_samplers_say_whether_tokens_stay_and_take_adjustments() -> None:
         assert sampler.is_final == ("editing" not in name and "remasking" not in name), name
         assert not sampler.left_to_right
     assert NextToken().left_to_right
-    assert is_final(NextToken())
+    assert NextToken().is_final
     more = UnmaskingSampler(PerStep(1), adjustments=(Credit(0.5),)).with_adjustments(Credit(0.25))
     assert more.adjustments == (Credit(0.5), Credit(0.25))
     assert EditingSampler().with_adjustments(Credit()).adjustments == (Credit(),)

@@ -62,7 +62,7 @@ MODEL = Model(torch.randn(32, MASK + 1, MASK + 1, generator=torch.Generator().ma
 @pytest.mark.parametrize("name", RATES)
 def test_no_step_changes_a_finished_block_or_a_later_one(name: str, from_start: bool) -> None:
     prompts = [[1, 2], [3, 1, 2, MASK, 5, 1, 2], [4, 3, 5]] if not from_start else [[1], [3, 1, 2, MASK, 5], [4]]
-    tokens, mask = canvas(prompts, 3 * SIZE - from_start, mask_token_id=MASK, pad_token_id=0)
+    tokens, mask, _ = canvas(prompts, 3 * SIZE - from_start, mask_token_id=MASK, pad_token_id=0)
     columns = torch.arange(tokens.shape[1]) + (0 if from_start else -tokens.shape[1] % SIZE)
     block, current = columns // SIZE, 0
     taken_back = torch.zeros(int(block[-1]) + 1)

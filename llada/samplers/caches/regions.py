@@ -194,16 +194,16 @@ class _Exact(OpenCache):
     """Buffers of one canvas, in which the first ``written`` columns are final."""
 
     def __init__(self, backbone: CachingBackbone, rows: int, length: int, block_length: int) -> None:
-        self.backbone, self.length, self.block_length = backbone, length, block_length
+        self.backbone, self.length, self.blocks = backbone, length, block_length
         self.store = backbone.new_cache(rows, length)
         self.written, self.start, self.stop = 0, 0, length
 
     @override
     def begin_window(self, start: int, stop: int) -> None:
-        if start % self.block_length or (stop % self.block_length and stop != self.length):
+        if start % self.blocks or (stop % self.blocks and stop != self.length):
             raise ValueError(
-                f"columns {start} to {stop} aren't whole blocks of the model, whose block_length is {self.block_length}"
-                f"; use window=Blocks({self.block_length}, from_start=True)"
+                f"columns {start} to {stop} aren't whole blocks of the model, whose block_length is {self.blocks}"
+                f"; use window=Blocks({self.blocks}, from_start=True)"
             )
         self.start, self.stop = start, stop
 
