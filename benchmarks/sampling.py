@@ -22,9 +22,9 @@ from timing import hardware, interleave, report, table
 from llada.backbones import BidirectionalTransformer
 from llada.process import MaskingProcess
 from llada.samplers import (
+    Amount,
     Blocks,
     CachePolicy,
-    Amount,
     Confidence,
     DualCache,
     NoCache,
@@ -76,7 +76,9 @@ def runs(vocab_size: int, prompt_length: int, num_new: int) -> Runs:
     empty = torch.full((2, 128), mask)
 
     def ours(commit: Amount, cache: CachePolicy, temperature: float = 0.0) -> Callable[[], Sample]:
-        sampler = UnmaskingSampler(commit, Confidence(), proposal=Proposal(temperature), window=Blocks(block), cache=cache)
+        sampler = UnmaskingSampler(
+            commit, Confidence(), proposal=Proposal(temperature), window=Blocks(block), cache=cache
+        )
         return lambda: sampler(model, canvas, process)
 
     def plain(temperature: float) -> Callable[[], torch.Tensor]:

@@ -134,7 +134,9 @@ def measure(steps: int, num_rows: int) -> tuple[list[Line], tuple[float, float]]
     counter, tokens, lines = Counter(model.backbone), torch.full((num_rows, LENGTH), ALPHABET), []
     for budget in (LENGTH, LENGTH // 2):
         for window, name, cache in CACHES:
-            sampler = UnmaskingSampler(Quota(budget), RandomOrder(), proposal=Proposal(1.0), window=WINDOWS[window], cache=cache)
+            sampler = UnmaskingSampler(
+                Quota(budget), RandomOrder(), proposal=Proposal(1.0), window=WINDOWS[window], cache=cache
+            )
             counter.total, begin = 0.0, time.process_time()
             made = model.generate(tokens, sampler=sampler, seed=1)
             seconds, calls = time.process_time() - begin, float(made.calls.float().mean())

@@ -29,8 +29,18 @@ from claims.twins import DIFFUSION, NEXT_TOKEN, TWINS, Recipe, Rows, Training, f
 from torch import Tensor
 
 from llada.module import DiffusionLM
-from llada.samplers import LeftToRight, Margin, PerStep, Quota, RandomOrder, Sampler, UnmaskingSampler
-from llada.samplers import fast_dllm, klass, low_confidence
+from llada.samplers import (
+    LeftToRight,
+    Margin,
+    PerStep,
+    Quota,
+    RandomOrder,
+    Sampler,
+    UnmaskingSampler,
+    fast_dllm,
+    klass,
+    low_confidence,
+)
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

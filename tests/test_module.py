@@ -112,7 +112,9 @@ def test_a_checkpoint_rebuilds_its_model(learned: tuple[DiffusionLM, Path]) -> N
 def test_every_part_survives_the_checkpoint(tmp_path: Path) -> None:
     model = build(
         objective=RandomLength(MaskedNELBO(normaliser=PerRow()), 0.2),
-        sampler=UnmaskingSampler(Quota(3), Confidence(without=(1, 2)), proposal=Proposal(0.5, top_p=0.9), window=Blocks(2, stop_token_ids=4)),
+        sampler=UnmaskingSampler(
+            Quota(3), Confidence(without=(1, 2)), proposal=Proposal(0.5, top_p=0.9), window=Blocks(2, stop_token_ids=4)
+        ),
         lr_scheduler=partial(WarmupCosine, warmup_steps=2, total_steps=9),
         seed=7,
     )

@@ -14,8 +14,7 @@ from llada.cli.dialogue import History, answer_sampler, choose_template, context
 from llada.cli.text import Loaded
 from llada.data import Message, llada_template, plain_template
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
-from llada.samplers import low_confidence
-from llada.samplers import left_to_right, remdm_cap
+from llada.samplers import left_to_right, low_confidence, remdm_cap
 from tests.cli.trainer_file import write_trainer_file
 from tests.tiny_checkpoint import EOS, EOT, MASK, VOCAB_SIZE, write_checkpoint
 
