@@ -28,7 +28,7 @@ def check_law(rows: int = 4096) -> None:
     """Three positions and three words have 27 outcomes: both sides must draw them equally often."""
     model, length, words, steps = build(4, 16, 1), 3, 3, 4
     torch.manual_seed(0)
-    theirs, _ = naive.ancestral(model, temperature=rows, top_p=length, steps, words)
+    theirs, _ = naive.ancestral(model, rows, length, steps, words)
     ours = ancestral(steps=steps)(model, torch.full((rows, length), words), MaskingProcess(words)).tokens
     a, b = (counts(tokens, words) for tokens in (ours, theirs))
     statistic = float(((a - b) ** 2 / (a + b).clamp(min=1)).sum())
@@ -54,7 +54,7 @@ def measure(vocab_size: int, given: Any) -> Row:
     plain_calls: list[int] = []
     times = interleave(
         {
-            "plain": lambda: plain_calls.append(naive.ancestral(model, temperature=given.rows, top_p=given.length, given.steps, mask)[1]),
+            "plain": lambda: plain_calls.append(naive.ancestral(model, given.rows, given.length, given.steps, mask)[1]),
             "ours": lambda: sampler(model, canvas, process),
         },
         given.rounds,

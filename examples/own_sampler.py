@@ -24,7 +24,7 @@ from llada.samplers import LeftToRight, Order, Proposal, Quota, RandomOrder, Sta
 class FarApart(Order):
     """Positions by their bits read backwards: 0, 4, 2, 6, 1, 5, 3, 7 for rows of eight.
 
-    A blind order doesn't look at the logits, so the model is run only where a token is going to be written. Other orders
+    A blind order doesn't look at the logits, so the model is run only where a token is going to be written. Others
     see them, with the tokens that were drawn.
 
     Args:

@@ -17,7 +17,7 @@ from llada.samplers import (
     Step,
     UnmaskingSampler,
 )
-from llada.text import is_final, stream_text
+from llada.text import stream_text
 
 MASK = 5
 PROCESS = MaskingProcess(MASK)
@@ -85,7 +85,7 @@ def test_pieces_join_to_the_text_of_the_sample() -> None:
 
 
 def test_which_samplers_never_take_back() -> None:
-    assert is_final(UnmaskingSampler())
-    assert is_final(NextToken())
-    assert not is_final(EditingSampler())
-    assert not any(is_final(preset()) for name, preset in PRESETS.items() if name.startswith("remdm"))
+    assert UnmaskingSampler().is_final
+    assert NextToken().is_final
+    assert not EditingSampler().is_final
+    assert not any(preset().is_final for name, preset in PRESETS.items() if name.startswith("remdm"))
