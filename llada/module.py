@@ -29,7 +29,7 @@ from llada.metrics import (
 )
 from llada.metrics.pairs import Tokens
 from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
-from llada.process import Process
+from llada.process import MaskingProcess, Process
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
 from llada.training.groups import parameter_groups
@@ -384,6 +384,8 @@ class DiffusionLM(LightningModule):
         Raises:
             ValueError: if the layout has no word for something that this model does.
         """
+        if not isinstance(self.process, MaskingProcess):
+            raise ValueError(f"released layouts hold masked diffusion models only; {self.process} needs a checkpoint")
         write_pretrained(Pretrained(self.backbone, self.process, self.pretrained_config), folder, **options)
 
     @property

@@ -93,7 +93,7 @@ def _write_pictures(
     """Write the pages and pictures of the first row, and give back the steps."""
     kept = list(steps)
     for path, draw in pictures.items():
-        drawn = draw(kept, made.tokens, text.model.process, lambda token: text.tokenizer.decode([token]))
+        drawn = draw(kept, made.tokens, made.given, lambda token: text.tokenizer.decode([token]))
         Path(path).write_text(drawn, encoding="utf-8")
     return kept
 
@@ -102,7 +102,7 @@ def _follow(text: TextModel, made: Canvas, steps: Iterable[Step], show: bool) ->
     """Take the steps to their end, on the screen if wanted."""
     last = None
     if show:
-        last = watch(steps, made.tokens, text.model.process, lambda token: text.tokenizer.decode([token]))
+        last = watch(steps, made.given, lambda token: text.tokenizer.decode([token]))
     else:
         for last in steps:  # noqa: B007 - the last one is wanted
             pass

@@ -153,7 +153,8 @@ class EvaluationModel:
             tokens = step.tokens
             # Where nothing that is written changes any more, decoding may end with the last answer's end.
             if final and number % CHECK_EVERY == 0:
-                rows = tokens[:, -num_new_tokens:].tolist()
+                written = (step.open[:, -num_new_tokens:].cumsum(1) == 0).sum(1).tolist()  # before the first gap
+                rows = [row[:count].tolist() for row, count in zip(tokens[:, -num_new_tokens:], written, strict=True)]
                 if all(self.text.has_ended(row, question.until) for row, question in zip(rows, questions, strict=True)):
                     break
         rows = tokens[:, -num_new_tokens:].tolist()

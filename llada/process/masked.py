@@ -17,8 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.noise import LinearSchedule, NoiseSchedule
-from llada.process.process import Noised, Process, Shares, check_maskable
-from llada.random import RowRandom
+from llada.process.process import Process, Shares
 
 
 @dataclass(frozen=True)
@@ -67,22 +66,6 @@ class MaskingProcess(Process):
         """
         return self.schedule.loss_weight(t)
 
-    def corrupt_exactly(
-        self, x_0: Tensor, count: Tensor, maskable: Tensor | None = None, *, random: RowRandom
-    ) -> Noised:
-        """Mask exactly ``count`` maskable tokens of each row, every set of that size being equally likely."""
-        maskable = check_maskable(x_0, maskable)
-        if count.shape != x_0.shape[:1] or count.is_floating_point():
-            raise ValueError(f"count must be ({x_0.shape[0]},) integers; got {tuple(count.shape)} {count.dtype}")
-        order = random.uniform(x_0.shape[1]).masked_fill(~maskable, 2.0).argsort(dim=1)
-        rank = torch.arange(x_0.shape[1], device=x_0.device).expand_as(order)
-        masked = torch.zeros_like(maskable).scatter(1, order, rank < count[:, None]) & maskable
-        return Noised(x_0.masked_fill(masked, self.mask_token_id), masked)
-
-    def is_masked(self, tokens: Tensor) -> Tensor:
-        """Which positions of a canvas wait for a token, bool of the same shape."""
-        return tokens == self.mask_token_id
-
     @override
     def reverse(self, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """p(x_s | x_t): the second and third equation at the head of this file; ``Process.reverse`` without 0 / 0."""
@@ -90,4 +73,4 @@ class MaskingProcess(Process):
         step = (chance * clean).index_fill(-1, torch.tensor(self.mask_token_id, device=clean.device), 0.0)
         step[..., self.mask_token_id] = 1.0 - chance[..., 0]
         written = F.one_hot(tokens, clean.shape[-1]).to(clean)
-        return torch.where((tokens == self.mask_token_id)[..., None], step, written)
+        return torch.where(self.is_masked(tokens)[..., None], step, written)

@@ -149,6 +149,12 @@ class Process(ABC):
             noise = noise.masked_fill(part < end.masked, self.mask_token_id)
         return torch.where(unknown, noise, tokens)
 
+    def is_masked(self, tokens: Tensor) -> Tensor:
+        """Which tokens are the mask token, bool of the same shape; none if the process has no mask."""
+        if self.mask_token_id is None:
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        return tokens == self.mask_token_id
+
     def reverse(self, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The reverse step: p(x_s | x_t), the equation at the head of this file.
 

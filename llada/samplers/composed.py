@@ -167,4 +167,4 @@ def stop_rows(state: State, window: Window, span: Span) -> Step | None:
     found = is_stop(state.tokens, stops) & ~state.given
     tokens, filled = fill_rows(state.tokens, state.open, found[:, span.start : span.stop].any(1), stops)
     nothing = torch.full_like(state.confidence, torch.nan)
-    return Step(tokens, filled, nothing, state.calls) if bool(filled.any()) else None
+    return Step(tokens, filled, nothing, state.calls, state.open & ~filled) if bool(filled.any()) else None

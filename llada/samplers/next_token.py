@@ -101,7 +101,7 @@ class NextToken(Sampler):
                 rows = waiting & is_stop(state.tokens[:, column], stops)
                 filled_tokens, filled = fill_rows(state.tokens, state.open, rows, stops)
                 state = replace(state, tokens=filled_tokens, open=state.open & ~filled)
-                step = replace(step, tokens=filled_tokens, changed=step.changed | filled)
+                step = replace(step, tokens=filled_tokens, changed=step.changed | filled, open=state.open)
             yield step
 
 

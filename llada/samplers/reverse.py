@@ -92,4 +92,4 @@ class AncestralSampler(Sampler):
             confidence = torch.full(x.shape, torch.nan, device=x.device)
             confidence.scatter_(1, columns, token_probability(logits, now).masked_fill(~valid, torch.nan))
             x, calls = x.scatter(1, columns, now), calls + valid.any(1)
-            yield Step(x, changed, confidence, calls)
+            yield Step(x, changed, confidence, calls, state.open & process.is_masked(x))

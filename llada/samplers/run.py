@@ -83,4 +83,4 @@ def write(
         changed = changed | again
     confidence = torch.where(changed, shown, state.confidence)
     after = replace(state, tokens=tokens, open=still_open, calls=calls, confidence=confidence)
-    return after, Step(tokens, changed, shown, calls)
+    return after, Step(tokens, changed, shown, calls, still_open)

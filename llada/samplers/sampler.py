@@ -26,12 +26,14 @@ class Step:
         confidence: (B, L) float32, the model's probability of the token it proposed at each position that was
             considered; NaN elsewhere.
         calls: (B,) int64, model calls that each row has needed so far.
+        open: (B, L) bool, positions that still wait for a token and hold the mask; none under noise without masks.
     """
 
     tokens: Tensor
     changed: Tensor
     confidence: Tensor
     calls: Tensor
+    open: Tensor
 
 
 class Sample(NamedTuple):

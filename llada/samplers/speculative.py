@@ -133,7 +133,7 @@ class SpeculativeSampler(ComposedSampler):
             if stops:
                 state = windows.stop(before, state, stops)
             state = replace(state, calls=state.calls + waiting)
-            yield Step(state.tokens, before.open & ~state.open, shown, state.calls)
+            yield Step(state.tokens, before.open & ~state.open, shown, state.calls, state.open)
         return state
 
     def _copies(self, state: State) -> int:

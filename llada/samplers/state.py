@@ -177,7 +177,7 @@ def _given(process: Process, tokens: Tensor, given: Tensor | None) -> Tensor:
             f"{type(process).__name__} has no mask token that would show what is to be generated; pass given=, "
             "(B, L) bool, true for the tokens that stay as they are"
         )
-    return tokens != process.mask_token_id
+    return ~process.is_masked(tokens)
 
 
 def _noise(process: Process, tokens: Tensor, unknown: Tensor, offset: Tensor, random: RowRandom) -> Tensor:

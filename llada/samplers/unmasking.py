@@ -173,4 +173,4 @@ def stop_at_once(state: State, step: Step, window: Window) -> tuple[State, Step]
     rows = ended(state.tokens, stops, state.given, state.open)
     tokens, filled = fill_rows(state.tokens, state.open, rows, stops)
     state = replace(state, tokens=tokens, open=state.open & ~filled)
-    return state, replace(step, tokens=tokens, changed=step.changed | filled)
+    return state, replace(step, tokens=tokens, changed=step.changed | filled, open=state.open)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
-from llada.process import MaskingProcess
 from llada.rows import count_before
 from llada.samplers import Step
 
@@ -16,8 +15,7 @@ _TORN = "\ufffd"  # the end of a text whose last character isn't whole yet
 
 def stream_text(
     steps: Iterable[Step],
-    tokens: Tensor,
-    process: MaskingProcess,
+    given: Tensor,
     decode: Callable[[list[int]], str],
     *,
     row: int = 0,
@@ -29,8 +27,7 @@ def stream_text(
 
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``, of a sampler whose ``is_final`` is true.
-        tokens: (B, L) int64, the canvas before the first step.
-        process: the forward process, which names the mask token.
+        given: (B, L) bool, the positions that were never open: see `llada.samplers.Canvas`.
         decode: gives the text of a list of tokens, such as ``tokenizer.decode``.
         row: which row of the batch.
         stops: tokens that end the text and aren't part of it.
@@ -38,24 +35,25 @@ def stream_text(
     Raises:
         ValueError: if a step changes text that was given out.
     """
-    masked = process.is_masked(tokens[row]).tolist()
-    if not any(masked):
+    to_write = (~given[row]).tolist()
+    if not any(to_write):
         return
-    begin, given = masked.index(True), ""
+    begin, shown = to_write.index(True), ""
     for step in steps:
-        ids = step.tokens[row, begin:].tolist()
-        final = count_before(ids, {process.mask_token_id, *stops})
-        ended = final == len(ids) or ids[final] in stops
+        ids, waits = step.tokens[row, begin:].tolist(), step.open[row, begin:].tolist()
+        written = count_before(waits, {True})
+        final = count_before(ids[:written], stops)
+        ended = final < written or written == len(ids)
         text = decode(ids[:final])
         if not ended:
             text = text.rstrip(_TORN)
-        if not text.startswith(given):
+        if not text.startswith(shown):
             raise ValueError(
-                f"a step turned {given!r} into {text!r} after it was given out; show the steps of a sampler that takes "
+                f"a step turned {shown!r} into {text!r} after it was given out; show the steps of a sampler that takes "
                 "tokens back with watch(), or its text when it is finished"
             )
-        if len(text) > len(given):
-            yield text[len(given) :]
-        given = text
+        if len(text) > len(shown):
+            yield text[len(shown) :]
+        shown = text
         if ended:
             return

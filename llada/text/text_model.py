@@ -139,6 +139,7 @@ class TextModel:
             ValueError: if there is no prompt.
         """
         mask, pad = self.model.process.mask_token_id, self.tokenizer.pad_token_id
+        mask = 0 if mask is None else mask  # noise without masks begins with random tokens wherever nothing is given
         # Padding is hidden from attention, so any token but the mask will do.
         pad = int(mask == 0) if pad is None else pad
         return canvas(prompts, num_new_tokens, mask_token_id=mask, pad_token_id=pad, device=self.model.device)
@@ -179,26 +180,23 @@ class TextModel:
         """Whether an answer that is written from left to right has reached its end.
 
         Args:
-            ids: token ids of the answer, with masks where nothing has been written.
+            ids: token ids that have been written so far, without a gap.
             until: as in `decode`.
         """
-        written = ids[: count_before(ids, {self.model.process.mask_token_id})]
-        return not self.stop_token_ids.isdisjoint(written) or self.decode(written, until) != self.decode(written)
+        return not self.stop_token_ids.isdisjoint(ids) or self.decode(ids, until) != self.decode(ids)
 
     def stream(self, made: Canvas, steps: Iterable[Step], row: int = 0) -> Iterator[str]:
         """Yield the answer of a row piece by piece, as soon as each piece is final.
 
         Args:
             made: the canvas before the first step.
-            steps: from `steps`, of a sampler that which ``is_final`` is true.
+            steps: from `steps`, of a sampler whose ``is_final`` is true.
             row: which row of the batch.
 
         Raises:
             ValueError: if a step changes text that was given out.
         """
-        return stream_text(
-            steps, made.tokens, self.model.process, self.tokenizer.decode, row=row, stops=self.stop_token_ids
-        )
+        return stream_text(steps, made.given, self.tokenizer.decode, row=row, stops=self.stop_token_ids)
 
     def seeds(self, values: Sequence[int]) -> Tensor:
         """Seeds of rows as a tensor on the model's device, (B,) int64."""

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from llada.process import MaskingProcess
 from llada.samplers import Step
 
 
@@ -25,24 +24,24 @@ class Frame(NamedTuple):
     calls: int
 
 
-def frames_of(steps: Iterable[Step], tokens: Tensor, process: MaskingProcess, row: int = 0) -> list[Frame]:
+def frames_of(steps: Iterable[Step], tokens: Tensor, given: Tensor, row: int = 0) -> list[Frame]:
     """The frames of a row, the first of them before the first step.
 
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``.
         tokens: (B, L) int64, the canvas before the first step.
-        process: the forward process, which names the mask token.
+        given: (B, L) bool, the positions that were never open.
         row: which row of the batch.
     """
     length = tokens.shape[1]
-    frames = [Frame(_ids(tokens[row], process), [False] * length, [None] * length, 0)]
+    frames = [Frame(_ids(tokens[row], ~given[row]), [False] * length, [None] * length, 0)]
     for step in steps:
         confidence = [None if p != p else round(p, 3) for p in step.confidence[row].tolist()]  # NaN: not considered
         frames.append(
-            Frame(_ids(step.tokens[row], process), step.changed[row].tolist(), confidence, int(step.calls[row]))
+            Frame(_ids(step.tokens[row], step.open[row]), step.changed[row].tolist(), confidence, int(step.calls[row]))
         )
     return frames
 
 
-def _ids(tokens: Tensor, process: MaskingProcess) -> list[int | None]:
-    return [None if token == process.mask_token_id else token for token in tokens.tolist()]
+def _ids(tokens: Tensor, waits: Tensor) -> list[int | None]:
+    return [None if open_ else token for token, open_ in zip(tokens.tolist(), waits.tolist(), strict=True)]

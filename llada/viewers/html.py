@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from llada.process import MaskingProcess
 from llada.samplers import Step
 from llada.viewers.frames import Frame, frames_of
 
@@ -72,7 +71,7 @@ draw();
 def denoising_page(
     steps: Iterable[Step],
     tokens: Tensor,
-    process: MaskingProcess,
+    given: Tensor,
     text: Callable[[int], str],
     *,
     row: int = 0,
@@ -84,7 +83,7 @@ def denoising_page(
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``.
         tokens: (B, L) int64, the canvas before the first step.
-        process: the forward process, which names the mask token.
+        given: (B, L) bool, the positions that were never open.
         text: gives the text of a token, such as ``lambda token: tokenizer.decode([token])``.
         row: which row of the batch.
         title: heading of the page.
@@ -98,7 +97,7 @@ def denoising_page(
     """
     if not interval > 0.0:
         raise ValueError(f"interval must be above 0 seconds; got {interval}")
-    frames = frames_of(steps, tokens, process, row)
+    frames = frames_of(steps, tokens, given, row)
     numbers: dict[int, int] = {}  # token id -> index of its text
 
     def numbered(frame: Frame) -> dict[str, Any]:
@@ -107,8 +106,8 @@ def denoising_page(
         return {"ids": ids, "changed": changed, "confidence": frame.confidence, "calls": frame.calls}
 
     shown = [numbered(frame) for frame in frames]
-    given = [int(token is not None) for token in frames[0].ids]
-    data = {"texts": [text(token) for token in numbers], "given": given, "frames": shown}
+    fixed = [int(token is not None) for token in frames[0].ids]
+    data = {"texts": [text(token) for token in numbers], "given": fixed, "frames": shown}
     # Inside a script only "<" could end it or open a comment.
     script = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     page = _PAGE.replace("@TITLE@", html.escape(title)).replace("@INTERVAL@", str(round(1000 * interval)))

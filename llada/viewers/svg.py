@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from llada.process import MaskingProcess
 from llada.samplers import Step
 from llada.viewers.frames import Frame, frames_of
 
@@ -67,7 +66,7 @@ class _Film:
 def denoising_picture(
     steps: Iterable[Step],
     tokens: Tensor,
-    process: MaskingProcess,
+    given: Tensor,
     text: Callable[[int], str],
     *,
     row: int = 0,
@@ -80,7 +79,7 @@ def denoising_picture(
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``.
         tokens: (B, L) int64, the canvas before the first step.
-        process: owner of the mask token.
+        given: (B, L) bool, the positions that were never open.
         text: of a token, such as ``lambda token: tokenizer.decode([token])``.
         row: which row of the batch.
         interval: seconds per step.
@@ -96,7 +95,7 @@ def denoising_picture(
     for name, value in (("interval", interval), ("hold", hold), ("columns", columns)):
         if not value > 0:
             raise ValueError(f"{name} must be above 0; got {value}")
-    frames = frames_of(steps, tokens, process, row)
+    frames = frames_of(steps, tokens, given, row)
     film = _Film(len(frames), interval, hold)
     words = {token: _visible(text(token)) for frame in frames for token in frame.ids if token is not None}
     cells = _layout(frames, words, columns)

@@ -12,7 +12,6 @@ from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 
-from llada.process import MaskingProcess
 from llada.samplers import Step
 
 MASK_SIGN = "░"
@@ -20,8 +19,7 @@ MASK_SIGN = "░"
 
 def watch(
     steps: Iterable[Step],
-    tokens: Tensor,
-    process: MaskingProcess,
+    given: Tensor,
     text: Callable[[int], str],
     *,
     row: int = 0,
@@ -32,8 +30,7 @@ def watch(
 
     Args:
         steps: from ``sampler.iterate`` or ``model.iterate``.
-        tokens: (B, L) int64, the canvas before the first step.
-        process: the forward process, which names the mask token.
+        given: (B, L) bool, the positions that were never open: see `llada.samplers.Canvas`.
         text: gives the text of a token, such as ``lambda token: tokenizer.decode([token])``.
         row: which row of the batch is shown.
         pause: seconds between steps.
@@ -46,30 +43,28 @@ def watch(
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         for step in steps:
             last = step
-            live.update(picture(step, tokens, process, text, row), refresh=True)
+            live.update(picture(step, given, text, row), refresh=True)
             time.sleep(pause)
     return last
 
 
-def picture(step: Step, tokens: Tensor, process: MaskingProcess, text: Callable[[int], str], row: int = 0) -> Text:
+def picture(step: Step, given: Tensor, text: Callable[[int], str], row: int = 0) -> Text:
     """A row of the canvas after a step, with a line on model calls and masks below.
 
     Args:
         step: the step.
-        tokens: (B, L) int64, the canvas before the first step.
-        process: the forward process, which names the mask token.
+        given: (B, L) bool, the positions that were never open.
         text: gives the text of a token.
         row: which row of the batch.
     """
     shown = Text()
-    given = (~process.is_masked(tokens[row])).tolist()
-    ids, changed, confidence = (part[row].tolist() for part in (step.tokens, step.changed, step.confidence))
-    for token, old, new, sure in zip(ids, given, changed, confidence, strict=True):
-        if token == process.mask_token_id:
+    parts = (step.tokens, given, step.open, step.changed, step.confidence)
+    for token, old, waits, new, sure in zip(*(part[row].tolist() for part in parts), strict=True):
+        if waits:
             shown.append(MASK_SIGN * 2, style="red" if new else "bright_black")  # red: masked again
         else:
             shown.append(text(token), style="dim" if old else _colour(sure) if new else "")
-    left = int(process.is_masked(step.tokens[row]).sum())
+    left = int(step.open[row].sum())
     shown.append(f"\n-- {int(step.calls[row])} model calls, {left} masks left", style="dim")
     return shown
 

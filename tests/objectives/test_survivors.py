@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llada.noise import CosineSchedule, GeometricSchedule, LinearSchedule, NoiseSchedule
-from llada.objectives import BlockNELBO, ExactCountNELBO, MaskedNELBO, PerRow, RandomLength, UnitWeight
+from llada.objectives import NELBO, Blockwise, ExactCounts, PerRow, RandomLength, UnitWeight
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 
@@ -36,15 +36,17 @@ def loss(
 ) -> Loss:
     """What an objective gives, by a name of our own."""
     objective = {
-        "cut to a random length": lambda: RandomLength(MaskedNELBO(), probability=1.0),
-        "per row": lambda: MaskedNELBO(normaliser=PerRow()),
-        "per row, exact counts": lambda: ExactCountNELBO(normaliser=PerRow()),
-        "blocks": lambda: BlockNELBO(3),
-        "blocks, unit weight": lambda: BlockNELBO(3, weight=UnitWeight()),
+        "cut to a random length": lambda: RandomLength(NELBO(), probability=1.0),
+        "per row": lambda: NELBO(normaliser=PerRow()),
+        "per row, exact counts": lambda: NELBO(ExactCounts(), normaliser=PerRow()),
+        "blocks": lambda: NELBO(Blockwise(block_length=3)),
+        "blocks, unit weight": lambda: NELBO(Blockwise(block_length=3), UnitWeight()),
     }[name]()
     process = MaskingProcess(MASK, schedule or LinearSchedule())
     random = random or RowRandom.from_seed(0, len(x_0))
-    output = objective(model, process, x_0, maskable, random=random, **model_kwargs)
+    columns = {"tokens": x_0, "maskable": maskable, **model_kwargs}
+    batch = {column: value for column, value in columns.items() if value is not None}
+    output = objective(model, process, batch, random=random)
     return Loss(float(output.numerator), float(output.denominator), output.nelbo)
 
 

@@ -120,14 +120,16 @@ class OneByOne(Sampler):
             changed = torch.zeros_like(still_open)
             changed[:, column] = still_open[:, column]
             tokens = torch.where(changed, 2, tokens)
-            yield Step(tokens, changed, torch.full(tokens.shape, torch.nan), still_open[:, : column + 1].sum(1))
+            left = still_open & (torch.arange(tokens.shape[1]) > column)
+            calls = still_open[:, : column + 1].sum(1)
+            yield Step(tokens, changed, torch.full(tokens.shape, torch.nan), calls, left)
 
 
 def test_a_sampler_of_ones_own_is_streamed() -> None:
     tokens = torch.full((1, 3), MASK)
     assert OneByOne().is_final
     steps = OneByOne().iterate(always_two, tokens, PROCESS)
-    assert list(stream_text(steps, tokens, PROCESS, lambda ids: "x" * len(ids))) == ["x", "x", "x"]
+    assert list(stream_text(steps, tokens != MASK, lambda ids: "x" * len(ids))) == ["x", "x", "x"]
     assert OneByOne()(always_two, tokens, PROCESS).generated.tolist() == [3]
     with pytest.raises(ValueError, match=r"OneByOne takes no constraints.*low_confidence"):
         OneByOne().with_adjustments(Credit())

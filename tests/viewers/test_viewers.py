@@ -14,8 +14,10 @@ from llada.process import MaskingProcess
 from llada.samplers import Binomial, ForwardBackwardRemasking, PerStep, RandomOrder, UnmaskingSampler
 from llada.viewers import denoising_page, denoising_picture, frames_of, picture, watch
 
-PROCESS = MaskingProcess(mask_token_id=4)
+MASK = 4
+PROCESS = MaskingProcess(MASK)
 TOKENS = torch.tensor([[0, 4, 4], [4, 1, 4]])
+GIVEN = TOKENS != MASK
 WORDS = ["a ", "<b>&", "</script><!--", "ü "]
 
 
@@ -30,29 +32,29 @@ def steps() -> list:
 
 
 def test_a_picture_shows_text_masks_and_calls() -> None:
-    first, last = (picture(step, TOKENS, PROCESS, WORDS.__getitem__) for step in steps())
+    first, last = (picture(step, GIVEN, WORDS.__getitem__) for step in steps())
     assert first.plain == "a <b>&░░\n-- 1 model calls, 1 masks left"
     assert last.plain == "a <b>&</script><!--\n-- 2 model calls, 0 masks left"
     styles = [str(span.style) for span in first.spans]
     assert styles == ["dim", "bold rgb(80,180,0)", "bright_black", "dim"]
-    assert picture(steps()[0], TOKENS, PROCESS, WORDS.__getitem__, row=1).plain.startswith("</script><!--<b>&░░")
+    assert picture(steps()[0], GIVEN, WORDS.__getitem__, row=1).plain.startswith("</script><!--<b>&░░")
 
 
 def test_watching_draws_every_step_and_returns_the_last() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system="truecolor")
-    last = watch(steps(), TOKENS, PROCESS, WORDS.__getitem__, console=console)
+    last = watch(steps(), GIVEN, WORDS.__getitem__, console=console)
     assert last is not None
     assert last.tokens.tolist() == [[0, 1, 2], [2, 1, 2]]
     assert "1 masks left" in out.getvalue()
     assert "0 masks left" in out.getvalue()
-    assert watch([], TOKENS, PROCESS, WORDS.__getitem__, console=console) is None
+    assert watch([], GIVEN, WORDS.__getitem__, console=console) is None
 
 
 def test_a_token_that_is_masked_again_is_red() -> None:
     tokens = torch.full((1, 3), 4)
     sampler = UnmaskingSampler(Binomial(30), RandomOrder(), rates=ForwardBackwardRemasking())
-    pictures = [picture(s, tokens, PROCESS, WORDS.__getitem__) for s in sampler.iterate(model, tokens, PROCESS, seed=1)]
+    pictures = [picture(s, tokens != MASK, WORDS.__getitem__) for s in sampler.iterate(model, tokens, PROCESS, seed=1)]
     assert any(span.style == "red" for shown in pictures for span in shown.spans)
 
 
@@ -61,7 +63,7 @@ def data_of(page: str) -> dict:
 
 
 def test_a_page_holds_all_frames() -> None:
-    data = data_of(denoising_page(steps(), TOKENS, PROCESS, WORDS.__getitem__))
+    data = data_of(denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__))
     texts, frames = data["texts"], data["frames"]
     shown = [["░" if i < 0 else texts[i] for i in frame["ids"]] for frame in frames]
     assert shown == [["a ", "░", "░"], ["a ", "<b>&", "░"], ["a ", "<b>&", "</script><!--"]]
@@ -72,7 +74,7 @@ def test_a_page_holds_all_frames() -> None:
 
 
 def test_a_page_fetches_nothing_and_text_cannot_break_out() -> None:
-    page = denoising_page(steps(), TOKENS, PROCESS, WORDS.__getitem__, title="<i>x</i> & y", interval=0.1)
+    page = denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__, title="<i>x</i> & y", interval=0.1)
     assert not re.search(r"https?:|src=|href=|url\(|@import", page)
     assert page.count("<script>") == page.count("</script>") == 1
     assert "<!--" not in page
@@ -80,7 +82,7 @@ def test_a_page_fetches_nothing_and_text_cannot_break_out() -> None:
     assert "}, 100);" in page
     assert "@" not in page
     with pytest.raises(ValueError, match="above 0"):
-        denoising_page(steps(), TOKENS, PROCESS, WORDS.__getitem__, interval=0.0)
+        denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__, interval=0.0)
 
 
 def seen(svg: str, seconds: float) -> list[tuple[str, str]]:
@@ -100,7 +102,7 @@ def seen(svg: str, seconds: float) -> list[tuple[str, str]]:
 
 
 def test_an_animated_picture_shows_each_frame_in_its_time() -> None:
-    svg = denoising_picture(steps(), TOKENS, PROCESS, WORDS.__getitem__, interval=1.0, hold=2.0)
+    svg = denoising_picture(steps(), TOKENS, GIVEN, WORDS.__getitem__, interval=1.0, hold=2.0)
     masks = [("rect mask", "")] * 2
     assert seen(svg, 0.5) == [("text given", "a "), ("text line", "step 0 of 2, 0 model calls"), *masks]
     middle = [("rect #b5f28c", ""), ("text", "<b>&"), ("rect mask", "")]
@@ -123,7 +125,7 @@ def test_an_animated_picture_shows_each_frame_in_its_time() -> None:
 def test_an_animated_picture_keeps_tokens_apart_and_breaks_lines() -> None:
     words = ["one\n", "two", "\x00\t", "河川", ""]
     process, tokens = MaskingProcess(4), torch.tensor([[0, 1, 2, 3]])
-    svg = denoising_picture([], tokens, process, words.__getitem__, columns=6)
+    svg = denoising_picture([], tokens, tokens != process.mask_token_id, words.__getitem__, columns=6)
     texts = [e for e in ElementTree.fromstring(svg) if e.tag.endswith("text")]
     assert [e.text for e in texts] == ["one↵", "two", "\ufffd→", "河川", "step 0 of 0, 0 model calls"]
     lines = [float(e.get("y")) for e in texts]
@@ -131,14 +133,14 @@ def test_an_animated_picture_keeps_tokens_apart_and_breaks_lines() -> None:
     assert [float(e.get("textLength")) / 9 for e in texts[:4]] == [4, 3, 2, 4]
     for name in ("interval", "hold", "columns"):
         with pytest.raises(ValueError, match=f"{name} must be above 0; got 0"):
-            denoising_picture([], tokens, process, words.__getitem__, **{name: 0})
+            denoising_picture([], tokens, tokens != process.mask_token_id, words.__getitem__, **{name: 0})
 
 
 def test_a_token_that_is_masked_again_is_red_in_the_picture() -> None:
     tokens = torch.full((1, 3), 4)
     sampler = UnmaskingSampler(Binomial(30), RandomOrder(), rates=ForwardBackwardRemasking())
     film = list(sampler.iterate(model, tokens, PROCESS, seed=1))
-    frames = frames_of(film, tokens, PROCESS)
+    frames = frames_of(film, tokens, tokens != MASK)
     again = sum(new and token is None for frame in frames for new, token in zip(frame.changed, frame.ids, strict=True))
     assert again > 0
-    assert denoising_picture(film, tokens, PROCESS, WORDS.__getitem__).count('class="again"') == again
+    assert denoising_picture(film, tokens, tokens != MASK, WORDS.__getitem__).count('class="again"') == again
