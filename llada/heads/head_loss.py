@@ -93,6 +93,7 @@ class Chunked(HeadLoss):
                     of_matrix.addmm_(dz.T, h)
                 elif of_matrix is not None:
                     of_matrix += dz.T @ h
+                del z, dz  # before the next chunk's logits are made
         return _with_gradients(terms, weights, inputs, gradients)
 
     def _of_any_head(
