@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llada.heads.head_loss import Chunked, HeadLoss, TorchLinear
+from llada.heads import Chunked, HeadLoss, TorchLinear
 
 WIDTH = 256
 
@@ -20,7 +20,7 @@ class AllAtOnce(HeadLoss):
     """All logits, as one tensor."""
 
     def __call__(
-        self, head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor, forbidden: int | None = None
+        self, head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `HeadLoss`."""
         terms = F.cross_entropy(head(hidden), targets, reduction="none")

@@ -11,7 +11,7 @@ what the machine must hold beside weights and optimiser is in the column "with g
 "Layers alone" is a pass through the body and back without any head: what both sides keep, and so the bound of the
 ratio. "Checkpointed" computes each layer again in the backward pass (`activation_checkpointing`).
 
-The rows called "head" measure `weighted_nll` alone at a growing number of masked rows, less the gradient of its input,
+The rows called "head" measure `Chunked` alone at a growing number of masked rows, less the gradient of its input,
 which is as large as the input: what remains is the chunk of logits and the gradient of the matrix, whatever the number
 of rows.
 """
@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks.models import build
 from benchmarks.results import Goal, Plot, Result, Row, finish, options, parse
 from benchmarks.train_step import Problem
-from llada.heads.cross_entropy import weighted_nll
+from llada.heads.head_loss import Chunked
 
 GOALS = {32_000: 4.0, 126_464: 7.0}
 # glibc keeps freed memory for later; with these, what is freed is gone from the resident memory.
@@ -85,7 +85,7 @@ def head_memory(vocab_size: int, width: int, masked: int) -> int:
     targets, weights = torch.randint(vocab_size, (masked,)), torch.rand(masked)
 
     def step() -> None:
-        weighted_nll(head, hidden, targets, weights)[0].backward()
+        Chunked()(head, hidden, targets, weights)[0].backward()
 
     step()
     head.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ keys are split in the manner of ``jax.random.fold_in``.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ class RowRandom:
         Args:
             tags: what the numbers are for, such as the index of a sampling step.
         """
-        return _Folded.of(self, tags)
+        return _Folded(self, tags)
 
     def select(self, rows: Tensor) -> "RowRandom":
         """The streams of some rows only.
@@ -153,22 +154,36 @@ class _Folded(RowRandom):
 
     A decoding step names more streams than it draws from: greedy decoding draws from none, and on a GPU each key that
     isn't computed saves some twenty kernels.
+
+    Args:
+        parent: the streams that the tags are folded into.
+        tags: what the numbers are for.
     """
 
-    @classmethod
-    def of(cls, parent: RowRandom, tags: tuple[int, ...]) -> "RowRandom":
-        """The streams of ``parent`` with the tags folded in."""
-        folded = object.__new__(cls)
-        for name, value in (("rows", parent.rows), ("num_rows", parent.num_rows), ("_from", (parent, tags))):
-            object.__setattr__(folded, name, value)
-        return folded
+    def __init__(self, parent: RowRandom, tags: tuple[int, ...]) -> None:
+        self.parent, self.tags = parent, tags
 
-    def __getattr__(self, name: str) -> Tensor:
-        if name not in ("keys", "shared_key"):  # of the fields, only these are missing at first
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        parent, tags = self.__dict__["_from"]
-        key: Tensor = getattr(parent, name)
-        for tag in tags:
+    @cached_property
+    def keys(self) -> Tensor:
+        """(B,) int64."""
+        return self._fold(self.parent.keys)
+
+    @cached_property
+    def shared_key(self) -> Tensor:
+        """() int64."""
+        return self._fold(self.parent.shared_key)
+
+    @property
+    def rows(self) -> Tensor:
+        """(B,) int64, the parent's."""
+        return self.parent.rows
+
+    @property
+    def num_rows(self) -> int:
+        """The parent's."""
+        return self.parent.num_rows
+
+    def _fold(self, key: Tensor) -> Tensor:
+        for tag in self.tags:
             key = _mix(_number(key, tag) + _GOLDEN)
-        object.__setattr__(self, name, key)
         return key

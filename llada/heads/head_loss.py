@@ -1,18 +1,21 @@
-"""Ways of computing the loss of a vocabulary head, which differ in speed and memory and agree in value and gradient.
+"""The loss of a vocabulary head, whose gradient is made while a chunk's logits are there.
 
-    sum_n weight_n nll_n,   nll_n = log sum_v exp z_nv - z_n,target(n),   z = head(h)
+    total = sum_n weight_n nll_n,   nll_n = log sum_v exp z_nv - z_n,target(n),   z = head(h)
+
+    d total / d z_nv = weight_n (softmax(z_n)_v - [v = target_n])
+
+The weights are known before the forward pass, so each chunk of logits becomes its own gradient in place, and is
+computed once. The ways to compute the loss differ in speed and memory, and agree in value and gradient:
 
 | | runs on | logits computed | leaves a token out |
 |---|---|---|---|
 | `Chunked` | everything, tensor parallelism included | once | yes |
-| `TorchLinear` | PyTorch 2.13 and newer | twice | yes |
-| `CutCrossEntropy` | CUDA, extra ``kernels`` | twice, never stored | no |
-
-Every row has a weight of its own, so losses that can only be summed or averaged (Liger's, and PyTorch's own with
-``reduction="sum"``) don't serve.
+| `llada.heads.kernels.TorchLinear` | PyTorch 2.13 and newer | twice | yes |
+| `llada.heads.kernels.CutCrossEntropy` | CUDA, extra ``kernels`` | twice, never stored | no |
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from llada.heads.cross_entropy import chunk_rows, weighted_nll
+from llada.heads.cross_entropy import chunk_rows, chunked_nll, nll, vocab_size
 
 
 class HeadLoss(ABC):
@@ -29,7 +32,7 @@ class HeadLoss(ABC):
 
     @abstractmethod
     def __call__(
-        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, forbidden: int | None = None
+        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """The loss.
 
@@ -38,7 +41,7 @@ class HeadLoss(ABC):
             hidden: (N, D).
             targets: (N,) int64.
             weights: (N,), constants.
-            forbidden: a token that the softmax leaves out, or None.
+            suppressed: a token that the softmax leaves out (its logit counts as minus infinity), or None.
 
         Returns:
             The sum, () in nats, differentiable, and the terms nll_n without their weights, (N,) detached.
@@ -47,7 +50,7 @@ class HeadLoss(ABC):
 
 @dataclass(frozen=True)
 class Chunked(HeadLoss):
-    """This library's own: a chunk's gradient is made as soon as its logits are there; see `llada.heads.cross_entropy`.
+    """This library's own: a chunk of rows at a time, value and gradient together.
 
     Args:
         chunk_elements: logits that may live at once; None for what suits the device.
@@ -57,115 +60,105 @@ class Chunked(HeadLoss):
 
     @override
     def __call__(
-        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, forbidden: int | None = None
+        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        return weighted_nll(head, hidden, targets, weights, forbidden, chunk_elements=self.chunk_elements)
+        linear = _matrix_and_bias(head)
+        if linear is None or len(hidden) == 0 or not torch.is_grad_enabled():
+            return self._of_any_head(head, hidden, targets, weights.detach(), suppressed)
+        inputs = hidden, *linear
+        gradients = [None if p is None or not p.requires_grad else torch.zeros_like(p) for p in inputs]
+        of_hidden, of_matrix, of_bias = gradients
+        rows, dtype = chunk_rows(hidden, len(linear[0]), self.chunk_elements), matmul_dtype(hidden)
+        terms = []
+        with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+            matrix, bias = linear[0].to(dtype), None if linear[1] is None else linear[1].to(dtype)
+            for start in range(0, len(hidden), rows):
+                span = slice(start, start + rows)
+                h, target = hidden[span].to(dtype), targets[span, None]
+                z = F.linear(h, matrix, bias)
+                z = z if z.dtype == torch.float64 else z.float()
+                if suppressed is not None:
+                    z[:, suppressed] = -torch.inf
+                of_target, top = z.gather(1, target), z.amax(1, keepdim=True)
+                mass = z.sub_(top).exp_().sum(1, keepdim=True)
+                terms.append((mass.log() + top - of_target)[:, 0])
+                weight = weights[span, None].to(z)
+                dz = z.mul_(weight / mass).scatter_add_(1, target, -weight)
+                if of_bias is not None:
+                    of_bias += dz.sum(0)
+                dz = dz.to(dtype)
+                if of_hidden is not None:
+                    of_hidden[span] = dz @ matrix
+                if of_matrix is not None and of_matrix.dtype == dtype:
+                    of_matrix.addmm_(dz.T, h)
+                elif of_matrix is not None:
+                    of_matrix += dz.T @ h
+                del z, dz  # before the next chunk's logits are made
+        return _with_gradients(terms, weights, inputs, gradients)
 
-
-class _OfMatrix(HeadLoss):
-    """A loss that takes the head's matrix."""
-
-    @abstractmethod
-    def nll(self, hidden: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        """Negative log-likelihoods.
-
-        Args:
-            hidden: (N, D), N > 0.
-            matrix: (V, D), of the dtype of ``hidden``.
-            bias: (V,) of that dtype, or None.
-            targets: (N,) int64.
-
-        Returns:
-            (N,) float32 or better, nats.
-        """
-
-    def __call__(
-        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, forbidden: int | None = None
+    def _of_any_head(
+        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None
     ) -> tuple[Tensor, Tensor]:
-        """See `HeadLoss`.
-
-        Raises:
-            ValueError: if the head isn't one matrix, with or without a bias, on this process.
-        """
-        matrix, bias = getattr(head, "weight", None), getattr(head, "bias", None)
-        if type(matrix) not in (Tensor, nn.Parameter):  # a DTensor is a part of one
-            raise ValueError(f"{type(self).__name__} needs a head with one whole matrix; use head_loss=Chunked()")
-        assert isinstance(matrix, Tensor)
+        """The loss where autograd must go through the head, or no gradient is wanted; ``weights`` are detached."""
         if len(hidden) == 0:
-            return weighted_nll(head, hidden, targets, weights, forbidden)
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        if forbidden is not None:
-            bias = matrix.new_zeros(len(matrix)) if bias is None else bias
-            bias = bias.masked_fill(torch.arange(len(bias), device=bias.device) == forbidden, -torch.inf)
-        terms = self.nll(hidden.to(dtype), matrix.to(dtype), None if bias is None else bias.to(dtype), targets)
-        return (terms * weights.detach().to(terms)).sum(), terms.detach()
+            # Nothing is masked, but every parameter stays in the graph: DDP waits for all of their gradients.
+            return hidden.sum() + head(hidden).sum(), hidden.new_zeros(0, dtype=torch.float32)
+        rows = chunk_rows(hidden, vocab_size(head, hidden), self.chunk_elements)
+        if rows >= len(hidden) or not torch.is_grad_enabled() or not isinstance(head, nn.Module):
+            found = chunked_nll(head, hidden, targets, suppressed, chunk_elements=self.chunk_elements)
+            return (found * weights.to(found)).sum(), found.detach()
+        wanted = [p for p in head.parameters() if p.requires_grad]
+        of_hidden, gradients, terms = torch.empty_like(hidden), [torch.zeros_like(p) for p in wanted], []
+        for start in range(0, len(hidden), rows):
+            span = slice(start, start + rows)
+            h = hidden[span].detach().requires_grad_()
+            value = nll(head(h), targets[span], suppressed)
+            total = (value * weights[span].to(value)).sum()
+            of_hidden[span], *parts = torch.autograd.grad(total, [h, *wanted], allow_unused=True)
+            for gradient, part in zip(gradients, parts, strict=True):
+                if part is not None:
+                    gradient += part
+            terms.append(value.detach())
+        return _with_gradients(terms, weights, (hidden, *wanted), (of_hidden, *gradients))
 
 
-@dataclass(frozen=True)
-class TorchLinear(_OfMatrix):
-    """PyTorch's `linear_cross_entropy`, in chunks; the backward pass computes each chunk's logits again.
-
-    Args:
-        chunk_elements: logits that may live at once; None for what suits the device.
-
-    Raises:
-        ImportError: if this PyTorch has none.
-    """
-
-    chunk_elements: int | None = None
-
-    def __post_init__(self) -> None:
-        if not hasattr(nn, "LinearCrossEntropyOptions"):
-            raise ImportError(f"TorchLinear needs PyTorch 2.13 or newer; this is {torch.__version__}")
-
-    @override
-    def nll(self, hidden: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        rows = chunk_rows(hidden, len(matrix), self.chunk_elements)
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
-        terms = F.linear_cross_entropy(hidden, matrix, targets, linear_bias=bias, reduction="none", options=options)
-        return terms if terms.dtype == torch.float64 else terms.float()
+def matmul_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype in which the head multiplies ``hidden``: autocast's where that is on, its own elsewhere."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-@dataclass(frozen=True)
-class CutCrossEntropy(_OfMatrix):
-    """Apple's Triton kernels, which keep logits in a GPU's registers; in bfloat16 or float16, without bias.
-
-    Args:
-        filter_eps: gradients of probabilities below this are left out; None for none, "auto" for what the dtype can't
-            hold anyway.
-
-    Raises:
-        ImportError: if the package isn't installed.
-
-    Reference:
-        Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv 2411.09009.
-    """
-
-    filter_eps: float | str | None = "auto"
-
-    def __post_init__(self) -> None:
-        _cut_cross_entropy()
-
-    def nll(self, hidden: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        """See `_OfMatrix`.
-
-        Raises:
-            ValueError: if there is a bias, or a token that is left out.
-        """
-        if bias is not None:
-            raise ValueError("CutCrossEntropy knows no bias and leaves no token out; use head_loss=Chunked()")
-        terms: Tensor = _cut_cross_entropy()(
-            hidden, matrix, targets, reduction="none", filter_eps=self.filter_eps, impl="cce"
-        )
-        return terms.float()
+def _matrix_and_bias(head: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Matrix and bias of a head that does nothing else, and that are plain and whole on this process."""
+    if not isinstance(head, nn.Module):
+        return None
+    named = dict(head.named_parameters())
+    is_linear = type(head).forward is nn.Linear.forward or getattr(head, "is_linear", False)
+    has_hooks = head._forward_hooks or head._forward_pre_hooks
+    if not is_linear or has_hooks or any(type(p) is not nn.Parameter for p in named.values()):
+        return None
+    return named["weight"], named.get("bias")
 
 
-def _cut_cross_entropy() -> Any:
-    try:
-        from cut_cross_entropy import linear_cross_entropy
-    except ImportError as error:
-        raise ImportError(
-            "CutCrossEntropy needs the package cut-cross-entropy: pip install 'llada[kernels]'"
-        ) from error
-    return linear_cross_entropy
+def _with_gradients(
+    terms: list[Tensor], weights: Tensor, inputs: Sequence[Tensor | None], gradients: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum, which has these gradients with respect to the inputs, and the terms."""
+    with torch.no_grad():
+        found = torch.cat(terms)
+        total = (found * weights.to(found)).sum()
+    return _GradientsMade.apply(total, gradients, *inputs), found  # type: ignore[no-untyped-call]
+
+
+class _GradientsMade(torch.autograd.Function):
+    """A number whose gradients have been computed already; the backward pass scales them and hands them out."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor | None], *_: Tensor | None) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        parts = (None if part is None else part * scale.to(part.dtype) for part in ctx.saved_tensors)
+        return None, None, *parts

@@ -13,8 +13,8 @@ from llada.heads.cross_entropy import (
     chunk_rows,
     chunked_nll,
     nll,
-    weighted_nll,
 )
+from llada.heads.head_loss import Chunked
 
 N, D, V = 11, 4, 7
 
@@ -25,26 +25,26 @@ def problem(bias: bool = True) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     return head, hidden, torch.randint(V - 1, (N,)), torch.rand(N, dtype=torch.float64) + 0.1
 
 
-def plain(head: nn.Module, hidden: Tensor, targets: Tensor, forbidden: int | None) -> Tensor:
+def plain(head: nn.Module, hidden: Tensor, targets: Tensor, suppressed: int | None) -> Tensor:
     logits = head(hidden)
-    kept = [v for v in range(V) if v != forbidden]
+    kept = [v for v in range(V) if v != suppressed]
     return logits[:, kept].logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]
 
 
 @pytest.mark.parametrize("chunk", [1, 3 * V, 1000])
-@pytest.mark.parametrize("forbidden", [None, V - 1])
-def test_values(chunk: int, forbidden: int | None) -> None:
+@pytest.mark.parametrize("suppressed", [None, V - 1])
+def test_values(chunk: int, suppressed: int | None) -> None:
     head, hidden, targets, weights = problem()
-    expected = plain(head, hidden, targets, forbidden)
-    torch.testing.assert_close(nll(head(hidden), targets, forbidden), expected)
-    torch.testing.assert_close(chunked_nll(head, hidden, targets, forbidden, chunk_elements=chunk), expected)
-    total, terms = weighted_nll(head, hidden, targets, weights, forbidden, chunk_elements=chunk)
+    expected = plain(head, hidden, targets, suppressed)
+    torch.testing.assert_close(nll(head(hidden), targets, suppressed), expected)
+    torch.testing.assert_close(chunked_nll(head, hidden, targets, suppressed, chunk_elements=chunk), expected)
+    total, terms = Chunked(chunk)(head, hidden, targets, weights, suppressed)
     torch.testing.assert_close(terms, expected)
     torch.testing.assert_close(total, (weights * expected).sum())
     with torch.no_grad():
-        total, terms = weighted_nll(head, hidden, targets, weights, forbidden, chunk_elements=chunk)
+        total, terms = Chunked(chunk)(head, hidden, targets, weights, suppressed)
         torch.testing.assert_close(total, (weights * expected).sum())
-        torch.testing.assert_close(chunked_nll(head, hidden, targets, forbidden, chunk_elements=chunk), expected)
+        torch.testing.assert_close(chunked_nll(head, hidden, targets, suppressed, chunk_elements=chunk), expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 3 * V, 1000])
@@ -57,7 +57,7 @@ def test_gradients(chunk: int, bias: bool) -> None:
         return torch.autograd.grad(3.0 * total, inputs)
 
     expected = gradients((plain(head, hidden, targets, None) * weights).sum())
-    ours = gradients(weighted_nll(head, hidden, targets, weights, chunk_elements=chunk)[0])
+    ours = gradients(Chunked(chunk)(head, hidden, targets, weights)[0])
     terms = gradients((chunked_nll(head, hidden, targets, chunk_elements=chunk) * weights).sum())
     for a, b, c in zip(ours, terms, expected, strict=True):
         torch.testing.assert_close(a, c)
@@ -70,7 +70,7 @@ def test_gradcheck(chunk: int) -> None:
     weight, bias = head.weight, head.bias
 
     def total(h: Tensor, _: Tensor, __: Tensor) -> Tensor:
-        return weighted_nll(head, h, targets, weights, V - 1, chunk_elements=chunk)[0]
+        return Chunked(chunk)(head, h, targets, weights, V - 1)[0]
 
     assert torch.autograd.gradcheck(total, (hidden, weight, bias))
 
@@ -80,7 +80,7 @@ def test_a_tied_head_gets_its_gradient() -> None:
     head = TiedHead(embedding)
     tokens = torch.randint(V, (N,))
     targets, weights = torch.randint(V, (N,)), torch.rand(N, dtype=torch.float64)
-    total, _ = weighted_nll(head, embedding(tokens), targets, weights, chunk_elements=2 * V)
+    total, _ = Chunked(2 * V)(head, embedding(tokens), targets, weights)
     logits = F.linear(embedding(tokens), embedding.weight)
     expected = (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
     (ours,) = torch.autograd.grad(total, embedding.weight)
@@ -91,16 +91,16 @@ def test_a_tied_head_gets_its_gradient() -> None:
 def test_frozen_head_and_frozen_body() -> None:
     head, hidden, targets, weights = problem()
     head.requires_grad_(False)
-    weighted_nll(head, hidden, targets, weights, chunk_elements=2 * V)[0].backward()
+    Chunked(2 * V)(head, hidden, targets, weights)[0].backward()
     assert hidden.grad is not None
     head.requires_grad_(True)
-    weighted_nll(head, hidden.detach(), targets, weights, chunk_elements=2 * V)[0].backward()
+    Chunked(2 * V)(head, hidden.detach(), targets, weights)[0].backward()
     assert head.weight.grad is not None
 
 
 def test_no_rows_give_zero_and_a_gradient_for_every_parameter() -> None:
     head, hidden, targets, weights = problem()
-    total, terms = weighted_nll(head, hidden[:0], targets[:0], weights[:0])
+    total, terms = Chunked()(head, hidden[:0], targets[:0], weights[:0])
     total.backward()
     assert float(total) == 0.0
     assert terms.shape == (0,)
@@ -117,7 +117,7 @@ def test_chunks_never_hold_more_logits_than_asked() -> None:
 
     head = Head(D, V)
     hidden = torch.randn(100, D, requires_grad=True)
-    total, _ = weighted_nll(head, hidden, torch.zeros(100, dtype=torch.long), torch.ones(100), chunk_elements=5 * V)
+    total, _ = Chunked(5 * V)(head, hidden, torch.zeros(100, dtype=torch.long), torch.ones(100))
     total.backward()
     assert max(seen) == 5
     assert sum(seen) == 101  # one row asks for the vocabulary's size; the backward pass computes nothing again
@@ -131,13 +131,13 @@ class Doubled(nn.Linear):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("forbidden", [None, V - 1])
+@pytest.mark.parametrize("suppressed", [None, V - 1])
 @pytest.mark.parametrize("cls", [nn.Linear, Doubled])
-def test_gradients_of_a_matrix_and_of_any_other_head(cls: type[nn.Linear], forbidden: int | None, bias: bool) -> None:
+def test_gradients_of_a_matrix_and_of_any_other_head(cls: type[nn.Linear], suppressed: int | None, bias: bool) -> None:
     _, hidden, targets, weights = problem()
     head = cls(D, V, bias, dtype=torch.float64)
-    expected = (weights * plain(head, hidden, targets, forbidden)).sum()
-    total, _ = weighted_nll(head, hidden, targets, weights, forbidden, chunk_elements=3 * V)
+    expected = (weights * plain(head, hidden, targets, suppressed)).sum()
+    total, _ = Chunked(3 * V)(head, hidden, targets, weights, suppressed)
     places = [hidden, *head.parameters()]
     torch.testing.assert_close(torch.autograd.grad(7.0 * total, places), torch.autograd.grad(7.0 * expected, places))
 
@@ -146,7 +146,7 @@ def test_a_frozen_head_gets_no_gradient_and_costs_none() -> None:
     head, hidden, targets, weights = problem()
     expected = torch.autograd.grad((weights * plain(head, hidden, targets, None)).sum(), hidden)
     head.requires_grad_(False)
-    total, _ = weighted_nll(head, hidden, targets, weights, chunk_elements=3 * V)
+    total, _ = Chunked(3 * V)(head, hidden, targets, weights)
     assert sum(saved is not None for saved in total.grad_fn.saved_tensors) == 1
     torch.testing.assert_close(torch.autograd.grad(total, hidden), expected)
 
@@ -156,7 +156,7 @@ def test_autocast_keeps_float32_gradients_near_the_exact_ones() -> None:
     head, hidden = head.float(), hidden.detach().float().requires_grad_()
     expected = torch.autograd.grad((weights * plain(head, hidden, targets, None)).sum(), [hidden, head.weight])
     with torch.autocast("cpu", torch.bfloat16):
-        total, terms = weighted_nll(head, hidden, targets, weights, chunk_elements=3 * V)
+        total, terms = Chunked(3 * V)(head, hidden, targets, weights)
     found = torch.autograd.grad(total, [hidden, head.weight])
     assert {part.dtype for part in (total, terms, *found)} <= {torch.float32, torch.float64}
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llada.backbones import BidirectionalTransformer
 from llada.denoiser import as_denoiser
-from llada.heads.head_loss import Chunked, CutCrossEntropy, HeadLoss, TorchLinear
+from llada.heads import Chunked, CutCrossEntropy, HeadLoss, TorchLinear
 
 N, D, V = 11, 4, 7
 needs_torch_linear = pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyOptions"), reason="needs PyTorch 2.13")
@@ -31,20 +31,20 @@ def gradients(loss: HeadLoss, head: nn.Module, hidden: Tensor, *arguments: Any) 
 
 class Plain(HeadLoss):
     def __call__(
-        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, forbidden: int | None = None
+        self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None = None
     ) -> Any:
-        kept = [v for v in range(V) if v != forbidden]
+        kept = [v for v in range(V) if v != suppressed]
         logits = head(hidden)
         terms = logits[:, kept].logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]
         return (weights * terms).sum(), terms.detach()
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("forbidden", [None, V - 1])
+@pytest.mark.parametrize("suppressed", [None, V - 1])
 @pytest.mark.parametrize("make", LOSSES)
-def test_values_and_gradients(make: Any, forbidden: int | None, bias: bool) -> None:
+def test_values_and_gradients(make: Any, suppressed: int | None, bias: bool) -> None:
     head = nn.Linear(D, V, bias, dtype=torch.float64)
-    arguments = (head, torch.randn(N, D).double(), torch.randint(V - 1, (N,)), torch.rand(N).double(), forbidden)
+    arguments = (head, torch.randn(N, D).double(), torch.randint(V - 1, (N,)), torch.rand(N).double(), suppressed)
     torch.testing.assert_close(gradients(make(), *arguments), gradients(Plain(), *arguments))
 
 
