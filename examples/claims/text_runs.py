@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader
 from examples.claims.flops import muon_flops, row_flops
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.twins import QUIET
+from examples.demo_callbacks import WideningNoise
 from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.objectives import NELBO, Blockwise, ComplementaryPairs, ExactCounts, Objective, masked_mean
 from llada.random import RowRandom
-from llada.training.callbacks import WideningNoise
 from llada.training.lr_schedulers import WarmupCosine
 from llada.training.muon import MuonAdamW
 
