@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.module import DiffusionLM
     from llada.noise import LinearSchedule, NoiseSchedule
     from llada.objectives import NELBO, Objective
-    from llada.process import MaskingProcess
+    from llada.process import MaskingProcess, Process, UniformProcess
     from llada.random import RowRandom
     from llada.samplers import Sampler
 
@@ -31,8 +31,10 @@ __all__ = [
     "MaskingProcess",
     "NoiseSchedule",
     "Objective",
+    "Process",
     "RowRandom",
     "Sampler",
+    "UniformProcess",
     "__version__",
 ]
 
@@ -45,8 +47,10 @@ _EXPORTS = {
     "MaskingProcess": "llada.process",
     "NoiseSchedule": "llada.noise",
     "Objective": "llada.objectives",
+    "Process": "llada.process",
     "RowRandom": "llada.random",
     "Sampler": "llada.samplers",
+    "UniformProcess": "llada.process",
 }
 
 

@@ -24,10 +24,11 @@ from torch.utils.data import DataLoader
 from examples.claims.flops import muon_flops, row_flops
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.twins import QUIET
+from examples.demo_callbacks import WideningNoise
 from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
-from llada.objectives import NELBO, Blockwise, ComplementaryPairs, ExactCounts, Objective, masked_mean
+from llada.denoiser import as_denoiser
+from llada.objectives import NELBO, Blockwise, ComplementaryPairs, ExactCounts, masked_mean
 from llada.random import RowRandom
-from llada.training.callbacks import WideningNoise
 from llada.training.lr_schedulers import WarmupCosine
 from llada.training.muon import MuonAdamW
 
@@ -56,7 +57,7 @@ class Arm:
     """
 
     name: str
-    objective: Objective | None = field(default_factory=lambda: masked_mean(0.05, 0.8))
+    objective: NELBO | None = field(default_factory=lambda: masked_mean(0.05, 0.8))
     convolution: int = 5
     block_length: int | None = None
     muon: bool = False
@@ -96,18 +97,17 @@ class Arm:
 
     @property
     def _in_pairs(self) -> bool:
-        return isinstance(self.objective, NELBO) and isinstance(self.objective.design, ComplementaryPairs)
+        return self.objective is not None and isinstance(self.objective.design, ComplementaryPairs)
 
     def _scored_share(self, model: DiffusionLM) -> float:
-        """Of the tokens of a row, on average over the run; measured by masking, without a model."""
+        """Of the tokens of a row, on average over the run; measured by masking, without a model's answers."""
         if self.objective is None:
             return 1.0
         if self._in_pairs:
             return 0.5 + 0.5 / (LENGTH - 1)
         rows, random = torch.zeros(512, LENGTH - 1, dtype=torch.long), RowRandom.from_seed(0, 512)
-        nothing = torch.zeros(*rows.shape, model.process.mask_token_id + 1)
-        output = self.objective(lambda tokens, **_: nothing, model.process, rows, random=random)
-        share = float(output.num_scored.sum()) / rows.numel()
+        draw = self.objective.design(as_denoiser(model.backbone), model.process, {"tokens": rows}, random=random)
+        share = float(draw.scored.sum()) / rows.numel()
         # Over the first half of a widening run the mean level lies midway between the first and the last interval's.
         return share if self.widening is None else 0.25 * sum(self.widening) / 2 + 0.75 * 0.5
 

@@ -2,7 +2,5 @@
 
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.speed import Speed
-from llada.training.callbacks.unigram_bias import UnigramBias
-from llada.training.callbacks.widening_noise import WideningNoise
 
-__all__ = ["LoRA", "Speed", "UnigramBias", "WideningNoise"]
+__all__ = ["LoRA", "Speed"]
