@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parent / "scripts/train_distributed.py"
+SCRIPT = Path(__file__).parents[1] / "scripts/train_distributed.py"
 
 
 def train(folder: Path, devices: int, accumulate: int, batch: int, normaliser: str) -> dict[str, torch.Tensor]:
