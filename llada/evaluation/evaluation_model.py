@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from llada.metrics import ConditionalLikelihood
+from llada.rows import count_before
 from llada.text import TextModel
 
 CHECK_EVERY = 8
@@ -153,8 +154,8 @@ class EvaluationModel:
             tokens = step.tokens
             # Where nothing that is written changes any more, decoding may end with the last answer's end.
             if final and number % CHECK_EVERY == 0:
-                written = (step.open[:, -num_new_tokens:].cumsum(1) == 0).sum(1).tolist()  # before the first gap
-                rows = [row[:count].tolist() for row, count in zip(tokens[:, -num_new_tokens:], written, strict=True)]
+                answers = tokens[:, -num_new_tokens:].tolist(), step.open[:, -num_new_tokens:].tolist()
+                rows = [ids[: count_before(waits, {True})] for ids, waits in zip(*answers, strict=True)]
                 if all(self.text.has_ended(row, question.until) for row, question in zip(rows, questions, strict=True)):
                     break
         rows = tokens[:, -num_new_tokens:].tolist()
