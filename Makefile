@@ -35,7 +35,7 @@ claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if o
 	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
 
 test: $(VENV)/installed-dev ## run the tests, with coverage
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --cov --cov-report=term $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/installed-dev ## check style
 	$(RUN) -m ruff check

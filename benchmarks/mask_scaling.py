@@ -18,6 +18,7 @@ from benchmarks.models import build
 from benchmarks.results import Goal, Plot, Result, Row, finish, must_equal, options, parse
 from benchmarks.timing import interleave
 from llada.denoiser import as_denoiser
+from llada.objectives.exact_counts import masked_exactly
 from llada.process import MaskingProcess, Noised
 from llada.random import RowRandom
 
@@ -29,9 +30,12 @@ def losses(vocab_size: int, given: Any) -> dict[tuple[str, float], Callable[[], 
     tokens = torch.randint(vocab_size - 1, shape, generator=torch.Generator().manual_seed(1))
     found: dict[tuple[str, float], Callable[[], Tensor]] = {}
     for share in given.shares:
-        count = torch.full((given.rows,), max(1, round(share * given.length)))
-        noised = process.corrupt_exactly(tokens, count, random=RowRandom.from_seed(0, given.rows))
-        t = count / given.length
+        number = max(1, round(share * given.length))
+        everything, one_datum = torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens)
+        count = torch.full(tokens.shape, float(number), dtype=torch.float64)
+        masked = masked_exactly(everything, one_datum, count, RowRandom.from_seed(0, given.rows)).masked
+        noised = Noised(tokens.masked_fill(masked, process.mask_token_id), masked)
+        t = torch.full((given.rows,), number / given.length)
         found["plain", share] = partial(naive.training_loss, model, noised.tokens, tokens, noised.scored, t)
         found["ours", share] = partial(ours, model, noised, tokens, t)
     return found

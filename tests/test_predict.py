@@ -29,7 +29,7 @@ def predicted(trainer: Trainer, batch_size: int, seed: int = 3) -> Tensor:
     backbone = BidirectionalTransformer(MASK + 1, 16, 1, 2)
     model = DiffusionLM(backbone, MaskingProcess(MASK), sampler=low_confidence(4, temperature=1.0), seed=seed)
     rows = [{"tokens": torch.full((LENGTH,), MASK)}] * ROWS
-    return torch.cat([sample.tokens for sample in trainer.predict(model, DataLoader(rows, batch_size))])
+    return torch.cat([sample.tokens for sample in trainer.predict(model, DataLoader(rows, batch_size=batch_size))])
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, ROWS])

@@ -62,6 +62,7 @@ def masked_exactly(maskable: Tensor, groups: Tensor, count: Tensor, random: RowR
     # Sorted by datum, maskable tokens first, then by chance: a token's place behind its datum's first is its rank.
     chance = 0.5 * random.uniform(maskable.shape[1]) + 0.5 * ~maskable
     place = (groups + chance).argsort(1).argsort(1)
+    groups = groups.contiguous()
     rank = place - torch.searchsorted(groups, groups)
     size = group_sums(maskable, groups)
     count = torch.minimum(count, size)

@@ -30,7 +30,7 @@ def test_classes_go_by_the_name_that_users_import() -> None:
     assert public_path(nn.Linear) == "torch.nn.Linear"
     assert describe(partial(torch.optim.AdamW, lr=0.1)) == {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1}}
     described = describe(UnmaskingSampler(Quota(3), window=Blocks(2)))
-    assert described["init_args"]["commit"]["class_path"] == "llada.samplers.Quota"
+    assert described["init_args"]["amount"]["class_path"] == "llada.samplers.Quota"
     assert build(described, Sampler) == UnmaskingSampler(Quota(3), window=Blocks(2))
 
 

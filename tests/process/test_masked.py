@@ -55,29 +55,6 @@ def test_a_time_per_position() -> None:
     assert torch.equal(noised.scored, t.bool())
 
 
-@given(seed=st.integers(0, 2**31), length=st.integers(1, 9), rows=st.integers(1, 5), data=st.data())
-def test_exact_counts(seed: int, length: int, rows: int, data: st.DataObject) -> None:
-    bits = data.draw(st.lists(st.booleans(), min_size=rows * length, max_size=rows * length))
-    maskable = torch.tensor(bits).view(rows, length)
-    count = torch.tensor([data.draw(st.integers(0, length)) for _ in range(rows)])
-    x_0 = batch(rows, length)
-    noised = MaskingProcess(MASK).corrupt_exactly(x_0, count, maskable, random=RowRandom.from_seed(seed, rows))
-    assert torch.equal(noised.scored.sum(1), torch.minimum(count, maskable.sum(1)))
-    assert not (noised.scored & ~maskable).any()
-    assert torch.equal(noised.tokens, torch.where(noised.scored, MASK, x_0))
-
-
-def test_every_set_of_an_exact_count_is_equally_likely() -> None:
-    rows = 12_000
-    x_0 = batch(1, 4).expand(rows, 4)
-    count = torch.full((rows,), 2)
-    masked = MaskingProcess(MASK).corrupt_exactly(x_0, count, random=RowRandom.from_seed(5, rows)).scored
-    code = (masked.long() * torch.tensor([1, 2, 4, 8])).sum(1)
-    observed = torch.bincount(code, minlength=16)
-    assert int((observed > 0).sum()) == 6
-    assert stats.chisquare(observed[observed > 0]).pvalue > FALSE_ALARM
-
-
 @given(seed=st.integers(0, 2**31), t=st.floats(0, 1))
 def test_prompt_and_padding_are_never_touched(seed: int, t: float) -> None:
     x_0 = batch(3, 7)
@@ -120,8 +97,6 @@ def test_bad_shapes_are_named(change: dict[str, torch.Tensor], message: str) -> 
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="mask_token_id must be a token id"):
         MaskingProcess(-1)
-    with pytest.raises(ValueError, match="count must be"):
-        MaskingProcess(MASK).corrupt_exactly(batch(2, 4), torch.ones(2), random=RowRandom.from_seed(0, 2))
 
 
 def test_conditioning() -> None:
