@@ -20,6 +20,7 @@ from llada.noise import LinearSchedule
 from llada.objectives import IndependentMasks
 from llada.process import MaskingProcess, UniformProcess
 from llada.samplers import AncestralSampler, Threshold, UnmaskingSampler, canvas
+from llada.text import TextModel
 from tests.objectives.test_designs import ENTROPY, JOINT, K
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -89,6 +90,26 @@ def test_a_part_is_trained_saved_loaded_and_sampled_from(page: ModuleType, tmp_p
         assert alone.tokens[0, : len(prompt)].tolist() == prompt
     if part != "uniform process":  # whose data tokens are all tokens
         assert not (together.tokens == MASK).any()
+
+
+@pytest.mark.parametrize("part", ["process", "uniform process"])
+def test_a_sampler_that_writes_once_is_refused_where_any_token_may_be_wrong(page: ModuleType, part: str) -> None:
+    made = canvas([[1, 2]], 4, mask_token_id=MASK, pad_token_id=0)
+    with pytest.raises(ValueError, match=r"writes every mask once.*use AncestralSampler"):
+        models(page)[part].generate(*made, sampler=UnmaskingSampler())
+
+
+def test_a_text_model_generates_under_uniform_noise(page: ModuleType) -> None:
+    """A prompt is text whatever its ids; only what lies behind it is written."""
+
+    class Letters:
+        bos_token_id = eos_token_id = eot_token_id = pad_token_id = None
+        chat_template = None
+
+    text = TextModel(models(page)["uniform process"], Letters())
+    made = text.canvas([[0, 4, 0]], 3)
+    assert made.given.tolist() == [[True] * 3 + [False] * 3]
+    assert text.generate(made, 0).tokens[0, :3].tolist() == [0, 4, 0]
 
 
 def test_an_order_does_not_depend_on_padding(page: ModuleType) -> None:

@@ -138,9 +138,11 @@ class ComposedSampler(Sampler):
     def _begin(
         self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
     ) -> State:
-        if process.mask_token_id is None:
+        if process.mask_token_id is None or process.scatters:
+            why = "has none" if process.mask_token_id is None else "also draws random tokens, which may be wrong later"
             raise ValueError(
-                f"{type(self).__name__} writes into masks, and {type(process).__name__} has none; use AncestralSampler"
+                f"{type(self).__name__} writes every mask once, and {type(process).__name__} {why}; "
+                "use AncestralSampler"
             )
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         return State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))

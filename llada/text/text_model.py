@@ -139,10 +139,13 @@ class TextModel:
             ValueError: if there is no prompt.
         """
         mask, pad = self.model.process.mask_token_id, self.tokenizer.pad_token_id
-        mask = 0 if mask is None else mask  # noise without masks begins with random tokens wherever nothing is given
+        literal = mask is None  # noise without masks: what stands at an open position doesn't matter
+        mask = 0 if mask is None else mask
         # Padding is hidden from attention, so any token but the mask will do.
         pad = int(mask == 0) if pad is None else pad
-        return canvas(prompts, num_new_tokens, mask_token_id=mask, pad_token_id=pad, device=self.model.device)
+        return canvas(
+            prompts, num_new_tokens, mask_token_id=mask, pad_token_id=pad, literal=literal, device=self.model.device
+        )
 
     def to_write(self, made: Canvas) -> Tensor:
         """The positions of a canvas that are to be filled, (B, L) bool; all others are given or padding."""
