@@ -82,11 +82,7 @@ class ExactCounts(Design):
     @override
     def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
         check_masks(self, process)
-        x_0 = batch["tokens"]
-        maskable, segments = check_maskable(x_0, batch.get("maskable")), segments_of(batch)
-        groups = torch.zeros_like(x_0) if segments is None else segments
-        u = level_per_datum(self.times, random.fold_in(TIMES), segments)
-        count = (u * group_sums(maskable, groups)).ceil()
+        maskable, segments, groups, count = _counted(batch, self.times, random)
         masks = masked_exactly(maskable, groups, count, random.fold_in(MASKS))
         return _draw(process, batch, maskable, masks, segments)
 
@@ -113,11 +109,7 @@ class ComplementaryPairs(Design):
     @override
     def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
         check_masks(self, process)
-        x_0 = batch["tokens"]
-        maskable, segments = check_maskable(x_0, batch.get("maskable")), segments_of(batch)
-        groups = torch.zeros_like(x_0) if segments is None else segments
-        u = level_per_datum(self.times, random.fold_in(TIMES), segments)
-        count = (u * group_sums(maskable, groups)).ceil()
+        maskable, segments, groups, count = _counted(batch, self.times, random)
         first = masked_exactly(maskable, groups, count, random.fold_in(MASKS))
         once_more = masked_exactly(first.masked, groups, torch.ones_like(count), random.fold_in(MASKS, 1)).masked
         rest = (first.size + 1.0 - first.count).masked_fill(first.size == 0, 0.0)
@@ -214,6 +206,15 @@ def _exact_gap(process: Process, times: TimeSampler) -> str | None:
     if process.scatters:
         return f"it counts masks, and {_SCATTERED}"
     return None if times.covers_all else f"it never sees some counts: {times} doesn't cover (0, 1]"
+
+
+def _counted(batch: Batch, times: TimeSampler, random: RowRandom) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """The maskable tokens, the segments if there are any, the datum of each token, and its count l = ceil(u n)."""
+    x_0 = batch["tokens"]
+    maskable, segments = check_maskable(x_0, batch.get("maskable")), segments_of(batch)
+    groups = torch.zeros_like(x_0) if segments is None else segments
+    u = level_per_datum(times, random.fold_in(TIMES), segments)
+    return maskable, segments, groups, (u * group_sums(maskable, groups)).ceil()
 
 
 def _draw(
