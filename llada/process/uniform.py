@@ -6,7 +6,8 @@ There is no mask: nothing tells a random token from a clean one, so the network 
 token may still change, and a mistake can be mended. The optimal network gives the leave-one-out posterior
 p(x_0^i | all of x_t but token i).
 
-Reference: Schiff et al., "Simple Guidance Mechanisms for Discrete Diffusion Models", arXiv 2412.10193.
+Reference: Schiff et al., "Simple Guidance Mechanisms for Discrete Diffusion Models", arXiv 2412.10193; on the optimum,
+"Uniform Diffusion Models Revisited: Leave-One-Out Denoiser and Absorbing State Reformulation", arXiv 2605.22765.
 """
 
 from dataclasses import dataclass, field
