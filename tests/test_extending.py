@@ -92,6 +92,16 @@ def test_a_part_is_trained_saved_loaded_and_sampled_from(page: ModuleType, tmp_p
         assert not (together.tokens == MASK).any()
 
 
+def test_pure_noise_of_the_pages_process_has_its_shares(page: ModuleType) -> None:
+    """A tenth of 20,000 tokens is random, each of the four ids a quarter of that; within six standard deviations."""
+    tokens = torch.zeros(2_000, 10, dtype=torch.long)
+    hybrid = page.MostlyMasks(mask_token_id=MASK, num_tokens=MASK)
+    drawn = hybrid.prior(tokens, torch.ones_like(tokens, dtype=torch.bool), random=RowRandom.from_seed(0, 2_000))
+    counts = drawn.flatten().bincount(minlength=VOCAB)
+    assert abs(int(counts[MASK]) - 18_000) < 6 * math.sqrt(20_000 * 0.9 * 0.1)
+    assert ((counts[:MASK] - 500).abs() < 6 * math.sqrt(500)).all()
+
+
 @pytest.mark.parametrize("part", ["process", "uniform process"])
 def test_a_sampler_that_writes_once_is_refused_where_any_token_may_be_wrong(page: ModuleType, part: str) -> None:
     made = canvas([[1, 2]], 4, mask_token_id=MASK, pad_token_id=0)

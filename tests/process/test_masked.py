@@ -94,6 +94,13 @@ def test_bad_shapes_are_named(change: dict[str, torch.Tensor], message: str) -> 
         MaskingProcess(MASK).corrupt(**arguments, random=RowRandom.from_seed(0, 2))
 
 
+def test_any_token_may_be_the_mask() -> None:
+    noised = MaskingProcess(0).corrupt(
+        torch.ones(1, 3, dtype=torch.long), torch.ones(1), random=RowRandom.from_seed(0, 1)
+    )
+    assert noised.tokens.tolist() == [[0, 0, 0]]
+
+
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="mask_token_id must be a token id"):
         MaskingProcess(-1)
