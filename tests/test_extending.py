@@ -102,6 +102,17 @@ def test_pure_noise_of_the_pages_process_has_its_shares(page: ModuleType) -> Non
     assert ((counts[:MASK] - 500).abs() < 6 * math.sqrt(500)).all()
 
 
+def test_the_pages_process_at_half_time_has_its_shares(page: ModuleType) -> None:
+    """Of 20,000 zeros half is noise, a tenth of that random and each of the four ids a quarter; six deviations."""
+    tokens = torch.zeros(2_000, 10, dtype=torch.long)
+    hybrid = page.MostlyMasks(mask_token_id=MASK, num_tokens=MASK)
+    half = torch.full((2_000,), 0.5, dtype=torch.float64)
+    drawn = hybrid.corrupt(tokens, half, random=RowRandom.from_seed(0, 2_000)).tokens
+    counts = drawn.flatten().bincount(minlength=VOCAB)
+    assert abs(int(counts[MASK]) - 9_000) < 6 * math.sqrt(20_000 * 0.45 * 0.55)
+    assert ((counts[1:MASK] - 250).abs() < 6 * math.sqrt(250)).all()
+
+
 @pytest.mark.parametrize("part", ["process", "uniform process"])
 def test_a_sampler_that_writes_once_is_refused_where_any_token_may_be_wrong(page: ModuleType, part: str) -> None:
     made = canvas([[1, 2]], 4, mask_token_id=MASK, pad_token_id=0)

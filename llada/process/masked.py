@@ -70,7 +70,7 @@ class MaskingProcess(Process):
     def reverse(self, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """p(x_s | x_t): the second and third equation at the head of this file; ``Process.reverse`` without 0 / 0."""
         chance = self.schedule.unmask_probability(t, s)[:, None, None]
-        step = (chance * clean).index_fill(-1, torch.tensor(self.mask_token_id, device=clean.device), 0.0)
+        step = chance * clean
         step[..., self.mask_token_id] = 1.0 - chance[..., 0]
         written = F.one_hot(tokens, clean.shape[-1]).to(clean)
         return torch.where(self.is_masked(tokens)[..., None], step, written)

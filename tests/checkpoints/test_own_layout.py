@@ -79,3 +79,4 @@ def test_what_it_has_no_field_for_is_refused_without_being_listed(option: dict[s
 
 def test_how_it_is_computed_needs_no_field(tmp_path: Path) -> None:
     model(attention="plain", activation_checkpointing=True).save_pretrained(tmp_path / "a", layout=Tiny())
+    assert (tmp_path / "a" / "config.json").exists()
