@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import settings
 
 # With more threads than free cores, small tensors spend their time on waiting for one another.
@@ -34,13 +35,11 @@ def fixed_seeds() -> None:
 RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
 
 
-@pytest.fixture(autouse=True)
-def rendezvous_is_forgotten() -> Iterator[None]:
-    """A strategy leaves its port in the environment, where the processes of a later test would meet at it."""
-    before = {name: os.environ.get(name) for name in RENDEZVOUS}
+@pytest.fixture(autouse=True, scope="module")
+def no_process_group_is_left() -> Iterator[None]:
+    """A strategy leaves its process group and its port behind, where the processes of a later file would meet."""
     yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    for name in RENDEZVOUS:
+        os.environ.pop(name, None)
