@@ -1,12 +1,13 @@
-"""Train a tiny model on given ranks and accumulation steps, and save loss, gradient norm and weights.
+"""Train a tiny model on given ranks and accumulation steps, and save its gradients and weights.
 
-Run by tests/test_distributed.py as: train_distributed.py OUT DEVICES ACCUMULATE BATCH NORMALISER
+`main` is run on two ranks by tests/training/test_distributed.py as: train_distributed.py OUT NORMALISER...
 """
 
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -49,9 +50,8 @@ class Recorder(DiffusionLM):
         self.gradients.append(torch.cat([p.grad.flatten().clone() for p in self.parameters() if p.grad is not None]))
 
 
-def main(out: str, devices: int, accumulate: int, batch: int, normaliser: str) -> None:
-    """Train for a few steps."""
-    torch.set_num_threads(1)
+def fit(devices: int, accumulate: int, batch: int, normaliser: str) -> dict[str, torch.Tensor]:
+    """Train for a few steps; gradients (STEPS, N) and weights (N,), float64."""
     torch.manual_seed(0)
     model = Recorder(
         BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2).double(),
@@ -72,10 +72,18 @@ def main(out: str, devices: int, accumulate: int, batch: int, normaliser: str) -
         use_distributed_sampler=False,
     )
     trainer.fit(model)
-    if trainer.is_global_zero:
-        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
-        torch.save({"gradients": torch.stack(model.gradients), "weights": weights}, Path(out))
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return {"gradients": torch.stack(model.gradients), "weights": weights}
+
+
+def main(out: str, *normalisers: str) -> None:
+    """Two ranks with two micro-batches of two rows each."""
+    torch.set_num_threads(1)
+    results = {name: fit(2, 2, 2, name) for name in normalisers}
+    if dist.get_rank() == 0:
+        torch.save(results, Path(out))
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(value) for value in sys.argv[2:5]), sys.argv[5])
+    main(*sys.argv[1:])
