@@ -24,6 +24,7 @@ from llada.samplers.order import (
     Order,
     RandomOrder,
     Stochastic,
+    TopProb,
 )
 from llada.samplers.part import Part
 from llada.samplers.propose import Proposal
@@ -76,8 +77,9 @@ from llada.samplers.rates.remask import (
     RescaledRemasking,
 )
 from llada.samplers.reverse import AncestralSampler
-from llada.samplers.sampler import Sample, Sampler, Step
+from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood
 from llada.samplers.speculative import SpeculativeSampler
+from llada.samplers.spread import Spread
 from llada.samplers.state import State
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
@@ -136,13 +138,16 @@ __all__ = [
     "Sampler",
     "Sliding",
     "SpeculativeSampler",
+    "Spread",
     "Stability",
     "State",
     "Step",
     "Stochastic",
     "TauLeaping",
+    "TextLikelihood",
     "Threshold",
     "ThresholdOrQuota",
+    "TopProb",
     "UnmaskingSampler",
     "VicinityCache",
     "WholeCanvas",

@@ -75,6 +75,11 @@ class EditingSampler(ComposedSampler):
             )
         super().__post_init__()
 
+    @property
+    @override
+    def likelihood_gap(self) -> str | None:
+        return "it replaces tokens that it has written"
+
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
         inside = ~state.given

@@ -18,15 +18,16 @@ from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.caches.policy import caching_backbone
 from llada.samplers.caches.regions import region_logits
+from llada.samplers.likelihood import ScoringSampler, proposal_gap
 from llada.samplers.propose import Proposal
 from llada.samplers.run import write
-from llada.samplers.sampler import Sampler, Step
+from llada.samplers.sampler import Step
 from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 
 
 @dataclass(frozen=True)
-class NextToken(Sampler):
+class NextToken(ScoringSampler):
     """Writes the open positions of a canvas from left to right; a token is drawn given everything to its left.
 
     Args:
@@ -54,7 +55,7 @@ class NextToken(Sampler):
         _ = self.proposal
 
     @cached_property
-    def proposal(self) -> Proposal:
+    def proposal(self) -> Proposal:  # type: ignore[override]
         """How a token is drawn."""
         return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
 
@@ -68,7 +69,6 @@ class NextToken(Sampler):
     def left_to_right(self) -> bool:
         return True
 
-    @torch.no_grad()
     @override
     def iterate(
         self,
@@ -85,6 +85,25 @@ class NextToken(Sampler):
         Raises:
             ValueError: if the model isn't causal, or keys are to be cached and it can't.
         """
+        return self._write(self.proposal, model, tokens, process, given, seed, model_kwargs)
+
+    @property
+    @override
+    def likelihood_gap(self) -> str | None:
+        return proposal_gap(self.proposal)
+
+    @torch.no_grad()
+    @override
+    def _write(
+        self,
+        proposal: Proposal,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        given: Tensor | None,
+        seed: int | Tensor,
+        model_kwargs: dict[str, Any],
+    ) -> Iterator[Step]:
         reader: _Reader = (_Cached if self.cached else _Whole)(as_denoiser(model), tokens.shape)
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
@@ -95,7 +114,7 @@ class NextToken(Sampler):
                 continue
             columns = torch.full_like(state.offset, column)
             state = replace(state, columns=columns, valid=waiting[:, None])
-            state = self.proposal(reader(state.tokens, columns, column, model_kwargs), state, random=random)
+            state = proposal(reader(state.tokens, columns, column, model_kwargs), state, random=random)
             state, step = write(state, waiting[:, None], waiting)
             if stops:
                 rows = waiting & is_stop(state.tokens[:, column], stops)

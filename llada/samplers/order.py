@@ -73,6 +73,30 @@ class Confidence(Order):
 
 
 @dataclass(frozen=True)
+class TopProb(Order):
+    """The probability of the most likely token, max_v p_v, whichever token is drawn.
+
+    At temperature 0 it is `Confidence`. At others a text keeps a likelihood under it, since no position depends on a
+    draw that may still be thrown away.
+
+    Args:
+        filtered: as in `Confidence`.
+    """
+
+    reads_drawn: ClassVar[bool] = False
+    filtered: bool = False
+
+    @property
+    @override
+    def measure(self) -> Measure:
+        return Measure.PROBABILITY
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        return (state.filtered if self.filtered else state.logits).softmax(-1).amax(-1)
+
+
+@dataclass(frozen=True)
 class Margin(Order):
     """How far the most likely token is ahead of the second: p(1) - p(2).
 
@@ -83,6 +107,7 @@ class Margin(Order):
         Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, section 4.
     """
 
+    reads_drawn: ClassVar[bool] = False
     filtered: bool = False
 
     @property
@@ -104,6 +129,7 @@ class NegativeEntropy(Order):
         filtered: as in `Confidence`.
     """
 
+    reads_drawn: ClassVar[bool] = False
     filtered: bool = False
 
     @property
@@ -121,6 +147,8 @@ class NegativeEntropy(Order):
 class RandomOrder(Order):
     """Every order is equally likely."""
 
+    reads_drawn: ClassVar[bool] = False
+    by_chance: ClassVar[bool] = True
     blind: ClassVar[bool] = True
 
     @override
@@ -132,6 +160,7 @@ class RandomOrder(Order):
 class LeftToRight(Order):
     """As an autoregressive model writes."""
 
+    reads_drawn: ClassVar[bool] = False
     blind: ClassVar[bool] = True
 
     @override
@@ -183,6 +212,8 @@ class Stochastic(Order):
         Kool et al., "Stochastic Beams and Where to Find Them", arXiv 1903.06059.
     """
 
+    reads_drawn: ClassVar[bool] = False
+    by_chance: ClassVar[bool] = True
     inner: Order
     temperature: float
 

@@ -60,6 +60,11 @@ class AncestralSampler(Sampler):
         """How the logits become xhat."""
         return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
 
+    @property
+    @override
+    def likelihood_gap(self) -> str | None:
+        return "it may write a position several times; for masks, use the preset ancestral, which has the same law"
+
     @torch.no_grad()
     @override
     def iterate(

@@ -70,6 +70,7 @@ def write(
     """
     tokens, still_open, calls = state.tokens, state.open, state.calls
     shown = torch.full(tokens.shape, torch.nan, device=tokens.device)
+    log_prob: Tensor | None = None
     changed = torch.zeros_like(still_open)
     if taken is not None and called is not None:
         columns = state.columns
@@ -78,9 +79,12 @@ def write(
         still_open = still_open & ~changed
         shown = shown.scatter(1, columns, state.probability.masked_fill(~state.valid, torch.nan))
         calls = calls + called
+        if state.log_prob is not None:
+            log_prob = torch.zeros_like(shown, dtype=torch.float64)
+            log_prob = log_prob.scatter(1, columns, torch.where(taken, state.log_prob, 0.0))
     if again is not None and state.process.mask_token_id is not None:
         tokens, still_open = tokens.masked_fill(again, state.process.mask_token_id), still_open | again
         changed = changed | again
     confidence = torch.where(changed, shown, state.confidence)
     after = replace(state, tokens=tokens, open=still_open, calls=calls, confidence=confidence)
-    return after, Step(tokens, changed, shown, calls, still_open)
+    return after, Step(tokens, changed, shown, calls, still_open, log_prob)

@@ -27,6 +27,8 @@ class Step:
             considered; NaN elsewhere.
         calls: (B,) int64, model calls that each row has needed so far.
         open: (B, L) bool, positions that still wait for a token and hold the mask; none under noise without masks.
+        log_prob: (B, L) float64, nats, of the tokens that this step drew and wrote, 0 elsewhere; None where no text is
+            scored.
     """
 
     tokens: Tensor
@@ -34,6 +36,7 @@ class Step:
     confidence: Tensor
     calls: Tensor
     open: Tensor
+    log_prob: Tensor | None = None
 
 
 class Sample(NamedTuple):
@@ -55,6 +58,23 @@ class Sample(NamedTuple):
         return self.generated / self.calls.clamp(min=1)
 
 
+class TextLikelihood(NamedTuple):
+    """What a sampler says of a finished text.
+
+    Attributes:
+        log_likelihood: (B,) float64, nats; minus infinity for a text that the sampler never writes.
+        calls: (B,) int64, model calls that writing the row takes.
+        generated: (B,) int64, number of tokens that were scored.
+        is_exact: whether it is the log-probability itself. If not, positions are drawn at random; it is then the text's
+            log-probability given them, and its mean over seeds is a lower bound of the log-probability.
+    """
+
+    log_likelihood: Tensor
+    calls: Tensor
+    generated: Tensor
+    is_exact: bool
+
+
 class Sampler(ABC):
     """Writes the open positions of a canvas."""
 
@@ -67,6 +87,36 @@ class Sampler(ABC):
     def left_to_right(self) -> bool:
         """Whether every token is written behind all that were written before it."""
         return False
+
+    @property
+    def likelihood_gap(self) -> str | None:
+        """Why a text has no likelihood under this sampler; None if it has one (`llada.samplers.likelihood`)."""
+        return f"{type(self).__name__} doesn't say how it chooses positions"
+
+    def likelihood(
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
+    ) -> TextLikelihood:
+        """The probability of a finished text under this very sampler, see `llada.samplers.likelihood`.
+
+        Args:
+            model: whatever `llada.denoiser.as_denoiser` takes.
+            tokens: (B, L) int64, the text.
+            process: owner of the mask token and the schedule.
+            given: (B, L) bool, tokens that aren't scored: the prompt. None: all are scored. Padding never is.
+            seed: of positions that are drawn at random; as in `iterate`.
+            model_kwargs: for the model; ``attention_mask`` (B, L) bool marks the real tokens of padded rows.
+
+        Raises:
+            ValueError: if there is a `likelihood_gap`, or the text holds a mask.
+        """
+        raise ValueError(f"a text has no likelihood under this sampler: {self.likelihood_gap}")
 
     def with_adjustments(self, *adjustments: Any) -> Self:
         """The same sampler with more adjustments of the logits, such as constraints.

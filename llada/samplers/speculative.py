@@ -94,6 +94,11 @@ class SpeculativeSampler(ComposedSampler):
     def is_final(self) -> bool:
         return True
 
+    @property
+    @override
+    def likelihood_gap(self) -> str | None:
+        return "it decodes greedily, so that it writes one text, which has probability 1"
+
     @override
     def run(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Run:
         copies = self._copies(state)

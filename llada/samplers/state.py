@@ -53,6 +53,7 @@ class State:
         logits: (B, M, V) float32, the model's, suppressed tokens at minus infinity.
         filtered: (B, M, V), the logits after temperature, top-p and top-k.
         drawn: (B, M) int64, the proposed tokens.
+        log_prob: (B, M) float64, their log-probability under the filtered logits, in nats; only where a text is scored.
         scores: (B, M) float, of the order; the highest come first.
     """
 
@@ -77,6 +78,7 @@ class State:
     logits: Tensor = NOTHING
     filtered: Tensor = NOTHING
     drawn: Tensor = NOTHING
+    log_prob: Tensor | None = None
     scores: Tensor = NOTHING
 
     @classmethod

@@ -12,20 +12,24 @@ whether tokens are taken back (`Rates`). Each is an object that is swapped alone
 Shapes: B rows, L columns of the canvas, M candidates per row in a step, V vocabulary.
 """
 
-from collections.abc import Generator
-from dataclasses import dataclass, field, replace
-from typing import Self
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Self
 
 from torch import Tensor
 from typing_extensions import override
 
+from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.amount.amount import Amount
 from llada.samplers.amount.quota import Quota
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.joint import agree
 from llada.samplers.layout import Span, first_true
+from llada.samplers.likelihood import ScoringSampler, proposal_gap
 from llada.samplers.order import Confidence, Order
+from llada.samplers.part import Part
+from llada.samplers.propose import Proposal
 from llada.samplers.rates.rates import Ancestral, Rates
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
@@ -37,7 +41,7 @@ _ORDER, _DRAW, _REMASK, _AGREE = range(4)  # what a step draws random numbers fo
 
 
 @dataclass(frozen=True)
-class UnmaskingSampler(ComposedSampler):
+class UnmaskingSampler(ComposedSampler, ScoringSampler):
     """Fills the masks of a canvas by a composition of parts.
 
     Args:
@@ -75,6 +79,52 @@ class UnmaskingSampler(ComposedSampler):
     @override
     def steps(self) -> int | None:
         return self.amount.steps
+
+    @property
+    @override
+    def likelihood_gap(self) -> str | None:
+        if self.rates.remasks:
+            return f"{type(self.rates).__name__} takes tokens back"
+        for part in self._choosers():
+            if part.reads_drawn:
+                name = type(part).__name__
+                return (
+                    f"{name} may choose positions by tokens that are drawn and then not written; use an order such as "
+                    f"TopProb or Margin, or, if {name} is your own and doesn't, say reads_drawn = False in it"
+                )
+        joint = [type(rule).__name__ for rule in self.adjustments if rule.joint]
+        if joint and self.amount.most(2**62, 0, 1) != 1:
+            return f"{joint[0]} draws tokens of one step again until they agree; use amount=PerStep(1)"
+        return proposal_gap(self.proposal)
+
+    @property
+    @override
+    def is_exact(self) -> bool:
+        return not any(part.by_chance for part in self._choosers())
+
+    @override
+    def _write(
+        self,
+        proposal: Proposal,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        given: Tensor | None,
+        seed: int | Tensor,
+        model_kwargs: dict[str, Any],
+    ) -> Iterator[Step]:
+        sampler = replace(self, proposal=proposal)
+        return sampler.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs)
+
+    def _choosers(self) -> list[Part]:
+        """The parts that have a say in which positions are written, with those inside of them."""
+        found, waiting = [], [self.amount, self.order, self.rates, *self.adjustments]
+        while waiting:
+            part = waiting.pop(0)
+            found.append(part)
+            inner = [getattr(part, each.name) for each in fields(part)] if is_dataclass(part) else []
+            waiting += [each for each in inner if isinstance(each, Part)]
+        return found
 
     @override
     def _started(self) -> Self:

@@ -1,7 +1,6 @@
 """Ranks and accumulation steps change nothing: the same gradients and weights as one big batch."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch

@@ -118,6 +118,7 @@ class Threshold(Amount):
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.3.
     """
 
+    reads_drawn: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.PROBABILITY
     threshold: float = 0.9
 
@@ -140,6 +141,7 @@ class Factor(Amount):
         Wu et al., arXiv 2505.22618, section 3.3.
     """
 
+    reads_drawn: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.PROBABILITY
     factor: float = 1.0
 
@@ -168,6 +170,7 @@ class EntropyBound(Amount):
         2505.24857, section 4.
     """
 
+    reads_drawn: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.NEGATIVE_ENTROPY
     gamma: float = 0.1
 

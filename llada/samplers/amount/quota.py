@@ -16,6 +16,7 @@ from llada.samplers.state import State
 
 @dataclass(frozen=True)
 class _Stepped(Amount):
+    reads_drawn: ClassVar[bool] = False
     steps: int = 64
 
     def __post_init__(self) -> None:
@@ -58,6 +59,7 @@ class PerStep(Amount):
         count: tokens per step.
     """
 
+    reads_drawn: ClassVar[bool] = False
     count: int = 1
 
     def __post_init__(self) -> None:
@@ -87,6 +89,7 @@ class Binomial(_Stepped):
         arXiv 2406.07524, equation 7.
     """
 
+    by_chance: ClassVar[bool] = True
     by_rates: ClassVar[bool] = True
 
     @override
@@ -204,6 +207,7 @@ class Hierarchy(Amount):
         Ma et al., "dInfer", arXiv 2510.08666.
     """
 
+    reads_drawn: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.PROBABILITY
     threshold: float = 0.9
     low_threshold: float = 0.4

@@ -33,6 +33,7 @@ class Stability(Amount):
         Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664.
     """
 
+    reads_drawn: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.PROBABILITY
     threshold: float = 0.9
     max_divergence: float = 0.01
@@ -111,6 +112,7 @@ class Credit(Adjustment):
         Credit", arXiv 2510.06133; with the numbers of Ma et al., "dInfer", arXiv 2510.08666.
     """
 
+    reads_drawn: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     decay: float = 0.8
     power: float = 0.2

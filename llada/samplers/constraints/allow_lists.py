@@ -27,6 +27,7 @@ class AllowLists(Adjustment):
         ValueError: if a list is empty, or a place or id is negative.
     """
 
+    reads_drawn: ClassVar[bool] = False
     restricts: ClassVar[bool] = True
     allowed: Mapping[int, Sequence[int]]
 

@@ -59,6 +59,7 @@ class RegularExpression(Adjustment):
     """
 
     restricts: ClassVar[bool] = True
+    reads_drawn: ClassVar[bool] = False
     joint: ClassVar[bool] = True
     pattern: str
     tokenizer: Spelling

@@ -63,6 +63,7 @@ class Ancestral(Rates):
         of the Data Distribution", arXiv 2310.16834, section 4.1.
     """
 
+    reads_drawn: ClassVar[bool] = False
     t_min: float = 0.0
 
     def __post_init__(self) -> None:
@@ -94,6 +95,8 @@ class TauLeaping(Rates):
         Models", arXiv 2205.14987, section 4.3.
     """
 
+    reads_drawn: ClassVar[bool] = False
+
     @override
     def time(self, state: State) -> Tensor:
         return state.grid()
@@ -115,6 +118,9 @@ class FirstHitting(Rates):
     Reference:
         Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908.
     """
+
+    reads_drawn: ClassVar[bool] = False
+    by_chance: ClassVar[bool] = True
 
     @override
     def check(self, sampler: Any) -> None:

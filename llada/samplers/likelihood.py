@@ -1,0 +1,117 @@
+"""The probability of a text under the very sampler that would write it, without a judge model.
+
+Step k writes the positions P_k, which follow from the canvas z_{k-1} alone, and draws their tokens independently. So
+whoever knows the text y knows every canvas, and
+
+    log p(y) = sum_k sum_{i in P_k} log q(y_i | z_{k-1})
+
+exactly, in as many model calls as sampling takes; q is the model's law after guidance, constraints, temperature, top-p
+and top-k. It is computed by the sampler's own loop, with the text's tokens in the place of drawn ones.
+
+Where positions are drawn at random (`llada.samplers.RandomOrder`, coins), a seed draws them and the number is the
+text's log-probability given them. Its mean over seeds is at most log p(y): a bound.
+
+Reference: Turok et al., arXiv 2603.01367.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.process import Process
+from llada.random import RowRandom
+from llada.samplers.propose import Proposal
+from llada.samplers.sampler import Sampler, Step, TextLikelihood
+from llada.samplers.state import State
+
+
+class Forced(Proposal):
+    """A proposal whose draw is decided beforehand: the tokens of a text.
+
+    Args:
+        inner: the proposal whose law is asked.
+        text: (B, L) int64.
+    """
+
+    def __init__(self, inner: Proposal, text: Tensor) -> None:
+        for each in fields(Proposal):
+            object.__setattr__(self, each.name, getattr(inner, each.name))
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "text", text)
+
+    @override
+    def __call__(self, logits: Tensor, state: State, *, random: RowRandom) -> State:
+        state = self.inner(logits, state, random=random)
+        token = self.text.gather(1, state.columns)
+        logits = state.filtered.double()
+        law = logits.gather(-1, token[..., None]).squeeze(-1) - logits.logsumexp(-1)
+        # Behind a token that was never possible a constraint may allow nothing at all.
+        log_prob = law.masked_fill(logits.amax(-1) == -torch.inf, -torch.inf)
+        return replace(state, drawn=token, log_prob=log_prob)
+
+
+def proposal_gap(proposal: Proposal) -> str | None:
+    """Why the tokens that a proposal draws have no probability to speak of; None if they have one."""
+    if proposal.temperature == 0.0:
+        return "at temperature 0 it writes one text, which has probability 1; use a temperature above 0"
+    return None
+
+
+class ScoringSampler(Sampler):
+    """A sampler under which texts have a likelihood, unless its `likelihood_gap` says why not."""
+
+    proposal: Proposal
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all positions follow from the canvas, none from a random number."""
+        return True
+
+    @abstractmethod
+    def _write(
+        self,
+        proposal: Proposal,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        given: Tensor | None,
+        seed: int | Tensor,
+        model_kwargs: dict[str, Any],
+    ) -> Iterator[Step]:
+        """The loop of `iterate` with another proposal."""
+
+    @torch.no_grad()
+    @override
+    def likelihood(
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
+    ) -> TextLikelihood:
+        if self.likelihood_gap is not None:
+            return super().likelihood(model, tokens, process)
+        given = torch.zeros_like(tokens, dtype=torch.bool) if given is None else given
+        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
+        start = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+        if bool((process.is_masked(tokens) & start.open).any()):
+            raise ValueError(
+                f"the text holds the mask token {process.mask_token_id} at a position that is to be scored; give a "
+                "finished text, and mark by given= what isn't to be scored"
+            )
+        nats, canvas, calls = torch.zeros_like(start.calls, dtype=torch.float64), start.tokens, start.calls
+        for step in self._write(Forced(self.proposal, tokens), model, tokens, process, given, seed, model_kwargs):
+            canvas, calls = step.tokens, step.calls
+            if step.log_prob is not None:
+                nats = nats + step.log_prob.sum(1)
+        # What is written without a draw, such as the filling behind a stop token, is never anything else.
+        never = ((canvas != tokens) & start.open).any(1)
+        return TextLikelihood(nats.masked_fill(never, -torch.inf), calls, start.open.sum(1), self.is_exact)
