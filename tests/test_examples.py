@@ -1,6 +1,7 @@
 """The examples run and show what they claim, and every command in the documentation is one that the CLI takes."""
 
 import importlib.util
+import math
 import re
 import shlex
 import sys
@@ -13,10 +14,14 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from examples.own_schedule import KumaraswamySchedule
+from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import stored_parts
 from llada.cli import COMMANDS, main
 from llada.cli.train import LLaDACLI
 from llada.data import ToyLanguage
+from llada.module import DiffusionLM
+from llada.process import MaskingProcess
+from llada.samplers import LeftToRight, PerStep, Proposal, UnmaskingSampler
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -64,6 +69,24 @@ def test_choosing_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert positions[:4] == pytest.approx([32 * 32, 4 * 32 + 7 * (32 + 24 + 16 + 8), 4 * 32 + 28 * 8, 128 + 7 * 56])
     assert all(fewer < positions[4] for fewer in positions[5:])
     assert example.markdown(lines, (0.0, 0.0)).count("\n") == 3 + len(lines)
+
+
+def test_duel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    example = load("duel", monkeypatch)
+    torch.manual_seed(0)
+    model = DiffusionLM(BidirectionalTransformer(9, width=16, num_layers=1, num_heads=2), MaskingProcess(8)).eval()
+    rows = torch.randint(8, (6, 16))
+    lines = example.measure(model, rows, bytes_per_token=2.0, quick=True)
+    assert [line.name for line in lines if line.tokens_per_call == 8.0].count("spread") == 1
+    first = lines[0]
+    assert (first.name, first.tokens_per_call, first.difference) == ("left to right", 1.0, 0.0)
+    nats = UnmaskingSampler(PerStep(1), LeftToRight(), proposal=Proposal(temperature=1.0)).likelihood(
+        model.backbone, rows, model.process
+    )
+    assert first.bits == pytest.approx(-float(nats.log_likelihood.mean()) / 16 / 2 / math.log(2))
+    assert example.markdown(lines).count("\n") == 2 + len(lines)
+    example.draw(lines, tmp_path / "duel.png")
+    assert (tmp_path / "duel.png").stat().st_size > 5000
 
 
 def test_own_schedule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Decoding: write the open positions of a canvas."""
 
-from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
+from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
@@ -67,6 +67,7 @@ from llada.samplers.published.quotas import (
     random_remasking,
     topk_margin,
 )
+from llada.samplers.published.spacing import comb, spread
 from llada.samplers.rates.rates import Ancestral, FirstHitting, Rates, TauLeaping
 from llada.samplers.rates.remask import (
     CappedRemasking,
@@ -78,8 +79,8 @@ from llada.samplers.rates.remask import (
 )
 from llada.samplers.reverse import AncestralSampler
 from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood
+from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
-from llada.samplers.spread import Spread
 from llada.samplers.state import State
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
@@ -96,6 +97,7 @@ __all__ = [
     "CachePolicy",
     "Canvas",
     "CappedRemasking",
+    "Comb",
     "ComposedSampler",
     "Confidence",
     "ConfidenceRemasking",
@@ -147,6 +149,7 @@ __all__ = [
     "TextLikelihood",
     "Threshold",
     "ThresholdOrQuota",
+    "Tied",
     "TopProb",
     "UnmaskingSampler",
     "VicinityCache",
@@ -155,6 +158,7 @@ __all__ = [
     "ancestral",
     "block_diffusion",
     "canvas",
+    "comb",
     "credit",
     "dkv_cache",
     "dllm_cache",
@@ -182,6 +186,7 @@ __all__ = [
     "remdm_rescale",
     "sedd_analytic",
     "self_speculative",
+    "spread",
     "tau_leaping",
     "topk_margin",
     "vicinity",

@@ -1,6 +1,7 @@
 """A sampler's likelihood is the law of its samples."""
 
 import inspect
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
-from llada.metrics import next_token_log_likelihood
+from llada.metrics import SamplerLikelihood, next_token_log_likelihood
 from llada.process import MaskingProcess, UniformProcess
 from llada.samplers import (
     PRESETS,
@@ -17,6 +18,7 @@ from llada.samplers import (
     AncestralSampler,
     Binomial,
     Blocks,
+    Comb,
     Confidence,
     Credit,
     Demote,
@@ -43,6 +45,7 @@ from llada.samplers import (
     Stability,
     Stochastic,
     Threshold,
+    Tied,
     TopProb,
     UnmaskingSampler,
 )
@@ -83,6 +86,7 @@ SCORED: dict[str, Sampler] = {name: sampler for name, sampler in DRAWN.items() i
     "hierarchy": UnmaskingSampler(Hierarchy(0.6, 0.2), TopProb(), proposal=T),
     "entropy bound in blocks": UnmaskingSampler(EntropyBound(1.0), NegativeEntropy(), proposal=T, window=Blocks(3)),
     "spread": UnmaskingSampler(Quota(2), Spread(), proposal=T),
+    "combs": UnmaskingSampler(Tied(), Comb(Margin(), 2), proposal=T),
     "left to right with a stop": UnmaskingSampler(
         PerStep(1), LeftToRight(), proposal=T, window=Blocks(2, stop_token_ids=1)
     ),
@@ -289,3 +293,42 @@ def test_spread_goes_by_the_number_read_backwards() -> None:
         lambda tokens: torch.zeros(*tokens.shape, VOCAB + 1), canvas, PROCESS
     )
     assert [step.changed[0].nonzero().item() for step in blocks] == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_a_comb_is_written_in_one_call_the_surest_first() -> None:
+    """Positions 1, 3, 5, 7 are surer than 0, 2, 4, 6, whose gap at 4 is given."""
+    canvas = torch.tensor([[MASK, MASK, MASK, MASK, 0, MASK, MASK, MASK, MASK]])
+    sure = torch.tensor([0.0, 2.0, 0.0, 2.0, 0.0, 0.5, 2.0, 0.5, 2.0])  # combs count open positions: 5 is the fifth
+
+    def model(tokens: Tensor) -> Tensor:
+        logits = torch.zeros(*tokens.shape, VOCAB + 1)
+        logits[..., 1] = sure
+        return logits
+
+    steps = list(UnmaskingSampler(Tied(), Comb(Margin(), 2)).iterate(model, canvas, PROCESS))
+    assert [step.changed[0].nonzero()[:, 0].tolist() for step in steps] == [[1, 3, 6, 8], [0, 2, 5, 7]]
+    assert steps[-1].calls.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [(lambda: Comb(Margin(), 0), "stride must be 1 or more; got 0"), (lambda: Comb(Spread()), "combs")],
+)
+def test_impossible_combs_are_refused(order: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        order()
+
+
+def test_the_metric_is_the_mean_over_texts_with_its_error() -> None:
+    sampler = SCORED["spread"]
+    metric = SamplerLikelihood(sampler, bytes_per_token=2.0)
+    for part in TEXTS.split(50):
+        metric.update(table, PROCESS, part)
+    nats = -score(sampler)
+    estimate = metric.compute()
+    assert float(estimate.nll) == pytest.approx(float(nats.mean()) / LENGTH, rel=1e-12)
+    assert float(estimate.nll_se) == pytest.approx(float(nats.std()) / LENGTH / len(TEXTS) ** 0.5, rel=1e-9)
+    assert float(estimate.bits_per_byte) == pytest.approx(float(estimate.nll) / 2.0 / math.log(2.0))
+    assert metric.tokens_per_call == 2.0
+    with pytest.raises(ValueError, match=r"no likelihood under .*at temperature 0"):
+        SamplerLikelihood(UnmaskingSampler(PerStep(1), Margin()))

@@ -128,6 +128,18 @@ class Threshold(Amount):
 
 
 @dataclass(frozen=True)
+class Tied(Amount):
+    """All candidates that share the best score: for orders that score groups, such as `llada.samplers.Comb`."""
+
+    reads_drawn: ClassVar[bool] = False
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        scores = state.scores.masked_fill(~state.valid, -torch.inf)
+        return state.valid & (scores == scores.amax(1, keepdim=True))
+
+
+@dataclass(frozen=True)
 class Factor(Amount):
     """The more are taken together, the surer each must be: the n-th best passes if p >= 1 - factor / (n + 1).
 
