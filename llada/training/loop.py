@@ -8,6 +8,9 @@ the loss of the step, the bound of an evaluation. A subclass can't lose it by ov
     train/masked_share   scored tokens / maskable tokens
     train/tokens_seen    real tokens of the run so far
     train/skipped_steps  steps that were left out because of a number that isn't finite, once there is one
+
+They are logged at the Trainer's log steps (``log_every_n_steps``) and at the end of an epoch and of the run; at every
+step where a callback or a scheduler monitors one of them.
 """
 
 from collections.abc import Iterable
@@ -42,6 +45,7 @@ class TrainingLoop(Callback):
         self.step: Totals | None = None
         self.guard, self.window = FiniteGuard(), AccumulationWindow()
         self._reports: dict[tuple[str, int], BoundReport] = {}
+        self._is_monitored = False
 
     @property
     def state_key(self) -> str:
@@ -70,6 +74,11 @@ class TrainingLoop(Callback):
         check_describable(pl_module)
         for logger in trainer.loggers:
             logger.log_hyperparams(flat_parts(pl_module))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See whether something, such as early stopping, wants every step's numbers."""
+        watching = [*trainer.callbacks, *trainer.lr_scheduler_configs]  # type: ignore[attr-defined]
+        self._is_monitored = any(str(getattr(one, "monitor", "")).startswith("train/") for one in watching)
 
     def loss(self, module: LightningModule, batch: Any, batch_idx: int, output: ObjectiveOutput) -> Tensor:
         """The loss of a micro-batch, (): its gradients add up to the step's.
@@ -228,7 +237,10 @@ class TrainingLoop(Callback):
         module.log("train/skipped_steps", float(self.guard.skipped))
 
     def _logs(self, trainer: Trainer) -> bool:
-        return bool((trainer.global_step + 1) % trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
+        """Whether this step is one to log: logging takes a millisecond, which matters in small models."""
+        step = trainer.global_step + 1
+        last = trainer.is_last_batch or step == trainer.max_steps
+        return self._is_monitored or last or step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
 
 def replicas_of(module: LightningModule) -> Replicas:
