@@ -115,8 +115,6 @@ class TrainingLoop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Look at the gradient, and log the step or leave it out."""
-        if self.step is None:
-            return
         norm = total_norm(p.grad for p in pl_module.parameters() if p.grad is not None)
         if getattr(trainer.precision_plugin, "scaler", None) is None:  # which itself leaves out what overflows
             batch_idx = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
@@ -125,18 +123,10 @@ class TrainingLoop(Callback):
             fault = self.guard.fault()
             if fault is not None:
                 self._skip(pl_module, optimizer, fault)
-                return
         elif norm.device.type == "cpu":
             self._read(pl_module)
-        self.tokens_seen = self.tokens_seen.to(self.step.tokens.device) + self.step.tokens
-        if self._logs(trainer):
-            values = {
-                "train/grad_norm": norm,
-                "train/masked_share": self.step.scored / self.step.maskable.clamp(min=1.0),
-                "train/tokens_seen": self.tokens_seen,
-            }
-            pl_module.log_dict({name: value.float() for name, value in values.items()})
-            pl_module.log("train/loss", self.step.loss.float(), prog_bar=True)
+        if self.step is not None:
+            self._log_step(trainer, pl_module, norm, self.step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a last step that has spoilt the weights, before anything is saved.
@@ -205,12 +195,24 @@ class TrainingLoop(Callback):
         self.tokens_seen = torch.tensor(state_dict["tokens_seen"], dtype=torch.float64)
         self.guard.skipped = state_dict["skipped_steps"]
 
+    def _log_step(self, trainer: Trainer, module: LightningModule, norm: Tensor, step: Totals) -> None:
+        self.tokens_seen = self.tokens_seen.to(step.tokens.device) + step.tokens
+        if self._logs(trainer):
+            values = {
+                "train/grad_norm": norm,
+                "train/masked_share": step.scored / step.maskable.clamp(min=1.0),
+                "train/tokens_seen": self.tokens_seen,
+            }
+            module.log_dict({name: value.float() for name, value in values.items()})
+            module.log("train/loss", step.loss.float(), prog_bar=True)
+
     def _log_reports(self, stage: str, module: LightningModule) -> None:
         for index, name in enumerate(loader_names(module.trainer, stage)):
             report = self.report(stage, index, module)  # every rank has all of them, also those without a batch
             for key, value in report.compute(bytes_per_token(module.trainer, stage, name)).items():
                 whole = f"{key}/{name}" if name else key
-                module.log(whole, value, prog_bar=key.endswith(("/nll", "/bits_per_byte")))
+                shown = key.endswith(("/nll", "/bits_per_byte"))
+                module.log(whole, value, prog_bar=shown, add_dataloader_idx=False)
         self._reports.clear()
 
     def _read(self, module: LightningModule) -> None:
