@@ -17,6 +17,7 @@ from llada.module import DiffusionLM
 from llada.objectives import NELBO, NextTokens, Objective
 from llada.process import MaskingProcess
 from llada.samplers import NextToken, Sampler
+from llada.training.guard import OnNonfinite
 
 
 class AutoregressiveLM(DiffusionLM):
@@ -32,6 +33,7 @@ class AutoregressiveLM(DiffusionLM):
         lr_scheduler: see `DiffusionLM`.
         seed: see `DiffusionLM`.
         head_loss: see `DiffusionLM`.
+        on_nonfinite: see `DiffusionLM`.
 
     Raises:
         ValueError: if the backbone sees the token that it has to predict.
@@ -48,5 +50,18 @@ class AutoregressiveLM(DiffusionLM):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
         head_loss: HeadLoss = Chunked(),  # noqa: B008 - frozen
+        on_nonfinite: OnNonfinite = "raise",
     ) -> None:
-        super().__init__(backbone, process, objective, bound, 1, sampler, optimizer, lr_scheduler, seed, head_loss)
+        super().__init__(
+            backbone,
+            process,
+            objective,
+            bound,
+            1,
+            sampler,
+            optimizer,
+            lr_scheduler,
+            seed,
+            head_loss,
+            on_nonfinite=on_nonfinite,
+        )

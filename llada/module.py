@@ -1,50 +1,40 @@
 """DiffusionLM: one backbone, one process, one objective, one sampler, trained by the Lightning Trainer.
 
 The maths is one hop away: `training_step` calls the objective (`llada.objectives`), `generate` the sampler
-(`llada.samplers`). What validation and test report is in `llada.metrics.bound_report`.
+(`llada.inference`, `llada.samplers`). What goes on around a step, and what is logged, is in `llada.training.loop`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
-from llada.checkpoints.describe import check_describable
 from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
+from llada.data.foreign import as_token_batch
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.head_loss import Chunked, HeadLoss
-from llada.metrics import (
-    BoundReport,
-    ConditionalLikelihood,
-    LikelihoodEstimate,
-    NextTokenLikelihood,
-    greedy_match,
-    next_token_greedy_match,
-)
-from llada.metrics.pairs import Tokens
+from llada.inference import Inference
 from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import MaskingProcess, Process
 from llada.random import RowRandom
-from llada.samplers import Sample, Sampler, Step, low_confidence
+from llada.samplers import Sample, Sampler, low_confidence
+from llada.training.attach import attach
 from llada.training.groups import parameter_groups
-from llada.training.guard import FiniteGuard
-from llada.training.parallel import Replicas, place, replicas
-from llada.training.window import AccumulationWindow
-
-if TYPE_CHECKING:
-    from llada.data.batch import TokenBatch
+from llada.training.guard import OnNonfinite
+from llada.training.hyperparameters import make_plain
+from llada.training.loop import TrainingLoop, replicas_of
+from llada.training.lr_schedulers import scheduler_config
+from llada.training.parallel import place
 
 TRAINING, EVALUATION = range(2)
 """Tags of the random streams of a run."""
 
 
-class DiffusionLM(LightningModule):
+class DiffusionLM(Inference, LightningModule):
     """A masked diffusion language model.
 
     Args:
@@ -65,10 +55,12 @@ class DiffusionLM(LightningModule):
             depend on the number of ranks.
         head_loss: how the loss of the vocabulary head is computed, see `llada.heads.head_loss`.
         approximate_bound: accept a ``bound`` that lacks a part of the noise levels, and report its number all the same.
+        on_nonfinite: what happens where the loss, the gradient or the weights are no longer numbers: "raise" ends the
+            run before anything is saved; "skip" leaves such an optimiser step out and counts it.
 
     Raises:
         ValueError: if ``bound`` isn't a bound under this process, asks for a causal and shifted backbone and this one
-            isn't, or ``bound_draws`` is less than 1.
+            isn't, ``bound_draws`` is less than 1, or ``on_nonfinite`` is another word.
     """
 
     def __init__(
@@ -84,8 +76,11 @@ class DiffusionLM(LightningModule):
         seed: int = 0,
         head_loss: HeadLoss = Chunked(),  # noqa: B008 - frozen
         approximate_bound: bool = False,
+        on_nonfinite: OnNonfinite = "raise",
     ) -> None:
         super().__init__()
+        if on_nonfinite not in ("raise", "skip"):
+            raise ValueError(f'on_nonfinite must be "raise" or "skip"; got {on_nonfinite!r}')
         if bound_draws < 1:
             raise ValueError(f"bound_draws must be 1 or more; got {bound_draws}")
         bound = default_bound(process) if bound is None else bound
@@ -104,11 +99,10 @@ class DiffusionLM(LightningModule):
         self.backbone, self.process, self.objective, self.bound = backbone, process, objective, bound
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
         self.optimizer, self.lr_scheduler, self.head_loss = optimizer, lr_scheduler, head_loss
-        self.approximate_bound = approximate_bound
+        self.approximate_bound, self.on_nonfinite = approximate_bound, on_nonfinite
         self.pretrained_config: dict[str, Any] = {}
-        self._window, self._guard = AccumulationWindow(), FiniteGuard()
-        self._num_predicted = 0
-        self.val_report, self.test_report = BoundReport("val", noise_levels=True), BoundReport("test")
+        self.training_loop = TrainingLoop()
+        self._num_predicted, self._loaded = 0, False
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits of every position.
@@ -125,195 +119,51 @@ class DiffusionLM(LightningModule):
             model_kwargs["attention_mask"] = attention_mask
         return as_denoiser(self.backbone).logits(tokens, **model_kwargs)
 
-    def configure_model(self) -> None:
-        """Split the backbone if the strategy is a ``ModelParallelStrategy``, and make the weights that it hasn't yet.
+    @LightningModule.trainer.setter  # type: ignore[attr-defined, misc]
+    def trainer(self, trainer: Trainer | None) -> None:
+        """Called by the Trainer first of all; no hook, so that nobody overrides it."""
+        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+        if trainer is not None and trainer.lightning_module is self:
+            attach(self, trainer, DiffusionLM)
 
-        The Trainer calls this once there are processes and devices.
-        """
-        dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
-        place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
-        for report in (self.val_report, self.test_report):
-            report.sum_over(self._replicas().group)
-
-    def on_fit_start(self) -> None:
-        """Train in training mode, also a model that was loaded for evaluation; refuse what no checkpoint could hold."""
-        check_describable(self)
-        self.train()
-
-    def training_step(self, batch: "TokenBatch", batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one micro-batch: numerator over the global batch's denominator."""
-        window, step = self.trainer.accumulate_grad_batches, self.trainer.global_step
-        random = self._random(TRAINING, step, len(batch["tokens"]), batch_idx % window, window)
-        output = self.objective(self._denoiser, self.process, batch, random=random)
-        loss = self._window.divide(output.numerator, output.denominator, self._replicas())
-        self._guard.watch(loss, step)
-        self.log("train/loss", output.loss.detach(), prog_bar=True)
-        return loss
+        rows, window = as_token_batch(batch), self.trainer.accumulate_grad_batches
+        random = self._random(TRAINING, self.trainer.global_step, len(rows["tokens"]), batch_idx % window, window)
+        output = self.objective(self._denoiser, self.process, rows, random=random)
+        return self.training_loop.loss(self, rows, batch_idx, output)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divide the accumulated gradient by the sum of the window's denominators instead of the first one's."""
-        self._window.close(self, self.trainer.accumulate_grad_batches)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the report of its loader."""
+        self.training_loop.report("val", dataloader_idx, self).update(self._bound_draws(batch, batch_idx))
 
-    def validation_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the report."""
-        self.val_report.update(self._bound_draws(batch, batch_idx))
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the report of its loader."""
+        self.training_loop.report("test", dataloader_idx, self).update(self._bound_draws(batch, batch_idx))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the bound, its standard error, and the cross-entropy by noise level."""
-        self._log_report(self.val_report)
-
-    def test_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the report."""
-        self.test_report.update(self._bound_draws(batch, batch_idx))
-
-    def on_test_epoch_end(self) -> None:
-        """Log the bound and its standard error."""
-        self._log_report(self.test_report)
-
-    def predict_step(self, batch: "TokenBatch", batch_idx: int, dataloader_idx: int = 0) -> Sample:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Sample:
         """Fill the masks of a batch of canvases."""
-        rows, ranks = len(batch["tokens"]), self._replicas()
+        canvases, ranks = as_token_batch(batch), replicas_of(self)
+        rows = len(canvases["tokens"])
         first = 0 if batch_idx == 0 else self._num_predicted
         self._num_predicted = first + rows
         # Ranks take rows in turn: a row's seed is its place in the data, whatever the batches and ranks.
         place = (first + torch.arange(rows, device=self.device)) * ranks.size + ranks.rank
-        return self.generate(batch["tokens"], batch.get("attention_mask"), seed=self.seed + place)
+        return self.generate(canvases["tokens"], canvases.get("attention_mask"), seed=self.seed + place)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""
         optimizer = self.optimizer(parameter_groups(self))
         if self.lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
-
-    @torch.no_grad()
-    def iterate(
-        self,
-        tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        given: Tensor | None = None,
-        *,
-        sampler: Sampler | None = None,
-        seed: int | Tensor = 0,
-    ) -> Iterator[Step]:
-        """Yield the canvas after every sampling step; arguments as in `generate`."""
-        sampler = self.sampler if sampler is None else sampler
-        arguments = self._on_device(attention_mask=attention_mask, given=given)
-        with self._evaluating():
-            yield from sampler.iterate(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        given: Tensor | None = None,
-        *,
-        sampler: Sampler | None = None,
-        seed: int | Tensor = 0,
-    ) -> Sample:
-        """Fill a canvas.
-
-        Args:
-            tokens: (B, L) int64; `llada.samplers.canvas` makes one from prompts.
-            attention_mask: (B, L) bool, true for real tokens; needed where rows are padded.
-            given: (B, L) bool, true for what stays as it is: prompts, and the padding. None: all but the mask tokens.
-            sampler: instead of the module's own.
-            seed: an int, from which row i gets ``seed + i``, or (B,) integers.
-
-        Returns:
-            Tokens (B, L) and the model calls per row.
-        """
-        sampler = self.sampler if sampler is None else sampler
-        arguments = self._on_device(attention_mask=attention_mask, given=given)
-        with self._evaluating():
-            return sampler(self.backbone, tokens.to(self.device), self.process, seed=seed, **arguments)
-
-    @property
-    def needs_prompt(self) -> bool:
-        """Whether an answer can be scored only with at least one token in front of it, as in autoregressive models."""
-        return self.bound.left_to_right
-
-    def log_likelihood(
-        self,
-        prompts: Sequence[Tokens],
-        answers: Sequence[Tokens],
-        *,
-        seed: int | Tensor = 0,
-        estimator: ConditionalLikelihood | None = None,
-    ) -> LikelihoodEstimate:
-        """Log-likelihoods of answers given prompts.
-
-        A model whose bound is read from left to right gives the exact ones, by one pass over prompt and answer. Others
-        give estimates of the bound, exact ones for short answers.
-
-        Args:
-            prompts: R sequences of token ids.
-            answers: R sequences of token ids, not empty.
-            seed: an int, from which pair i gets ``seed + i``, or (R,) int64; pairs of one seed, with answers of one
-                length, get the same masks.
-            estimator: how they are estimated; None for `ConditionalLikelihood` with its defaults. Where the value is
-                exact, only its rows per model call count.
-
-        Returns:
-            Log-likelihoods (R,) float64 in nats, with their standard errors: 0 where the value is exact.
-
-        Raises:
-            ValueError: if there are no pairs, their numbers differ, or an answer is empty.
-        """
-        estimator = ConditionalLikelihood() if estimator is None else estimator
-        with self._evaluating():
-            if self.bound.left_to_right:
-                exact = NextTokenLikelihood(estimator.rows_per_call)
-                return exact(self.backbone, self.process, prompts, answers, device=self.device)
-            return estimator(self.backbone, self.process, prompts, answers, seed=seed, device=self.device)
-
-    def greedy_match(
-        self,
-        prompts: Sequence[Tokens],
-        answers: Sequence[Tokens],
-        *,
-        estimator: ConditionalLikelihood | None = None,
-    ) -> Tensor:
-        """Whether greedy decoding of as many tokens as an answer has gives the answer, (R,) bool.
-
-        Args:
-            prompts: R sequences of token ids.
-            answers: R sequences of token ids, not empty.
-            estimator: its guidance and its rows per model call hold here as well; None for the defaults.
-
-        Raises:
-            ValueError: as in `log_likelihood`.
-        """
-        estimator = ConditionalLikelihood() if estimator is None else estimator
-        options: dict[str, Any] = {"rows_per_call": estimator.rows_per_call, "device": self.device}
-        with self._evaluating():
-            if self.bound.left_to_right:
-                return next_token_greedy_match(self.backbone, self.process, prompts, answers, **options)
-            options["guidance"] = estimator.guidance
-            return greedy_match(self.backbone, self.process, prompts, answers, **options)
-
-    def _on_device(self, **arguments: Tensor | None) -> dict[str, Tensor]:
-        """The masks (B, L) that were given, as bool on the model's device."""
-        return {name: mask.bool().to(self.device) for name, mask in arguments.items() if mask is not None}
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode for as long as a context lasts."""
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.lr_scheduler(optimizer))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the parts as plain data, and refuse to store a model that a NaN has reached."""
-        self._guard.check()
+        averaged = checkpoint["state_dict"].values() if "current_model_state" in checkpoint else ()
+        self.training_loop.check(self, averaged)
         checkpoint[PARTS_KEY] = stored_parts(self, getattr(self._datamodule(), "tokenizer", None))
+        make_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another tokenizer than the one that the weights were trained with."""
@@ -337,7 +187,8 @@ class DiffusionLM(LightningModule):
             parts: constructor arguments that replace the stored ones.
 
         Returns:
-            The model, in evaluation mode; of the stored class, which is this one or a subclass.
+            The model, in evaluation mode, which `Trainer.fit` ends; of the stored class, which is this one or a
+            subclass.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -347,6 +198,7 @@ class DiffusionLM(LightningModule):
         stored = restore(cls, checkpoint_path, map_location, parts)
         model = stored.model_class(**stored.arguments)
         model.load_state_dict(stored.weights, strict=strict)
+        model._loaded = True
         return model.eval()
 
     @classmethod
@@ -370,7 +222,7 @@ class DiffusionLM(LightningModule):
         read = read_mdlm_checkpoint if Path(folder_or_hub_id).suffix == ".ckpt" else read_pretrained
         loaded = read(folder_or_hub_id, **options)
         model = cls(loaded.backbone, loaded.process)
-        model.pretrained_config = loaded.config
+        model.pretrained_config, model._loaded = loaded.config, True
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
@@ -393,29 +245,26 @@ class DiffusionLM(LightningModule):
         """The backbone as the objective sees it."""
         return as_denoiser(self.backbone, self.head_loss)
 
-    def _bound_draws(self, batch: "TokenBatch", batch_idx: int) -> list[ObjectiveOutput]:
-        """Draws of the bound of a batch; the noise of a batch is the same in every epoch."""
-        random = self._random(EVALUATION, batch_idx, len(batch["tokens"]), 0, 1)
+    def _place(self) -> None:
+        """Split the backbone if the strategy has a mesh, and make the weights that it hasn't yet."""
+        dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+        place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
+
+    def _bound_draws(self, batch: Any, batch_idx: int) -> list[ObjectiveOutput]:
+        """Draws of the bound of a batch; the noise of a batch is the same in every epoch, and for every loader."""
+        rows = as_token_batch(batch)
+        random = self._random(EVALUATION, batch_idx, len(rows["tokens"]), 0, 1)
         return [
-            self.bound(self._denoiser, self.process, batch, random=random.fold_in(draw))
+            self.bound(self._denoiser, self.process, rows, random=random.fold_in(draw))
             for draw in range(self.bound_draws)
         ]
-
-    def _log_report(self, report: BoundReport) -> None:
-        bytes_per_token = getattr(self._datamodule(), f"{report.stage}_bytes_per_token", None)
-        for name, value in report.compute(bytes_per_token).items():
-            self.log(name, value, prog_bar=name.endswith(("/nll", "/bits_per_byte")))
-        report.reset()
-
-    def _replicas(self) -> Replicas:
-        return replicas(self.device_mesh, self.trainer.world_size, self.trainer.global_rank)
 
     def _random(self, tag: int, step: int, num_local: int, micro: int, window: int) -> RowRandom:
         """Streams for the local rows: row i of rank r in micro-batch m is number (m B + i) W + r of the global batch.
 
         Ranks take samples in turn, as `DistributedSampler` hands them out, so this is the order of the data.
         """
-        world, rank, _ = self._replicas()
+        world, rank, _ = replicas_of(self)
         rows = (micro * num_local + torch.arange(num_local, device=self.device)) * world + rank
         return RowRandom.for_step(self.seed, step, rows, window * num_local * world).fold_in(tag)
 

@@ -36,10 +36,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"files"},  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data"},
-    "training": PARTS | {"module", "data", "files"},
+    "training": PARTS | {"module", "data", "files", "checkpoints"},
     "checkpoints": PARTS | {"files"},
-    "module": PARTS | {"training", "data.batch", "checkpoints"},  # knows what a batch is, not where it comes from
-    "autoregressive": PARTS | {"module"},
+    "inference": PARTS,
+    "module": PARTS
+    | {
+        "inference",
+        "training",
+        "data.batch",
+        "data.foreign",
+        "checkpoints",
+    },  # knows what a batch is, not where it comes from
+    "autoregressive": PARTS | {"module", "training"},
     "text": {"module", "data", "checkpoints", "samplers", "process", "rows"},
     "evaluation": PARTS | {"text", "data"},
     "cli": PARTS | {"module", "text", "data", "training", "evaluation", "checkpoints", "viewers", "files"},
@@ -206,7 +214,7 @@ def f():
         ("llada.data.text", True, False),
     ]
     assert may_import("llada.process", "llada.noise.linear")
-    assert may_import("llada.module", "llada.data.batch")
+    assert may_import("llada.module", "llada.data.foreign")
     assert not may_import("llada.noise.linear", "llada.process")
     assert not may_import("llada.module", "llada.data.text")
     assert {"llada.process", "llada.noise", "llada.random"} <= {i.imported for i in OWN}

@@ -74,6 +74,7 @@ def test_the_top_of_the_package_is_the_spine() -> None:
         "__main__.py",
         "autoregressive.py",
         "denoiser.py",
+        "inference.py",
         "module.py",
         "random.py",
         "rows.py",

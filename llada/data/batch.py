@@ -1,4 +1,4 @@
-"""What a batch is, and how rows of unequal length become one.
+"""What a batch is, and how rows of unequal length become one; what else a loader may hand out is in `foreign`.
 
 A data set hands out token ids and which of them may be masked. Corruption is the process's business, not the
 collator's. Shapes: B rows, L positions.

@@ -60,7 +60,8 @@ class Objective(ABC):
             process: the noise process.
             batch: columns by name, see `Batch`; an objective may ask for columns of its own, such as advantages. A
                 tensor stands for the tokens alone. ``maskable`` (B, L) bool is False for the prompt and for padding:
-                supervised fine-tuning is pretraining with ``maskable`` = answer; without it every token is maskable.
+                supervised fine-tuning is pretraining with ``maskable`` = answer; without it every token is maskable but
+                those that ``attention_mask`` (B, L) hides.
             random: the rows' random streams; the same streams give the same loss.
 
         Raises:
@@ -81,8 +82,14 @@ class Objective(ABC):
 
 
 def columns(batch: Batch | Tensor) -> Batch:
-    """The columns of a batch; a tensor is the column ``tokens``."""
-    return {"tokens": batch} if isinstance(batch, Tensor) else batch
+    """The columns of a batch; a tensor is the column ``tokens``, and padding is never maskable."""
+    if isinstance(batch, Tensor):
+        return {"tokens": batch}
+    real = batch.get("attention_mask")
+    if real is None:
+        return batch
+    maskable = batch.get("maskable")
+    return {**batch, "maskable": real.bool() if maskable is None else maskable & real.bool()}
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:

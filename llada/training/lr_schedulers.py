@@ -1,6 +1,7 @@
 """Learning-rate schedules, as factors of the optimiser's own rate; one call per optimiser step."""
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -80,3 +81,12 @@ class WarmupCosine(LambdaLR):
             return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * share))
 
         super().__init__(optimizer, factor)
+
+
+def scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """How the Trainer is to call a scheduler: once per optimiser step.
+
+    Args:
+        scheduler: what the module's ``lr_scheduler`` has made.
+    """
+    return {"scheduler": scheduler, "interval": "step"}

@@ -1,51 +1,90 @@
-"""The gradient of a step whose batch comes in M parts: sum n_m / sum d_m, not the mean of n_m / d_m."""
+"""The loss and the gradient of a step whose batch comes in M parts: sum n_m / sum d_m, not the mean of n_m / d_m."""
+
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llada.objectives import ObjectiveOutput
 from llada.training.parallel import Replicas
 
 
+class Totals(NamedTuple):
+    """Sums over all ranks, of a micro-batch or of a whole step; () float64 on the device.
+
+    Attributes:
+        numerator: n, nats.
+        denominator: d, what the normaliser divides by.
+        scored: tokens whose divergence counts.
+        maskable: tokens that noise may change.
+        tokens: real tokens, without padding.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+    scored: Tensor
+    maskable: Tensor
+    tokens: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss, n / d."""
+        return self.numerator / self.denominator
+
+
 class AccumulationWindow:
-    """Makes the gradient of an accumulated step that of one big batch.
+    """Makes the loss and the gradient of an accumulated step those of one big batch.
 
     Micro-batch m of a step has numerator n_m and denominator d_m, summed over ranks. The step's loss is
     sum n_m / sum d_m, but the sum of the d_m is known only at its end. So every micro-batch is divided by d_0, and the
-    accumulated gradient is corrected once, by M d_0 / sum d_m, before the optimiser sees it (the Trainer divides by M).
+    accumulated gradient is corrected once, by M d_0 / sum d_m, as soon as it is complete (the Trainer divides by M).
     """
 
     def __init__(self) -> None:
-        self._denominators: list[Tensor] = []
+        self._totals: list[Tensor] = []
 
-    def divide(self, numerator: Tensor, denominator: Tensor, ranks: Replicas) -> Tensor:
+    def open(self) -> None:
+        """Begin a step; what an interrupted one has left behind is forgotten."""
+        self._totals = []
+
+    def divide(self, output: ObjectiveOutput, tokens: Tensor, ranks: Replicas) -> tuple[Tensor, Totals]:
         """The loss of a micro-batch.
 
         Args:
-            numerator: scalar, differentiable; the sum of this rank's losses.
-            denominator: scalar; what this rank's losses are divided by, such as a number of tokens.
+            output: of this rank's micro-batch.
+            tokens: () how many real tokens it has.
             ranks: the processes whose gradients will be averaged.
 
         Returns:
-            Scalar whose gradient, averaged over ranks and micro-batches and corrected by `close`, is the step's.
+            Scalar whose gradient, averaged over ranks and micro-batches and corrected by `close`, is the step's; and
+            the micro-batch's sums over ranks.
         """
-        total = denominator.detach().clone()
+        counts = (output.numerator, output.denominator, output.num_scored.sum(), output.num_tokens.sum(), tokens)
+        total = torch.stack([count.detach().double() for count in counts])
         if ranks.size > 1:
             dist.all_reduce(total, group=ranks.group)
-        self._denominators.append(total)
-        return numerator * ranks.size / self._denominators[0]
+        self._totals.append(total)
+        first = self._totals[0][Totals._fields.index("denominator")]
+        return output.numerator * ranks.size / first, Totals(*total)
 
-    def close(self, module: nn.Module, num_micro_batches: int) -> None:
-        """Correct the accumulated gradients, and begin the next step.
+    def close(self, module: nn.Module, num_micro_batches: int) -> Totals | None:
+        """Correct the accumulated gradients, and end the step.
 
         Args:
             module: the model whose gradients are corrected.
             num_micro_batches: M, the number of micro-batches in a step, by which the Trainer has divided.
+
+        Returns:
+            The sums of the step; None if no micro-batch has come through here since the last call.
         """
-        denominators, self._denominators = self._denominators, []
-        if num_micro_batches == 1 or not denominators:
-            return
-        factor = float(num_micro_batches * denominators[0] / torch.stack(denominators).sum())
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        window, self._totals = self._totals, []
+        if not window:
+            return None
+        first, step = Totals(*window[0]), Totals(*torch.stack(window).sum(0))
+        if num_micro_batches > 1:
+            factor = float(num_micro_batches * first.denominator / step.denominator)
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+        return step

@@ -19,6 +19,7 @@ from llada.data.loader import training_loader
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, PerRow
 from llada.process import MaskingProcess
+from llada.training.loop import replicas_of
 from llada.training.muon import MuonAdamW
 
 ROWS, LENGTH, VOCAB, STEPS, GLOBAL_BATCH, WINDOW = 24, 12, 16, 4, 8, 2
@@ -47,12 +48,12 @@ class Recorder(DiffusionLM):
     """Keeps the loss of each step, summed over ranks, and the gradients that the optimiser sees."""
 
     def train_dataloader(self) -> Any:
-        ranks = self._replicas()
+        ranks = replicas_of(self)
         return training_loader(Rows(), GLOBAL_BATCH // WINDOW // ranks.size, 0, 0, ranks.size, ranks.rank)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss = super().training_step(batch, batch_idx)
-        ranks, total = self._replicas(), loss.detach().clone()
+        ranks, total = replicas_of(self), loss.detach().clone()
         if ranks.size > 1:
             dist.all_reduce(total, group=ranks.group)
         self.losses.append(total / ranks.size)

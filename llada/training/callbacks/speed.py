@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks.throughput_monitor import _plugin_to_compute_dt
 from lightning.pytorch.profilers import Profiler
 from typing_extensions import override
 
+from llada.data.foreign import as_token_batch
 from llada.training.flops import ForwardFlops, count_pairs, forward_flops
 from llada.training.parallel import TENSOR, replicas
 
@@ -87,7 +88,8 @@ class Speed(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add a batch, and log when the Trainer does."""
-        tokens, mask, segments = batch["tokens"], batch.get("attention_mask"), batch.get("segment_ids")
+        rows = as_token_batch(batch)
+        tokens, mask, segments = rows["tokens"], rows.get("attention_mask"), rows.get("segment_ids")
         self._tokens = self._tokens + (tokens.numel() if mask is None else mask.sum())
         self._pairs = self._pairs + count_pairs(tokens, mask, segments)
         step = trainer.global_step

@@ -25,7 +25,7 @@ def fit(model: DiffusionLM, steps: int, folder: Path, adapters: LoRA, **options:
     torch.manual_seed(1)
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, callbacks=[adapters], default_root_dir=folder, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
     )  # fmt: skip
     trainer.fit(model, DataLoader(ROWS, batch_size=4), **options)
     return trainer
