@@ -65,12 +65,17 @@ def write_tokenizer(checkpoint: dict[str, Any], folder: str | Path) -> bool:
     return bool(files)
 
 
-def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path, map_location: Any = None, *, mmap: bool = True, name: str | None = None
+) -> dict[str, Any]:
     """Read a checkpoint file safely.
 
     Args:
         path: checkpoint file.
         map_location: device on which the weights are placed; None for the CPU.
+        mmap: whether tensors are read from the file only where they are used. A run that goes on reads all at once,
+            since its file may be replaced.
+        name: what messages call the file; None for its path.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -84,22 +89,23 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    where = name or path
     try:
-        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is damaged, or holds pickled Python objects, which could run code and are refused; "
+            f"{where} is damaged, or holds pickled Python objects, which could run code and are refused; "
             "a foreign checkpoint has to be converted to safetensors where it is trusted"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or truncated: {type(error).__name__} {error}") from error
+        raise ValueError(f"{where} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
-    _check_format(checkpoint[PARTS_KEY], path)
+        raise ValueError(f"{where} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
+    _check_format(checkpoint[PARTS_KEY], where)
     return checkpoint
 
 
-def _check_format(stored: Any, path: Path) -> None:
+def _check_format(stored: Any, path: str | Path) -> None:
     found = stored.get("format") if isinstance(stored, dict) else None
     if found == 1:
         raise ValueError(

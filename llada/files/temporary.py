@@ -1,4 +1,4 @@
-"""Temporary names beside a file or folder that is being written: nobody else's, and removed when their process has died.
+"""Temporary names beside a file or folder that is being written: nobody else's, and removed once their process is dead.
 
 A name holds 64 random bits, since process numbers repeat between containers that share a disk. Its process holds a
 lock (``flock``) on it for as long as it lives; the system lifts the lock, however the process ends. So whoever gets the
