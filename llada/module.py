@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import MaskingProcess, Process
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, Step, low_confidence
+from llada.training.callbacks.resume_point import ResumePoint
 from llada.training.groups import parameter_groups
 from llada.training.guard import FiniteGuard
 from llada.training.parallel import Replicas, place, replicas
@@ -134,6 +135,10 @@ class DiffusionLM(LightningModule):
         place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
         for report in (self.val_report, self.test_report):
             report.sum_over(self._replicas().group)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every training needs beside the Trainer's own callbacks."""
+        return [ResumePoint()]
 
     def on_fit_start(self) -> None:
         """Train in training mode, also a model that was loaded for evaluation; refuse what no checkpoint could hold."""
