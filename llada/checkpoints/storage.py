@@ -1,6 +1,6 @@
 """How the Trainer's checkpoints get to the disk and back: whole or not at all, and without unpickling objects.
 
-`AtomicCheckpointIO` is what ``llada fit`` gives the Trainer, and what ``Trainer(plugins=[AtomicCheckpointIO()])`` takes.
+``llada fit`` gives the Trainer an `AtomicCheckpointIO`; in Python it is ``Trainer(plugins=[AtomicCheckpointIO()])``.
 Lightning's own writes to a file in ``TMPDIR`` and moves it, which truncates the old checkpoint and copies where
 ``TMPDIR`` is on another disk; and it unpickles objects that come by http. `AtomicModelParallelStrategy` does for the
 folders of several ranks what the first does for files.
@@ -49,9 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class AtomicModelParallelStrategy(ModelParallelStrategy):
-    """`ModelParallelStrategy` whose folders appear when all ranks have written their part, and then take the old one's
-    place.
-    """
+    """`ModelParallelStrategy` whose folders take the old one's place when all ranks have written their part."""
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:

@@ -116,7 +116,7 @@ def test_addresses_are_read_as_data(content: dict[str, Any], tmp_path: Path, ser
         with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*absent\.ckpt"):
             read_anywhere(f"{address}/absent.ckpt")
     assert not sprung.exists()
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint nosuch://a/b.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint nosuch://a/b\.ckpt"):
         read_anywhere("nosuch://a/b.ckpt")
 
 

@@ -1,6 +1,7 @@
 """What can be plugged into the Lightning Trainer beside its own callbacks."""
 
+from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.speed import Speed
 
-__all__ = ["LoRA", "Speed"]
+__all__ = ["EMAWeightAveraging", "LoRA", "Speed"]

@@ -1,6 +1,7 @@
-"""Whatever saves a checkpoint, and wherever in a window of micro-batches, a run that goes on from it is the same run."""
+"""Whatever saves a checkpoint, wherever in a window of micro-batches: a run that goes on from it is the same run."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -93,10 +94,8 @@ def train(folder: Path, *callbacks: Callback, resume: Path | None = None, window
     trained = model()
     validation = DataLoader([{"tokens": torch.arange(LENGTH)}] * 2, batch_size=2)
     loaders = {"val_dataloaders": validation} if "val_check_interval" in options else {}
-    try:
+    with suppress(Killed):
         run.fit(trained, training_loader(Rows(), BATCH, 0, 0), ckpt_path=resume, **loaders)
-    except Killed:
-        pass
     return run, trained
 
 
