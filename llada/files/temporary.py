@@ -31,7 +31,7 @@ def claimed_file(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     while True:
         temporary = _name_beside(path)
         file = os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "w+b", buffering=1 << 20)
-        if not _lock(file.fileno(), wait=True) or temporary.exists():  # nobody took it for a leftover
+        if not lock(file.fileno(), wait=True) or temporary.exists():  # nobody took it for a leftover
             break
         file.close()
     try:
@@ -49,7 +49,7 @@ def claimed_folder(folder: Path) -> Iterator[Path]:
         temporary = _name_beside(folder)
         temporary.mkdir()
         descriptor = _open(temporary)
-        if descriptor is None or not _lock(descriptor, wait=True) or temporary.exists():
+        if descriptor is None or not lock(descriptor, wait=True) or temporary.exists():
             break
         os.close(descriptor)
     try:
@@ -75,7 +75,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
         descriptor = _open(found)
         if descriptor is None:
             continue
-        if _lock(descriptor, wait=False):
+        if lock(descriptor, wait=False):
             if found.is_dir():
                 shutil.rmtree(found, ignore_errors=True)
             else:
@@ -120,12 +120,34 @@ def _open(path: Path) -> int | None:
         return None
 
 
-def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Whether the lock was got; false also where the file system has none, so that nothing is ever taken for free."""
+def lock(descriptor: int, *, wait: bool) -> bool:
+    """Take the lock of an open file or folder.
+
+    Args:
+        descriptor: of the file; closing it lifts the lock.
+        wait: until it is free.
+
+    Returns:
+        Whether it was got; false also where the file system has no locks, so that nothing is ever taken for free.
+    """
     if fcntl is None:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def has_locks(descriptor: int) -> bool:
+    """Whether the file system of an open file has locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
     except OSError:
         return False
     return True
