@@ -2,6 +2,7 @@
 
 from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.lora import LoRA
+from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
 
-__all__ = ["EMAWeightAveraging", "LoRA", "Speed"]
+__all__ = ["EMAWeightAveraging", "LoRA", "SaveAtEnd", "Speed"]
