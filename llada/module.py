@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.checkpoints.describe import check_describable
+from llada.checkpoints.known import trusting
 from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.head_loss import Chunked, HeadLoss
@@ -328,7 +329,13 @@ class DiffusionLM(LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: Any, map_location: Any = None, *, strict: bool = True, **parts: Any
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        *,
+        strict: bool = True,
+        trust: Sequence[str] = (),
+        **parts: Any,
     ) -> Self:
         """Rebuild a model from a checkpoint, without repeating its constructor.
 
@@ -339,6 +346,8 @@ class DiffusionLM(LightningModule):
             checkpoint_path: file that the Trainer wrote.
             map_location: device of the weights; None for the CPU.
             strict: whether every weight must be there.
+            trust: installed packages whose classes the file may name, and which are imported for it. Without them, a
+                class of one's own must have been imported already.
             parts: constructor arguments that replace the stored ones.
 
         Returns:
@@ -349,10 +358,8 @@ class DiffusionLM(LightningModule):
             ValueError: if the file isn't a checkpoint of this class or a subclass, is damaged, or names a class that
                 isn't a subclass of the part it would fill.
         """
-        stored = restore(cls, checkpoint_path, map_location, parts)
-        model = stored.model_class(**stored.arguments)
-        model.load_state_dict(stored.weights, strict=strict)
-        return model.eval()
+        with trusting(*trust):
+            return restore(cls, checkpoint_path, map_location, parts).make(strict=strict).eval()
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Any) -> Self:

@@ -30,8 +30,10 @@ import llada.samplers
 import llada.training.callbacks
 import llada.training.lr_schedulers
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
+from llada.checkpoints.known import trust
 from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
+from llada.cli.options import TRUST
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
@@ -91,6 +93,7 @@ class LLaDACLI(LightningCLI):
             help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
         )
 
+        parser.add_argument("--trust", action="append", type=str, help=TRUST)
         parser.add_argument(
             "--share_folder",
             type=bool,
@@ -100,6 +103,7 @@ class LLaDACLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Build a backbone that is going to be split without storage: no process ever holds the whole."""
+        trust(*(self._get(self.config, "trust") or ()))
         strategy = self._get(self.config, "trainer.strategy")
         if issubclass(_class_of(strategy), ModelParallelStrategy):
             self.parser.add_instantiator(_without_storage, nn.Module, subclasses=True)

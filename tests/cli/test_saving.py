@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from llada.checkpoints import known
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.files.folder_lock import FolderLock
 from llada.module import DiffusionLM
@@ -91,3 +93,27 @@ def test_addresses_of_checkpoints(llada: Command, options: list[Any], trained: T
     run = llada("validate", *options, "--ckpt_path=http://127.0.0.1:9/model.ckpt")
     assert run.code == 1
     assert "there is no checkpoint http://127.0.0.1:9/model.ckpt" in run.err
+
+
+def test_packages_are_trusted_by_name(
+    llada: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "installed/cli_parts").mkdir(parents=True)
+    source = "from llada.samplers import UnmaskingSampler\nclass Mine(UnmaskingSampler): pass\n"
+    (tmp_path / "installed/cli_parts/__init__.py").write_text(source)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    monkeypatch.setattr(known, "_TRUSTED", set())
+    stored = read_checkpoint(trained.checkpoint)
+    stored["llada"]["parts"]["sampler"]["class_path"] = "cli_parts.Mine"
+    torch.save(stored, "mine.ckpt")
+    commands = [["sample", "mine.ckpt", "--num_new_tokens=1"], ["convert", "mine.ckpt", "copied.ckpt"]]
+    for command in commands:
+        run = llada(*command)
+        assert run.code == 1
+        assert "the class cli_parts.Mine isn't known" in run.err
+        assert "--trust cli_parts" in run.err
+    for command in commands:
+        run = llada(*command, "--trust", "cli_parts")
+        assert run.code == 0, run.err

@@ -166,7 +166,7 @@ class FailsInValidation(Callback):
 )
 def test_what_is_unsafe_is_not_saved(tmp_path: Path, callbacks: list[Callback], reason: str) -> None:
     saving = SaveAtEnd()
-    with pytest.raises(ValueError, match="something else|in a step|in a validation"):
+    with pytest.raises(ValueError, match=r"something else|in a step|in a validation"):
         train(tmp_path, model_file(tmp_path), saving, *callbacks, **VALIDATED)
     assert saving.ending.path is None
     assert str(saving.ending).startswith(f"nothing was saved at step {saving.ending.step}: {reason}")
