@@ -4,6 +4,7 @@ The maths is one hop away: `training_step` calls the objective (`llada.objective
 (`llada.inference`, `llada.samplers`). What goes on around a step, and what is logged, is in `llada.training.loop`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
+from llada.checkpoints.known import trusting
 from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
 from llada.data.foreign import as_token_batch
 from llada.denoiser import Denoiser, as_denoiser
@@ -173,7 +175,13 @@ class DiffusionLM(Inference, LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: Any, map_location: Any = None, *, strict: bool = True, **parts: Any
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        *,
+        strict: bool = True,
+        trust: Sequence[str] = (),
+        **parts: Any,
     ) -> Self:
         """Rebuild a model from a checkpoint, without repeating its constructor.
 
@@ -184,6 +192,8 @@ class DiffusionLM(Inference, LightningModule):
             checkpoint_path: file that the Trainer wrote.
             map_location: device of the weights; None for the CPU.
             strict: whether every weight must be there.
+            trust: installed packages whose classes the file may name, and which are imported for it. Without them, a
+                class of one's own must have been imported already.
             parts: constructor arguments that replace the stored ones.
 
         Returns:
@@ -195,9 +205,8 @@ class DiffusionLM(Inference, LightningModule):
             ValueError: if the file isn't a checkpoint of this class or a subclass, is damaged, or names a class that
                 isn't a subclass of the part it would fill.
         """
-        stored = restore(cls, checkpoint_path, map_location, parts)
-        model = stored.model_class(**stored.arguments)
-        model.load_state_dict(stored.weights, strict=strict)
+        with trusting(*trust):
+            model = restore(cls, checkpoint_path, map_location, parts).make(strict=strict)
         model._loaded = True
         return model.eval()
 

@@ -164,9 +164,9 @@ def test_foreign_and_damaged_checkpoints_are_refused(
     [
         ("sampler", "llada.objectives.nelbo.NELBO", "is not a Sampler"),
         ("backbone", "subprocess.Popen", "is not a Module"),
-        ("objective", "os.system", "is not a Objective"),
+        ("objective", "os.system", r"parts\.objective: the class os\.system isn't known"),
         ("optimizer", "subprocess.Popen", "is not a Optimizer"),
-        ("sampler", "nowhere.Sampler", "can't be imported"),
+        ("sampler", "nowhere.Sampler", r"parts\.sampler: the class nowhere\.Sampler isn't known; .*--trust nowhere"),
     ],
 )
 def test_a_class_path_may_only_name_a_part_of_its_kind(

@@ -5,17 +5,34 @@ containers and nothing that could run code.
 """
 
 import pickle
+import struct
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
-from llada.checkpoints.describe import build, constructor_hints, describe, loaded_class
+from llada.checkpoints.building import UNDESCRIBED, build, check_size
+from llada.checkpoints.describe import describe_arguments, loaded_class, public_path
+from llada.checkpoints.plausible import check_plausible, limited
+from llada.checkpoints.signatures import construct, constructor_hints, defaults
 
 M = TypeVar("M", bound=nn.Module)
 PARTS_KEY = "llada"
+DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    MemoryError,
+)
+"""What reading a damaged file ends in."""
 FORMAT = 2
 
 
@@ -26,11 +43,10 @@ def stored_parts(model: nn.Module, tokenizer: Any = None) -> dict[str, Any]:
         model: whose constructor arguments are described.
         tokenizer: kept whole, if there is one, so that the checkpoint is all that sampling needs.
     """
-    description = describe(model)
     return {
         "format": FORMAT,
-        "class_path": description["class_path"],
-        "parts": description["init_args"],
+        "class_path": public_path(type(model)),
+        "parts": describe_arguments(model),
         "tokenizer": None if tokenizer is None else tokenizer.fingerprint,
         "tokenizer_files": {} if tokenizer is None else _tokenizer_files(tokenizer),
     }
@@ -65,12 +81,17 @@ def write_tokenizer(checkpoint: dict[str, Any], folder: str | Path) -> bool:
     return bool(files)
 
 
-def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path, map_location: Any = None, *, mmap: bool = True, name: str | None = None
+) -> dict[str, Any]:
     """Read a checkpoint file safely.
 
     Args:
         path: checkpoint file.
         map_location: device on which the weights are placed; None for the CPU.
+        mmap: whether tensors are read from the file only where they are used. A run that goes on reads all at once,
+            since its file may be replaced.
+        name: what messages call the file; None for its path.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -84,22 +105,24 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    where = name or path
     try:
-        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is damaged, or holds pickled Python objects, which could run code and are refused; "
+            f"{where} is damaged, or holds pickled Python objects, which could run code and are refused; "
             "a foreign checkpoint has to be converted to safetensors where it is trusted"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or truncated: {type(error).__name__} {error}") from error
+    except DAMAGE as error:
+        raise ValueError(f"{where} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
-    _check_format(checkpoint[PARTS_KEY], path)
+        raise ValueError(f"{where} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
+    _check_format(checkpoint[PARTS_KEY], where)
+    _check_stored(checkpoint, where)
     return checkpoint
 
 
-def _check_format(stored: Any, path: Path) -> None:
+def _check_format(stored: Any, path: str | Path) -> None:
     found = stored.get("format") if isinstance(stored, dict) else None
     if found == 1:
         raise ValueError(
@@ -123,6 +146,22 @@ class Stored(NamedTuple, Generic[M]):
     model_class: type[M]
     arguments: dict[str, Any]
     weights: dict[str, torch.Tensor]
+
+    def make(self, *, strict: bool = True) -> M:
+        """The model with its weights.
+
+        Args:
+            strict: whether every weight must be there, and no other.
+
+        Raises:
+            ValueError: if the weights are those of another model.
+        """
+        model: M = construct(self.model_class, self.arguments)
+        try:
+            model.load_state_dict(self.weights, strict=strict)
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint holds the weights of another model: {error}") from error
+        return model
 
 
 def restore(cls: type[M], path: str | Path, map_location: Any, replacements: dict[str, Any]) -> Stored[M]:
@@ -150,8 +189,65 @@ def restore(cls: type[M], path: str | Path, map_location: Any, replacements: dic
     unknown = sorted((set(replacements) | set(parts)) - set(hints))
     if unknown:
         raise ValueError(f"{found.__name__} has no argument {unknown[0]!r}; it has {', '.join(sorted(hints))}")
-    arguments = {name: build(value, hints[name]) for name, value in parts.items() if name not in replacements}
-    return Stored(found, arguments | replacements, checkpoint["state_dict"])
+    weights = checkpoint["state_dict"]
+    stored = {name: value for name, value in parts.items() if name not in replacements}
+    stored = _without_undescribed(stored, found, path)
+    missing = sorted(set(hints) - set(stored) - set(replacements) - set(defaults(found)))
+    if missing:
+        raise ValueError(f"{path} doesn't say what {missing[0]} is; give it: load_from_checkpoint({missing[0]}=...)")
+
+    def arguments() -> dict[str, Any]:
+        with limited(weights):
+            return {n: build(value, hints[n], f"{path}: parts.{n}", found) for n, value in stored.items()}
+
+    check_plausible(lambda: construct(found, arguments() | replacements), weights, path)
+    return Stored(found, arguments() | replacements, weights)
+
+
+def _without_undescribed(parts: dict[str, Any], cls: type, path: str | Path) -> dict[str, Any]:
+    """Leave out what couldn't be described when the file was written.
+
+    Raises:
+        ValueError: if the class has no default for it.
+    """
+    missing = {name: value[UNDESCRIBED] for name, value in parts.items() if _is_undescribed(value)}
+    for name, reason in missing.items():
+        if name not in defaults(cls):
+            raise ValueError(
+                f"{path} holds the weights of {name}, but not how it is made ({reason}); give it: "
+                f"load_from_checkpoint({name}=...)"
+            )
+        warnings.warn(f"{path} doesn't say what {name} was ({reason}); the default is used", stacklevel=4)
+    return {name: value for name, value in parts.items() if name not in missing}
+
+
+def _is_undescribed(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {UNDESCRIBED}
+
+
+def _check_stored(checkpoint: dict[str, Any], where: str | Path) -> None:
+    """Refuse entries of another type than this library writes.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    stored, weights = checkpoint[PARTS_KEY], checkpoint["state_dict"]
+    files = stored.setdefault("tokenizer_files", {})
+    types_: dict[str, bool] = {
+        "class_path": isinstance(stored.get("class_path"), str),
+        "parts": _named(stored.get("parts"), object),
+        "tokenizer": isinstance(stored.get("tokenizer"), str | None),
+        "tokenizer_files": _named(files, torch.Tensor) and all(f.dtype == torch.uint8 for f in files.values()),
+        "state_dict": _named(weights, torch.Tensor),
+    }
+    for name, is_right in types_.items():
+        if not is_right:
+            raise ValueError(f"{where} is damaged: its entry {name!r} isn't what this library writes")
+    check_size(stored["parts"], f"{where}: parts")
+
+
+def _named(value: Any, kind: type) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
 
 
 def check_tokenizer(checkpoint: dict[str, Any], tokenizer: Any, path: str | Path) -> None:

@@ -9,15 +9,17 @@ part it fills. A class goes by its public name, so that the file it stands in ca
 """
 
 import functools
-import inspect
-import pkgutil
 import sys
 import types
-import typing
-from collections.abc import Callable
 from typing import Any
 
+from llada.checkpoints.building import UNDESCRIBED, build, check_buildable
+from llada.checkpoints.known import known_class, unknown
+from llada.checkpoints.signatures import LISTS, argument_names, constructor_hints, constructors, defaults
+
 PLAIN = (bool, int, float, str, type(None))
+
+__all__ = ["argument_names", "build", "check_describable", "constructor_hints", "describe", "describe_arguments"]
 
 
 def describe(value: Any) -> Any:
@@ -44,6 +46,34 @@ def describe(value: Any) -> Any:
     return {"class_path": public_path(type(value)), "init_args": _arguments(value)}
 
 
+def describe_arguments(model: Any) -> dict[str, Any]:
+    """The constructor arguments of a model, as nested plain data.
+
+    A model whose attribute ``undescribed`` is "weights" may have arguments that can't be described: in their place
+    stands the reason, and `load_from_checkpoint` takes the argument, such as ``backbone=...``, or its default.
+
+    Args:
+        model: the module, with all its parts.
+
+    Raises:
+        ValueError: naming the part and what it lacks.
+    """
+    cls, found = type(model), {}
+    hints = constructor_hints(cls)
+    for name in argument_names(cls):
+        try:
+            found[name] = _argument(model, name)
+            check_buildable(found[name], hints[name], name, cls)
+        except ValueError as error:
+            if getattr(model, "undescribed", "refuse") != "weights":
+                raise ValueError(
+                    f"{error}; or set model.undescribed = 'weights' (--undescribed=weights) to keep the weights alone, "
+                    f"and load them with load_from_checkpoint({name}=...)"
+                ) from error
+            found[name] = {UNDESCRIBED: str(error)}
+    return found
+
+
 def check_describable(model: Any) -> None:
     """Refuse a model whose checkpoint couldn't be built again, before it is trained.
 
@@ -51,40 +81,9 @@ def check_describable(model: Any) -> None:
         model: the module, with all its parts.
 
     Raises:
-        ValueError: naming the part and what it lacks, as `describe` does.
+        ValueError: naming the part and what it lacks, as `describe_arguments` does.
     """
-    describe(model)
-
-
-def build(description: Any, expected: Any) -> Any:
-    """The component that `describe` described.
-
-    Args:
-        description: nested plain data.
-        expected: annotation of the part that it fills, such as a class, ``X | None``, or ``Callable[..., X]`` for a
-            partial.
-
-    Raises:
-        ValueError: if a class can't be found, isn't a subclass of what is expected, or refuses its arguments.
-    """
-    if isinstance(description, dict) and set(description) == {"class_path", "init_args"}:
-        classes, deferred = _expected_classes(expected)
-        cls = _import(description["class_path"])
-        if not (isinstance(cls, type) and classes and issubclass(cls, tuple(classes))):
-            names = " or ".join(c.__name__ for c in classes) or repr(expected)
-            raise ValueError(f"{description['class_path']} is not a {names}, which this part must be; refusing it")
-        hints = constructor_hints(cls)
-        arguments = {name: build(item, hints.get(name, Any)) for name, item in description["init_args"].items()}
-        if deferred:
-            return functools.partial(cls, **arguments)
-        try:
-            return cls(**arguments)
-        except TypeError as error:
-            raise ValueError(f"{description['class_path']} refuses its stored arguments: {error}") from error
-    if isinstance(description, list):
-        items = [build(item, _item_type(expected)) for item in description]
-        return tuple(items) if _is_tuple(expected) else items
-    return description
+    describe_arguments(model)
 
 
 def public_path(cls: type) -> str:
@@ -114,57 +113,12 @@ def loaded_class(path: str, caller: type) -> type:
     Raises:
         ValueError: if it isn't a class that is known by now, saying how to make it known.
     """
-    module, _, name = path.rpartition(".")
-    found: Any = _import(path) if path.startswith("llada.") else _among_loaded(path)
+    name = path.rpartition(".")[2]
+    found = known_class(path)
     if found is None and name == caller.__name__:
         return caller
-    if not isinstance(found, type):
-        raise ValueError(
-            f"the class {path} isn't known; import it first (from {module} import {name}), since loading a file "
-            f"imports nothing on its own, or call {name}.load_from_checkpoint where the class has moved"
-        )
-    return found
-
-
-def _among_loaded(path: str) -> Any:
-    """What a name stands for in the modules that are imported by now; None if they don't have it."""
-    names = path.split(".")
-    for depth in range(len(names) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(names[:depth]))
-        for name in names[depth:]:
-            found = getattr(found, name, None)
-        if found is not None:
-            return found
-    return None
-
-
-def constructor_hints(cls: type) -> dict[str, Any]:
-    """Names and annotations of a constructor's arguments, also of those that it hands on as ``**kwargs``."""
-    annotations: dict[str, Any] = {}
-    for constructor in _constructors(cls):
-        annotations = typing.get_type_hints(constructor) | annotations
-    return {name: annotations.get(name, Any) for name in argument_names(cls)}
-
-
-def argument_names(cls: type) -> list[str]:
-    """Names of a constructor's arguments, also of those that it hands on as ``**kwargs``, in order."""
-    found: dict[str, None] = {}
-    for constructor in _constructors(cls):
-        _, *parameters = inspect.signature(constructor).parameters.values()
-        found |= {p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    return list(found)
-
-
-def _constructors(cls: type) -> list[Callable[..., None]]:
-    """The constructors that see an argument given by name: a class's own, and those that get its ``**kwargs``."""
-    found: list[Callable[..., None]] = []
-    for owner in cls.__mro__:
-        constructor = vars(owner).get("__init__")
-        if not inspect.isfunction(constructor):
-            continue
-        found.append(constructor)
-        if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(constructor).parameters.values()):
-            break
+    if found is None:
+        raise ValueError(f"{unknown(path)}. Or call {name}.load_from_checkpoint where the class has moved")
     return found
 
 
@@ -178,53 +132,32 @@ def _partial_class(value: "functools.partial[Any]") -> type:
 
 
 def _arguments(value: Any) -> dict[str, Any]:
-    cls, arguments = type(value), {}
-    if not _constructors(cls) and cls.__new__ is not object.__new__:  # type: ignore[comparison-overlap]
+    cls = type(value)
+    if not constructors(cls) and cls.__new__ is not object.__new__:  # type: ignore[comparison-overlap]
         raise ValueError(f"can't describe {value!r}; parts are made of plain data, lists, dictionaries and other parts")
-    for name in argument_names(cls):
-        if not hasattr(value, name):
-            raise ValueError(
-                f"{public_path(cls)} doesn't store its constructor argument {name!r} as an attribute, so a "
-                f"checkpoint can't rebuild it; set self.{name} = {name} in its constructor"
-            )
-        arguments[name] = describe(getattr(value, name))
-    return arguments
+    names = argument_names(cls)
+    return {name: _argument(value, name) for name in names if not _is_torchs_own(cls, name)}
 
 
-def _import(path: str) -> Any:
-    try:
-        return pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
+def _argument(value: Any, name: str) -> Any:
+    cls = type(value)
+    if cls in LISTS:
+        return [describe(child) for child in value]
+    if not hasattr(value, name):
         raise ValueError(
-            f"the class {path} can't be imported; install the package that holds it, or pass the part as an argument"
-        ) from error
+            f"{public_path(cls)} doesn't store its constructor argument {name!r} as an attribute, so a "
+            f"checkpoint can't rebuild it; set self.{name} = {name} in its constructor"
+        )
+    found = getattr(value, name)
+    if name == "bias" and _is_torchs(cls):  # a flag whose attribute is the parameter
+        return bool(found) if isinstance(found, bool) else found is not None
+    return describe(found)
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if is_union else (annotation,)
+def _is_torchs(cls: type) -> bool:
+    return cls.__module__.startswith("torch.nn.")
 
 
-def _expected_classes(annotation: Any) -> tuple[list[type], bool]:
-    """Classes that an annotation admits, and whether it asks for a callable that makes them."""
-    classes: list[type] = []
-    deferred = False
-    for member in _members(annotation):
-        if typing.get_origin(member) is Callable or member is Callable:
-            deferred = True
-            result = typing.get_args(member)[1] if typing.get_args(member) else Any
-            classes += [c for c in _members(result) if isinstance(c, type)]
-        elif isinstance(member, type) and member is not type(None):
-            classes.append(member)
-    return classes, deferred
-
-
-def _is_tuple(annotation: Any) -> bool:
-    return any(typing.get_origin(member) is tuple for member in _members(annotation))
-
-
-def _item_type(annotation: Any) -> Any:
-    for member in _members(annotation):
-        if typing.get_origin(member) in (tuple, list):
-            return typing.get_args(member)[0]
-    return Any
+def _is_torchs_own(cls: type, name: str) -> bool:
+    """Whether an argument of a torch module says where it is made, or is for torch alone."""
+    return _is_torchs(cls) and (name in ("device", "dtype") or name.startswith("_")) and name in defaults(cls)

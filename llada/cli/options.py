@@ -11,7 +11,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from llada.checkpoints.known import trust
 from llada.samplers import PRESETS
+
+TRUST = (
+    "Installed package whose classes a checkpoint may name, and which is imported for it; nothing else that it names "
+    "is. Repeatable."
+)
 
 
 def name_positional(arguments: Sequence[str], *names: str) -> list[str]:
@@ -69,7 +75,9 @@ def run(
         parser.add_argument(f"--{name}", action="append", type=str, help=f"{_line(function, name)} Repeatable.")
     for name in flags:
         parser.add_argument(f"--{name}", action="store_true", help=_line(function, name))
+    parser.add_argument("--trust", action="append", type=str, help=TRUST)
     parsed = parser.parse_args(list(arguments))
+    trust(*(parsed.pop("trust") or ()))
     built: Any = getattr(parser, "instantiate", parser.instantiate_classes)(parsed)
     names = inspect.signature(function).parameters
     function(**{name: built[name] for name in names})

@@ -6,15 +6,16 @@ data to the model by themselves.
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from typing_extensions import override
@@ -29,7 +30,14 @@ import llada.samplers
 import llada.training.callbacks
 import llada.training.lr_schedulers
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
+from llada.checkpoints.known import trust
+from llada.checkpoints.newest import newest_readable
+from llada.checkpoints.storage import AtomicCheckpointIO, local_path
+from llada.cli.options import TRUST
 from llada.module import DiffusionLM
+from llada.training.callbacks import SaveAtEnd
+from llada.training.callbacks.interrupts import Interrupted
+from llada.training.callbacks.run_file import run_folders
 from llada.training.weights import load_whole
 
 for _name in llada.data.__all__:  # which loads its names on first use
@@ -85,17 +93,74 @@ class LLaDACLI(LightningCLI):
             help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
         )
 
+        parser.add_argument("--trust", action="append", type=str, help=TRUST)
+        parser.add_argument(
+            "--share_folder",
+            type=bool,
+            default=False,
+            help="Start although another run writes its checkpoints to the same folder.",
+        )
+
     def before_instantiate_classes(self) -> None:
         """Build a backbone that is going to be split without storage: no process ever holds the whole."""
+        trust(*(self._get(self.config, "trust") or ()))
         strategy = self._get(self.config, "trainer.strategy")
         if issubclass(_class_of(strategy), ModelParallelStrategy):
             self.parser.add_instantiator(_without_storage, nn.Module, subclasses=True)
 
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """A Trainer whose checkpoints are replaced as a whole, and that saves whatever ends it."""
+        trainer = super().instantiate_trainer(**options)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if self._get(self.config_init, "trainer.enable_checkpointing") is not False:
+            share_folder = bool(self._get(self.config_init, "share_folder"))
+            trainer.callbacks.append(SaveAtEnd(share_folder=share_folder))  # type: ignore[attr-defined]
+        return trainer
+
     def after_instantiate_classes(self) -> None:
         """Put the initial weights in front of the other callbacks, which may average or freeze them."""
+        check_lengths(self.model.backbone, self.datamodule)
         initial = self._get(self.config_init, "init_from")
         if initial is not None:
             self.trainer.callbacks.insert(0, InitialWeights(initial))  # type: ignore[attr-defined]
+
+    def fit(self, **arguments: Any) -> None:
+        """Train, and say at the end where the model is, whatever has ended the training."""
+        interrupted = False
+        try:
+            self.trainer.fit(**arguments)
+        except Interrupted:
+            interrupted = True
+            raise
+        finally:
+            if self.trainer.is_global_zero:
+                self._report(interrupted)
+
+    def _report(self, interrupted: bool) -> None:
+        saving = next((c for c in self.trainer.callbacks if isinstance(c, SaveAtEnd)), None)  # type: ignore[attr-defined]
+        if saving is None:
+            print("nothing was saved: trainer.enable_checkpointing is false", flush=True)
+        elif saving.ending is not None:
+            print(saving.ending, flush=True)
+            if interrupted and saving.ending.path is not None:
+                print("to go on, run the same command with --ckpt_path last", flush=True)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Find out which checkpoint ``last`` is, and let none be unpickled."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if arguments.get("weights_only") is False:
+            raise ValueError("checkpoints are never unpickled, which could run code; leave --weights_only out")
+        arguments["weights_only"] = True
+        if arguments.get("ckpt_path") == "last":
+            folders = run_folders(self.trainer)
+            arguments["ckpt_path"] = newest_readable(folders)
+            if arguments["ckpt_path"] is None:
+                nothing = f"there is no checkpoint in {', '.join(map(str, folders))}"
+                if subcommand != "fit":
+                    raise FileNotFoundError(f"{nothing}; name one by --ckpt_path")
+                warnings.warn(f"{nothing}, so this run begins anew", stacklevel=2)
+        return arguments
 
     def after_predict(self) -> None:
         """Print what was written, one JSON object per row."""
@@ -108,8 +173,23 @@ class LLaDACLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint before anything is built; Lightning would look for hyperparameters in it."""
         path = self.config[self.config["subcommand"]].get("ckpt_path")
-        if path is not None and Path(path).is_file():
-            read_checkpoint(path)
+        place = None if path is None else local_path(path)
+        if place is not None and place.is_file():
+            read_checkpoint(place)
+
+
+def check_lengths(backbone: nn.Module, data: Any) -> None:
+    """Refuse rows that are longer than what a backbone takes.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    longest, rows = getattr(backbone, "max_length", None), getattr(data, "max_length", None)
+    if isinstance(longest, int) and isinstance(rows, int) and rows > longest:
+        raise ValueError(
+            f"the data makes rows of up to {rows} tokens, but the backbone takes {longest}; set "
+            f"--model.backbone.init_args.max_length={rows}, or --data.init_args.max_length={longest}"
+        )
 
 
 def _class_of(config: Any) -> type:

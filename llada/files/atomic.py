@@ -1,7 +1,8 @@
 """Writing files and folders so that a reader finds the old one or the new one, never a part.
 
 Everything is written under a temporary name beside its place, flushed to the disk, and renamed when it is complete;
-renaming within one file system is atomic.
+renaming within one file system is atomic. The names are those of `llada.files.temporary`: no other process has them,
+and what a killed process left behind is removed by the next one that writes to the same place.
 """
 
 import os
@@ -11,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from llada.files.temporary import claimed_file, claimed_folder, exchange, flush_folder
 
 
 @contextmanager
@@ -23,15 +26,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Yields:
         A seekable binary file.
     """
-    temporary = _temporary_name(path)
-    try:
-        with temporary.open("wb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with claimed_file(path) as (temporary, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        flush_folder(path.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -50,17 +50,32 @@ def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
     """
     if folder.is_dir():
         return
-    temporary = _temporary_name(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with claimed_folder(folder) as temporary:
         build(temporary)
-        os.rename(temporary, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def swap_folder(new: Path, folder: Path) -> None:
+    """Let a complete folder take the place of another, or of a file, or of nothing.
+
+    Where the system can exchange two names at once (Linux, most local file systems), there is no instant without one of
+    the two; elsewhere there is one, in which the old folder lies beside under the name ``.<folder>.old.*``.
+
+    Args:
+        new: the folder, beside ``folder``. Afterwards it isn't there.
+        folder: the name that it gets.
+    """
+    for path in new.rglob("*"):
+        _flush(path)
+    if folder.is_file():
+        folder.unlink()
+    _swap(new, folder)
+    flush_folder(folder.parent)
 
 
 def replace_folder(
@@ -68,8 +83,7 @@ def replace_folder(
 ) -> None:
     """Make a folder, or replace an old one, as a whole.
 
-    Whatever interrupts this, the old folder is there with all it held; should the machine itself stop in the instant
-    between two renames, it lies beside under the name ``.<folder>.old.*``.
+    Whatever interrupts this, the old folder is there with all it held; see `swap_folder`.
 
     Args:
         folder: to be made.
@@ -91,17 +105,10 @@ def replace_folder(
         build(work)
         if folder.is_dir():
             _keep(folder, work, outdated(folder))
-        for path in work.iterdir():
-            _flush(path)
         work.chmod(0o755)
-        _swap(work, folder)
+        swap_folder(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _temporary_name(path: Path) -> Path:
-    """A name beside ``path`` that no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _keep(folder: Path, work: Path, outdated: Collection[str]) -> None:
@@ -132,6 +139,9 @@ def _flush(path: Path) -> None:
 def _swap(work: Path, folder: Path) -> None:
     if not folder.exists():
         os.replace(work, folder)
+        return
+    if exchange(work, folder):
+        shutil.rmtree(work, ignore_errors=True)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
     old = aside / folder.name

@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from llada.training.callbacks.resume_point import ResumePoint
 from llada.training.hooks import run_first, run_last
 
 
@@ -20,6 +21,8 @@ def attach(module: Any, trainer: Trainer, base: type) -> None:
         base: the class whose hooks are ours, of which the module may be a subclass.
     """
     module.training_loop.attach(trainer)
+    if not any(isinstance(callback, ResumePoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        trainer.callbacks.insert(1, ResumePoint())  # type: ignore[attr-defined]
     for name in ("on_save_checkpoint", "on_load_checkpoint"):
         run_first(module, name, getattr(base, name).__get__(module))
     # Lightning takes any configure_model for one that shards, and says so where weights are averaged.

@@ -1,6 +1,7 @@
 """``llada fit | validate | test | predict``, with every YAML file that is shipped."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ QUIET = [
     "--trainer.enable_model_summary=false",
 ]
 SMALL = ["--model.backbone.width=16", "--model.backbone.num_layers=1", "--model.backbone.num_heads=2"]
-SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
+SHORT = ["--trainer.max_steps=3", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
+"""The last step is none after which a validation saves."""
 
 
 def text(story: Path) -> list[object]:
@@ -51,8 +53,11 @@ def test_shipped_configurations_train_validate_predict_and_resume(llada: Command
     run = llada("fit", *options)
     assert run.code == 0, run.err
     path = checkpoint_in(Path.cwd())
-    before = read_checkpoint(path)
-    assert before["global_step"] == 2
+    assert read_checkpoint(path)["global_step"] == 3
+    saved, following = run.out.splitlines()[-2:]
+    shown = path.relative_to(Path.cwd())
+    assert re.fullmatch(rf"saved {shown} at step 3; best val/nll \d+\.\d{{4}} at step 2", saved)
+    assert following == f"next: llada sample {shown}"
     assert DiffusionLM.load_from_checkpoint(path).backbone.width == 16
 
     run = llada("validate", *options, "--ckpt_path", path)
@@ -67,9 +72,17 @@ def test_shipped_configurations_train_validate_predict_and_resume(llada: Command
     assert all(row["generated"] == 8 and 1 <= row["calls"] <= 8 for row in rows)
     assert all("boat" in row["text"] or "river" in row["text"] for row in rows)  # the half that was given
 
-    run = llada("fit", *options, "--ckpt_path", path, "--trainer.max_steps=4")
+    run = llada("fit", *options, "--ckpt_path", path, "--trainer.max_steps=5")
     assert run.code == 0, run.err
-    assert read_checkpoint(path)["global_step"] == 4
+    assert read_checkpoint(path)["global_step"] == 5
+    assert checkpoint_in(Path.cwd()) == path
+
+
+def test_the_autoregressive_configuration_keeps_its_last_step(llada: Command, story: Path) -> None:
+    options = ["--config", CONFIGS / "autoregressive.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    run = llada("fit", *options, "--model.backbone.hidden_width=32")
+    assert run.code == 0, run.err
+    assert read_checkpoint(checkpoint_in(Path.cwd()))["global_step"] == 3
 
 
 def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, story: Path, tmp_path: Path) -> None:
@@ -87,6 +100,7 @@ def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, sto
     run = llada("fit", *options, *still)
     assert run.code == 0, run.err
     tuned = tmp_path / "runs/finetune/model.ckpt"
+    assert read_checkpoint(tuned)["global_step"] == 3
     first, second = (read_checkpoint(path)["state_dict"] for path in (pretrained, tuned))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert DiffusionLM.load_from_checkpoint(tuned).objective == llada_finetuning()
@@ -145,7 +159,7 @@ def test_parts_have_short_names(llada: Command, story: Path) -> None:
         ("--data.batch_size=0", 1, "llada fit: batch_size must be 1 or more; got 0\n"),
         ("--model.backbone.num_heads=3", 1, "width=32 isn't divisible by num_heads=3"),
         ("--data.source.paths=nowhere.txt", 1, "there is no file nowhere.txt"),
-        ("--data.max_length=100000", 1, "less than one row of 100000"),
+        ("--data.max_length=100000", 1, "rows of up to 100000 tokens, but the backbone takes 48; set --model.backbone"),
         ("--config=nowhere.yaml", 2, "nowhere.yaml"),
         ("--ckpt_path=nowhere.ckpt", 1, "nowhere.ckpt"),
         ("--init_from=nowhere.ckpt", 1, "there is no checkpoint nowhere.ckpt"),
