@@ -129,15 +129,6 @@ class JsonTokenizer(Tokenizer):
         """Ends a turn; see `llada.data.tokenizers.special_tokens.END_OF_TURN`."""
         return self._roles.get("eot")
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Name and id of every token that text can't produce."""
-        return dict(self._special)
-
-    @override
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
     @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:

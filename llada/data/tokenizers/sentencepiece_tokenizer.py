@@ -94,15 +94,6 @@ class SentencePieceTokenizer(Tokenizer):
         """Id of ``<|eot_id|>``, if the model was trained with it."""
         return self._special.get(EOT)
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Name and id of every token that text can't produce."""
-        return dict(self._special)
-
-    @override
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
     @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
