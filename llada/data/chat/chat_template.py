@@ -137,6 +137,37 @@ class MarkupTemplate(ChatTemplate):
         return message.content.strip() if self.strip else message.content
 
 
+@dataclass(frozen=True)
+class FixedBos(ChatTemplate):
+    """Another template, whose rows begin with BOS, or don't, whatever it writes itself.
+
+    Args:
+        template: writes the conversation.
+        bos: whether it begins with BOS.
+    """
+
+    template: ChatTemplate
+    bos: bool
+
+    def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> list[int]:
+        """See `ChatTemplate`; with tools, if the other template takes them."""
+        return self._begun(make_prompt(self.template, messages, tokenizer, tools), tokenizer)
+
+    @override
+    def answer(self, message: Message, tokenizer: Tokenizer) -> list[int]:
+        return self.template.answer(message, tokenizer)
+
+    def row(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> ChatRow:
+        """See `ChatTemplate`; with tools, if the other template takes them."""
+        row = make_row(self.template, messages, tokenizer, tools)
+        return ChatRow(self._begun(row.prompt, tokenizer), row.answer)
+
+    def _begun(self, ids: list[int], tokenizer: Tokenizer) -> list[int]:
+        begin = tokenizer.bos_token_id
+        bare = ids[1:] if ids[:1] == [begin] else ids
+        return [tokenizer.special_id("bos"), *bare] if self.bos else bare
+
+
 def llada_template() -> ChatTemplate:
     """The template of LLaDA-8B-Instruct.
 

@@ -174,7 +174,7 @@ def _sandbox(jinja2: Any) -> Any:
 
         intercepted_binops = frozenset({"*", "**", "+", "%"})
 
-        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
             budget = _BUDGET.get()
             budget.step()
             owner = getattr(__obj, "__self__", getattr(getattr(__obj, "__wrapped__", None), "__self__", None))

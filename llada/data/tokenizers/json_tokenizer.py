@@ -14,12 +14,16 @@ from llada.data.tokenizers.hidden_tokens import SHOWN, load_hidden, read_tokens,
 from llada.data.tokenizers.special_tokens import (
     MODEL_FILES,
     OWN_FILE,
+    TOKENIZER_FILES,
+    begins_with_bos,
     end_of_turn,
     mask_among,
     named_roles,
     numbered_roles,
     read_files,
+    stop_ids,
     template_source,
+    token_ids,
 )
 from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
@@ -74,8 +78,15 @@ class JsonTokenizer(Tokenizer):
         sizes = [read_object(folder / MODEL_FILES[0], missing_ok=True).get("vocab_size"), own.get("vocab_size")]
         least = 1 + max(*ids.values(), *roles.values())
         self._vocab_size = max([least, *(size for size in sizes if isinstance(size, int))])
-        told = roles != named or self._vocab_size != least
+        stored_stops = token_ids(own.get("stop_token_ids"), f"{folder / OWN_FILE} says that stop_token_ids")
+        self._stops = stop_ids(folder) | frozenset(stored_stops)
+        more = bool(self._stops - {roles.get("eos")})
+        told = roles != named or self._vocab_size != least or more
         self._own = {"roles": roles, "vocab_size": self._vocab_size} if told else {}
+        self._own |= {"stop_token_ids": sorted(self._stops)} if more else {}
+        bos = next((name for name, index in ids.items() if index == roles.get("bos")), None)
+        config = read_object(folder / TOKENIZER_FILES[0], missing_ok=True)
+        self._adds_bos = begins_with_bos(config, content.get("post_processor"), bos)
         unknown = unknown_token(content["model"])
         if unknown is not None and self._special.get(unknown) not in roles.values():
             self._special.pop(unknown, None)  # text gives it
@@ -128,6 +139,16 @@ class JsonTokenizer(Tokenizer):
     def eot_token_id(self) -> int | None:
         """Ends a turn; see `llada.data.tokenizers.special_tokens.END_OF_TURN`."""
         return self._roles.get("eot")
+
+    @property
+    @override
+    def adds_bos(self) -> bool:
+        return self._adds_bos
+
+    @property
+    @override
+    def stop_token_ids(self) -> frozenset[int]:
+        return super().stop_token_ids | self._stops
 
     @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
