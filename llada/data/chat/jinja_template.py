@@ -161,7 +161,9 @@ def _writes(view: Rendering, messages: Sequence[Message], index: int, names: Seq
 def _prints_last(view: Rendering, messages: Sequence[Message], whole: Sequence[Part]) -> bool:
     """Whether what the last message says is in the row."""
     last = messages[-1]
-    if not isinstance(last.content, str) or any(isinstance(p, Printed) and p.index == len(messages) - 1 for p in whole):
+    if not isinstance(last.content, str) or any(
+        isinstance(p, Printed) and p.message == len(messages) - 1 for p in whole
+    ):
         return True
     if any(isinstance(part, Printed) for part in whole):
         return False
@@ -180,7 +182,7 @@ def _opened(view: Rendering) -> list[Part]:
     question, reply = Message(USER, "x"), Message(ASSISTANT, "x")
     bare = Rendering(view.source, view.variables, view.tokenizer, None, view.now)
     one, chat = bare.parts([question, reply], False), bare.parts([question, reply, question], False)
-    places = [i for i, part in enumerate(one) if isinstance(part, Printed) and part.index == 1]
+    places = [i for i, part in enumerate(one) if isinstance(part, Printed) and part.message == 1]
     asked = [i for i, part in enumerate(chat) if isinstance(part, Printed)]
     if not places or len(asked) != 3:
         raise ValueError(_ENDLESS)
@@ -188,7 +190,9 @@ def _opened(view: Rendering) -> list[Part]:
     for length in range(1, len(between) + 1):
         rest = between[length:]
         if after[:length] == between[:length] and opening[len(opening) - len(rest) :] == rest:
-            return after[length:]
+            opened, ahead = after[length:], one[: places[0]]
+            # Behind a template that opens nothing at all stands what it writes between any two turns.
+            return opened if ahead[len(ahead) - len(opened) :] == opened else []
     raise ValueError(_ENDLESS)
 
 

@@ -31,12 +31,12 @@ _PLACEHOLDER = re.compile(f"({_SPACE}?){OPEN}([0-9]+){CLOSE}({_SPACE}?)")
 class Printed(str):
     """Text of a message, as opposed to text of the template."""
 
-    index: int
-    """Which message."""
+    message: int
+    """Which one."""
 
     def __new__(cls, text: str, index: int) -> "Printed":  # noqa: D102
         printed = super().__new__(cls, text)
-        printed.index = index
+        printed.message = index
         return printed
 
 
@@ -138,10 +138,9 @@ class Rendering:
                         f"the chat template puts the special token {name!r} together from pieces, so that it can't be "
                         "told from a message's text; give another template"
                     )
+        written = [part for part in parts if isinstance(part, str)]
         for message in messages:
-            if isinstance(message.content, list) and any(
-                str(message.content) in p for p in parts if isinstance(p, str)
-            ):
+            if isinstance(message.content, list) and any(str(message.content) in text for text in written):
                 raise ValueError(
                     f"the chat template takes no list of parts as the content of the role {message.role!r}; join the "
                     "parts into one text"

@@ -7,7 +7,7 @@ counts its characters, a list its entries, and what would make a long text out o
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -84,14 +84,14 @@ class Budget:
         self._pay(weight(value, self.characters))
         return value
 
-    def allow(self, name: str, arguments: Iterable[Any]) -> None:
+    def allow(self, name: str, arguments: Sequence[Any]) -> None:
         """Refuse a call of a function of the language that would make too much.
 
         Args:
             name: of a method or filter.
             arguments: the value that it works on, and what else it is given.
         """
-        first, *others = [*arguments, None]
+        first, *others = arguments
         size = weight(first, self.characters)
         rest = sum(weight(other, self.characters) for other in others)
         if name in ("format", "format_map"):

@@ -155,7 +155,7 @@ def _environment() -> Any:
 
 
 def _generation(jinja2: Any) -> Any:
-    class Generation(jinja2.ext.Extension):  # type: ignore[misc, name-defined]
+    class Generation(jinja2.ext.Extension):  # type: ignore[misc]
         """The tags around an answer, ``{% generation %}``: they mean nothing here, and their content is printed."""
 
         tags = frozenset({"generation"})
@@ -169,7 +169,7 @@ def _generation(jinja2: Any) -> Any:
 
 
 def _sandbox(jinja2: Any) -> Any:
-    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):  # type: ignore[misc, name-defined]
+    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):  # type: ignore[misc]
         """Pays for calls and operations."""
 
         intercepted_binops = frozenset({"*", "**", "+", "%"})

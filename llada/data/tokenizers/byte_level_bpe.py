@@ -93,14 +93,16 @@ def _added(folder: Path, config: dict[str, Any], vocabulary: dict[str, int]) -> 
     found: dict[str, dict[str, Any]] = {}
     for index, entry in known.items():
         found[str(entry["content"])] = {"id": int(index), **{flag: bool(entry.get(flag)) for flag in _FLAGS}}
-    for name, index in read_object(folder / ADDED, missing_ok=True).items():
-        if found.setdefault(name, {"id": index, **dict.fromkeys(_FLAGS, False)})["id"] != index:
-            raise ValueError(f"{folder} contradicts itself: {name!r} is number {index} and number {found[name]['id']}")
+    for token, index in read_object(folder / ADDED, missing_ok=True).items():
+        if found.setdefault(token, {"id": index, **dict.fromkeys(_FLAGS, False)})["id"] != index:
+            raise ValueError(
+                f"{folder} contradicts itself: {token!r} is number {index} and number {found[token]['id']}"
+            )
     for file in TOKENIZER_FILES:
         content = read_object(folder / file, missing_ok=True)
         entries = [content.get(f"{role}_token") for role in (*ROLES, "unk", "sep", "cls")]
         for entry in [*entries, *(content.get("additional_special_tokens") or [])]:
-            name = entry.get("content") if isinstance(entry, dict) else entry
+            name: Any = entry.get("content") if isinstance(entry, dict) else entry
             if name in vocabulary and name not in found:
                 found[name] = {"id": vocabulary[name], **dict.fromkeys(_FLAGS, False)}
             if name in found:

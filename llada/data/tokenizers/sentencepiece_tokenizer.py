@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from typing_extensions import override
@@ -130,7 +131,7 @@ class SentencePieceTokenizer(Tokenizer):
         mask = "" if self.mask is None else f", mask={self.mask!r}"
         return f"{type(self).__name__}({str(self.path)!r}{mask})"
 
-    def _find_mask(self, file: Path, said: dict[str, int | None]) -> int:
+    def _find_mask(self, file: Path, said: dict[str, Any]) -> int:
         """The mask on which all agree who know one; sets what must be saved beside the model file."""
         known = {who: index for who, index in said.items() if index is not None}
         self._own = b""

@@ -85,9 +85,13 @@ def token_ids(entry: object, what: str) -> list[int]:
     Raises:
         ValueError: if an id isn't one.
     """
-    ids = [x for x in (entry if isinstance(entry, list) else [entry]) if x is not None and (x != -1 or x is True)]
-    if any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in ids):
-        raise ValueError(f"{what} is {entry!r}, which is no token id")
+    ids: list[int] = []
+    for found in entry if isinstance(entry, list) else [entry]:
+        if found is None or (found == -1 and isinstance(found, int)):
+            continue
+        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+            raise ValueError(f"{what} is {entry!r}, which is no token id")
+        ids.append(found)
     return ids
 
 
