@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from llada.data.chat.chat_template import ChatRow, ChatTemplate, Part, Special, Tools, encode_parts
 from llada.data.chat.conversations import ASSISTANT, USER, Message
@@ -86,7 +87,7 @@ class JinjaTemplate(ChatTemplate):
         if opened and whole[-len(opened) :] != opened:
             raise ValueError(_ENDLESS)
         whole = whole[: len(whole) - len(opened)]
-        _check_beginning(messages, spell(whole), spell(ahead), before)
+        _check_beginning(view, messages, whole, ahead)
         if (self.eos or (self.eos is None and opened)) and not _ends_with_eos(whole, tokenizer):
             whole = [*whole, Special("eos", optional=True)]
         ids, start = encode_parts(whole, tokenizer), encode_parts(ahead, tokenizer)
@@ -181,6 +182,8 @@ def _opened(view: Rendering) -> list[Part]:
     """
     question, reply = Message(USER, "x"), Message(ASSISTANT, "x")
     bare = Rendering(view.source, view.variables, view.tokenizer, None, view.now)
+    if bare.text([question], False) != bare.text([question], True):
+        return []  # it does mind, but not behind this conversation
     one, chat = bare.parts([question, reply], False), bare.parts([question, reply, question], False)
     places = [i for i, part in enumerate(one) if isinstance(part, Printed) and part.message == 1]
     asked = [i for i, part in enumerate(chat) if isinstance(part, Printed)]
@@ -196,11 +199,15 @@ def _opened(view: Rendering) -> list[Part]:
     raise ValueError(_ENDLESS)
 
 
-def _check_beginning(messages: Sequence[Message], whole: str, ahead: str, before: str) -> None:
+def _check_beginning(
+    view: Rendering, messages: Sequence[Message], whole_parts: Sequence[Part], ahead_parts: Sequence[Part]
+) -> None:
     """Refuse a row in which the answer doesn't begin behind the question, or in which it is torn."""
+    whole, ahead = _one_string(whole_parts), _one_string(ahead_parts)
     shared = _shared(whole, ahead)
     if shared == len(ahead):
         return
+    before = _one_string(view.parts(messages[:-1], prompt=False))
     asked = messages[-2].content if len(messages) > 1 else None
     if isinstance(asked, str) and asked.strip() and ahead.startswith(before):
         found = before.rfind(asked.strip())
@@ -216,8 +223,15 @@ def _check_beginning(messages: Sequence[Message], whole: str, ahead: str, before
             raise ValueError(
                 "what the chat template opens an answer with ends inside the answer's text, so a row wouldn't begin as "
                 "a prompt does; take it off the answer, or set the template's variables. It opens with "
-                f"{ahead[max(shared - 20, 0) :]!r}"
+                f"{spell(ahead_parts)[-20:]!r}"
             )
+
+
+def _one_string(parts: Sequence[Part]) -> str:
+    """Text with one character, from a private area, for each special token."""
+    return "".join(
+        part if isinstance(part, str) else chr(0x100000 + crc32(part.name.encode()) % 0xFFFD) for part in parts
+    )
 
 
 def _ends_with_eos(parts: Sequence[Part], tokenizer: Tokenizer) -> bool:
