@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from llada.cli.dialogue import History, answer_sampler, context_length
+from llada.cli.dialogue import History, answer_sampler, context_length, with_bos
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
@@ -44,6 +45,8 @@ def chat(
     num_new_tokens: int = 128,
     sampler: Sampler | None = None,
     template: ChatTemplate | None = None,
+    variables: dict[str, Any] | None = None,
+    bos: bool | None = None,
     context: int | None = None,
     seed: int = 0,
     tokenizer: str | None = None,
@@ -60,6 +63,8 @@ def chat(
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own, or for a
             released checkpoint one token per call in blocks of 32 up to EOS.
         template: how messages become tokens, as a class path; default: the checkpoint's own.
+        variables: what a template in Jinja sees besides, such as '{"enable_thinking": false}'.
+        bos: whether the conversation begins with BOS; default: as the template has it.
         context: tokens of history and answer together; default: what the model takes.
         seed: random seed of the first answer; the next answer gets the next number.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
@@ -69,8 +74,9 @@ def chat(
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    text = replace(load(checkpoint, tokenizer, device, dtype), template=template)
+    text = replace(load(checkpoint, tokenizer, device, dtype), template=template, variables=variables or {})
     text.chat_template  # noqa: B018 - says that there is none before the first message is typed
+    text = with_bos(text, bos)
     limit = context_length(text, context)
     if limit is not None and limit <= num_new_tokens:
         raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
@@ -172,7 +178,7 @@ class ChatSession:
         if not rest:
             self._note("/save needs the name of a file")
             return
-        entry = {"messages": [message._asdict() for message in self.history.whole()]}
+        entry = {"messages": [message.as_object() for message in self.history.whole()]}
         try:
             with Path(rest).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")

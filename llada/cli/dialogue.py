@@ -1,6 +1,9 @@
 """What chatting and batch generation share: how answers are decoded, and as much of the history as fits."""
 
+from dataclasses import replace
+
 from llada.data import Message, Tokenizer
+from llada.data.chat.chat_template import FixedBos
 from llada.data.chat.conversations import ASSISTANT
 from llada.samplers import Sampler, low_confidence
 from llada.text import TextModel
@@ -24,6 +27,20 @@ def answer_sampler(
     return low_confidence(
         num_new_tokens, block_length=min(BLOCK, num_new_tokens), stop_token_ids=tokenizer.eos_token_id
     )
+
+
+def with_bos(text: TextModel, bos: bool | None) -> TextModel:
+    """The model with texts and conversations that begin with BOS, or don't.
+
+    Args:
+        text: the model.
+        bos: what the user chose; None for the rules of tokenizer and template.
+    """
+    if bos is None:
+        return text
+    if text.template is None and getattr(text.tokenizer, "chat_template", None) is None:
+        return replace(text, bos=bos)
+    return replace(text, bos=bos, template=FixedBos(text.chat_template, bos), variables={})
 
 
 def context_length(text: TextModel, chosen: int | None) -> int | None:

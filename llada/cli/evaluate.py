@@ -35,6 +35,7 @@ def evaluate(
     bos: bool | None = None,
     chat: bool = False,
     template: ChatTemplate | None = None,
+    variables: dict[str, Any] | None = None,
     allow_code: bool = False,
     include_path: str | None = None,
     output: str | None = None,
@@ -58,9 +59,10 @@ def evaluate(
             the protocol's, or that class with its defaults. Autoregressive models are exact: only rows_per_call counts.
         rows_per_call: rows per model call; changes speed and memory only.
         check_greedy: find out whether greedy decoding would give the answer, for tasks with such a metric.
-        bos: whether contexts begin with BOS; default: yes, if the tokenizer has one, but not for protocols.
+        bos: whether contexts begin with BOS; default: the tokenizer's own rule, but never for protocols.
         chat: put prompts through the chat template; protocols know.
         template: how messages become tokens, as a class path; default: the checkpoint's own.
+        variables: what a template in Jinja sees besides, such as '{"enable_thinking": false}'.
         allow_code: let the harness run programs that the model wrote; on this machine, without a sandbox.
         include_path: folder with further tasks as YAML files.
         output: JSON file for the scores.
@@ -84,8 +86,9 @@ def evaluate(
         sampler = sampler or chosen.sampler()
         num_new_tokens = num_new_tokens or chosen.num_new_tokens
         num_fewshot = chosen.num_fewshot if num_fewshot is None else num_fewshot
-    begin = chosen is None if bos is None else bos
+    begin = False if bos is None and chosen is not None else bos
     text = replace(load(path, tokenizer, device, dtype), template=template, sampler=sampler, bos=begin)
+    text = replace(text, variables=variables or {})
     found = harness.run_tasks(
         EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed),
         names,

@@ -3,8 +3,9 @@
     llada generate LLaDA-8B-Instruct questions.jsonl answers.jsonl --batch_size 16 --num_new_tokens 256
 
 Both are JSON Lines. A line of the input is ``{"prompt": "..."}``, which is continued as it stands, or ``{"messages":
-[{"role": "user", "content": "..."}, ...]}``, which goes through the chat template; an ``"id"`` may name it, or else its
-number from 0 does. A line of the output is ``{"id", "text", "num_tokens", "calls", "seed"}``.
+[{"role": "user", "content": "..."}, ...]}``, which goes through the chat template, with ``"tools"`` if there are any;
+an ``"id"`` may name it, or else its number from 0 does. A line of the output is ``{"id", "text", "num_tokens", "calls",
+"seed"}``.
 
 Rows are computed in the order of their lengths, and an interrupted run goes on where it stopped. Row i has the seed
 ``seed + i``, so neither batches nor interruptions change what is written, up to the rounding of the model.
@@ -20,11 +21,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llada.cli.dialogue import answer_sampler, context_length
+from llada.cli.dialogue import answer_sampler, context_length, with_bos
 from llada.cli.expression import matching
 from llada.cli.options import expand_sampler, name_positional, run
-from llada.data import ChatTemplate, JsonLines, Message
-from llada.data.sources import text_field
+from llada.data import ChatTemplate, JsonLines
+from llada.data.chat.conversations import read_messages, read_tools
 from llada.files.json_object import parse_object
 from llada.samplers import Sampler
 from llada.text import TextModel, load
@@ -47,6 +48,9 @@ def generate(
     sampler: Sampler | None = None,
     regex: str | None = None,
     template: ChatTemplate | None = None,
+    variables: dict[str, Any] | None = None,
+    ignore_fields: list[str] | None = None,
+    bos: bool | None = None,
     seed: int = 0,
     tokenizer: str | None = None,
     device: str = "auto",
@@ -64,6 +68,9 @@ def generate(
             released checkpoint one token per call in blocks of 32 up to EOS.
         regex: regular expression that every answer matches as a whole; needs the extra llada[regex].
         template: how messages become tokens, as a class path; default: the checkpoint's own.
+        variables: what a template in Jinja sees besides, such as '{"enable_thinking": false}'.
+        ignore_fields: entry of messages, or "tools", that is left out because the template doesn't write it.
+        bos: whether rows begin with BOS; default: as the tokenizer, or for messages the template, has it.
         seed: random seed of the first row of the input; the next row gets the next number.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -72,8 +79,9 @@ def generate(
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    text = replace(load(checkpoint, tokenizer, device, dtype), template=template)
-    rows = list(_rows(input, text, seed))
+    text = replace(load(checkpoint, tokenizer, device, dtype), template=template, variables=variables or {})
+    text = with_bos(text, bos)
+    rows = list(_rows(input, text, seed, ignore_fields or []))
     _check(rows, input, context_length(text, None), num_new_tokens)
     done = repair(Path(output))
     _check_done(done, rows, output)
@@ -90,7 +98,7 @@ def generate(
     print(f"{len(left)} answers written to {output}" + (f", {len(done)} were there" if done else ""))
 
 
-def _rows(path: str, text: TextModel, seed: int) -> Iterator[Row]:
+def _rows(path: str, text: TextModel, seed: int, ignore_fields: list[str]) -> Iterator[Row]:
     for index, (where, record) in enumerate(JsonLines(path).records()):
         name = record.get("id", index)
         if isinstance(name, bool) or not isinstance(name, int | str):
@@ -98,25 +106,19 @@ def _rows(path: str, text: TextModel, seed: int) -> Iterator[Row]:
         if ("prompt" in record) == ("messages" in record):
             raise ValueError(f"{where}: there must be either a 'prompt' or 'messages'")
         try:
-            yield Row(name, seed + index, _encode(record, where, text))
+            yield Row(name, seed + index, _encode(record, where, text, ignore_fields))
         except ValueError as error:
             message = str(error)
             raise ValueError(message if message.startswith(where) else f"{where}: {message}") from error
 
 
-def _encode(record: dict[str, Any], where: str, text: TextModel) -> list[int]:
+def _encode(record: dict[str, Any], where: str, text: TextModel, ignore_fields: list[str]) -> list[int]:
     if "prompt" in record:
         if not isinstance(record["prompt"], str):
             raise ValueError(f"{where}: field 'prompt' must be text; got {type(record['prompt']).__name__}")
         return text.encode(record["prompt"])
-    if not isinstance(record["messages"], list) or not record["messages"]:
-        raise ValueError(f"{where}: field 'messages' must be a list with at least one message")
-    messages = []
-    for entry in record["messages"]:
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where}: a message must be an object with 'role' and 'content'")
-        messages.append(Message(text_field(entry, "role", where), text_field(entry, "content", where)))
-    return text.encode_messages(messages)
+    tools = None if "tools" in ignore_fields else read_tools(record, "tools", where)
+    return text.encode_messages(read_messages(record, "messages", where, ignore_fields), tools)
 
 
 def _check(rows: list[Row], path: str, context: int | None, num_new_tokens: int) -> None:
@@ -193,4 +195,4 @@ def _answers(text: TextModel, rows: list[Row], num_new_tokens: int) -> Iterator[
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     named = name_positional(arguments, "checkpoint", "input", "output")
-    run(generate, command, expand_sampler(named))
+    run(generate, command, expand_sampler(named), repeatable=("ignore_fields",))

@@ -25,6 +25,7 @@ def sample(
     num_new_tokens: int = 64,
     sampler: Sampler | None = None,
     regex: str | None = None,
+    bos: bool | None = None,
     seed: int = 0,
     batch_size: int = 16,
     tokenizer: str | None = None,
@@ -46,6 +47,7 @@ def sample(
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own.
         regex: regular expression that the text behind each prompt matches as a whole, or what fills the gaps of each
             template, from the first to the last; needs the extra llada[regex].
+        bos: whether texts begin with BOS; default: as the tokenizer has it.
         seed: random seed of the first sample; the next sample gets the next number.
         batch_size: samples that are made at once; changes memory and speed only.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
@@ -58,7 +60,7 @@ def sample(
     for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    text = replace(load(checkpoint, tokenizer, device), sampler=sampler)
+    text = replace(load(checkpoint, tokenizer, device), sampler=sampler, bos=bos)
     pictures = {path: draw for path, draw in ((page, denoising_page), (picture, denoising_picture)) if path is not None}
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:

@@ -10,6 +10,7 @@ Three ways to call it, each with ``--checkpoint model.ckpt``:
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ def score(
     draws: int = 8,
     batch_size: int = 32,
     estimator: ConditionalLikelihood | None = None,
+    bos: bool | None = None,
     seed: int = 0,
     tokenizer: str | None = None,
     device: str = "auto",
@@ -60,6 +62,7 @@ def score(
         batch_size: rows of the text per model call; changes memory and speed only.
         estimator: how log-likelihoods are estimated, see `llada.metrics.ConditionalLikelihood`, which is the default;
             autoregressive models are exact: only rows_per_call counts.
+        bos: whether prompts and the text begin with BOS; default: as the tokenizer has it.
         seed: random seed of the masks.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -71,10 +74,12 @@ def score(
         if max_length is None:
             raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
         content = read_text(text)
-        _print_bound(bound_of(content, load(checkpoint, tokenizer, device), max_length, draws, batch_size, seed), jsonl)
+        model = replace(load(checkpoint, tokenizer, device), bos=bos)
+        _print_bound(bound_of(content, model, max_length, draws, batch_size, seed), jsonl)
         return
     comparisons = _read_comparisons(pairs) if pairs is not None else _comparisons(prompt or [], answer or [])
-    _print_answers(comparisons, _likelihoods(comparisons, load(checkpoint, tokenizer, device), estimator, seed), jsonl)
+    model = replace(load(checkpoint, tokenizer, device), bos=bos)
+    _print_answers(comparisons, _likelihoods(comparisons, model, estimator, seed), jsonl)
 
 
 def _comparisons(prompts: list[str], answers: list[str]) -> list[Comparison]:

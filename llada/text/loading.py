@@ -7,7 +7,7 @@ import torch
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint, write_tokenizer
 from llada.data import Tokenizer, load_tokenizer
 from llada.module import DiffusionLM
-from llada.text.released import is_released, load_released, torch_dtype
+from llada.text.released import is_released, load_released, released_stops, torch_dtype
 from llada.text.text_model import TextModel
 
 
@@ -32,7 +32,7 @@ def load(checkpoint: str, tokenizer: str | None = None, device: str = "auto", dt
     model, words = load_parts(checkpoint, tokenizer, device, dtype)
     if words is None:
         raise ValueError(f"{checkpoint} holds no tokenizer; give the folder of its tokenizer with --tokenizer")
-    return TextModel(model, words)
+    return TextModel(model, words, stops=released_stops(checkpoint))
 
 
 def load_parts(

@@ -8,6 +8,7 @@ import torch
 from llada.checkpoints.released.pretrained import find_folder
 from llada.data import Tokenizer, load_tokenizer
 from llada.data.tokenizers.saved_tokenizer import has_tokenizer
+from llada.data.tokenizers.special_tokens import stop_ids
 from llada.module import DiffusionLM
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -48,6 +49,18 @@ def load_released(
     if tokenizer is None and not has_tokenizer(tokenizer_path):
         return model, None
     return model, load_tokenizer(tokenizer_path, mask=model.process.mask_token_id)
+
+
+def released_stops(checkpoint: str) -> frozenset[int]:
+    """Every end of text that the files of a released checkpoint name; none for a file of the Trainer.
+
+    Args:
+        checkpoint: folder, hub name or file.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    return stop_ids(find_folder(checkpoint)) if is_released(checkpoint) else frozenset()
 
 
 def torch_dtype(name: str | None) -> torch.dtype | None:

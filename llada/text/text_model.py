@@ -6,8 +6,8 @@ Everything that must agree wherever text is written, scored or shown is decided 
 what a row is padded with, which tokens end an answer, and how the answer is read off the canvas.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llada.data import ChatTemplate, Message, Tokenizer
+from llada.data.chat.chat_template import Tools, make_prompt
 from llada.data.chat.conversations import ASSISTANT
 from llada.data.chat.jinja_template import JinjaTemplate
 from llada.module import DiffusionLM
@@ -33,14 +34,21 @@ class TextModel:
         tokenizer: the one that the model was trained with.
         template: how conversations become tokens; None for the tokenizer's own, if it has one.
         sampler: how masks are filled; None for the model's own.
-        bos: whether texts begin with BOS, if the tokenizer has one. Chat templates decide for themselves.
+        bos: whether texts begin with BOS, if the tokenizer has one; None for the tokenizer's own rule, such as
+            ``add_bos_token``. Chat templates decide for themselves.
+        variables: what the tokenizer's own chat template, or a `JinjaTemplate`, sees besides, such as
+            ``{"enable_thinking": False}``.
+        stops: tokens that end an answer beside those that the tokenizer and the template know, such as the
+            ``eos_token_id`` of a released checkpoint's files.
     """
 
     model: DiffusionLM
     tokenizer: Tokenizer
     template: ChatTemplate | None = None
     sampler: Sampler | None = None
-    bos: bool = True
+    bos: bool | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    stops: frozenset[int] = frozenset()
 
     @property
     def max_length(self) -> int | None:
@@ -60,7 +68,7 @@ class TextModel:
             ValueError: if there is neither.
         """
         if self.template is not None:
-            return self.template
+            return _with_variables(self.template, self.variables)
         source = getattr(self.tokenizer, "chat_template", None)
         if source is None:
             raise ValueError(
@@ -68,24 +76,30 @@ class TextModel:
                 "`llada sample` continues its texts. If it was trained on conversations, name its template: --template "
                 "llada.data.llada_template or --template llada.data.plain_template"
             )
-        return JinjaTemplate(source)
+        return JinjaTemplate(source, variables=self.variables)
 
     @cached_property
     def stop_token_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: EOS, the end of a turn, and what the chat template ends answers with."""
-        ends: set[int | None] = {self.tokenizer.eos_token_id, self.tokenizer.eot_token_id}
+        """Tokens that end an answer: those that the tokenizer, the checkpoint's files and the chat template know."""
+        ends = self.tokenizer.stop_token_ids | self.stops
         if self.template is not None or getattr(self.tokenizer, "chat_template", None) is not None:
             ends |= set(self._answer_ends())
-        return frozenset(token for token in ends if token is not None)
+        return frozenset(ends)
 
-    def _answer_ends(self) -> list[int]:
-        special = set(self.tokenizer.special_tokens.values())
+    def _answer_ends(self) -> Iterator[int]:
+        """The special tokens behind an answer's text, with nothing but white space between them."""
         try:
-            return [t for t in self.chat_template.answer(Message(ASSISTANT, "x"), self.tokenizer) if t in special]
+            answer = self.chat_template.answer(Message(ASSISTANT, "x"), self.tokenizer)
         except ValueError:
             if self.template is not None:
                 raise
-            return []  # plain texts need no template; a conversation will say what is wrong with this one
+            return  # plain texts need no template; a conversation will say what is wrong with this one
+        special = set(self.tokenizer.special_tokens.values())
+        for token in reversed(answer):
+            if token in special:
+                yield token
+            elif not self.tokenizer.decode([token]).isspace():
+                return
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that begins a row."""
@@ -99,18 +113,22 @@ class TextModel:
         """
         return [*self._begin, *encode_gaps(text, self.tokenizer)]
 
-    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+    def encode_messages(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """Token ids of a conversation, up to where the next answer begins.
+
+        Args:
+            messages: the turns so far.
+            tools: schemas of the tools that may be called.
 
         Raises:
             ValueError: if there is no chat template, or it refuses the messages.
         """
-        return self.chat_template.prompt(messages, self.tokenizer)
+        return make_prompt(self.chat_template, messages, self.tokenizer, tools)
 
     @cached_property
     def _begin(self) -> list[int]:
-        begin = self.tokenizer.bos_token_id
-        return [begin] if self.bos and begin is not None else []
+        begin, wanted = self.tokenizer.bos_token_id, self.tokenizer.adds_bos if self.bos is None else self.bos
+        return [begin] if wanted and begin is not None else []
 
     def context(self, ids: list[int]) -> list[int]:
         """A prompt as the model can use it: as it stands, but BOS or EOS if it is empty and the model needs one.
@@ -210,3 +228,14 @@ def _without_full_mask(made: Canvas) -> tuple[Any, ...]:
     """The parts of a canvas; no attention mask where nothing is padding, for backbones that know of none."""
     tokens, attention_mask, others = made[0], made[1], made[2:]
     return tokens, None if bool(attention_mask.all()) else attention_mask, *others
+
+
+def _with_variables(template: ChatTemplate, variables: Mapping[str, Any]) -> ChatTemplate:
+    if not variables:
+        return template
+    if not isinstance(template, JinjaTemplate):
+        raise ValueError(
+            f"the template {type(template).__name__} has no variables, so {', '.join(variables)} would be ignored; "
+            "only templates in Jinja have some"
+        )
+    return replace(template, variables={**template.variables, **variables})

@@ -6,6 +6,7 @@ and forgotten fails, and so does a check that would hold anyway.
 
 import inspect
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +17,15 @@ import torch
 
 from llada.backbones import BidirectionalTransformer
 from llada.cli import chat, evaluate, generate, main, sample, score
-from llada.data import Tokenizer, load_tokenizer, plain_template
+from llada.data import JinjaTemplate, Tokenizer, load_tokenizer, plain_template
+from llada.data.chat.chat_template import FixedBos
 from llada.evaluation import PROTOCOLS, EvaluationModel
 from llada.metrics import ConditionalLikelihood
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from llada.samplers import RegularExpression, low_confidence
 from llada.text import TextModel
-from tests.tiny_checkpoint import MASK, write_tokenizer
+from tests.tiny_checkpoint import BOS, MASK, TEMPLATE, write_tokenizer
 
 PROTOCOL, CODE = "llada-8b-base/gsm8k", "llada-8b-base/humaneval"
 SAMPLER = ["--sampler", "low_confidence", "--sampler.steps", "2"]
@@ -74,6 +76,8 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_text('{"prompt": "The boat"}\n{"prompt": "The boat"}\n')
     (tmp_path / "other.jsonl").write_text('{"prompt": "The hill"}\n')
+    said = [{"role": "user", "content": "The hill", "weight": 1}]
+    (tmp_path / "labelled.jsonl").write_text(json.dumps({"messages": said}))
     (tmp_path / "prompts.txt").write_text("The hill\n")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "The hill", "answer": " is red"}\n')
     (tmp_path / "text.txt").write_text("The hill is red.")
@@ -183,6 +187,7 @@ SAMPLE: dict[str, Case] = {
     "num_new_tokens": (["--num_new_tokens", "3"], lambda seen: seen.num_new_tokens == 3),
     "sampler": (SAMPLER, sampled),
     "regex": (["--regex", "a[bc]"], lambda seen: seen.regexes() == ["a[bc]"]),
+    "bos": (["--bos", "true"], lambda seen: written_by(seen).bos is True),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7]),
     "batch_size": (["--batch_size", "1", "--num_samples", "2"], lambda seen: seen.prompts == [[""], [""]]),
     "page": (["--page", "a.html"], lambda seen: Path("a.html").is_file()),
@@ -201,6 +206,15 @@ GENERATE: dict[str, Case] = {
     "sampler": (SAMPLER, sampled),
     "regex": (["--regex", "a[bc]"], lambda seen: seen.regexes() == ["a[bc]"]),
     "template": (["--template", "llada.data.plain_template"], lambda seen: template(seen) == plain_template()),
+    "variables": (
+        ["--variables", '{"enable_thinking": false}'],
+        lambda seen: written_by(seen).variables == {"enable_thinking": False},
+    ),
+    "ignore_fields": (
+        ["--input", "labelled.jsonl", "--ignore_fields", "weight"],
+        lambda seen: "The hill" in seen.prompts[0][0],
+    ),
+    "bos": (["--bos", "true"], lambda seen: written_by(seen).bos is True),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7, 8]),
 }
 
@@ -211,6 +225,11 @@ CHAT: dict[str, Case] = {
     "num_new_tokens": (["--num_new_tokens", "3"], lambda seen: seen.num_new_tokens == 3),
     "sampler": (SAMPLER, sampled),
     "template": (["--template", "llada.data.plain_template"], lambda seen: template(seen) == plain_template()),
+    "variables": (
+        ["--variables", '{"enable_thinking": false}'],
+        lambda seen: written_by(seen).variables == {"enable_thinking": False},
+    ),
+    "bos": (["--bos", "false"], lambda seen: written_by(seen).template == FixedBos(JinjaTemplate(TEMPLATE), False)),
     "context": (["--context", "150"], lambda seen: session(seen)["context"] == 150),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7]),
     "no_stream": (["--no_stream"], lambda seen: session(seen)["pieces"] is False),
@@ -231,6 +250,7 @@ SCORE: dict[str, Case] = {
         ["--estimator.num_samples", "64"],
         lambda seen: seen.likelihood.get("estimator") == ConditionalLikelihood(64),
     ),
+    "bos": (["--bos", "true"], lambda seen: seen.likelihood.get("prompts", [[0, 0]])[0][0] == BOS),
     "seed": (["--seed", "7"], lambda seen: seen.likelihood["seed"].tolist() == [7]),
     "jsonl": (["--jsonl"], lambda seen: seen.out.startswith("{")),
 }
@@ -256,6 +276,10 @@ EVALUATE: dict[str, Case] = {
         ["--template", "llada.data.plain_template"],
         lambda seen: evaluated(seen).text.template == plain_template(),
     ),
+    "variables": (
+        ["--variables", '{"enable_thinking": false}'],
+        lambda seen: evaluated(seen).text.variables == {"enable_thinking": False},
+    ),
     "allow_code": (["--allow_code"], lambda seen: seen.options["confirm_run_unsafe_code"]),
     "include_path": (["--include_path", "mine"], lambda seen: seen.options["include_path"] == "mine"),
     "output": (["--output", "a.json"], lambda seen: Path("a.json").is_file()),
@@ -263,9 +287,13 @@ EVALUATE: dict[str, Case] = {
 }
 
 
-def template(seen: Seen) -> Any:
+def written_by(seen: Seen) -> TextModel:
     assert seen.model is not None
-    return seen.model.template
+    return seen.model
+
+
+def template(seen: Seen) -> Any:
+    return written_by(seen).template
 
 
 def session(seen: Seen) -> dict[str, Any]:
@@ -361,7 +389,7 @@ def test_a_protocol_gives_way_to_what_is_asked_for(seen: Seen) -> None:
     assert (seen.options["num_fewshot"], evaluated(seen).estimator) == (3, ConditionalLikelihood(32))
     assert main(["evaluate", "a.ckpt", "--tasks", "piqa"]) == 0
     assert (seen.options["num_fewshot"], evaluated(seen).estimator) == (None, None)
-    assert evaluated(seen).text.bos is True
+    assert evaluated(seen).text.bos is None
 
 
 def test_the_seed_is_that_of_a_text_as_well(seen: Seen) -> None:

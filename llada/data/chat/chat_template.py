@@ -4,8 +4,10 @@ Special tokens are placed by name and text is encoded as text, so what a user wr
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any, NamedTuple
 
 from typing_extensions import override
 
@@ -19,12 +21,28 @@ class Special:
 
     Args:
         name: what it does or what it is called; see `Tokenizer.special_id`.
+        optional: whether it is left out for tokenizers that have none.
     """
 
     name: str
+    optional: bool = False
 
 
 Part = str | Special
+Tools = list[dict[str, Any]] | None
+"""Schemas of the tools that the assistant may call."""
+
+
+class ChatRow(NamedTuple):
+    """A conversation as a row of a training.
+
+    Attributes:
+        prompt: token ids that are given.
+        answer: token ids that are learnt, with all that follows the answer in the row.
+    """
+
+    prompt: list[int]
+    answer: list[int]
 
 
 class ChatTemplate(ABC):
@@ -34,12 +52,14 @@ class ChatTemplate(ABC):
     def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Tokens up to where the assistant's next answer begins.
 
+        A template that can write tools takes a third argument ``tools``, here and in `row`.
+
         Args:
             messages: the turns so far.
             tokenizer: of the model.
 
         Raises:
-            ValueError: if the tokenizer lacks a special token of the template.
+            ValueError: if the tokenizer lacks a special token of the template, or the template can't write a message.
         """
 
     @abstractmethod
@@ -51,8 +71,21 @@ class ChatTemplate(ABC):
             tokenizer: of the model.
 
         Raises:
-            ValueError: if the tokenizer lacks a special token of the template.
+            ValueError: as `prompt`.
         """
+
+    def row(self, messages: Sequence[Message], tokenizer: Tokenizer) -> ChatRow:
+        """A conversation whose last message is the answer that is learnt.
+
+        Args:
+            messages: the turns, the answer among them.
+            tokenizer: of the model.
+
+        Raises:
+            ValueError: as `prompt`.
+        """
+        answer = self.answer(messages[-1], tokenizer)
+        return ChatRow(self.prompt(messages[:-1], tokenizer), answer)
 
 
 @dataclass(frozen=True)
@@ -94,7 +127,45 @@ class MarkupTemplate(ChatTemplate):
         return [part.replace("{role}", role) if isinstance(part, str) else part for part in self.header]
 
     def _content(self, message: Message) -> str:
+        beside = [name for name, value in message.fields.items() if value]
+        if beside or not isinstance(message.content, str):
+            what = f"the field {beside[0]!r}" if beside else "a content that isn't one text"
+            raise ValueError(
+                f"this template writes role and content alone, but a message has {what}; use the checkpoint's own "
+                "template (llada.data.checkpoint_template), or leave it out with ignore_fields"
+            )
         return message.content.strip() if self.strip else message.content
+
+
+@dataclass(frozen=True)
+class FixedBos(ChatTemplate):
+    """Another template, whose rows begin with BOS, or don't, whatever it writes itself.
+
+    Args:
+        template: writes the conversation.
+        bos: whether it begins with BOS.
+    """
+
+    template: ChatTemplate
+    bos: bool
+
+    def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> list[int]:
+        """See `ChatTemplate`; with tools, if the other template takes them."""
+        return self._begun(make_prompt(self.template, messages, tokenizer, tools), tokenizer)
+
+    @override
+    def answer(self, message: Message, tokenizer: Tokenizer) -> list[int]:
+        return self.template.answer(message, tokenizer)
+
+    def row(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> ChatRow:
+        """See `ChatTemplate`; with tools, if the other template takes them."""
+        row = make_row(self.template, messages, tokenizer, tools)
+        return ChatRow(self._begun(row.prompt, tokenizer), row.answer)
+
+    def _begun(self, ids: list[int], tokenizer: Tokenizer) -> list[int]:
+        begin = tokenizer.bos_token_id
+        bare = ids[1:] if ids[:1] == [begin] else ids
+        return [tokenizer.special_id("bos"), *bare] if self.bos else bare
 
 
 def llada_template() -> ChatTemplate:
@@ -118,18 +189,44 @@ def llada_template() -> ChatTemplate:
 
 
 def plain_template() -> ChatTemplate:
-    """No roles: BOS, the prompt, a newline, the answer, EOS. Needs no tokens but those of any tokenizer here."""
-    return MarkupTemplate(begin=(Special("bos"),), ending=("\n",), answer_ending=(Special("eos"),))
+    """No roles: BOS, if the tokenizer has it, the prompt, a newline, the answer, EOS."""
+    return MarkupTemplate(begin=(Special("bos", optional=True),), ending=("\n",), answer_ending=(Special("eos"),))
 
 
 def encode_parts(parts: Sequence[Part], tokenizer: Tokenizer) -> list[int]:
     """Token ids of text and special tokens; neighbouring texts are encoded as one."""
-    ids: list[int] = []
-    text = ""
+    pieces: list[str | int] = []
     for part in parts:
         if isinstance(part, str):
-            text += part
-            continue
-        ids += [*tokenizer.encode(text), tokenizer.special_id(part.name)]
-        text = ""
-    return ids + tokenizer.encode(text)
+            if pieces and isinstance(pieces[-1], str):
+                pieces[-1] += part
+            else:
+                pieces.append(str(part))
+        elif not part.optional or tokenizer.has_special(part.name):
+            pieces.append(tokenizer.special_id(part.name))
+    return tokenizer.encode_pieces(pieces)
+
+
+def make_prompt(template: ChatTemplate, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools) -> list[int]:
+    """`ChatTemplate.prompt` with tools, if there are any.
+
+    Raises:
+        ValueError: as `ChatTemplate.prompt`, or if there are tools and the template knows of none.
+    """
+    return template.prompt(messages, tokenizer, **_with_tools(template.prompt, tools))
+
+
+def make_row(template: ChatTemplate, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools) -> ChatRow:
+    """`ChatTemplate.row` with tools, if there are any; errors as in `make_prompt`."""
+    return template.row(messages, tokenizer, **_with_tools(template.row, tools))
+
+
+def _with_tools(method: Callable[..., Any], tools: Tools) -> dict[str, Any]:
+    if not tools:
+        return {}
+    if "tools" not in signature(method).parameters:
+        raise ValueError(
+            "there are tools, which this template doesn't write; use the checkpoint's own template "
+            "(llada.data.checkpoint_template), or leave out the field 'tools'"
+        )
+    return {"tools": tools}

@@ -1,25 +1,65 @@
 """Where conversations come from: prompts with answers, and chats of several turns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llada.data.sources import RecordSource, text_field
+from llada.files.json_object import parse_object
 
 USER, ASSISTANT = "user", "assistant"
+Content = str | list[dict[str, Any]] | None
+"""What a message says: text, parts such as ``{"type": "text", "text": "Hi"}``, or None beside a call of a tool."""
 
 
-class Message(NamedTuple):
-    """One turn.
+class Turn(NamedTuple):
+    """Who says what.
 
     Attributes:
-        role: "user", "assistant", or whatever else the template knows, such as "system".
+        role: "user", "assistant", or whatever else the template knows, such as "system" or "tool".
         content: what is said.
     """
 
     role: str
-    content: str
+    content: Content
+
+
+class Message(Turn):
+    """A turn, with what else the template is handed.
+
+    Args:
+        role: see `Turn`.
+        content: see `Turn`.
+        fields: further entries, such as ``tool_calls`` or ``reasoning_content``.
+    """
+
+    fields: dict[str, Any]
+
+    def __new__(cls, role: str, content: Content, fields: Mapping[str, Any] | None = None) -> "Message":  # noqa: D102
+        message = super().__new__(cls, role, content)
+        message.fields = dict(fields or {})
+        return message
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == other and self.fields == getattr(other, "fields", {})
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = Turn.__hash__
+
+    def __repr__(self) -> str:
+        return f"Message({self.role!r}, {self.content!r}{f', {self.fields!r}' if self.fields else ''})"
+
+    def as_object(self) -> dict[str, Any]:
+        """The message as it stands in a file; an entry without a value is left out, as the hub's own reader does."""
+        entries = {"role": self.role, "content": self.content, **self.fields}
+        return {name: value for name, value in entries.items() if value is not None}
+
+    def texts(self) -> list[str]:
+        """Every text in it but the role and the names of entries."""
+        return list(texts_in([self.content, self.fields]))
 
 
 class Conversation(NamedTuple):
@@ -28,10 +68,12 @@ class Conversation(NamedTuple):
     Attributes:
         where: the place it was found at, for messages.
         messages: the turns.
+        tools: schemas of the tools that the assistant may call; None if there are none.
     """
 
     where: str
     messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
 
 
 class ConversationSource(ABC):
@@ -79,26 +121,96 @@ class PromptAnswers(ConversationSource):
 class ChatMessages(ConversationSource):
     """Records with a list of messages: ``{"messages": [{"role": "user", "content": "Hi"}, ...]}``.
 
+    What a message has beside role and content, such as ``tool_calls`` or ``reasoning_content``, goes to the template,
+    which refuses what it can't write.
+
     Args:
         records: where they come from.
         messages: field of the list.
+        tools: field of the list of tool schemas, as objects or as the JSON text of them; a record may lack it.
+        ignore_fields: entries of messages and records that are left out on purpose, such as "tools" or "weight".
     """
 
     records: RecordSource
     messages: str = "messages"
+    tools: str = "tools"
+    ignore_fields: Collection[str] = ()
 
     def __iter__(self) -> Iterator[Conversation]:
         for where, record in self.records.records():
-            if not isinstance(record.get(self.messages), list) or not record[self.messages]:
-                raise ValueError(f"{where}: field {self.messages!r} must be a list with at least one message")
-            yield Conversation(where, [_message(entry, where) for entry in record[self.messages]])
+            messages = read_messages(record, self.messages, where, self.ignore_fields)
+            tools = None if self.tools in self.ignore_fields else read_tools(record, self.tools, where)
+            yield Conversation(where, messages, tools)
 
     def fingerprint(self) -> str:
         """Settings, and the records' own fingerprint."""
         return f"{self!r} {self.records.fingerprint()}"
 
 
-def _message(entry: object, where: str) -> Message:
+def read_messages(
+    record: Mapping[str, Any], field: str, where: str, ignore_fields: Collection[str] = ()
+) -> list[Message]:
+    """The messages of a record.
+
+    Args:
+        record: an object that somebody else wrote.
+        field: its entry with the list.
+        where: the place of the record, for messages.
+        ignore_fields: entries of messages that are left out.
+
+    Raises:
+        ValueError: if it isn't a list of messages, each with a role and a content, or one is empty.
+    """
+    entries = record.get(field)
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{where}: field {field!r} must be a list with at least one message")
+    return [_message(entry, where, ignore_fields) for entry in entries]
+
+
+def read_tools(record: Mapping[str, Any], field: str, where: str) -> list[dict[str, Any]] | None:
+    """The tool schemas of a record; None if it has none.
+
+    Raises:
+        ValueError: if they are no list of objects, nor the JSON text of one.
+    """
+    tools = record.get(field)
+    if isinstance(tools, str) and tools.strip():
+        tools = parse_object(f'{{"tools": {tools}}}', f"{where}, field {field!r}")["tools"]
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError(f"{where}: field {field!r} must be a list of objects; got {type(tools).__name__}")
+    return tools
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Every text in nested lists and objects, but the names of entries."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from texts_in(entry)
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from texts_in(entry)
+
+
+def _message(entry: object, where: str, ignore_fields: Collection[str]) -> Message:
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: a message must be an object with 'role' and 'content'; got {type(entry).__name__}")
-    return Message(text_field(entry, "role", where), text_field(entry, "content", where))
+    role = text_field(entry, "role", where)
+    fields = {name: value for name, value in entry.items() if name not in ("role", "content", *ignore_fields)}
+    content = entry.get("content")
+    if isinstance(content, list) and content:
+        return Message(role, _parts(content, where), fields)
+    if content is None and any(fields.values()):  # as OpenAI writes a message that only calls a tool
+        return Message(role, None, fields)
+    return Message(role, text_field(entry, "content", where), fields)
+
+
+def _parts(content: list[Any], where: str) -> list[dict[str, Any]]:
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise ValueError(f"{where}: field 'content' has a part of type {kind!r}; these models read text alone")
+    return content

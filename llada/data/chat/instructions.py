@@ -7,7 +7,7 @@ from typing import Any
 from typing_extensions import override
 
 from llada.data.batch import EosInAnswer, Padding
-from llada.data.chat.chat_template import ChatTemplate, plain_template
+from llada.data.chat.chat_template import ChatRow, ChatTemplate, make_row, plain_template
 from llada.data.chat.conversations import ASSISTANT, Conversation, ConversationSource
 from llada.data.chat.packed_answers import PackedAnswers, RowPacking
 from llada.data.datamodule import TokenDataModule
@@ -15,6 +15,8 @@ from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
 
+_ROWS = 2
+"""Number of the way in which rows are made; another one gives another folder of token files."""
 _log = logging.getLogger(__name__)
 
 
@@ -90,16 +92,17 @@ class InstructionDataModule(TokenDataModule[Conversation]):
 
     @override
     def settings(self) -> dict[str, Any]:
-        own = [self.max_length, repr(self.template), self.every_turn, self.drop_over_long]
+        own = [_ROWS, self.max_length, repr(self.template), self.every_turn, self.drop_over_long]
         return {**super().settings(), "rows": own}
 
     def key(self, document: Conversation) -> str:
         """The whole chat."""
-        return repr([tuple(message) for message in document.messages])
+        said = [tuple(message) if not message.fields else (*message, message.fields) for message in document.messages]
+        return repr(said if document.tools is None else [said, document.tools])
 
     def texts(self, document: Conversation) -> Iterable[str]:
         """The messages."""
-        return [message.content for message in document.messages]
+        return [text for message in document.messages for text in message.texts()]
 
     @override
     def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
@@ -134,17 +137,16 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         """Prompts with as many masks as the answers have tokens."""
         return Canvases(rows, self.mask_token_id)
 
-    def _encode(self, conversation: Conversation, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
-        where, messages = conversation
+    def _encode(self, conversation: Conversation, tokenizer: Tokenizer) -> Iterator[ChatRow]:
+        where, messages, tools = conversation
         turns = [index for index, message in enumerate(messages) if message.role == ASSISTANT]
         if not turns:
             raise ValueError(f"{where}: there is no message with the role {ASSISTANT!r}, so nothing to learn")
         for turn in turns if self.every_turn else turns[-1:]:
             try:
-                answer = self.template.answer(messages[turn], tokenizer)
-                prompt = self.template.prompt(messages[:turn], tokenizer)
+                row = make_row(self.template, messages[: turn + 1], tokenizer, tools)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            if not answer:
+            if not row.answer:
                 raise ValueError(f"{where}: the answer has no tokens, so no position of the row may be masked")
-            yield prompt, answer
+            yield row

@@ -1,29 +1,29 @@
 """The chat template that comes with a checkpoint: a Jinja program, run in a sandbox (extra ``hf``).
 
-A template writes one string in which special tokens are spelt like text, and so is whatever a user writes. Here the
-contents are not in that string: the template is rendered with a placeholder for each, the special tokens are read from
-what remains, which is the template's own, and the contents are put back as text. A second rendering with the contents
-in place must spell the same string, or the template is refused: it does more with a message than print it.
+A row is, token for token, what the template writes for the whole conversation. What is learnt of it follows from what
+the template writes ahead of an answer:
+
+    row = template(messages)          prompt = the longest beginning that row and template(messages[:-1], open) share
 """
 
-import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
-from llada.data.chat.chat_template import ChatTemplate, Part, Special, encode_parts
+from llada.data.chat.chat_template import ChatRow, ChatTemplate, Part, Special, Tools, encode_parts
 from llada.data.chat.conversations import ASSISTANT, USER, Message
+from llada.data.chat.rendering import REASONING, Printed, Rendering, spell
+from llada.data.chat.template_program import names_in
 from llada.data.tokenizers.special_tokens import read_files, template_source
-from llada.data.tokenizers.tokenizer import ROLES, Tokenizer
+from llada.data.tokenizers.tokenizer import Tokenizer
 
-ROLE_NAMES = (USER, ASSISTANT, "system", "tool", "developer")
-"""Roles that may stand in a message: a template may build the name of a special token from the role."""
-_OPEN, _CLOSE, _SPACE = "\U0010fffe", "\U0010ffff", "\x1c"
-_PLACEHOLDER = re.compile(f"({_SPACE}?){_OPEN}([0-9]+){_CLOSE}({_SPACE}?)")
+_log = logging.getLogger(__name__)
+_LABELS = ("id", "name", "tool_call_id")
+"""Entries of a message that say nothing themselves: a template that doesn't write them only gets a warning."""
 
 
 @dataclass(frozen=True)
@@ -31,45 +31,105 @@ class JinjaTemplate(ChatTemplate):
     """A chat template in Jinja, as tokenizers of Hugging Face checkpoints have it.
 
     Args:
-        source: the program. It sees ``messages``, ``add_generation_prompt`` and the spellings ``bos_token``,
-            ``eos_token`` and so on.
-        eos: whether EOS follows the answer and its ending in a training row, if the ending isn't EOS itself, as LLaDA
-            has it.
+        source: the program. It sees ``messages``, ``tools``, ``add_generation_prompt``, the spellings ``bos_token``,
+            ``eos_token`` and so on, and the variables.
+        eos: whether EOS follows the answer and its ending in a training row, if the ending isn't EOS itself. None:
+            only if the template opens the next answer whatever ``add_generation_prompt`` says, as LLaDA's does; what it
+            opens is no part of a row.
+        variables: what the program sees besides, such as ``{"enable_thinking": False}``.
 
     Raises:
         ImportError: without the package ``jinja2``, when it is first used.
     """
 
     source: str
-    eos: bool = True
+    eos: bool | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
-    def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> list[int]:
         """See `ChatTemplate`.
 
+        Args:
+            messages: the turns so far.
+            tokenizer: of the model.
+            tools: schemas of the tools that the assistant may call.
+
         Raises:
-            ValueError: if the template fails, refuses the messages, or changes a content otherwise than by taking off
-                white space around it; or if a role isn't one of `ROLE_NAMES`.
+            ValueError: if the template fails, refuses the messages, doesn't write a field of theirs, or does with them
+                what can't be told from its own text; or if a role could spell a special token.
         """
-        return encode_parts(_render(self.source, messages, tokenizer, prompt=True), tokenizer)
+        view = Rendering(self.source, self.variables, tokenizer, tools)
+        self._check_taken(view, messages, prompt=True)
+        return encode_parts(view.parts(messages, prompt=True), tokenizer)
 
     def answer(self, message: Message, tokenizer: Tokenizer) -> list[int]:
-        """See `ChatTemplate`; the content, and what the template writes between it and the next message."""
-        parts = _render(self.source, [Message(USER, "x"), message], tokenizer, prompt=False)
-        content = max((i for i, part in enumerate(parts) if isinstance(part, _Content)), default=None)
-        if content is None:
+        """See `ChatTemplate`; the answer to a question that doesn't matter."""
+        said = Message(ASSISTANT, message.content, message.fields)
+        return self.row([Message(USER, "x"), said], tokenizer).answer
+
+    def row(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> ChatRow:
+        """See `ChatTemplate`; arguments as in `prompt`.
+
+        Raises:
+            ValueError: as `prompt`, or if it can't be told where the answer begins or ends.
+        """
+        if messages[-1].role != ASSISTANT:
+            raise ValueError(
+                f"a row ends with a message of the {ASSISTANT}; got one with the role {messages[-1].role!r}"
+            )
+        view = Rendering(self.source, self.variables, tokenizer, tools)
+        self._check_taken(view, messages, prompt=False)
+        whole, ahead = view.parts(messages, prompt=False), view.parts(messages[:-1], prompt=True)
+        if not _prints_last(view, messages, whole):
             raise ValueError("the chat template doesn't print the assistant's message, so there is nothing to learn")
-        ending = _ending(self.source, tokenizer, parts[content + 1 :])
-        if self.eos and tokenizer.eos_token_id is not None and not _is_eos(ending, tokenizer):
-            ending = [*ending, Special("eos")]
-        return encode_parts([parts[content], *ending], tokenizer)
+        before = view.text(messages[:-1], prompt=False)
+        opened = _opened(view) if before == spell(ahead) else []
+        if opened and whole[-len(opened) :] != opened:
+            raise ValueError(_ENDLESS)
+        whole = whole[: len(whole) - len(opened)]
+        _check_beginning(view, messages, whole, ahead)
+        if (self.eos or (self.eos is None and opened)) and not _ends_with_eos(whole, tokenizer):
+            whole = [*whole, Special("eos", optional=True)]
+        ids, start = encode_parts(whole, tokenizer), encode_parts(ahead, tokenizer)
+        shared = _shared(ids, start)
+        return ChatRow(ids[:shared], ids[shared:])
+
+    def _check_taken(self, view: Rendering, messages: Sequence[Message], prompt: bool) -> None:
+        """Refuse what the template would leave out without a word."""
+        if view.tools and "tools" not in names_in(self.source):
+            raise ValueError("there are tools, which the chat template doesn't write; leave out the field 'tools'")
+        for index, message in enumerate(messages):
+            last = index == len(messages) - 1 and message.role == ASSISTANT
+            for name in (name for name, value in message.fields.items() if value):
+                aliases = REASONING if name in REASONING else (name,)
+                known = any(alias in names_in(self.source) for alias in aliases)
+                if (known and not last) or _writes(view, messages, index, aliases, prompt):
+                    continue
+                if name in _LABELS:
+                    _warn_once(name)
+                    continue
+                raise ValueError(
+                    f"the chat template doesn't write the field {name!r} of a message with the role {message.role!r}; "
+                    f"give another template, or leave it out with ignore_fields=[{name!r}]"
+                )
 
 
-def checkpoint_template(folder: str | Path, eos: bool = True) -> ChatTemplate:
+_ENDLESS = (
+    "the chat template ignores add_generation_prompt, and where an answer ends can't be told from it; give a "
+    "llada.data.MarkupTemplate for training"
+)
+_warned: set[str] = set()
+
+
+def checkpoint_template(
+    folder: str | Path, eos: bool | None = None, variables: Mapping[str, Any] | None = None
+) -> ChatTemplate:
     """The chat template of a checkpoint, from ``chat_template.jinja`` or ``tokenizer_config.json``.
 
     Args:
         folder: of the checkpoint or its tokenizer.
         eos: see `JinjaTemplate`.
+        variables: see `JinjaTemplate`.
 
     Raises:
         ValueError: if the checkpoint has none, as base models don't.
@@ -80,146 +140,105 @@ def checkpoint_template(folder: str | Path, eos: bool = True) -> ChatTemplate:
             f"{folder} has no chat template, and none is made up; a base model has learnt no turns. Give one, such as "
             "llada.data.plain_template or llada.data.llada_template"
         )
-    return JinjaTemplate(found, eos)
+    return JinjaTemplate(found, eos, variables or {})
 
 
-class _Content(str):
-    """Text of a message, as opposed to text of the template."""
+def _warn_once(name: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        _log.warning("the chat template doesn't write the field %r of messages", name)
 
 
-def _render(source: str, messages: Sequence[Message], tokenizer: Tokenizer, prompt: bool) -> list[Part]:
-    """What the template writes, in parts: contents, its own text, special tokens."""
-    for message in messages:
-        if message.role not in ROLE_NAMES:
-            raise ValueError(f"a message has the role {message.role!r}; the template's may be {', '.join(ROLE_NAMES)}")
-        if _OPEN in message.content or _CLOSE in message.content:
-            raise ValueError("a message holds U+10FFFE or U+10FFFF, which are no characters; take them out")
-    marks = [f"{_SPACE}{_OPEN}{index}{_CLOSE}{_SPACE}" for index in range(len(messages))]
-    hollow = [Message(message.role, mark) for message, mark in zip(messages, marks, strict=True)]
-    rendered = _run(source, hollow, tokenizer, prompt)
-    parts = list(_split(rendered, messages, tokenizer))
-    spelt = _run(source, messages, tokenizer, prompt)
-    if "".join(part.name if isinstance(part, Special) else part for part in parts) != spelt:
-        raise ValueError(
-            "the chat template does more with a message than print it, so that its text can't be told from the "
-            "template's; take what the template looks for out of the message, or give another template"
-        )
-    return parts
+def _writes(view: Rendering, messages: Sequence[Message], index: int, names: Sequence[str], prompt: bool) -> bool:
+    """Whether a message is written otherwise for these fields of it."""
+    bare = {name: value for name, value in messages[index].fields.items() if name not in names}
+    without = [*messages[:index], Message(messages[index].role, messages[index].content, bare), *messages[index + 1 :]]
+    try:
+        return view.text(without, prompt) != view.text(messages, prompt)
+    except ValueError:  # without them it can't be written at all
+        return True
 
 
-def _split(rendered: str, messages: Sequence[Message], tokenizer: Tokenizer) -> Iterator[Part]:
-    end = 0
-    for found in _PLACEHOLDER.finditer(rendered):
-        yield from _own_parts(rendered[end : found.start()], tokenizer)
-        content = messages[int(found[2])].content
-        content = content if found[1] else content.lstrip()
-        yield _Content(content if found[3] else content.rstrip())
-        end = found.end()
-    yield from _own_parts(rendered[end:], tokenizer)
+def _prints_last(view: Rendering, messages: Sequence[Message], whole: Sequence[Part]) -> bool:
+    """Whether what the last message says is in the row."""
+    last = messages[-1]
+    if not isinstance(last.content, str) or any(
+        isinstance(p, Printed) and p.message == len(messages) - 1 for p in whole
+    ):
+        return True
+    if any(isinstance(part, Printed) for part in whole):
+        return False
+    if not last.content.strip():
+        return True
+    other = Message(last.role, last.content + "x", last.fields)
+    return view.text([*messages[:-1], other], prompt=False) != spell(whole)
 
 
-def _own_parts(text: str, tokenizer: Tokenizer) -> Iterator[Part]:
-    """Text of the template with its special tokens, the longest spelling first."""
-    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-    for piece in re.split("(" + "|".join(map(re.escape, names)) + ")", text):
-        if piece:
-            yield Special(piece) if piece in tokenizer.special_tokens else piece
+def _opened(view: Rendering) -> list[Part]:
+    """What a template that ignores ``add_generation_prompt`` writes behind an answer to open the next one.
 
-
-def _ending(source: str, tokenizer: Tokenizer, after: Sequence[Part]) -> list[Part]:
-    """What follows an answer before anything else begins.
-
-    Some templates open the next answer whatever ``add_generation_prompt`` says (LLaDA's does). Then the ending is the
-    shortest beginning of ``after`` that, followed by what the template writes before its first question, leads over to
-    a second question.
+    The ending of the answer is the shortest beginning of what follows it that, with what the template writes before its
+    first question, leads over to a second question. The rest is opened.
     """
     question, reply = Message(USER, "x"), Message(ASSISTANT, "x")
-    honest = _render(source, [question], tokenizer, False) != _render(source, [question], tokenizer, True)
-    if honest:
-        return list(after)
-    chat = _render(source, [question, reply, question], tokenizer, False)
-    first, second, third = (i for i, part in enumerate(chat) if isinstance(part, _Content))
-    opening, between = chat[:first], chat[second + 1 : third]
+    bare = Rendering(view.source, view.variables, view.tokenizer, None, view.now)
+    if bare.text([question], False) != bare.text([question], True):
+        return []  # it does mind, but not behind this conversation
+    one, chat = bare.parts([question, reply], False), bare.parts([question, reply, question], False)
+    places = [i for i, part in enumerate(one) if isinstance(part, Printed) and part.message == 1]
+    asked = [i for i, part in enumerate(chat) if isinstance(part, Printed)]
+    if not places or len(asked) != 3:
+        raise ValueError(_ENDLESS)
+    after, opening, between = one[places[0] + 1 :], chat[: asked[0]], chat[asked[1] + 1 : asked[2]]
     for length in range(1, len(between) + 1):
         rest = between[length:]
-        if list(after[:length]) == between[:length] and opening[len(opening) - len(rest) :] == rest:
-            return between[:length]
-    raise ValueError(
-        "the chat template ignores add_generation_prompt, and where an answer ends can't be told from it; give a "
-        "llada.data.MarkupTemplate for training"
+        if after[:length] == between[:length] and opening[len(opening) - len(rest) :] == rest:
+            opened, ahead = after[length:], one[: places[0]]
+            # Behind a template that opens nothing at all stands what it writes between any two turns.
+            return opened if ahead[len(ahead) - len(opened) :] == opened else []
+    raise ValueError(_ENDLESS)
+
+
+def _check_beginning(
+    view: Rendering, messages: Sequence[Message], whole_parts: Sequence[Part], ahead_parts: Sequence[Part]
+) -> None:
+    """Refuse a row in which the answer doesn't begin behind the question, or in which it is torn."""
+    whole, ahead = _one_string(whole_parts), _one_string(ahead_parts)
+    shared = _shared(whole, ahead)
+    if shared == len(ahead):
+        return
+    before = _one_string(view.parts(messages[:-1], prompt=False))
+    asked = messages[-2].content if len(messages) > 1 else None
+    if isinstance(asked, str) and asked.strip() and ahead.startswith(before):
+        found = before.rfind(asked.strip())
+        if found >= 0 and shared < found + len(asked.strip()):
+            raise ValueError(
+                "the chat template writes the question otherwise once it is answered, so where the answer begins can't "
+                "be told"
+            )
+    for said in messages[-1].texts():
+        text = said.strip()
+        torn = (whole.startswith(text, start) for start in range(max(shared - len(text) + 1, 0), shared))
+        if any(torn):
+            raise ValueError(
+                "what the chat template opens an answer with ends inside the answer's text, so a row wouldn't begin as "
+                "a prompt does; take it off the answer, or set the template's variables. It opens with "
+                f"{spell(ahead_parts)[-20:]!r}"
+            )
+
+
+def _one_string(parts: Sequence[Part]) -> str:
+    """Text with one character, from a private area, for each special token."""
+    return "".join(
+        part if isinstance(part, str) else chr(0x100000 + crc32(part.name.encode()) % 0xFFFD) for part in parts
     )
 
 
-def _is_eos(ending: Sequence[Part], tokenizer: Tokenizer) -> bool:
-    special = [part for part in ending if isinstance(part, Special)]
+def _ends_with_eos(parts: Sequence[Part], tokenizer: Tokenizer) -> bool:
+    special = [part for part in parts if isinstance(part, Special)]
     return bool(special) and tokenizer.special_id(special[-1].name) == tokenizer.eos_token_id
 
 
-def _run(source: str, messages: Sequence[Message], tokenizer: Tokenizer, prompt: bool) -> str:
-    """Run the program.
-
-    Raises:
-        ValueError: if it is malformed, fails, or refuses the messages.
-    """
-    jinja2 = _import_jinja()
-    names = {index: name for name, index in tokenizer.special_tokens.items()}
-    roles = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
-    variables = {f"{role}_token": names[index] for role, index in roles.items() if index is not None}
-    program = _compile(source)
-    try:
-        rendered: str = program.render(
-            messages=[{"role": message.role, "content": message.content} for message in messages],
-            add_generation_prompt=prompt,
-            tools=None,
-            documents=None,
-            **variables,
-        )
-    except (jinja2.exceptions.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise ValueError(f"the chat template failed: {error}") from error
-    return rendered
-
-
-def _import_jinja() -> Any:
-    try:
-        import jinja2.ext
-        import jinja2.sandbox
-    except ImportError as error:
-        raise ImportError(
-            "the chat template of a checkpoint needs the package jinja2: pip install llada[hf]"
-        ) from error
-    return jinja2
-
-
-@lru_cache(maxsize=8)
-def _compile(source: str) -> Any:
-    """The program, in a sandbox with what Hugging Face's templates rely on."""
-    jinja2 = _import_jinja()
-
-    class Generation(jinja2.ext.Extension):  # type: ignore[misc, name-defined]
-        """The tags around an answer, ``{% generation %}``: they mean nothing here, and their content is printed."""
-
-        tags = frozenset({"generation"})
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(["name:endgeneration"], drop_needle=True)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-    try:
-        return environment.from_string(source)
-    except jinja2.exceptions.TemplateSyntaxError as error:
-        raise ValueError(f"the chat template is malformed in line {error.lineno}: {error.message}") from error
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """JSON as it stands; jinja's own filter escapes it for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> None:
-    raise ValueError(message)
+def _shared(first: Sequence[object], second: Sequence[object]) -> int:
+    """Length of the longest beginning that two sequences share."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -42,7 +42,7 @@ def load_hidden(content: dict[str, Any], special: dict[str, int], vocabulary: di
     base = sorted(name for name in special if len(name) == 1 and name in vocabulary)
     if base:
         raise ValueError(f"{file}: {base[0]!r} is a letter of the alphabet and can't be a special token as well")
-    hidden = {name: f"{_HIDDEN}{index}" for name, index in special.items()}
+    hidden = {name: hidden_name(index) for name, index in special.items()}
     model = dict(content["model"])
     model["vocab"] = _renamed(model["vocab"], hidden)
     if model.get("unk_token") in hidden:
@@ -59,7 +59,51 @@ def load_hidden(content: dict[str, Any], special: dict[str, int], vocabulary: di
     processor.add_tokens([AddedToken(SHOWN, special=True)])
     processor.encode_special_tokens = True  # not even the new names are read from text
     _check_ids(processor, special, hidden, file)
+    for token in content.get("added_tokens") or []:
+        index = processor.token_to_id(hidden.get(token["content"], token["content"]))
+        if index != token["id"]:
+            raise ValueError(
+                f"{file} contradicts itself: {token['content']!r} is number {token['id']} and number {index}"
+            )
     return processor
+
+
+def hidden_name(index: int) -> str:
+    """The new name of a special token."""
+    return f"{_HIDDEN}{index}"
+
+
+def is_hidden(text: str) -> bool:
+    """Whether a text has a noncharacter, by which it could spell a hidden name."""
+    return _HIDDEN in text or SHOWN in text
+
+
+def reads_context(content: dict[str, Any]) -> bool:
+    """Whether a text is cut otherwise behind a special token than alone.
+
+    So it is if a token takes the white space beside it (``lstrip``, ``rstrip``), or if only the first word of a row
+    gets a space in front (``"prepend_scheme": "first"``).
+    """
+    strips = any(token.get("lstrip") or token.get("rstrip") for token in content.get("added_tokens") or [])
+    return strips or '"prepend_scheme": "first"' in json.dumps(content.get("pre_tokenizer"))
+
+
+def load_for_rows(processor: Any, special: dict[str, int]) -> Any:
+    """A copy of a tokenizer with hidden special tokens that reads their hidden names from a text.
+
+    Args:
+        processor: from `load_hidden`.
+        special: name and id of every special token.
+    """
+    from tokenizers import AddedToken
+
+    rows = type(processor).from_str(processor.to_str())
+    names = [hidden_name(index) for index in special.values()]
+    known = [name for name in names if rows.token_to_id(name) is not None]
+    listed = {token.content for token in rows.get_added_tokens_decoder().values()}
+    rows.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in known if name not in listed])
+    rows.encode_special_tokens = False
+    return rows
 
 
 def unknown_token(model: dict[str, Any]) -> str | None:

@@ -1,25 +1,42 @@
 """``tokenizer.json``: the tokenizers of released checkpoints, read by the package ``tokenizers`` (extra ``hf``).
 
+A folder with the parts of a byte-level BPE instead is read alike; see `llada.data.tokenizers.byte_level_bpe`.
 "<|eot_id|>" in a message is cut into pieces like every other text; `llada.data.tokenizers.hidden_tokens` has the way.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
-from llada.data.tokenizers.hidden_tokens import SHOWN, load_hidden, read_tokens, unknown_token
+from llada.data.tokenizers.byte_level_bpe import has_parts, parts_as_json, read_parts
+from llada.data.tokenizers.hidden_tokens import (
+    SHOWN,
+    hidden_name,
+    is_hidden,
+    load_for_rows,
+    load_hidden,
+    read_tokens,
+    reads_context,
+    unknown_token,
+)
 from llada.data.tokenizers.special_tokens import (
     MODEL_FILES,
     OWN_FILE,
+    TOKENIZER_FILES,
+    begins_with_bos,
     end_of_turn,
     mask_among,
     named_roles,
     numbered_roles,
     read_files,
+    stop_ids,
     template_source,
+    token_ids,
 )
 from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
@@ -40,7 +57,7 @@ class JsonTokenizer(Tokenizer):
     bytes turns unknown characters into its unknown token.
 
     Args:
-        path: the file, or the folder that holds it.
+        path: the file, or the folder that holds it, or ``vocab.json`` and ``merges.txt`` instead.
         mask: token or id that is the mask, where the files don't say, as for autoregressive checkpoints. The id may
             lie beyond the file's own tokens, as MDLM's 50257 does.
 
@@ -52,13 +69,10 @@ class JsonTokenizer(Tokenizer):
 
     def __init__(self, path: str | Path, mask: str | int | None = None) -> None:
         self.path, self.mask = path, mask
-        file = Path(path) / JSON_NAME if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"there is no tokenizer file {file}")
-        folder = file.parent
-        self._file = file.read_bytes()
+        file, content, self._files = _read(Path(path))
+        self._print = self._files.get(JSON_NAME) or json.dumps(content, sort_keys=True).encode()
+        folder = file if file.is_dir() else file.parent
         self._others = read_files(folder)
-        content = read_object(file)
         vocabulary, added = read_tokens(content, file)
         ids = vocabulary | {token["content"]: token["id"] for token in added}
         own = read_object(folder / OWN_FILE, missing_ok=True)
@@ -74,12 +88,20 @@ class JsonTokenizer(Tokenizer):
         sizes = [read_object(folder / MODEL_FILES[0], missing_ok=True).get("vocab_size"), own.get("vocab_size")]
         least = 1 + max(*ids.values(), *roles.values())
         self._vocab_size = max([least, *(size for size in sizes if isinstance(size, int))])
-        told = roles != named or self._vocab_size != least
+        stored_stops = token_ids(own.get("stop_token_ids"), f"{folder / OWN_FILE} says that stop_token_ids")
+        self._stops = stop_ids(folder) | frozenset(stored_stops)
+        more = bool(self._stops - {roles.get("eos")})
+        told = roles != named or self._vocab_size != least or more
         self._own = {"roles": roles, "vocab_size": self._vocab_size} if told else {}
+        self._own |= {"stop_token_ids": sorted(self._stops)} if more else {}
+        bos = next((name for name, index in ids.items() if index == roles.get("bos")), None)
+        config = read_object(folder / TOKENIZER_FILES[0], missing_ok=True)
+        self._adds_bos = begins_with_bos(config, content.get("post_processor"), bos)
         unknown = unknown_token(content["model"])
         if unknown is not None and self._special.get(unknown) not in roles.values():
             self._special.pop(unknown, None)  # text gives it
         self._processor = load_hidden(content, self._special, vocabulary, file)
+        self._in_context = reads_context(content)
         self._shown = self._processor.token_to_id(SHOWN)
         self._never = frozenset(self._special.values())
 
@@ -92,7 +114,7 @@ class JsonTokenizer(Tokenizer):
     def fingerprint(self) -> str:
         """SHA-256 of the file and of the roles."""
         roles = json.dumps([sorted(self._special.items()), sorted(self._roles.items())])
-        return hashlib.sha256(self._file + roles.encode()).hexdigest()
+        return hashlib.sha256(self._print + roles.encode()).hexdigest()
 
     @property
     def lossless(self) -> bool:
@@ -130,13 +152,14 @@ class JsonTokenizer(Tokenizer):
         return self._roles.get("eot")
 
     @property
-    def special_tokens(self) -> dict[str, int]:
-        """Name and id of every token that text can't produce."""
-        return dict(self._special)
-
     @override
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
+    def adds_bos(self) -> bool:
+        return self._adds_bos
+
+    @property
+    @override
+    def stop_token_ids(self) -> frozenset[int]:
+        return super().stop_token_ids | self._stops
 
     @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -150,6 +173,28 @@ class JsonTokenizer(Tokenizer):
                     "that it doesn't know; take that out of the text"
                 )
         return encoded
+
+    @override
+    def encode_pieces(self, pieces: Sequence[str | int]) -> list[int]:
+        names = {index: hidden_name(index) for index in pieces if isinstance(index, int)}
+        said = [piece for piece in pieces if isinstance(piece, str)]
+        known = (
+            all(self._rows.token_to_id(name) == index for index, name in names.items()) if self._in_context else False
+        )
+        if not known or any(is_hidden(text) for text in said):
+            return super().encode_pieces(pieces)
+        for text in said:
+            check_characters(text)
+        row = "".join(piece if isinstance(piece, str) else names[piece] for piece in pieces)
+        ids: list[int] = self._rows.encode(row, add_special_tokens=False).ids
+        if [index for index in ids if index in self._never] != [piece for piece in pieces if isinstance(piece, int)]:
+            return super().encode_pieces(pieces)  # which says what is wrong
+        return ids
+
+    @cached_property
+    def _rows(self) -> Any:
+        """Reads whole rows, with the hidden names of special tokens among the text."""
+        return load_for_rows(self._processor, self._special)
 
     def decode(self, ids: Iterable[int], show_mask: str = "") -> str:
         """See `Tokenizer`; ids of the vocabulary that no token has give nothing."""
@@ -168,7 +213,7 @@ class JsonTokenizer(Tokenizer):
         """Write the files as they were read, and, in a file of our own, what the model's files said."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        written = {JSON_NAME: self._file, **self._others}
+        written = {**self._files, **self._others}
         if self._own:
             written[OWN_FILE] = (json.dumps(self._own, indent=1) + "\n").encode()
         for name, content in written.items():
@@ -177,6 +222,16 @@ class JsonTokenizer(Tokenizer):
     def __repr__(self) -> str:
         mask = "" if self.mask is None else f", mask={self.mask!r}"
         return f"{type(self).__name__}({str(self.path)!r}{mask})"
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any], dict[str, bytes]]:
+    """What messages name, content of a ``tokenizer.json``, and the files that say it."""
+    file = path / JSON_NAME if path.is_dir() else path
+    if file.is_file():
+        return file, read_object(file), {JSON_NAME: file.read_bytes()}
+    if has_parts(path):
+        return path, parts_as_json(path), read_parts(path)
+    raise FileNotFoundError(f"there is no tokenizer file {file}")
 
 
 def _with_roles(special: dict[str, int], roles: dict[str, int], ids: dict[str, int]) -> dict[str, int]:

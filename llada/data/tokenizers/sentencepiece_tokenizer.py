@@ -6,14 +6,18 @@ Reference: Kudo and Richardson, "SentencePiece: A simple and language independen
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from typing_extensions import override
 
+from llada.data.tokenizers.special_tokens import OWN_FILE
 from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
+from llada.files.json_object import read_object
 
 MODEL_NAME = "tokenizer.model"
 MASK, EOT = "<mask>", "<|eot_id|>"
@@ -26,15 +30,17 @@ class SentencePieceTokenizer(Tokenizer):
 
     Args:
         path: the model file, or the folder with ``tokenizer.model``.
+        mask: id of the mask, where the model has no control symbol ``<mask>``: beyond its pieces, or of a piece that no
+            text gives. What is in the folder must agree.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it isn't a SentencePiece model, has no control symbol ``<mask>``, or changes text. Train one with
+        ValueError: if it isn't a SentencePiece model, changes text, or has no mask. Train one with
             `llada.data.SentencePieceTraining`.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, mask: int | None = None) -> None:
+        self.path, self.mask = path, mask
         file = Path(path) / MODEL_NAME if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"there is no SentencePiece model {file}")
@@ -44,14 +50,17 @@ class SentencePieceTokenizer(Tokenizer):
             self._processor.load_from_serialized_proto(self._model)
         except RuntimeError as error:
             raise ValueError(f"{file} is not a SentencePiece model, or is damaged") from error
-        self._bytes = [self._bytes_of(i) for i in range(self.vocab_size)]
+        pieces = int(self._processor.vocab_size())
+        self._bytes = [self._bytes_of(i) for i in range(pieces)]
         self._special = {
             self._processor.id_to_piece(i): i
-            for i in range(self.vocab_size)
+            for i in range(pieces)
             if self._processor.is_control(i) or self._processor.is_unknown(i)
         }
-        if MASK not in self._special:
-            raise ValueError(f"{file} has no control symbol {MASK!r}: text could forge a mask, or there is none")
+        stored = read_object(file.parent / OWN_FILE, missing_ok=True).get("roles", {}).get("mask")
+        self._mask = self._find_mask(file, {"its piece": self._special.get(MASK), OWN_FILE: stored, "the model": mask})
+        self._vocab_size = max(pieces, self._mask + 1)
+        self._bytes += [b""] * (self._vocab_size - pieces)
         if self.decode(self._processor.encode(_PROBE)) != _PROBE:
             raise ValueError(
                 f"{file} changes text: it needs normalization_rule_name=identity, byte_fallback, and neither "
@@ -62,17 +71,17 @@ class SentencePieceTokenizer(Tokenizer):
     @property
     def vocab_size(self) -> int:
         """Number of ids, the special ones included."""
-        return int(self._processor.vocab_size())
+        return self._vocab_size
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model file."""
-        return hashlib.sha256(self._model).hexdigest()
+        """SHA-256 of the model file, and of the mask where it isn't in there."""
+        return hashlib.sha256(self._model + self._own).hexdigest()
 
     @property
     def mask_token_id(self) -> int:
-        """Id of ``<mask>``."""
-        return self._special[MASK]
+        """Id of ``<mask>``, or the one that was given."""
+        return self._mask
 
     @property
     def bos_token_id(self) -> int | None:
@@ -94,15 +103,6 @@ class SentencePieceTokenizer(Tokenizer):
         """Id of ``<|eot_id|>``, if the model was trained with it."""
         return self._special.get(EOT)
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Name and id of every token that text can't produce."""
-        return dict(self._special)
-
-    @override
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
     @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
@@ -121,12 +121,35 @@ class SentencePieceTokenizer(Tokenizer):
         return b"".join(parts).decode("utf-8", errors="replace")
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.model`` into a folder."""
+        """Write ``tokenizer.model`` into a folder, and, in a file of our own, a mask that isn't in there."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_bytes(Path(folder) / MODEL_NAME, self._model)
+        if self._own:
+            write_bytes(Path(folder) / OWN_FILE, self._own)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
+        mask = "" if self.mask is None else f", mask={self.mask!r}"
+        return f"{type(self).__name__}({str(self.path)!r}{mask})"
+
+    def _find_mask(self, file: Path, said: dict[str, Any]) -> int:
+        """The mask on which all agree who know one; sets what must be saved beside the model file."""
+        known = {who: index for who, index in said.items() if index is not None}
+        self._own = b""
+        if not known:
+            raise ValueError(
+                f"{file} has no control symbol {MASK!r}: text could forge a mask, or there is none. Give the id of the "
+                "model's mask, such as SentencePieceTokenizer(path, mask=32000)"
+            )
+        if len(set(known.values())) > 1:
+            raise ValueError(f"the mask of {file} is " + ", but ".join(f"{i} for {who}" for who, i in known.items()))
+        mask = next(iter(known.values()))
+        if not isinstance(mask, int) or mask < 0 or (mask < len(self._bytes) and mask not in self._special.values()):
+            raise ValueError(f"{file}: {mask} can't be the mask, for it is a piece of text")
+        if MASK not in self._special:
+            self._own = (json.dumps({"roles": {"mask": mask}}) + "\n").encode()
+            if mask >= len(self._bytes):
+                self._special[MASK] = mask
+        return mask
 
     def _encode_around_spaces(self, text: str) -> list[int]:
         first, *others = self._processor.encode(text.split(_SPACE), out_type=int)

@@ -6,6 +6,7 @@ the mask.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from llada.data.tokenizers.tokenizer import ROLES
 from llada.files.json_object import parse_object, read_object
@@ -55,13 +56,68 @@ def numbered_roles(folder: Path) -> dict[str, int]:
         content = read_object(folder / file, missing_ok=True)
         for role in ROLES:
             entry = content.get(f"{role}_token_id")
-            found = entry[0] if isinstance(entry, list) and entry else entry  # several ends of text: the first is EOS
-            if found is None or found == [] or role in roles:
-                continue
-            if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-                raise ValueError(f"{folder / file} says that {role}_token_id is {entry!r}, which is no token id")
-            roles[role] = found
+            found = token_ids(entry, f"{folder / file} says that {role}_token_id")
+            if found and role not in roles:
+                roles[role] = found[0]  # several ends of text: the first is EOS
     return roles
+
+
+def stop_ids(folder: Path) -> frozenset[int]:
+    """Every token that the model's files name as an end of text (``eos_token_id``), one or several in each.
+
+    Raises:
+        ValueError: if an id isn't one.
+    """
+    ids: set[int] = set()
+    for file in MODEL_FILES:
+        entry = read_object(folder / file, missing_ok=True).get("eos_token_id")
+        ids |= set(token_ids(entry, f"{folder / file} says that eos_token_id"))
+    return frozenset(ids)
+
+
+def token_ids(entry: object, what: str) -> list[int]:
+    """One id or a list of them as a list; None and -1, which early conversions write for it, are none.
+
+    Args:
+        entry: as it stands in a file.
+        what: begins messages.
+
+    Raises:
+        ValueError: if an id isn't one.
+    """
+    ids: list[int] = []
+    for found in entry if isinstance(entry, list) else [entry]:
+        if found is None or (found == -1 and isinstance(found, int)):
+            continue
+        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+            raise ValueError(f"{what} is {entry!r}, which is no token id")
+        ids.append(found)
+    return ids
+
+
+def begins_with_bos(config: Mapping[str, Any], processor: object, bos: str | None) -> bool:
+    """Whether a tokenizer puts BOS in front of a text: as ``add_bos_token`` says, or else its post-processor.
+
+    Args:
+        config: content of ``tokenizer_config.json``.
+        processor: ``post_processor`` of ``tokenizer.json``.
+        bos: the token, if there is one.
+    """
+    said = config.get("add_bos_token")
+    if bos is None or isinstance(said, bool):
+        return bos is not None and bool(said)
+    own = processor if isinstance(processor, dict) else {}
+    steps = [step for step in own.get("processors") or [own] if isinstance(step, dict)]
+    return any(_first_of(step) == bos for step in steps)
+
+
+def _first_of(step: dict[str, Any]) -> object:
+    """The special token that a step of a post-processor puts in front of a text."""
+    if step.get("type") in ("BertProcessing", "RobertaProcessing"):
+        return next(iter(step.get("cls") or []), None)
+    first = next(iter(step.get("single") or []), None)
+    special = first.get("SpecialToken") if isinstance(first, dict) else None
+    return special.get("id") if isinstance(special, dict) else None
 
 
 def mask_among(given: str | int | None, said: dict[str, int | None], ids: dict[str, int], folder: Path) -> int:

@@ -8,13 +8,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROLES = ("mask", "bos", "eos", "pad", "eot")
 """Special tokens that the library knows by what they do; eot ends a turn of a conversation."""
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back."""
+    """Text to token ids and back.
+
+    A subclass has `encode` or `encode_batch`, whichever comes easier, and fills ``_special``.
+    """
+
+    _special: dict[str, int]
+    """Name and id of every token that text can't produce."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.encode is Tokenizer.encode and cls.encode_batch is Tokenizer.encode_batch:
+            raise TypeError(f"the tokenizer {cls.__name__} needs a method encode or encode_batch")
 
     @property
     @abstractmethod
@@ -52,17 +64,31 @@ class Tokenizer(ABC):
         """Ends a turn of a conversation; None if there is none."""
 
     @property
-    @abstractmethod
     def special_tokens(self) -> dict[str, int]:
         """Name and id of every token that text can't produce."""
+        return dict(self._special)
 
-    @abstractmethod
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text that begins a row begins with BOS, as far as this tokenizer is concerned."""
+        return self.bos_token_id is not None
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, as far as this tokenizer knows: the end of a document, and that of a turn."""
+        return frozenset(token for token in (self.eos_token_id, self.eot_token_id) if token is not None)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without beginning or end tokens, and never a special one.
 
         Raises:
             ValueError: if the text holds lone surrogates, which are no characters.
         """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of several texts at once, for tokenizers that are faster that way."""
+        return [self.encode(text) for text in texts]
 
     @abstractmethod
     def decode(self, ids: Iterable[int], show_mask: str = "") -> str:
@@ -80,9 +106,20 @@ class Tokenizer(ABC):
     def save(self, folder: str | Path) -> None:
         """Write what `llada.data.load_tokenizer` needs into a folder, which is made if it isn't there."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of several texts at once, for tokenizers that are faster that way."""
-        return [self.encode(text) for text in texts]
+    def encode_pieces(self, pieces: Sequence[str | int]) -> list[int]:
+        """Token ids of a row that is given as texts, and ids of special tokens between them.
+
+        Args:
+            pieces: no two texts in a row.
+        """
+        ids: list[int] = []
+        for piece in pieces:
+            ids += [piece] if isinstance(piece, int) else self.encode(piece)
+        return ids
+
+    def has_special(self, name: str) -> bool:
+        """Whether there is a special token of that role or name; see `special_id`."""
+        return (getattr(self, f"{name}_token_id") if name in ROLES else self.special_tokens.get(name)) is not None
 
     def special_id(self, name: str) -> int:
         """The id of a special token that a caller can't do without.

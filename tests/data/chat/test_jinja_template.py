@@ -93,12 +93,13 @@ def test_the_prompt_ends_where_the_answer_begins(tokenizer):
     [(TEMPLATE, [EOT]), (CHAT_ML, [EOT, "\n"]), (ALWAYS_OPEN, [EOT])],
     ids=["LLaDA's", "ChatML", "ChatML with a header at the end"],
 )
-def test_an_answer_ends_before_the_next_message(tokenizer, source, ending):
+def test_an_answer_ends_before_the_next_message_and_with_eos_where_the_template_has_no_end(tokenizer, source, ending):
     ending = [token for part in ending for token in ([part] if isinstance(part, int) else tokenizer.encode(part))]
     message = Message("assistant", "On the river.")
     bare = [*tokenizer.encode("On the river."), *ending]
     assert JinjaTemplate(source, eos=False).answer(message, tokenizer) == bare
-    assert JinjaTemplate(source).answer(message, tokenizer) == [*bare, EOS]
+    assert JinjaTemplate(source, eos=True).answer(message, tokenizer) == [*bare, EOS]
+    assert JinjaTemplate(source).answer(message, tokenizer) == (bare if source == CHAT_ML else [*bare, EOS])
 
 
 def test_eos_is_not_doubled(tokenizer):
@@ -123,8 +124,14 @@ BAD = {
     "changes": ("{{ messages.append(1) }}", "unsafe"),
     "refusal": ("{{ raise_exception('roles must take turns') }}", "roles must take turns"),
     "syntax": ("\n{% for %}", "malformed in line 2"),
-    "rewriting": ("{{ messages[0].content.upper() }}", "does more with a message than print it"),
-    "looking": ("{% if '</think>' in messages[0].content %}?{% endif %}{{ messages[0].content }}", "does more with"),
+    "pieces": (
+        "{{ '<|eot' ~ '_id|>' ~ messages[0].content.upper() }}",
+        r"puts the special token '<\|eot_id\|>' together",
+    ),
+    "measuring": (
+        "{{ messages[0].content.upper() ~ ('<|eot_id|>' | length) }}",
+        "does more with a message than print it",
+    ),
     "no method": ("{{ messages[0].content.no_such() }}", "the chat template failed"),
 }
 
