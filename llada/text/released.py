@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from llada.checkpoints.released.pretrained import find_folder
+from llada.checkpoints.released.source import find_folder
 from llada.data import Tokenizer, load_tokenizer
 from llada.data.tokenizers.saved_tokenizer import has_tokenizer
 from llada.module import DiffusionLM

@@ -9,7 +9,7 @@ import torch
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.released import LAYOUTS
-from llada.checkpoints.released.pretrained import layout_of
+from llada.checkpoints.released.families import layout_of
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 
