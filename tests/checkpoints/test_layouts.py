@@ -241,8 +241,8 @@ def test_an_autoregressive_checkpoint_needs_a_mask(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give one with mask_token_id="):
         DiffusionLM.from_pretrained(tmp_path / "out")
     assert DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=3).process.mask_token_id == 3
-    with pytest.raises(ValueError, match="mask_token_id=37 has no row in the embedding, which has 37"):
-        DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=37)
+    with pytest.raises(ValueError, match="mask_token_id=38 has no row in the embedding, which has 37"):
+        DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=38)
 
 
 def test_options_reach_the_backbone() -> None:

@@ -46,7 +46,7 @@ NEUTRAL_OF: Mapping[str, tuple[Any, ...]] = {
     "position": (1, "rope", "rotary", "default"),
     "attention mask": ("full", "full_attention"),
 }
-"""Values that leave the arithmetic as it is, in lists too: a factor of 1, and what all networks here do."""
+"""Values that leave the arithmetic as it is: a factor of 1, and words (also in lists) for what all networks here do."""
 
 
 def kind_of(name: str) -> str | None:
@@ -65,7 +65,9 @@ def is_neutral(name: str, value: Any) -> bool:
     if kind == "position" and isinstance(value, dict):
         return is_plain_rotation(value)
     usual = NEUTRAL_OF.get(kind or "", ())
-    return all(item in usual and item is not True for item in (value if isinstance(value, list) else [value]))
+    if isinstance(value, list):  # a word per layer
+        return all(isinstance(item, str) and item in usual for item in value)
+    return value is not True and value in usual
 
 
 def is_plain_rotation(value: Any) -> bool:
