@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"files"},  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data"},
-    "training": PARTS | {"module", "data", "files"},
+    "training": PARTS | {"module", "data", "files", "checkpoints"},
     "checkpoints": PARTS | {"files"},
     "module": PARTS | {"training", "data.batch", "checkpoints"},  # knows what a batch is, not where it comes from
     "autoregressive": PARTS | {"module"},

@@ -2,8 +2,9 @@
 
 import json
 import re
+import shutil
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +127,7 @@ def write_pretrained(
     tokenizer: Any = None,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
+    beside: Mapping[str, Path] | None = None,
 ) -> None:
     """Save a model in the layout of a released checkpoint: ``config.json``, weights, tokenizer files.
 
@@ -142,17 +144,18 @@ def write_pretrained(
         tokenizer: saved beside the weights, if given; the configuration gets its special tokens where it has none.
         dtype: in which the weights are stored; None for the model's own.
         max_shard_size: bytes per file, or a text such as "500MB".
+        beside: further files by their names in the folder, such as README.md; what is written anyway comes first.
 
     Raises:
         ValueError: if the size isn't one, or no layout, or not the one asked for, can say what the model is.
     """
-    chosen, config = _layout_for(model, layout)
+    chosen, config = layout_for(model, layout)
     shard_bytes = parse_size(max_shard_size)
     if "torch_dtype" in config:  # LLaDA's own have none
         stored = dtype or next(model.backbone.parameters()).dtype
         config["torch_dtype"] = str(stored).removeprefix("torch.")
     for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if tokenizer is not None and config.get(role) is None and getattr(tokenizer, role, None) is not None:
+        if tokenizer is not None and config.get(role) in (None, -1) and getattr(tokenizer, role, None) is not None:
             config[role] = getattr(tokenizer, role)
 
     def build(work: Path) -> None:
@@ -160,6 +163,10 @@ def write_pretrained(
         write_tensors(_named(model.backbone, chosen, dtype), work, shard_bytes)
         if tokenizer is not None:
             tokenizer.save(work)
+        for name, path in (beside or {}).items():
+            if not (work / name).exists():
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, work / name)
 
     write_folder(Path(folder), build, tokenizer=tokenizer is not None)
 
@@ -183,8 +190,16 @@ def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype | None) -> It
     yield from layout.constants(backbone)
 
 
-def _layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, Config]:
-    """The layout to save in, and the configuration with what the original one knew beside."""
+def layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, Config]:
+    """The layout to save in, and the configuration with what the original one knew beside.
+
+    Args:
+        model: network, process, and the configuration it was loaded with; {} for none.
+        wanted: a layout or its name; None as in `write_pretrained`.
+
+    Raises:
+        ValueError: if no layout, or not the one asked for, can say what the model is.
+    """
     reasons = []
     for layout in _candidates(model.config, wanted):
         kept = model.config if model.config and layout.matches(model.config) else {}
