@@ -131,9 +131,10 @@ def test_the_tokenizer_gives_the_configuration_its_special_tokens(tmp_path: Path
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (config["eos_token_id"], config["pad_token_id"]) == (2, 3)
     assert "bos_token_id" not in config
-    model.pretrained_config = config | {"eos_token_id": 7}
+    model.pretrained_config = config | {"eos_token_id": 7, "pad_token_id": -1}  # -1 stands for none
     model.save_pretrained(tmp_path / "out", tokenizer=Words())
-    assert json.loads((tmp_path / "out/config.json").read_text())["eos_token_id"] == 7
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["eos_token_id"], config["pad_token_id"]) == (7, 3)
 
 
 def test_each_tensor_keeps_its_own_dtype(tmp_path: Path) -> None:
