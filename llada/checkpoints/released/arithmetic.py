@@ -40,7 +40,7 @@ HARMLESS = re.compile(
     r"|(^|_)(init|initializer|fused?)(_|$)"
 )
 """Names that hold a word of a kind and yet change rounding or training alone: how it is computed, not what."""
-NEUTRAL = (None, False, 0, "", [], {})
+NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 NEUTRAL_OF: Mapping[str, tuple[Any, ...]] = {
     "scale": (1,),
     "position": (1, "rope", "rotary", "default"),
