@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada.checkpoints.released.options import LoadOptions
 from llada.cli import main
+from llada.text.loading import load_parts
 from llada.training.callbacks import LoRA
 
 ROWS = [{"tokens": torch.tensor([i, 1, 2, 3, 4, i])} for i in range(4)]
@@ -141,6 +143,9 @@ def test_a_run_leaves_an_adapter_that_makes_the_base_what_it_became(tmp_path: Pa
     tuned = DiffusionLM.from_pretrained(tmp_path / "base", adapter=tmp_path / "a")
     for name, value in base.state_dict().items():
         torch.testing.assert_close(tuned.state_dict()[name], value)
+    assert main(["convert", str(tmp_path / "base"), str(tmp_path / "sums"), "--adapter", str(tmp_path / "a")]) == 0
+    sums = DiffusionLM.from_pretrained(tmp_path / "sums").state_dict()
+    assert all(torch.equal(value, sums[name]) for name, value in tuned.state_dict().items())
     # LLaDA calls the last matrix of a layer and the head alike: the short name would mean both.
     short = "down_proj" if family != "llada" else None
     assert ("down_proj" in config["target_modules"]) == (short is not None)
@@ -170,6 +175,16 @@ def test_a_run_goes_on_from_an_adapter(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "b/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (2, 3.0)
     fit(released(tmp_path / "base"), 2, tmp_path, LoRA(adapter=str(tmp_path / "a")), ckpt_path=tmp_path / "second.ckpt")
+
+
+def test_an_adapter_is_added_to_a_file_of_the_trainer_as_well(tmp_path: Path) -> None:
+    base = released(tmp_path / "base")
+    fit(base, 3, tmp_path, LoRA(rank=2)).save_checkpoint(tmp_path / "run.ckpt")
+    assert main(["convert", str(tmp_path / "run.ckpt"), str(tmp_path / "a"), "--adapter"]) == 0
+    assert main(["convert", str(tmp_path / "base"), str(tmp_path / "base.ckpt")]) == 0
+    sums = load_parts(str(tmp_path / "base.ckpt"), None, "cpu", None, LoadOptions(adapter=str(tmp_path / "a")))[0]
+    for name, value in base.state_dict().items():
+        torch.testing.assert_close(sums.state_dict()[name], value)
 
 
 def test_a_run_without_additions_leaves_no_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
