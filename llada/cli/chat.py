@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from llada.checkpoints.released.options import LoadOptions
 from llada.cli.dialogue import History, answer_sampler, context_length, with_bos
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
@@ -53,6 +54,7 @@ def chat(
     device: str = "auto",
     dtype: str | None = None,
     no_stream: bool = False,
+    loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Talk to a model, turn by turn; /help lists what can be typed beside messages.
 
@@ -71,10 +73,12 @@ def chat(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         no_stream: show answers when they are finished.
+        loading: what to add to a released checkpoint's own word.
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    text = replace(load(checkpoint, tokenizer, device, dtype), template=template, variables=variables or {})
+    text = load(checkpoint, tokenizer, device, dtype, loading)
+    text = replace(text, template=template, variables=variables or {})
     text.chat_template  # noqa: B018 - says that there is none before the first message is typed
     text = with_bos(text, bos)
     limit = context_length(text, context)

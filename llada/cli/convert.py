@@ -2,28 +2,38 @@
 
     llada convert run/last.ckpt my-model --dtype bfloat16
     llada convert LLaDA-8B-Base start.ckpt
-    llada fit --config start.json --config data.yaml
+    llada fit --config data.yaml --config start.json --config start.tokenizer.json
+    llada convert run/last.ckpt my-adapter --adapter
 
-A target that ends in ``.ckpt`` is a file that `DiffusionLM.load_from_checkpoint` reads, and beside it comes a
-configuration that begins training with it; any other is a folder with ``config.json``, ``model.safetensors`` and the
-tokenizer's files.
+A target that ends in ``.ckpt`` is a file that `DiffusionLM.load_from_checkpoint` reads. Beside it come a configuration
+that begins training with it, the tokenizer's folder, and a configuration that names that. Any other target is a folder
+with ``config.json``, ``model.safetensors``, the tokenizer's files and all else that lay in the source's folder: remote
+code, settings of generation, notes. With ``--adapter`` alone, it gets the low-rank additions of a run with LoRA, in
+PEFT's format; ``--adapter FOLDER`` adds such a folder to the weights that are read.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
-from llada.checkpoints.describe import describe
+from llada.checkpoints.describe import describe, public_path
+from llada.checkpoints.released.carried import Carried, carried, without_links_out
+from llada.checkpoints.released.folder import TOKENIZER_FILES
+from llada.checkpoints.released.options import LoadOptions
+from llada.checkpoints.released.source import find_folder
+from llada.cli.files import in_short
 from llada.cli.options import name_positional, run
 from llada.data import Tokenizer, load_tokenizer
 from llada.files.atomic import replacing, write_bytes
 from llada.files.json_object import read_object
 from llada.module import DiffusionLM
 from llada.text.loading import load_parts
-from llada.text.released import torch_dtype
+from llada.text.released import is_released, torch_dtype
+from llada.training.adapters import write_run_adapter
 
 
 def convert(
@@ -34,6 +44,8 @@ def convert(
     layout: str | None = None,
     tokenizer: str | None = None,
     mdlm: bool = False,
+    adapter_only: bool = False,
+    loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Write a checkpoint in another layout.
 
@@ -45,36 +57,87 @@ def convert(
         layout: names and shapes of which family, such as llada; default: the one that the model's parts call for.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint, if there is one.
         mdlm: the checkpoint is a training file of the official MDLM code; its averaged weights are taken.
+        adapter_only: write the low-rank additions of a run with LoRA alone, as PEFT does; --adapter alone means this.
+        loading: what to add to a released checkpoint's own word.
     """
     if Path(out).exists() and (Path(out).is_file() or any(Path(out).iterdir())):
         raise ValueError(f"{out} is there already; name a folder or file that isn't")
-    if mdlm:
-        if not checkpoint.endswith(".ckpt"):
-            raise ValueError(f"--mdlm reads a .ckpt file of the official code; got {checkpoint}")
-        model = DiffusionLM.from_pretrained(checkpoint, dtype=torch_dtype(dtype))
-        own_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, mask=model.process.mask_token_id)
-    else:
-        model, own_tokenizer = load_parts(checkpoint, tokenizer, "cpu", dtype)
-    if out.endswith(".ckpt"):
-        _write_trainer_file(model, own_tokenizer, Path(out))
-    else:
-        _write_folder(model, own_tokenizer, Path(out), max_shard_size, layout)
+    if adapter_only:
+        write_run_adapter(checkpoint, out, layout)
+        print(f"adapter written to {out}; next: llada chat BASE --adapter {out}")
+        return
+    with _source(checkpoint, loading.revision) as (readable, kept):
+        model, words = _read(readable, tokenizer, dtype, mdlm, loading)
+        if out.endswith(".ckpt"):
+            _write_trainer_file(model, words, Path(out))
+        else:
+            files = kept if tokenizer is None else kept.without_tokenizer()
+            _write_folder(model, words, Path(out), max_shard_size, layout, files)
     total = sum(parameter.numel() for parameter in model.parameters())
     print(f"{total:,} parameters written to {out}")
+    for line in _remarks(out, words, kept):
+        print(line)
+
+
+@contextmanager
+def _source(checkpoint: str, revision: str | None) -> Iterator[tuple[str, Carried]]:
+    """What to read instead of a checkpoint's name, and the files beside its weights."""
+    if not is_released(checkpoint):
+        yield checkpoint, Carried({}, [], [])
+        return
+    folder = find_folder(checkpoint, revision)
+    with without_links_out(folder) as view:
+        yield str(view), carried(folder)
+
+
+def _read(
+    checkpoint: str, tokenizer: str | None, dtype: str | None, mdlm: bool, loading: LoadOptions
+) -> tuple[DiffusionLM, Tokenizer | None]:
+    if not mdlm:
+        try:
+            return load_parts(checkpoint, tokenizer, "cpu", dtype, loading)
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise ValueError(in_short(error, checkpoint)) from error
+    if not checkpoint.endswith(".ckpt"):
+        raise ValueError(f"--mdlm reads a .ckpt file of the official code; got {checkpoint}")
+    loading.check_describes_itself(checkpoint)
+    model = DiffusionLM.from_pretrained(checkpoint, dtype=torch_dtype(dtype))
+    return model, None if tokenizer is None else load_tokenizer(tokenizer, mask=model.process.mask_token_id)
 
 
 def _write_folder(
-    model: DiffusionLM, tokenizer: Tokenizer | None, out: Path, max_shard_size: str, layout: str | None
+    model: DiffusionLM, tokenizer: Tokenizer | None, out: Path, max_shard_size: str, layout: str | None, kept: Carried
 ) -> None:
-    model.save_pretrained(out, layout=layout, tokenizer=tokenizer, max_shard_size=max_shard_size)
+    options = {"layout": layout, "tokenizer": tokenizer, "max_shard_size": max_shard_size, "beside": kept.files}
+    model.save_pretrained(out, **options)
     if tokenizer is None:
         return
     # Other programs read these from the model's configuration; a model of ours leaves them to the tokenizer.
     config = read_object(out / "config.json")
     for name in ("eos_token_id", "pad_token_id"):
-        if config.get(name) is None:
+        if config.get(name) in (None, -1):
             config[name] = getattr(tokenizer, name)
     write_bytes(out / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _remarks(out: str, words: Tokenizer | None, kept: Carried) -> Iterator[str]:
+    """What the user should know, the next command at the end."""
+    if kept.outside:
+        yield f"left out, as links that lead out of the folder: {', '.join(kept.outside)}"
+    other = [name for name in kept.weights if not name.endswith((".safetensors", ".index.json"))]
+    if other:
+        yield f"left out, as weights or pickles: {', '.join(other)}"
+    if not out.endswith(".ckpt"):
+        yield f"next: llada chat {out}" if words is not None else f"next: llada sample {out} --tokenizer FOLDER"
+        return
+    if kept.files:
+        others = [name for name in kept.files if name not in TOKENIZER_FILES]
+        yield f"a .ckpt has no place for these, which stay where they are: {', '.join(others)}" if others else ""
+    stem = Path(out).with_suffix("")
+    named = "" if words is None else f" --config {stem}.tokenizer.json"
+    yield f"next: llada fit --config examples/configs/finetune.yaml --config {stem}.json{named}"
 
 
 def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Path) -> None:
@@ -89,6 +152,13 @@ def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Pa
     with replacing(out) as file:
         torch.save(content, file)
     write_bytes(out.with_suffix(".json"), _configuration(model, out).encode())
+    if tokenizer is None:
+        return
+    folder = out.with_suffix(".tokenizer")
+    tokenizer.save(folder)
+    part = {"class_path": public_path(type(tokenizer)), "init_args": {"path": str(folder)}}
+    named = json.dumps({"data": {"init_args": {"tokenizer": part}}}, indent=2) + "\n"
+    write_bytes(out.with_suffix(".tokenizer.json"), named.encode())
 
 
 def _configuration(model: DiffusionLM, out: Path) -> str:
@@ -104,6 +174,16 @@ def _configuration(model: DiffusionLM, out: Path) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
+def _told_apart(arguments: Sequence[str]) -> list[str]:
+    """``--adapter`` with nothing behind it asks for an adapter instead of naming one."""
+    ends = [*arguments[1:], "--"]
+    return [
+        "--adapter_only" if word == "--adapter" and behind.startswith("--") else word
+        for word, behind in zip(arguments, ends, strict=True)
+    ]
+
+
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    run(convert, command, name_positional(arguments, "checkpoint", "out"), flags=("mdlm",))
+    named = _told_apart(name_positional(arguments, "checkpoint", "out"))
+    run(convert, command, named, flags=("mdlm", "adapter_only"))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llada.checkpoints.released.options import LoadOptions
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate
 from llada.evaluation import PROTOCOLS, EvaluationModel, Protocol, harness
@@ -43,6 +44,7 @@ def evaluate(
     tokenizer: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Run tasks of the Language Model Evaluation Harness, or repeat a published measurement.
 
@@ -70,6 +72,7 @@ def evaluate(
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
+        loading: what to add to a released checkpoint's own word.
     """
     if protocol == "list":
         print(listing())
@@ -87,8 +90,8 @@ def evaluate(
         num_new_tokens = num_new_tokens or chosen.num_new_tokens
         num_fewshot = chosen.num_fewshot if num_fewshot is None else num_fewshot
     begin = False if bos is None and chosen is not None else bos
-    text = replace(load(path, tokenizer, device, dtype), template=template, sampler=sampler, bos=begin)
-    text = replace(text, variables=variables or {})
+    text = load(path, tokenizer, device, dtype, loading)
+    text = replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {})
     found = harness.run_tasks(
         EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed),
         names,

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from llada.checkpoints.released.options import LoadOptions
 from llada.cli.dialogue import answer_sampler, context_length, with_bos
 from llada.cli.expression import matching
 from llada.cli.options import expand_sampler, name_positional, run
@@ -55,6 +56,7 @@ def generate(
     tokenizer: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Answer a file of prompts; run it again to go on after an interruption.
 
@@ -75,12 +77,13 @@ def generate(
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
+        loading: what to add to a released checkpoint's own word.
     """
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    text = replace(load(checkpoint, tokenizer, device, dtype), template=template, variables=variables or {})
-    text = with_bos(text, bos)
+    text = load(checkpoint, tokenizer, device, dtype, loading)
+    text = with_bos(replace(text, template=template, variables=variables or {}), bos)
     rows = list(_rows(input, text, seed, ignore_fields or []))
     _check(rows, input, context_length(text, None), num_new_tokens)
     done = repair(Path(output))

@@ -12,8 +12,12 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from llada.checkpoints.known import trust
+from llada.checkpoints.released.options import LoadOptions
+from llada.files.json_object import parse_object
 from llada.samplers import PRESETS
 
+LOADING = "loading"
+"""The parameter of a command that gets the `LoadOptions`."""
 TRUST = (
     "Installed package whose classes a checkpoint may name, and which is imported for it; nothing else that it names "
     "is. Repeatable."
@@ -70,7 +74,10 @@ def run(
     """
     parser = ArgumentParser(prog=f"llada {command}", description=_summary(function), allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with options.")
-    parser.add_function_arguments(function, as_group=False, skip={*repeatable, *flags})
+    names = inspect.signature(function).parameters
+    parser.add_function_arguments(function, as_group=False, skip={*repeatable, *flags, LOADING})
+    if LOADING in names:
+        _add_loading(parser)
     for name in repeatable:
         parser.add_argument(f"--{name}", action="append", type=str, help=f"{_line(function, name)} Repeatable.")
     for name in flags:
@@ -79,8 +86,45 @@ def run(
     parsed = parser.parse_args(list(arguments))
     trust(*(parsed.pop("trust") or ()))
     built: Any = getattr(parser, "instantiate", parser.instantiate_classes)(parsed)
-    names = inspect.signature(function).parameters
-    function(**{name: built[name] for name in names})
+    loading = {LOADING: _loading(built)} if LOADING in names else {}
+    function(**{name: built[name] for name in names if name not in loading}, **loading)
+
+
+def _add_loading(parser: ArgumentParser) -> None:
+    """The options of `LoadOptions`, which are the same for all commands that name a checkpoint."""
+    for name, text in {
+        "mask": "Id or name of the mask token, where a released folder names none or another is wanted.",
+        "revision": "Branch, tag or commit of a checkpoint on the hub.",
+        "adapter": "Folder or hub name of a PEFT adapter (LoRA) to be added to the weights.",
+    }.items():
+        parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
+    for name, text in {
+        "ignore_config_field": "Field of config.json to go on without.",
+        "backbone": "NAME=VALUE: argument of the backbone that replaces the configuration's, such as shift=false.",
+    }.items():
+        parser.add_argument(f"--{name}", action="append", type=str, help=f"{text} Repeatable.")
+
+
+def _loading(built: Any) -> LoadOptions:
+    mask = built["mask"]
+    return LoadOptions(
+        int(mask) if mask is not None and mask.isdecimal() else mask,
+        built["revision"],
+        tuple(built["ignore_config_field"] or ()),
+        dict(_assignment(text) for text in built["backbone"] or ()),
+        built["adapter"],
+    )
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """``shift=false`` -> ("shift", False): a number, true, false or null, and else the text as it stands."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise ValueError(f"--backbone takes NAME=VALUE, such as shift=false; got {text!r}")
+    try:
+        return name, parse_object(f'{{"value": {value}}}', "--backbone")["value"]
+    except ValueError:
+        return name, value
 
 
 def _line(function: Callable[..., None], name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from llada.checkpoints.released.options import LoadOptions
 from llada.cli.expression import matching
 from llada.cli.files import read_lines
 from llada.cli.options import expand_sampler, name_positional, run
@@ -30,10 +31,12 @@ def sample(
     batch_size: int = 16,
     tokenizer: str | None = None,
     device: str = "auto",
+    dtype: str | None = None,
     page: str | None = None,
     picture: str | None = None,
     show: bool = False,
     jsonl: bool = False,
+    loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Write text with a trained model.
 
@@ -52,15 +55,17 @@ def sample(
         batch_size: samples that are made at once; changes memory and speed only.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
+        dtype: number format of the weights, such as bfloat16; default: as they are stored.
         page: HTML file to be written, which plays the first sample coming out of the masks.
         picture: SVG file to be written, an animation of the first sample coming out of the masks.
         show: draw each sample in place while it comes out of the masks, one at a time.
         jsonl: print one JSON object per sample instead of text.
+        loading: what to add to a released checkpoint's own word.
     """
     for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    text = replace(load(checkpoint, tokenizer, device), sampler=sampler, bos=bos)
+    text = replace(load(checkpoint, tokenizer, device, dtype, loading), sampler=sampler, bos=bos)
     pictures = {path: draw for path, draw in ((page, denoising_page), (picture, denoising_picture)) if path is not None}
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from llada.checkpoints.released.options import LoadOptions
 from llada.cli.files import read_text
 from llada.cli.options import name_positional, run
 from llada.data import JsonLines
@@ -47,7 +48,9 @@ def score(
     seed: int = 0,
     tokenizer: str | None = None,
     device: str = "auto",
+    dtype: str | None = None,
     jsonl: bool = False,
+    loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Log-likelihoods of answers given prompts, or the bound of a text.
 
@@ -66,7 +69,9 @@ def score(
         seed: random seed of the masks.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
+        dtype: number format of the weights, such as bfloat16; default: as they are stored.
         jsonl: print JSON objects, one per line.
+        loading: what to add to a released checkpoint's own word.
     """
     if sum([bool(prompt or answer), pairs is not None, text is not None]) != 1:
         raise ValueError("give one of: --prompt with --answer, --pairs FILE.jsonl, or --text FILE")
@@ -74,11 +79,11 @@ def score(
         if max_length is None:
             raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
         content = read_text(text)
-        model = replace(load(checkpoint, tokenizer, device), bos=bos)
+        model = replace(load(checkpoint, tokenizer, device, dtype, loading), bos=bos)
         _print_bound(bound_of(content, model, max_length, draws, batch_size, seed), jsonl)
         return
     comparisons = _read_comparisons(pairs) if pairs is not None else _comparisons(prompt or [], answer or [])
-    model = replace(load(checkpoint, tokenizer, device), bos=bos)
+    model = replace(load(checkpoint, tokenizer, device, dtype, loading), bos=bos)
     _print_answers(comparisons, _likelihoods(comparisons, model, estimator, seed), jsonl)
 
 

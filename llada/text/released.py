@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from llada.checkpoints.released.pretrained import find_folder
+from llada.checkpoints.released.options import LoadOptions
+from llada.checkpoints.released.source import find_folder
 from llada.data import Tokenizer, load_tokenizer
 from llada.data.tokenizers.saved_tokenizer import has_tokenizer
 from llada.data.tokenizers.special_tokens import stop_ids
@@ -23,7 +24,11 @@ def is_released(checkpoint: str) -> bool:
 
 
 def load_released(
-    checkpoint: str, tokenizer: str | None, device: str, dtype: str | None
+    checkpoint: str,
+    tokenizer: str | None,
+    device: str,
+    dtype: str | None,
+    options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> tuple[DiffusionLM, Tokenizer | None]:
     """Load a released checkpoint and its tokenizer.
 
@@ -32,6 +37,7 @@ def load_released(
         tokenizer: folder or file of a tokenizer; None for the one beside the weights.
         device: on which the weights are placed, such as "cpu".
         dtype: to which the weights are converted, such as "bfloat16"; None to keep the stored one.
+        options: what to add to the checkpoint's own word.
 
     Returns:
         Model and tokenizer; no tokenizer if none was named and none lies there.
@@ -41,11 +47,11 @@ def load_released(
         ValueError: if the files are damaged, or the tokenizer's mask isn't the model's.
     """
     try:
-        folder = find_folder(checkpoint)
+        folder = find_folder(checkpoint, options.revision)
     except OSError as error:  # of the network, too
         raise FileNotFoundError(f"there is no checkpoint {checkpoint} here or on the hub: {error}") from error
     tokenizer_path = folder if tokenizer is None else Path(tokenizer)
-    model = DiffusionLM.from_pretrained(folder, dtype=torch_dtype(dtype), device=device)
+    model = DiffusionLM.from_pretrained(folder, dtype=torch_dtype(dtype), device=device, **options.released())
     if tokenizer is None and not has_tokenizer(tokenizer_path):
         return model, None
     return model, load_tokenizer(tokenizer_path, mask=model.process.mask_token_id)

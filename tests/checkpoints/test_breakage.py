@@ -107,7 +107,7 @@ SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "asks for 1000000 layers or experts, but the files hold only 21 tensors",
     ),
     "impossible width": (config(d_model=2 * 10**15, n_heads=10**15), "can't be built from config.json"),
-    "mask beyond the rows": (config(mask_token_id=11), "mask_token_id=11 has no row in the embedding, which has 11"),
+    "mask beyond the rows": (config(mask_token_id=12), "mask_token_id=12 has no row in the embedding, which has 11"),
     "another default": (without("rope"), "no field 'rope'"),
     "two ways of sharing keys": (config(multi_query_attention=True), "multi_query_attention=True, but n_kv_heads=2"),
     "biases on a tied head": (config(include_bias=True, weight_tying=True), "can't be loaded together"),
@@ -126,7 +126,15 @@ SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "fewer layers": (config(n_layers=1), r"holds the tensor model\.transformer\.blocks\.1\.\S+, which a llada"),
     "other width": (config(mlp_hidden_size=16), r"ff_\w+\.weight has shape|up_proj\.weight has shape"),
     "other vocabulary": (config(embedding_size=12), "has shape .*, but config.json asks for"),
-    "tied with a head": (config(weight_tying=True), r"holds the tensor model\.transformer\.ff_out\.weight, which"),
+    "untied without a head": (
+        weights(lambda w: w.pop("model.transformer.ff_out.weight")),
+        r"lacks the tensor model\.transformer\.ff_out\.weight\n.*tie_embeddings=True \(--backbone tie_embeddings=true",
+    ),
+    "names of LLaMA": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(hidden_size=c.pop("d_model"))),
+        r"model_type='llada', but neither the field 'num_experts' \(llada_moe\) nor 'd_model' \(llada\)",
+    ),
+    "no family": (without("model_type"), "no field 'model_type'"),
     "tensor missing": (weights(lambda w: w.pop(WTE)), "lacks the tensor " + WTE.replace(".", r"\.")),
     "tensor unknown": (weights(lambda w: w.update(extra=torch.ones(2))), "holds the tensor extra, which"),
     "tensor mis-shaped": (weights(lambda w: w.update({WTE: w[WTE].T})), "wte.weight has shape"),
@@ -154,7 +162,6 @@ SHARDED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "shard missing": (lambda f: shard(f).unlink(), "which isn't there"),
     "shard truncated": (lambda f: cut(shard(f)), "is damaged or truncated"),
     "shard elsewhere": (index(lambda i: i["weight_map"].update(a="../x.safetensors")), "which isn't in the folder"),
-    "size is a lie": (index(lambda i: i["metadata"].update(total_size=1)), "states a total_size of 1 bytes"),
     "tensor not listed": (lambda f: index(lambda i: i["weight_map"].pop(first_of(f)))(f), "doesn't list it"),
     "tensor listed, not there": (
         lambda f: index(lambda i: i["weight_map"].update(ghost=shard(f).name))(f),
@@ -212,6 +219,33 @@ def test_random_damage_never_loads_wrong_shapes(
         "num_heads", "num_kv_heads", "hidden_width", "tie_embeddings", "bias", "qkv_bias")})  # fmt: skip
     expected = {name: tensor.shape for name, tensor in fresh.state_dict().items()}
     assert {name: tensor.shape for name, tensor in model.backbone.state_dict().items()} == expected
+
+
+@pytest.mark.parametrize("change", [lambda n: 1, lambda n: n + 4096, str, lambda n: n / 3, lambda n: [n]])
+def test_a_wrong_total_size_is_told_and_does_no_harm(made: Path, tmp_path: Path, change: Callable[[int], Any]) -> None:
+    shutil.copytree(made / "shards", tmp_path / "copy")
+    index(lambda i: i["metadata"].update(total_size=change(i["metadata"]["total_size"])))(tmp_path / "copy")
+    with pytest.warns(UserWarning, match="states a total_size of .* bytes, but the shards hold 15200"):
+        loaded = DiffusionLM.from_pretrained(tmp_path / "copy")
+    right = DiffusionLM.from_pretrained(made / "shards")
+    assert all(torch.equal(value, right.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_tensors_that_do_not_fit_are_told_in_three_lines(made: Path, tmp_path: Path) -> None:
+    def spoil(content: dict[str, torch.Tensor]) -> None:
+        for layer in (0, 1):
+            for name in ("q_proj", "k_proj", "v_proj"):
+                content.pop(f"model.transformer.blocks.{layer}.{name}.weight")
+                content[f"model.transformer.blocks.{layer}.{name}.lora"] = torch.ones(3)
+            content[f"model.transformer.blocks.{layer}.attn_norm.weight"] = torch.ones(5)
+
+    shutil.copytree(made / "single", tmp_path / "copy")
+    weights(spoil)(tmp_path / "copy")
+    with pytest.raises(ValueError, match="lacks the tensor") as error:
+        DiffusionLM.from_pretrained(tmp_path / "copy")
+    lines = str(error.value).splitlines()
+    assert [line[-15:] for line in lines] == ["(6 such in all)", "(6 such in all)", "(2 such in all)"]
+    assert "attn_norm.weight has shape (5,), but config.json asks for (8,)" in lines[2]
 
 
 def test_a_folder_that_is_not_there() -> None:

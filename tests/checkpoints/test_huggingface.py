@@ -1,5 +1,6 @@
 """Hugging Face's own models: as reference for converted checkpoints, and wrapped as backbones."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,44 @@ def test_a_causal_mask_gives_the_autoregressive_logits(family: str, tmp_path: Pa
         model = DiffusionLM.from_pretrained(tmp_path / "ar", mask_token_id=59)
         assert model.backbone.shift
         assert not torch.allclose(model(ids)[:, 1:], expected[:, :-1], atol=1e-3)  # it sees to the right
+
+
+ADAPTED: dict[str, tuple[str, str, dict[str, Any]]] = {  # model_type -> body, class, further fields
+    "a2d-qwen2": ("Qwen2", "A2DQwen2LMHeadModel", {}),
+    "a2d-qwen3": ("Qwen3", "A2DQwen3LMHeadModel", {}),
+    "a2d-llama": ("Llama", "A2DLlamaLMHeadModel", {}),
+    "sdar": ("Qwen3", "SDARForCausalLM", {"block_size": 4}),
+    "Fast_dLLM_Qwen": ("Qwen2", "Fast_dLLM_QwenForCausalLM", {"bd_size": 3}),
+}
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("family", ADAPTED)
+def test_an_adapted_family_is_its_body_under_its_own_mask(family: str, renamed: bool, tmp_path: Path) -> None:
+    """transformers computes the body; who sees whom, and where outputs are read, is written out here."""
+    body, name, fields = ADAPTED[family]
+    reference = causal(body)
+    for parameter in reference.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    reference.save_pretrained(tmp_path / "m")
+    file = tmp_path / "m/config.json"
+    kind = {} if renamed else {"model_type": family}
+    fields = {"architectures": [name], "mask_token_id": 59, **fields}
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields | kind))
+    ids = torch.randint(60, (2, 11))
+    block = fields.get("block_size", fields.get("bd_size", 11))
+    place = torch.arange(11) // block
+    hidden = torch.zeros(11, 11).masked_fill(place[:, None] < place[None], torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        expected = reference(ids, attention_mask=hidden[None, None].expand(2, 1, 11, 11)).logits
+        if family == "Fast_dLLM_Qwen":
+            expected = torch.cat((expected[:, :1], expected[:, :-1]), 1)
+        model = DiffusionLM.from_pretrained(tmp_path / "m")
+        torch.testing.assert_close(model(ids), expected, rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again/config.json").read_text())["model_type"] == family
+    assert torch.equal(DiffusionLM.from_pretrained(tmp_path / "again")(ids), model(ids))
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2"])

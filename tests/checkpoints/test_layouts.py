@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.checkpoints.released import LAYOUTS
-from llada.checkpoints.released.pretrained import build_on_meta, layout_of, parse_size
+from llada.checkpoints.released.families import layout_of
+from llada.checkpoints.released.materialise import build_on_meta
+from llada.checkpoints.released.pretrained import parse_size
 from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
@@ -129,9 +131,10 @@ def test_the_tokenizer_gives_the_configuration_its_special_tokens(tmp_path: Path
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (config["eos_token_id"], config["pad_token_id"]) == (2, 3)
     assert "bos_token_id" not in config
-    model.pretrained_config = config | {"eos_token_id": 7}
+    model.pretrained_config = config | {"eos_token_id": 7, "pad_token_id": -1}  # -1 stands for none
     model.save_pretrained(tmp_path / "out", tokenizer=Words())
-    assert json.loads((tmp_path / "out/config.json").read_text())["eos_token_id"] == 7
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["eos_token_id"], config["pad_token_id"]) == (7, 3)
 
 
 def test_each_tensor_keeps_its_own_dtype(tmp_path: Path) -> None:
@@ -239,8 +242,8 @@ def test_an_autoregressive_checkpoint_needs_a_mask(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give one with mask_token_id="):
         DiffusionLM.from_pretrained(tmp_path / "out")
     assert DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=3).process.mask_token_id == 3
-    with pytest.raises(ValueError, match="mask_token_id=37 has no row in the embedding, which has 37"):
-        DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=37)
+    with pytest.raises(ValueError, match="mask_token_id=38 has no row in the embedding, which has 37"):
+        DiffusionLM.from_pretrained(tmp_path / "out", mask_token_id=38)
 
 
 def test_options_reach_the_backbone() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.released import LAYOUTS
-from llada.checkpoints.released.pretrained import layout_of
+from llada.checkpoints.released.families import layout_of
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 
@@ -48,6 +48,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**FROM_LLAMA, "num_kv_heads": 8, "head_dim": 64},
     ),
     "dream": ({"model_type": "Dream", **LLAMA}, {**FROM_LLAMA, "qkv_bias": True, "qk_norm": False, "shift": True}),
+    "a2d-qwen2": ({"model_type": "a2d-qwen2", **LLAMA}, {**FROM_LLAMA, "qkv_bias": True, "shift": False}),
+    "a2d-qwen3": ({"model_type": "a2d-qwen3", **LLAMA}, {"head_dim": 128, "qk_norm": True, "shift": False}),
+    "a2d-llama": ({"model_type": "a2d-llama", **LLAMA}, {**FROM_LLAMA, "qkv_bias": False, "shift": False}),
+    "sdar": ({"model_type": "sdar", **LLAMA, "block_size": 4}, {"head_dim": 128, "shift": False, "block_length": 4}),
+    "fast_dllm": ({"model_type": "Fast_dLLM_Qwen", **LLAMA}, {"qkv_bias": True, "shift": True, "block_length": 32}),
     "llada_moe": (
         MOE,
         {"norm_eps": 1e-5, "tie_embeddings": False, "num_kv_heads": 32, "head_dim": 16, "shared_width": 0},

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from llada.backbones import BidirectionalTransformer
+from llada.checkpoints.released.options import LoadOptions
 from llada.cli import chat, evaluate, generate, main, sample, score
 from llada.data import JinjaTemplate, Tokenizer, load_tokenizer, plain_template
 from llada.data.chat.chat_template import FixedBos
@@ -35,8 +36,8 @@ SAMPLER = ["--sampler", "low_confidence", "--sampler.steps", "2"]
 class Seen:
     """What arrived where."""
 
-    loaded: list[str | None] = field(default_factory=list)
-    """checkpoint, tokenizer, device, dtype."""
+    loaded: list[Any] = field(default_factory=list)
+    """checkpoint, tokenizer, device, dtype, and what all commands share."""
     model: TextModel | None = None
     """With which the canvases were made."""
     prompts: list[list[str]] = field(default_factory=list)
@@ -89,8 +90,8 @@ def seen(monkeypatch: pytest.MonkeyPatch, folder: Path, tiny: TextModel) -> Seen
     """Spies on everything that a command hands its options to."""
     found = Seen()
 
-    def load(*arguments: str | None) -> TextModel:
-        found.loaded = [*arguments, *[None] * (4 - len(arguments))]
+    def load(*arguments: Any) -> TextModel:
+        found.loaded = [*arguments]
         return tiny
 
     for module in (chat, evaluate, generate, sample, score):
@@ -162,14 +163,30 @@ Check = Callable[[Seen], bool]
 Case = tuple[list[str], Check]
 
 
-def loading(device: bool = True, dtype: bool = True) -> dict[str, Case]:
+SHARED = [
+    "--mask",
+    "7",
+    "--revision",
+    "main",
+    "--adapter",
+    "mine",
+    "--ignore_config_field",
+    "a",
+    "--ignore_config_field",
+    "b",
+]
+SHARED += ["--backbone", "shift=false", "--backbone", "max_length=9", "--backbone", "attention=plain"]
+BACKBONE = {"shift": False, "max_length": 9, "attention": "plain"}
+
+
+def loading() -> dict[str, Case]:
     """The options that every command hands to `load`."""
-    cases: dict[str, Case] = {"tokenizer": (["--tokenizer", "words"], lambda seen: seen.loaded[1] == "words")}
-    if device:
-        cases["device"] = (["--device", "meta"], lambda seen: seen.loaded[2] == "meta")
-    if dtype:
-        cases["dtype"] = (["--dtype", "float64"], lambda seen: seen.loaded[3] == "float64")
-    return cases
+    return {
+        "tokenizer": (["--tokenizer", "words"], lambda seen: seen.loaded[1] == "words"),
+        "device": (["--device", "meta"], lambda seen: seen.loaded[2] == "meta"),
+        "dtype": (["--dtype", "float64"], lambda seen: seen.loaded[3] == "float64"),
+        "loading": (SHARED, lambda seen: seen.loaded[4] == LoadOptions(7, "main", ("a", "b"), BACKBONE, "mine")),
+    }
 
 
 def sampled(seen: Seen) -> bool:
@@ -178,7 +195,7 @@ def sampled(seen: Seen) -> bool:
 
 
 SAMPLE: dict[str, Case] = {
-    **loading(dtype=False),
+    **loading(),
     "checkpoint": (["--checkpoint", "other.ckpt"], lambda seen: seen.loaded[0] == "other.ckpt"),
     "prompt": (["--prompt", "The hill"], lambda seen: seen.prompts == [["The hill"]]),
     "prompts_file": (["--prompts_file", "prompts.txt"], lambda seen: seen.prompts == [["The hill"]]),
@@ -237,7 +254,7 @@ CHAT: dict[str, Case] = {
 
 TEXT = ["--text", "text.txt", "--max_length", "8"]
 SCORE: dict[str, Case] = {
-    **loading(dtype=False),
+    **loading(),
     "checkpoint": (["--checkpoint", "other.ckpt"], lambda seen: seen.loaded[0] == "other.ckpt"),
     "prompt": (["--prompt", "The hill", "--answer", " is"], lambda seen: scored(seen, "prompts") == ["The hill"]),
     "answer": (["--prompt", "The", "--answer", " hill"], lambda seen: scored(seen, "answers") == [" hill"]),

@@ -11,6 +11,7 @@ DREAM = LlamaStyleLayout(
     "Dream",
     "DreamModel",
     qkv_bias=True,
+    body="qwen2",
     written={**WINDOW, "auto_map": FILES, "use_mrope": False},
     defaults=QWEN2_DEFAULTS,
 )

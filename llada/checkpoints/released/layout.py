@@ -1,12 +1,13 @@
 """A layout is how a family of released checkpoints spells what this library calls something else.
 
 It maps the fields of ``config.json`` to the arguments of a backbone and the facts of a process, and the names of
-tensors to ours, both ways. Nothing here runs foreign code; a field that isn't understood is refused unless it is empty.
+tensors to ours, both ways. Nothing here runs foreign code; a field that isn't understood is refused if it changes the
+arithmetic, see `llada.checkpoints.released.arithmetic`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -19,10 +20,14 @@ from llada.process import MaskingProcess
 class Described:
     """What a configuration says.
 
+    A mask token that is the first id behind the vocabulary, as in models adapted from a tokenizer without one, makes
+    the vocabulary grow by a row.
+
     Args:
         backbone: class of the network.
         arguments: arguments of its constructor; ``vocab_size`` and ``num_layers`` are among them.
         process: mask token, schedule and conditioning.
+        asked: arguments that the configuration doesn't tell and that nobody may guess, each with what to ask for.
 
     Raises:
         ValueError: if the mask token has no row in the embedding.
@@ -31,14 +36,30 @@ class Described:
     backbone: type[nn.Module]
     arguments: dict[str, Any]
     process: MaskingProcess
+    asked: Mapping[str, str] = field(default_factory=dict)
+    grows: bool = field(init=False)
+    """Whether the mask token's row may be missing in the files."""
 
     def __post_init__(self) -> None:
         rows, mask = self.arguments["vocab_size"], self.process.mask_token_id
-        if mask >= rows:
+        if mask > rows:
             raise ValueError(
                 f"mask_token_id={mask} has no row in the embedding, which has {rows}; choose an id below that, such as "
-                "one that the tokenizer reserves"
+                f"one that the tokenizer reserves, or {rows} for a row of its own"
             )
+        object.__setattr__(self, "grows", mask == rows)
+        object.__setattr__(self, "arguments", {**self.arguments, "vocab_size": max(rows, mask + 1)})
+
+    def told(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The constructor's arguments, some of them replaced by the caller's.
+
+        Raises:
+            ValueError: if one that must be told isn't.
+        """
+        for name, question in self.asked.items():
+            if name not in options:
+                raise ValueError(question)
+        return {**self.arguments, **options}
 
 
 class Layout(ABC):
@@ -52,13 +73,23 @@ class Layout(ABC):
     """Arguments of the backbone that choose how it computes, not what, so that no configuration has to tell them."""
 
     @property
+    def model_types(self) -> tuple[str, ...]:
+        """What its configurations have as ``model_type``, in small letters."""
+        return ()
+
+    @property
+    def telltale(self) -> str:
+        """A field that all of its configurations have; families that share a ``model_type`` are told apart by it."""
+        return ""
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """The name by which `llada.checkpoints.released.write_pretrained` and error messages call the family."""
 
-    @abstractmethod
     def matches(self, config: Config) -> bool:
         """Whether a ``config.json`` is of this family."""
+        return str(config.get("model_type")).lower() in self.model_types and self.telltale in config
 
     @abstractmethod
     def read(self, config: Config, mask_token_id: int | None) -> Described:

@@ -4,14 +4,13 @@ Reference: the released ``diffusion.py`` and ``models/ema.py`` of arXiv 2406.075
 the order of the parameters.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llada.checkpoints.released.materialise import build_on_meta, fill
+from llada.checkpoints.released.materialise import build_on_meta, check_fit, fill
 from llada.checkpoints.released.mdlm import PREFIX, WAVELENGTHS, MDLMLayout
 from llada.checkpoints.released.pickled import read_inert
 from llada.checkpoints.released.pretrained import Pretrained
@@ -49,7 +48,8 @@ def read_mdlm_checkpoint(
     layout = MDLMLayout()
     described = layout.read(config, None)
     backbone = build_on_meta(described, {}, len(checkpoint["state_dict"]))
-    fill(backbone, layout, weights, dtype, torch.device(device))
+    check_fit(backbone, layout, {name: tuple(tensor.shape) for name, tensor in weights})
+    fill(backbone, layout, iter(weights), dtype, torch.device(device))
     return Pretrained(backbone.eval(), described.process, config)
 
 
@@ -76,7 +76,7 @@ def _config(settings: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, A
     }
 
 
-def _tensors(checkpoint: dict[str, Any], averaged: bool, path: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(checkpoint: dict[str, Any], averaged: bool, path: Any) -> list[tuple[str, Tensor]]:
     weights = checkpoint["state_dict"]
     names = [name for name in weights if name.startswith(PREFIX) and name != WAVELENGTHS]
     tensors = [weights[name] for name in names]
@@ -86,4 +86,4 @@ def _tensors(checkpoint: dict[str, Any], averaged: bool, path: Any) -> Iterator[
             raise ValueError(f"{path} averages {len(tensors)} tensors, but the network has {len(names)}")
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise ValueError(f"{path} holds something else than tensors among the weights")
-    return zip(names, tensors, strict=True)
+    return list(zip(names, tensors, strict=True))

@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from llada.backbones import BidirectionalTransformer
-from llada.checkpoints.released.fields import Config, field, flag, mask_id, number, refuse_others, whole
+from llada.checkpoints.released.fields import Config, check_others, field, flag, mask_id, number, whole
 from llada.checkpoints.released.layout import Described, Layout
 from llada.process import MaskingProcess
 
@@ -119,16 +119,22 @@ class LLaDALayout(Layout):
 
     @property
     @override
+    def model_types(self) -> tuple[str, ...]:
+        return ("llada",)
+
+    @property
+    @override
+    def telltale(self) -> str:
+        return "d_model"
+
+    @property
+    @override
     def name(self) -> str:
         return "llada"
 
     @override
-    def matches(self, config: Config) -> bool:
-        return config.get("model_type") == "llada" and "d_model" in config
-
-    @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
-        refuse_others(config, USED, SERVED)
+        check_others(config, USED, SERVED)
         for name in REQUIRED:
             field(config, name)
         width, heads = whole(config, "d_model"), whole(config, "n_heads")

@@ -11,12 +11,11 @@ from torch import nn
 from typing_extensions import override
 
 from llada.backbones import BidirectionalTransformer
-from llada.checkpoints.released.fields import Config, flag, mask_id, whole
+from llada.checkpoints.released.fields import Config, check_uniform, flag, mask_id, whole
 from llada.checkpoints.released.layout import Described
 from llada.checkpoints.released.llama import LlamaStyleLayout
 from llada.process import MaskingProcess
 
-MODEL_TYPES = ("llada", "lladamoe", "llada_moe")
 SERVED: dict[str, tuple[Any, ...]] = {
     "clip_qkv": (None,),
     "moe_router_enable_expert_bias": (None, False),
@@ -27,7 +26,7 @@ SERVED: dict[str, tuple[Any, ...]] = {
     "router_num_group": (None,),
     "router_topk_group": (None,),
 }
-WITHOUT_EFFECT = {"dense_intermediate_size", "output_router_logits", "router_aux_loss_coef"}
+WITHOUT_EFFECT = {"moe_layer_freq", "dense_intermediate_size", "output_router_logits", "router_aux_loss_coef"}
 OWN = {"expert_intermediate_size", "num_experts", "num_experts_per_tok", "shared_expert_intermediate_size"}
 
 
@@ -44,17 +43,21 @@ class LLaDAMoELayout(LlamaStyleLayout):
     # The official default of rope_theta isn't a base: the field must be there.
     defaults: Mapping[str, Any] = field(default_factory=lambda: {"rms_norm_eps": 1e-5, "rope_theta": -1})
 
+    @property
     @override
-    def matches(self, config: Config) -> bool:
-        """The released configuration calls itself "llada", like the dense model."""
-        return config.get("model_type") in MODEL_TYPES and "num_experts" in config
+    def model_types(self) -> tuple[str, ...]:
+        return "llada", "lladamoe", "llada_moe"  # the first, which is the dense model's, in the released configuration
+
+    @property
+    @override
+    def telltale(self) -> str:
+        return "num_experts"
 
     @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
         flag(config, "qk_layernorm")  # absent, there is none in the official code
-        every_layer: tuple[Any, ...] = (None, 1, [], [1] * whole(config, "num_hidden_layers"))
-        common = {name: value for name, value in config.items() if name not in OWN | WITHOUT_EFFECT}
-        arguments = self.arguments(common, moe_layer_freq=every_layer, qk_layernorm=(True,), **SERVED)
+        check_uniform(config, "moe_layer_freq", 1, whole(config, "num_hidden_layers"))
+        arguments = self.arguments(config, OWN | WITHOUT_EFFECT, qk_layernorm=(True,), **SERVED)
         shared = config.get("shared_expert_intermediate_size")
         arguments |= {
             "hidden_width": whole(config, "expert_intermediate_size", config.get("intermediate_size")),

@@ -1,13 +1,15 @@
 """LLaMA's names, which many families share; autoregressive LLaMA and Qwen checkpoints as a start.
 
 An autoregressive checkpoint predicts the next token, so as a diffusion model it is read with ``shift``: the output at
-position i - 1 predicts position i. Its mask token has to be chosen.
+position i - 1 predicts position i. Its mask token has to be chosen. A folder that calls itself autoregressive and names
+a mask token is a diffusion model under a plain name. Whether that one is shifted, nothing in it says, so the caller has
+to: families differ (Dream is, dLLM's A2D isn't), and the wrong choice gives wrong logits without any error.
 
 Reference: Hugging Face's Llama, Qwen2 and Qwen3 configurations.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +18,19 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from llada.backbones import BidirectionalTransformer
-from llada.checkpoints.released.fields import Config, flag, mask_id, number, refuse_others, whole
+from llada.checkpoints.released.arithmetic import is_plain_rotation, shown
+from llada.checkpoints.released.fields import Config, check_others, check_uniform, flag, mask_id, number, whole
 from llada.checkpoints.released.layout import Described, Layout
 from llada.process import MaskingProcess
 
+SHIFT = "right_shift_logits"
+"""The field that says whether outputs are read one place to the left; dLLM's word for it."""
 USED = {
+    SHIFT,
     "head_dim",
     "hidden_size",
     "intermediate_size",
+    "layer_types",
     "max_position_embeddings",
     "num_attention_heads",
     "num_hidden_layers",
@@ -69,6 +76,10 @@ class LlamaStyleLayout(Layout):
         qkv_bias: whether its queries, keys and values have biases.
         qk_norm: whether queries and keys are normalised per head.
         shift: whether the output at position i is read at i - 1.
+        autoregressive: whether it predicts the next token; only without a mask token it is known to be shifted.
+        body: ``model_type`` of the autoregressive family with this body, under which a folder is known by its class.
+        block_field: the field with the number of positions per block; "" for a family without blocks.
+        known: fields of its configuration that have no effect.
         written: fields of its configuration beyond the common ones.
         defaults: what its official code takes for fields that are absent, where that isn't LLaMA's default.
     """
@@ -79,6 +90,10 @@ class LlamaStyleLayout(Layout):
     qkv_bias: bool
     qk_norm: bool = False
     shift: bool = True
+    autoregressive: bool = False
+    body: str = ""
+    block_field: str = ""
+    known: tuple[str, ...] = ()
     written: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -87,27 +102,64 @@ class LlamaStyleLayout(Layout):
     def name(self) -> str:
         return self.family
 
+    @property
+    @override
+    def model_types(self) -> tuple[str, ...]:
+        return (self.model_type.lower(),)
+
+    @property
+    @override
+    def telltale(self) -> str:
+        return "hidden_size"
+
     @override
     def matches(self, config: Config) -> bool:
-        return config.get("model_type") == self.model_type and "hidden_size" in config
+        classes = config.get("architectures")
+        renamed = config.get("model_type") == self.body and isinstance(classes, list) and self.architecture in classes
+        return super().matches(config) or (bool(self.body) and renamed and self.telltale in config)
 
     @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
         arguments = self.arguments(config) | {"hidden_width": whole(config, "intermediate_size")}
-        return Described(BidirectionalTransformer, arguments, MaskingProcess(mask_id(config, mask_token_id)))
+        process = MaskingProcess(mask_id(config, mask_token_id))
+        return Described(BidirectionalTransformer, arguments, process, self._asked(config))
 
-    def arguments(self, config: Config, **served: tuple[Any, ...]) -> dict[str, Any]:
-        """What the families have in common; ``served`` are fields of the family's own with the values it can serve."""
+    def _asked(self, config: Config) -> dict[str, str]:
+        """What the configuration leaves open."""
+        asked = {}
+        if self.autoregressive and SHIFT not in config and config.get("mask_token_id") not in (None, -1):
+            asked["shift"] = (
+                f"config.json is that of an autoregressive {self.name} model, yet it has a mask_token_id, and no field "
+                f"{SHIFT!r} that says where its outputs are read. Say shift=True (one place to the left, as Dream and "
+                "models adapted from next-token prediction) or shift=False (at the position itself, as LLaDA and "
+                "dLLM's A2D): --backbone shift=true or --backbone shift=false"
+            )
+        if self.block_field and {**self.defaults, **config}.get(self.block_field) is None:
+            asked["block_length"] = (
+                f"config.json has no field {self.block_field!r}, the number of positions per block; say it: "
+                "block_length=4 (--backbone block_length=4)"
+            )
+        return asked
+
+    def arguments(self, config: Config, used: Collection[str] = (), **served: tuple[Any, ...]) -> dict[str, Any]:
+        """What the families have in common.
+
+        Args:
+            config: content of ``config.json``.
+            used: fields of the family's own that are read elsewhere.
+            served: fields of the family's own with the values that it can serve.
+        """
         rope = config.get("rope_parameters") or {}
-        plain = isinstance(rope, dict) and rope.get("rope_type", "default") == "default"
-        if not plain or rope.get("partial_rotary_factor", 1) != 1:
-            raise ValueError(f"config.json has rope_parameters={rope!r}, but only the default rotation can be loaded")
+        if not is_plain_rotation(rope):
+            raise ValueError(
+                f"config.json has rope_parameters={shown(rope)}, but only the default rotation can be loaded"
+            )
         theta = number({"rope_theta": 10_000.0, **self.defaults, **rope, **config}, "rope_theta")
         config = {**self.defaults, **config}
         layers = whole(config, "num_hidden_layers")
-        full: tuple[Any, ...] = (None, [], ["full_attention"] * layers)
-        own = {"attention_bias": (self.qkv_bias, False, None), "layer_types": full}
-        refuse_others(config, USED, {**SERVED, **own, **served})
+        check_uniform(config, "layer_types", "full_attention", layers)
+        biases: dict[str, tuple[Any, ...]] = {"attention_bias": (self.qkv_bias, False, None)}
+        check_others(config, {*USED, *self.known, *used, self.block_field}, {**SERVED, **biases, **served})
         width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
         return {
             "vocab_size": whole(config, "vocab_size"),
@@ -122,7 +174,8 @@ class LlamaStyleLayout(Layout):
             "tie_embeddings": flag(config, "tie_word_embeddings", False),
             "qkv_bias": self.qkv_bias,
             "qk_norm": self.qk_norm,
-            "shift": self.shift,
+            "shift": flag(config, SHIFT, self.shift),
+            **({"block_length": whole(config, self.block_field, 1)} if self.block_field else {}),
         }
 
     @override
@@ -132,6 +185,10 @@ class LlamaStyleLayout(Layout):
         config["intermediate_size"] = backbone.hidden_width
         if "max_window_layers" in config:
             config["max_window_layers"] = backbone.num_layers
+        if self.autoregressive:
+            config[SHIFT] = backbone.shift
+        if self.block_field:
+            config[self.block_field] = backbone.block_length
         return config
 
     def common(self, backbone: nn.Module, process: MaskingProcess) -> Config:
@@ -201,8 +258,11 @@ class LlamaStyleLayout(Layout):
 WINDOW = {"max_window_layers": None, "sliding_window": None, "use_sliding_window": False}
 QWEN2_DEFAULTS = {"num_key_value_heads": 32}
 QWEN3_DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128}
-QWEN2 = LlamaStyleLayout("qwen2", "qwen2", "Qwen2ForCausalLM", qkv_bias=True, written=WINDOW, defaults=QWEN2_DEFAULTS)
-QWEN3 = LlamaStyleLayout(
-    "qwen3", "qwen3", "Qwen3ForCausalLM", qkv_bias=False, qk_norm=True, written=WINDOW, defaults=QWEN3_DEFAULTS
+QWEN2 = LlamaStyleLayout(
+    "qwen2", "qwen2", "Qwen2ForCausalLM", qkv_bias=True, autoregressive=True, written=WINDOW, defaults=QWEN2_DEFAULTS
 )
-LLAMA = LlamaStyleLayout("llama", "llama", "LlamaForCausalLM", qkv_bias=False)
+QWEN3 = LlamaStyleLayout(
+    "qwen3", "qwen3", "Qwen3ForCausalLM", qkv_bias=False, qk_norm=True, autoregressive=True, written=WINDOW,
+    defaults=QWEN3_DEFAULTS,
+)  # fmt: skip
+LLAMA = LlamaStyleLayout("llama", "llama", "LlamaForCausalLM", qkv_bias=False, autoregressive=True)

@@ -1,19 +1,25 @@
 """Networks without storage, and their weights, one tensor at a time.
 
-A backbone is built on the meta device, where parameters have no storage, and filled tensor by tensor; memory peaks at
-the model in its target dtype plus one tensor.
+A backbone is built on the meta device, where parameters have no storage, and compared with the headers of the files;
+then it is filled tensor by tensor. Memory peaks at the model in its target dtype plus one tensor, and nothing that a
+configuration asks for takes any before the files have been seen to hold it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llada.checkpoints.released.layout import Described, Layout
+from llada.checkpoints.released.notice import warn
+from llada.checkpoints.released.shards import Stored, are_equal
+
+GROWING = ("embedding.weight", "head.weight", "head.bias")
+"""Parameters with a row for each token."""
 
 
-def build_on_meta(described: Described, options: dict[str, Any], num_stored: int | None = None) -> nn.Module:
+def build_on_meta(described: Described, options: Mapping[str, Any], num_stored: int | None = None) -> nn.Module:
     """The network without storage.
 
     Args:
@@ -23,9 +29,9 @@ def build_on_meta(described: Described, options: dict[str, Any], num_stored: int
             of these is refused before they are built.
 
     Raises:
-        ValueError: if its sizes don't fit together, or an option isn't one of its arguments.
+        ValueError: if its sizes don't fit together, an option isn't one of its arguments, or a needed one isn't given.
     """
-    arguments = {**described.arguments, **options}
+    arguments = described.told(options)
     parts = arguments["num_layers"] * max(1, arguments.get("num_experts", 0))
     if num_stored is not None and parts > num_stored:
         raise ValueError(
@@ -38,50 +44,127 @@ def build_on_meta(described: Described, options: dict[str, Any], num_stored: int
         raise ValueError(f"{described.backbone.__name__} can't be built from config.json: {error}") from error
 
 
+def settle_head(
+    described: Described, layout: Layout, stored: Mapping[str, Stored], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """Decide what a head is that is stored although ``config.json`` ties it to the embedding.
+
+    Args:
+        described: what the configuration says.
+        layout: family of checkpoints that the stored names belong to.
+        stored: tensors by their names.
+        options: arguments of the backbone that the caller gives.
+
+    Returns:
+        The options and the tensors to go on with: without an equal copy, or untied for another head.
+
+    Raises:
+        ValueError: if the caller ties it and it is another one.
+    """
+    named = {layout.ours(name): name for name in stored}
+    head, embedding = named.get("head.weight"), named.get("embedding.weight")
+    if not described.told(options).get("tie_embeddings") or head is None or embedding is None:
+        return dict(options), dict(stored)
+    if are_equal(head, embedding, stored):
+        return dict(options), {name: tensor for name, tensor in stored.items() if name != head}
+    if options.get("tie_embeddings"):
+        raise ValueError(f"tie_embeddings=True, but the files hold a head that isn't the embedding: {head}")
+    warn(f"config.json ties the head to the embedding, but the files hold another head, {head}, which is used")
+    return {**options, "tie_embeddings": False}, dict(stored)
+
+
+def check_fit(
+    backbone: nn.Module, layout: Layout, shapes: Mapping[str, tuple[int, ...]], grows: bool = False
+) -> set[str]:
+    """Compare the files with a network before anything is read.
+
+    Args:
+        backbone: without storage.
+        layout: family of checkpoints that the stored names belong to.
+        shapes: of the stored tensors, by their names.
+        grows: whether the mask token's row, which is the last one, may be missing.
+
+    Returns:
+        Our names of the parameters whose stored form lacks the last row: that of the mask token.
+
+    Raises:
+        ValueError: in a few lines, naming a tensor that is unknown, missing, of another shape or there twice.
+    """
+    expected = {name: tuple(parameter.shape) for name, parameter in backbone.named_parameters()}
+    found: dict[str, str] = {}
+    unknown: list[str] = []
+    shaped: list[str] = []
+    growing: set[str] = set()
+    for stored, shape in shapes.items():
+        name = layout.ours(stored)
+        if name in found:
+            raise ValueError(f"the checkpoint holds {name} twice: as {found[name]} and as {stored}")
+        if name not in expected:
+            with torch.device("meta"):  # its size is what the configuration claims
+                unknown += [] if layout.constant(stored, backbone) is not None else [stored]
+            continue
+        found[name] = stored
+        if grows and name in GROWING and shape == (expected[name][0] - 1, *expected[name][1:]):
+            growing.add(name)
+        elif shape != expected[name]:
+            shaped.append(f"the tensor {stored} has shape {shape}, but config.json asks for {expected[name]}")
+    missing = [name for name in expected if name not in found]
+    lines = [
+        _line("the checkpoint lacks the tensor {}", [layout.theirs(name) for name in missing]),
+        _line(f"the checkpoint holds the tensor {{}}, which a {layout.name} model hasn't", unknown),
+        _line("{}", shaped),
+    ]
+    if any(lines):
+        raise ValueError("\n".join(filter(None, [*lines, _advice(missing, unknown)])))
+    return growing
+
+
+def _line(text: str, names: list[str]) -> str:
+    return "" if not names else text.format(names[0]) + ("" if len(names) == 1 else f" ({len(names)} such in all)")
+
+
+def _advice(missing: list[str], unknown: list[str]) -> str:
+    if missing == ["head.weight"] and not unknown:
+        return "if the head is the embedding's own matrix, say so: tie_embeddings=True (--backbone tie_embeddings=true)"
+    return ""
+
+
 def fill(
     backbone: nn.Module,
     layout: Layout,
     tensors: Iterator[tuple[str, Tensor]],
     dtype: torch.dtype | None,
     device: torch.device,
+    growing: Collection[str] = (),
 ) -> None:
     """Give a network on the meta device its weights.
 
     Args:
         backbone: without storage.
         layout: family of checkpoints that the stored names belong to.
-        tensors: stored names and tensors.
+        tensors: stored names and tensors, which `check_fit` has found to fit.
         dtype: to which the weights are converted; None to keep the stored one.
         device: on which the weights are placed.
+        growing: parameters that get a further row, the mean of the stored ones: what a token has that means nothing in
+            particular yet.
 
     Raises:
-        ValueError: naming a tensor that is unknown, missing, of another shape or there twice.
+        ValueError: if ``dtype`` isn't one of floating-point numbers, or a tensor that follows from the configuration
+            says something else.
     """
     if dtype is not None and not getattr(dtype, "is_floating_point", False):
         raise ValueError(f"dtype must be one of floating-point numbers, such as torch.bfloat16; got {dtype!r}")
     places = _places(backbone)
-    expected = dict(backbone.named_parameters())
-    seen: dict[str, str] = {}
     for stored_name, tensor in tensors:
-        if _is_constant(stored_name, tensor, layout, backbone):
-            continue
         name = layout.ours(stored_name)
-        if name not in expected:
-            raise ValueError(f"the checkpoint holds the tensor {stored_name}, which a {layout.name} model hasn't")
-        if name in seen:
-            raise ValueError(f"the checkpoint holds {name} twice: as {seen[name]} and as {stored_name}")
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"the tensor {stored_name} has shape {tuple(tensor.shape)}, but config.json asks for "
-                f"{tuple(expected[name].shape)}"
-            )
-        seen[name] = stored_name
+        if name not in places:
+            _check_constant(stored_name, tensor, layout, backbone)
+            continue
+        if name in growing:
+            tensor = torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype)])
         parameter = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True))
         for module, leaf in places[name]:
             setattr(module, leaf, parameter)
-    missing = [name for name in expected if name not in seen]
-    if missing:
-        raise ValueError(f"the checkpoint lacks the tensor {layout.theirs(missing[0])} ({len(missing)} missing in all)")
 
 
 def _places(backbone: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
@@ -93,11 +176,9 @@ def _places(backbone: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     return {name: owners[id(parameter)] for name, parameter in backbone.named_parameters()}
 
 
-def _is_constant(name: str, tensor: Tensor, layout: Layout, backbone: nn.Module) -> bool:
-    """Whether a stored tensor follows from the configuration; one that should and doesn't is refused."""
+def _check_constant(name: str, tensor: Tensor, layout: Layout, backbone: nn.Module) -> None:
+    """Refuse a stored tensor that should follow from the configuration, and doesn't."""
     constant = layout.constant(name, backbone)
-    if constant is None:
-        return False
+    assert constant is not None
     if tensor.shape != constant.shape or not torch.allclose(tensor.float(), constant, rtol=1e-2, atol=0.0):
         raise ValueError(f"the tensor {name} isn't what config.json asks for: the rotary wavelengths differ")
-    return True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from llada.backbones import DiffusionTransformer
-from llada.checkpoints.released.fields import Config, flag, mask_id, number, refuse_others, whole
+from llada.checkpoints.released.fields import Config, check_others, flag, mask_id, number, whole
 from llada.checkpoints.released.layout import Described, Layout
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
@@ -60,18 +60,24 @@ class MDLMLayout(Layout):
 
     @property
     @override
+    def model_types(self) -> tuple[str, ...]:
+        return ("mdlm", "bd3lm")
+
+    @property
+    @override
+    def telltale(self) -> str:
+        return "hidden_dim"
+
+    @property
+    @override
     def name(self) -> str:
         return "mdlm"
 
     @override
-    def matches(self, config: Config) -> bool:
-        return config.get("model_type") in ("mdlm", "bd3lm")
-
-    @override
     def read(self, config: Config, mask_token_id: int | None) -> Described:
-        refuse_others(config, USED, SERVED)
+        check_others(config, USED, SERVED)
         length, timed = whole(config, "model_length"), flag(config, "time_conditioning", False)
-        block = whole(config, "block_size", 1 if config["model_type"] == "bd3lm" else length)
+        block = whole(config, "block_size", 1 if str(config["model_type"]).lower() == "bd3lm" else length)
         if block != length and (timed or length % block):
             raise ValueError(
                 f"config.json has block_size={block}, but blocks must divide model_length={length} and can't be "

@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from llada.checkpoints.describe import argument_names, describe
-from llada.checkpoints.released.dream import DREAM
-from llada.checkpoints.released.fields import Config
+from llada.checkpoints.released.adapter import merge_adapter
+from llada.checkpoints.released.arithmetic import without_fields
+from llada.checkpoints.released.families import LAYOUTS, layout_of
+from llada.checkpoints.released.fields import Config, MaskMissing
 from llada.checkpoints.released.folder import write_folder
-from llada.checkpoints.released.layout import Layout
-from llada.checkpoints.released.llada import LLaDALayout
-from llada.checkpoints.released.llada_moe import LLaDAMoELayout
-from llada.checkpoints.released.llama import LLAMA, QWEN2, QWEN3
-from llada.checkpoints.released.materialise import build_on_meta, fill
-from llada.checkpoints.released.mdlm import MDLMLayout
-from llada.checkpoints.released.shards import read_tensors, tensor_files, write_tensors
+from llada.checkpoints.released.layout import Described, Layout
+from llada.checkpoints.released.mask import find_mask
+from llada.checkpoints.released.materialise import build_on_meta, check_fit, fill, settle_head
+from llada.checkpoints.released.notice import warn
+from llada.checkpoints.released.shards import read_tensors, stored_tensors, write_tensors
+from llada.checkpoints.released.source import find_folder
 from llada.files.json_object import read_object
 from llada.process import MaskingProcess
 
@@ -38,7 +41,6 @@ class Pretrained(NamedTuple):
     config: Config
 
 
-LAYOUTS: tuple[Layout, ...] = (LLaDAMoELayout(), LLaDALayout(), DREAM, QWEN2, QWEN3, LLAMA, MDLMLayout())
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -48,14 +50,17 @@ def read_pretrained(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     revision: str | None = None,
-    mask_token_id: int | None = None,
+    mask_token_id: int | str | None = None,
+    ignore_fields: Collection[str] = (),
+    adapter: str | Path | None = None,
     layouts: Sequence[Layout] = LAYOUTS,
     **backbone_options: Any,
 ) -> Pretrained:
     """Load a released checkpoint.
 
-    Served: LLaDA (8B Base and Instruct, 1.5, 1B, iLLaDA), LLaDA-MoE, Dream, MDLM, BD3LM where its block is the whole
-    row, and autoregressive LLaMA, Qwen2 and Qwen3 checkpoints as the start of a diffusion model.
+    Served: the families of `llada.checkpoints.released.families.LAYOUTS`. A field of ``config.json`` that isn't
+    understood is refused if its name tells of arithmetic, else left aside with a warning. A head that is stored beside
+    tied embeddings is the embedding's matrix if it is equal to it, and else a head of its own, with a warning.
 
     Args:
         folder_or_hub_id: a folder with ``config.json`` and safetensors, or a name on the Hugging Face hub (extra
@@ -63,7 +68,12 @@ def read_pretrained(
         dtype: to which the weights are converted; None to keep the stored one.
         device: on which the weights are placed.
         revision: branch, tag or commit of the repository on the hub; None for its main branch.
-        mask_token_id: the mask, where the configuration has none or another is wanted.
+        mask_token_id: the mask, where the configuration has none or another is wanted: an id, or a token of the
+            tokenizer beside the weights. None: what the configuration says, or else that tokenizer, by its
+            ``mask_token`` or a usual spelling. The first id behind the vocabulary gives the embedding a further row.
+        ignore_fields: fields of the configuration to go on without, as if they weren't there.
+        adapter: folder or hub name of a PEFT adapter that is added to the weights, see
+            `llada.checkpoints.released.adapter`.
         layouts: families that are tried; the first one that knows the configuration is taken. A family of one's own
             is added by ``[MyLayout(), *LAYOUTS]``.
         backbone_options: constructor arguments of the backbone that replace those of the configuration, such as
@@ -71,7 +81,7 @@ def read_pretrained(
             logits.
 
     Returns:
-        The network in evaluation mode, the process, and the configuration as it was stored.
+        The network in evaluation mode, the process, and the configuration as it was stored, without what was ignored.
 
     Raises:
         FileNotFoundError: if there is no such folder, or it holds no safetensors.
@@ -79,13 +89,34 @@ def read_pretrained(
             twice; the message names it. Nothing is loaded in part, and no remote code or pickle is ever run.
     """
     folder = find_folder(folder_or_hub_id, revision)
-    config = read_object(folder / "config.json")
+    config = without_fields(read_object(folder / "config.json"), tuple(ignore_fields))
     layout = layout_of(config, layouts)
-    described = layout.read(config, mask_token_id)
-    files = tensor_files(folder)
-    backbone = build_on_meta(described, backbone_options, len(files))
-    fill(backbone, layout, read_tensors(files), dtype, torch.device(device))
+    described = _describe(layout, config, folder, mask_token_id)
+    options, stored = settle_head(described, layout, stored_tensors(folder), backbone_options)
+    backbone = build_on_meta(described, options, len(stored))
+    growing = check_fit(backbone, layout, {name: tensor.shape for name, tensor in stored.items()}, described.grows)
+    if growing:
+        warn(
+            f"the mask token {described.process.mask_token_id} has no row in the files: it gets one behind the others, "
+            f"with their mean ({', '.join(sorted(growing))})"
+        )
+    fill(backbone, layout, read_tensors(stored), dtype, torch.device(device), growing)
+    if adapter is not None:
+        merge_adapter(backbone, find_folder(adapter), layout)
     return Pretrained(backbone.eval(), described.process, config)
+
+
+def _describe(layout: Layout, config: Config, folder: Path, mask: int | str | None) -> Described:
+    """What a configuration says, with the mask token from the tokenizer's files where it says none."""
+    if isinstance(mask, str):
+        mask = find_mask(folder, mask)
+    try:
+        return layout.read(config, mask)
+    except MaskMissing:
+        found = find_mask(folder)
+        if found is None:
+            raise
+    return layout.read(config, found)
 
 
 def write_pretrained(
@@ -96,6 +127,7 @@ def write_pretrained(
     tokenizer: Any = None,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
+    beside: Mapping[str, Path] | None = None,
 ) -> None:
     """Save a model in the layout of a released checkpoint: ``config.json``, weights, tokenizer files.
 
@@ -107,22 +139,23 @@ def write_pretrained(
         model: network, process, and the configuration it was loaded with; {} for none.
         folder: folder to be written. In an existing one, ``config.json`` and weights are replaced, the tokenizer's
             files if ``tokenizer`` is given, and nothing else.
-        layout: "llada", "llada_moe", "dream", "qwen2", "qwen3", "llama" or "mdlm", or a layout of one's own; None for
-            the one the model came from, or the first that can say all of it.
+        layout: name of one of `llada.checkpoints.released.families.LAYOUTS`, such as "llada" or "dream", or a layout of
+            one's own; None for the one the model came from, or the first that can say all of it.
         tokenizer: saved beside the weights, if given; the configuration gets its special tokens where it has none.
         dtype: in which the weights are stored; None for the model's own.
         max_shard_size: bytes per file, or a text such as "500MB".
+        beside: further files by their names in the folder, such as README.md; what is written anyway comes first.
 
     Raises:
         ValueError: if the size isn't one, or no layout, or not the one asked for, can say what the model is.
     """
-    chosen, config = _layout_for(model, layout)
+    chosen, config = layout_for(model, layout)
     shard_bytes = parse_size(max_shard_size)
     if "torch_dtype" in config:  # LLaDA's own have none
         stored = dtype or next(model.backbone.parameters()).dtype
         config["torch_dtype"] = str(stored).removeprefix("torch.")
     for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if tokenizer is not None and config.get(role) is None and getattr(tokenizer, role, None) is not None:
+        if tokenizer is not None and config.get(role) in (None, -1) and getattr(tokenizer, role, None) is not None:
             config[role] = getattr(tokenizer, role)
 
     def build(work: Path) -> None:
@@ -130,6 +163,10 @@ def write_pretrained(
         write_tensors(_named(model.backbone, chosen, dtype), work, shard_bytes)
         if tokenizer is not None:
             tokenizer.save(work)
+        for name, path in (beside or {}).items():
+            if not (work / name).exists():
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, work / name)
 
     write_folder(Path(folder), build, tokenizer=tokenizer is not None)
 
@@ -147,56 +184,22 @@ def parse_size(size: int | str) -> int:
     return count
 
 
-def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint, downloaded if it is a name on the hub.
-
-    Only data are downloaded: configurations, safetensors and the tokenizer's files; no code and no pickles.
-
-    Raises:
-        FileNotFoundError: if there is no such folder, and no such name on the hub or no way to it.
-        ImportError: if it is a hub name and ``huggingface_hub`` isn't installed.
-    """
-    path = Path(folder_or_hub_id)
-    if path.is_dir():
-        return path
-    if path.exists() or len(path.parts) != 2 or path.is_absolute():
-        raise FileNotFoundError(f"there is no folder {path}, and it isn't a hub name such as GSAI-ML/LLaDA-8B-Base")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ImportError(f"there is no folder {path}; to download it from the hub: pip install llada[hf]") from error
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=wanted))
-    except (OSError, ValueError) as error:  # the hub's own errors are among these
-        raise FileNotFoundError(f"there is no folder {path} here, and the hub didn't give it: {error}") from error
-
-
-def layout_of(config: Config, layouts: Sequence[Layout] = LAYOUTS) -> Layout:
-    """The first layout that knows a configuration.
-
-    Raises:
-        ValueError: if none does.
-    """
-    for layout in layouts:
-        if layout.matches(config):
-            return layout
-    raise ValueError(
-        f"config.json has model_type={config.get('model_type')!r}, which isn't one of "
-        f"{', '.join(sorted({layout.name for layout in layouts}))}; another network can be wrapped with "
-        "llada.backbones.huggingface.HuggingFaceBackbone, and a layout of your own given: "
-        "from_pretrained(..., layouts=[MyLayout(), *LAYOUTS]), save_pretrained(..., layout=MyLayout())"
-    )
-
-
 def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in backbone.named_parameters():
         yield layout.theirs(name), parameter.detach().to(dtype or parameter.dtype)
     yield from layout.constants(backbone)
 
 
-def _layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, Config]:
-    """The layout to save in, and the configuration with what the original one knew beside."""
+def layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, Config]:
+    """The layout to save in, and the configuration with what the original one knew beside.
+
+    Args:
+        model: network, process, and the configuration it was loaded with; {} for none.
+        wanted: a layout or its name; None as in `write_pretrained`.
+
+    Raises:
+        ValueError: if no layout, or not the one asked for, can say what the model is.
+    """
     reasons = []
     for layout in _candidates(model.config, wanted):
         kept = model.config if model.config and layout.matches(model.config) else {}
@@ -227,7 +230,9 @@ def _candidates(original: Config, wanted: str | Layout | None) -> list[Layout]:
 
 def _check_complete(layout: Layout, config: Config, model: Pretrained) -> None:
     """Refuse a configuration that another model would be loaded from than the one that is saved."""
-    described = layout.read(config, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fields that were left aside when the model was loaded
+        described = layout.read(config, None)
     loaded = build_on_meta(described, {})
     names = [name for name in argument_names(described.backbone) if name not in layout.without_effect]
     compared = [(name, getattr(model.backbone, name), getattr(loaded, name)) for name in names]

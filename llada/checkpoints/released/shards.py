@@ -5,23 +5,42 @@ Reference: the safetensors format, and the index of Hugging Face's sharded check
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llada.checkpoints.released.arithmetic import shown
+from llada.checkpoints.released.notice import warn
 from llada.files.json_object import read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1}
 FLOATS = {"F64", "F32", "F16", "BF16"}
+ROWS_AT_ONCE = 512
 
 
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file holds which tensor, checked against the files themselves.
+class Stored(NamedTuple):
+    """A tensor as its file's header tells of it, before it is read.
+
+    Attributes:
+        file: which holds it.
+        shape: its sizes.
+        size: bytes.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    size: int
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Which file holds which tensor, of which shape, checked against the files themselves.
 
     Raises:
         FileNotFoundError: if there are no weights, saying how to convert a pickle if there is one.
@@ -31,7 +50,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     if single.is_file() and index.is_file():
         raise ValueError(f"{folder} has both {WEIGHTS} and {INDEX}; remove the one that isn't meant")
     if single.is_file():
-        return dict.fromkeys(_headers(single), single)
+        return stored_in(single)
     if not index.is_file():
         pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
         if pickles:
@@ -44,17 +63,17 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     return _indexed(folder, read_object(index))
 
 
-def _indexed(folder: Path, index: dict[str, Any]) -> dict[str, Path]:
+def _indexed(folder: Path, index: dict[str, Any]) -> dict[str, Stored]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise ValueError(f"{folder / INDEX} has no weight_map from tensor names to file names")
-    total = 0
+    found: dict[str, Stored] = {}
     for file in sorted(set(weight_map.values())):
         if Path(file).name != file:
             raise ValueError(f"{folder / INDEX} names the file {file!r}, which isn't in the folder; refusing it")
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder / INDEX} names the shard {file}, which isn't there")
-        headers = _headers(folder / file)
+        headers = stored_in(folder / file)
         for name in headers:
             if weight_map.get(name) != file:
                 listed = f"lists it in {weight_map[name]}" if name in weight_map else "doesn't list it"
@@ -62,15 +81,20 @@ def _indexed(folder: Path, index: dict[str, Any]) -> dict[str, Path]:
         for name, listed_file in weight_map.items():
             if listed_file == file and name not in headers:
                 raise ValueError(f"{INDEX} lists the tensor {name} in {file}, which doesn't hold it")
-        total += sum(headers.values())
+        found |= headers
+    total = sum(tensor.size for tensor in found.values())
     stated = index.get("metadata", {}).get("total_size") if isinstance(index.get("metadata"), dict) else None
-    if stated is not None and stated != total:
-        raise ValueError(f"{INDEX} states a total_size of {stated} bytes, but the shards hold {total}")
-    return {name: folder / file for name, file in weight_map.items()}
+    if stated is not None and stated != total:  # of no effect: names, shapes and places are checked one by one
+        warn(f"{folder / INDEX} states a total_size of {shown(stated)} bytes, but the shards hold {total}; going on")
+    return found
 
 
-def _headers(path: Path) -> dict[str, int]:
-    """Names and bytes of the tensors in a file."""
+def stored_in(path: Path) -> dict[str, Stored]:
+    """The tensors in a file, by their names.
+
+    Raises:
+        ValueError: if it is damaged, or holds numbers of another type.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             sizes = {}
@@ -79,31 +103,54 @@ def _headers(path: Path) -> dict[str, int]:
                 dtype = view.get_dtype()
                 if dtype not in DTYPE_BYTES:
                     raise ValueError(f"{path} holds {name} in {dtype}, which isn't supported")
-                count = 1
-                for size in view.get_shape():
-                    count *= size
-                sizes[name] = count * DTYPE_BYTES[dtype]
+                shape = tuple(view.get_shape())
+                sizes[name] = Stored(path, shape, math.prod(shape) * DTYPE_BYTES[dtype])
             return sizes
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or truncated: {error}") from error
 
 
-def read_tensors(files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor, file by file; only one is in memory at a time.
+def read_tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors, file by file; only one is in memory at a time.
 
     Raises:
         ValueError: if one isn't of floating-point type or can't be read.
     """
-    for path in sorted(set(files.values())):
+    for path in sorted({tensor.file for tensor in stored.values()}):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
+                for name in [name for name in file.keys() if name in stored]:  # noqa: SIM118 - not a dict
                     dtype = file.get_slice(name).get_dtype()
                     if dtype not in FLOATS:
                         raise ValueError(f"{path} holds {name} in {dtype}, but weights are floating-point numbers")
                     yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged or truncated: {error}") from error
+
+
+def are_equal(first: str, second: str, stored: Mapping[str, Stored]) -> bool:
+    """Whether two stored matrices hold the same numbers; a few rows of them are in memory at a time.
+
+    Args:
+        first: name of a matrix.
+        second: name of another.
+        stored: where they are.
+
+    Raises:
+        ValueError: if a file can't be read.
+    """
+    a, b = stored[first], stored[second]
+    if a.shape != b.shape:
+        return False
+    try:
+        with safe_open(a.file, framework="pt") as left, safe_open(b.file, framework="pt") as right:
+            for start in range(0, a.shape[0], ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                if not torch.equal(left.get_slice(first)[rows].double(), right.get_slice(second)[rows].double()):
+                    return False
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{a.file} is damaged or truncated: {error}") from error
+    return True
 
 
 def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, max_shard_size: int) -> None:

@@ -14,6 +14,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from llada.checkpoints.released.adapter import read_adapter
+from llada.training.adapters import additions_of, config_of
+
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """All matrices of a layer of `llada.backbones.BidirectionalTransformer`."""
 
@@ -26,29 +29,38 @@ class LoRA(Callback):
     therefore be loaded, served and converted without this callback. To resume, the frozen weights are taken from where
     they came from the first time (``--init_from``, `from_pretrained`) and the additions from the checkpoint.
 
+    ``llada convert run.ckpt FOLDER --adapter`` writes the additions of a run alone, in PEFT's format.
+
     Args:
         rank: r.
         alpha: scale of the additions; None for 2 r.
         dropout: of the additions' inputs, in [0, 1).
         targets: names of the matrices, as the last parts of their paths.
+        adapter: folder of a PEFT adapter to go on from; rank, scale and matrices are its own then.
 
     Raises:
         ValueError: if a number is out of its range, or ``targets`` names the head, whose loss reads its matrix.
     """
 
     def __init__(
-        self, rank: int = 16, alpha: int | None = None, dropout: float = 0.0, targets: Sequence[str] = PROJECTIONS
+        self,
+        rank: int = 16,
+        alpha: int | None = None,
+        dropout: float = 0.0,
+        targets: Sequence[str] = PROJECTIONS,
+        adapter: str | None = None,
     ) -> None:
         if rank < 1 or not 0.0 <= dropout < 1.0:
             raise ValueError(f"rank must be 1 or more and dropout in [0, 1); got {rank=} and {dropout=}")
         if "head" in targets or not targets:
             raise ValueError(f"targets must name matrices of the layers, such as q_proj, not the head; got {targets!r}")
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
+        self.adapter = adapter
         self._backbone: nn.Module | None = None
         self._hooks: list[Any] = []
         self._frozen_before: list[nn.Parameter] = []
         self._last_state: dict[str, Any] = {}
-        self._restored = False
+        self._restored = self._rank_stabilised = False
 
     @property
     def state_key(self) -> str:
@@ -69,19 +81,31 @@ class LoRA(Callback):
         except ImportError as error:
             raise ImportError("LoRA needs the package peft: pip install llada[peft]") from error
         backbone = getattr(pl_module, "backbone", pl_module)
-        known = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
-        missing = sorted(set(self.targets) - known)
-        if missing:
-            raise ValueError(f"the backbone has no matrix {missing[0]!r}; it has {', '.join(sorted(known))}")
-        alpha = 2 * self.rank if self.alpha is None else self.alpha
-        config = LoraConfig(r=self.rank, lora_alpha=alpha, lora_dropout=self.dropout, target_modules=list(self.targets))
+        begun = {} if self.adapter is None else additions_of(read_adapter(backbone, self.adapter))
+        arguments = config_of(begun) if begun else self._fresh(backbone)
+        self._rank_stabilised = arguments.get("use_rslora", False)
+        config = LoraConfig(**arguments, lora_dropout=self.dropout)
         self._frozen_before = [p for p in backbone.parameters() if not p.requires_grad]
         inject_adapter_in_model(config, backbone)
+        for name, addition in begun.items():
+            layer: Any = backbone.get_submodule(name)
+            with torch.no_grad():
+                layer.lora_A["default"].weight.copy_(addition.a)
+                layer.lora_B["default"].weight.copy_(addition.b)
         self._backbone = backbone
         self._hooks = [
             backbone.register_state_dict_post_hook(partial(self._show_sums)),
             backbone.register_load_state_dict_pre_hook(self._keep_own),
         ]
+
+    def _fresh(self, backbone: nn.Module) -> dict[str, Any]:
+        """Arguments of PEFT's configuration for additions that begin at nothing."""
+        known = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+        missing = sorted(set(self.targets) - known)
+        if missing:
+            raise ValueError(f"the backbone has no matrix {missing[0]!r}; it has {', '.join(sorted(known))}")
+        alpha = 2 * self.rank if self.alpha is None else self.alpha
+        return {"r": self.rank, "lora_alpha": alpha, "target_modules": list(self.targets)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to resume from a checkpoint that says nothing of the additions.
@@ -115,7 +139,14 @@ class LoRA(Callback):
         """The additions, and what tells the frozen weights from others."""
         if self._backbone is None:
             return self._last_state
-        return {"additions": {name: p.detach().clone() for name, p in self._additions()}, "frozen": self._fingerprint()}
+        layers = dict(self._layers())
+        return {
+            "additions": {name: p.detach().clone() for name, p in self._additions()},
+            "alphas": {name: float(layer.lora_alpha["default"]) for name, layer in layers.items()},
+            "dropout": self.dropout,
+            "frozen": self._fingerprint(),
+            "rank_stabilised": self._rank_stabilised,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from stored additions.

@@ -1,0 +1,207 @@
+r"""LoRA adapters in PEFT's own format: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    W  <-  W + s B A,    s = alpha / r, or alpha / sqrt(r) with ``use_rslora``        A: (r, in), B: (out, r)
+
+An adapter names matrices as its base model does, so the layout of that family translates them; one that was trained on
+our own network has our names. Rank and scale may differ from matrix to matrix (``rank_pattern``, ``alpha_pattern``).
+Whole matrices that were trained beside (``modules_to_save``) replace ours. What changes the arithmetic otherwise (DoRA,
+biases, initialisations that change the base) is refused by name.
+
+Reference: Hugging Face's PEFT, ``LoraConfig``; Hu et al., arXiv 2106.09685; Kalajdzievski, arXiv 2312.03732 (rsLoRA).
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from llada.checkpoints.released.arithmetic import NEUTRAL, shown
+from llada.checkpoints.released.families import LAYOUTS
+from llada.checkpoints.released.fields import number, whole
+from llada.checkpoints.released.layout import Layout
+from llada.checkpoints.released.shards import read_tensors, stored_in
+from llada.files.json_object import read_object
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+PART = re.compile(r"(?P<path>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?")
+SERVED: Mapping[str, tuple[Any, ...]] = {
+    "bias": ("none", None),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+    "peft_type": ("LORA",),
+    "use_rslora": (True, False, None),
+}
+WITHOUT_EFFECT = frozenset(
+    {
+        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying",
+        "ephemeral_gpu_offload", "eva_config", "exclude_modules", "inference_mode", "layers_pattern",
+        "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
+        "modules_to_save", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+        "runtime_config", "target_modules", "task_type",
+    }
+)  # fmt: skip
+"""Read elsewhere, of no effect once trained, or told by the tensors."""
+UNBOUNDED = re.compile(r"\)[*+?{]|\\[1-9]|\(\?|([*+{].*){5}")
+"""In an expression for names: what may take for ever to match."""
+
+
+class Addition(NamedTuple):
+    """What is added to a matrix.
+
+    Attributes:
+        a: (r, in); of an embedding (r, V).
+        b: (out, r); of an embedding (D, r).
+        alpha: scale before it is divided by the rank.
+        rank_stabilised: whether it is divided by the root of the rank instead.
+        transposed: whether the sum is B A transposed, as an embedding's is.
+    """
+
+    a: Tensor
+    b: Tensor
+    alpha: float
+    rank_stabilised: bool
+    transposed: bool = False
+
+    def sum(self) -> Tensor:
+        """The addition to the matrix, in float32, or float64 for float64 factors."""
+        dtype = torch.promote_types(self.a.dtype, torch.float32)
+        rank = len(self.a)
+        scale = self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+        product = self.b.to(dtype) @ self.a.to(dtype)
+        return scale * (product.T if self.transposed else product)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A low-rank adapter.
+
+    Args:
+        additions: by the parameter that they are added to, in our names.
+        replacements: whole parameters, by our names.
+        dropout: of the additions' inputs while they are trained.
+    """
+
+    additions: Mapping[str, Addition]
+    replacements: Mapping[str, Tensor]
+    dropout: float
+
+
+def merge_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None = None) -> None:
+    """Add an adapter to the weights of a network.
+
+    Args:
+        backbone: the network that the adapter was trained on.
+        folder: with the two files.
+        layout: family whose names the adapter has; None to try all, and our own names.
+
+    Raises:
+        FileNotFoundError: if a file isn't there.
+        ValueError: if the adapter is of another kind, damaged, or belongs to another network; it is unchanged then.
+    """
+    adapter = read_adapter(backbone, folder, layout)
+    parameters = dict(backbone.named_parameters())
+    with torch.no_grad():
+        for name, tensor in adapter.replacements.items():
+            parameters[name].copy_(tensor)
+        for name, addition in adapter.additions.items():
+            weight = parameters[name]
+            change = addition.sum().to(weight.device)
+            weight.copy_(weight.to(torch.promote_types(weight.dtype, change.dtype)) + change)
+
+
+def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None = None) -> Adapter:
+    """Read an adapter and compare it with a network; arguments and errors as in `merge_adapter`."""
+    folder = Path(folder)
+    config = read_object(folder / CONFIG)
+    _check_config(config)
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS}; pickled adapters (.bin) could run code and aren't loaded")
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(stored_in(folder / WEIGHTS))}
+    whole_ones = {n.replace(".base_layer.", "."): t for n, t in tensors.items() if PART.fullmatch(n) is None}
+    pairs: dict[str, dict[str, Tensor]] = {}
+    embeddings = set()
+    for name, tensor in tensors.items():
+        found = PART.fullmatch(name)
+        if found is not None:
+            pairs.setdefault(found["path"], {})[found["side"]] = tensor
+            embeddings |= {found["path"]} if found["embedding"] else set()
+    named = _our_names([*whole_ones, *(f"{path}.weight" for path in pairs)], backbone, layout)
+    additions = {}
+    for path, sides in pairs.items():
+        if len(sides) != 2:
+            raise ValueError(f"{folder / WEIGHTS} holds half of the addition to {path}")
+        rank, alpha = _pattern(config, "rank", path), _pattern(config, "alpha", path)
+        if {len(sides["A"]), sides["B"].shape[-1]} != {rank}:
+            raise ValueError(f"{CONFIG} says that the addition to {path} has rank {rank}; it has {len(sides['A'])}")
+        stable = bool(config.get("use_rslora"))
+        additions[named[f"{path}.weight"]] = Addition(sides["A"], sides["B"], alpha, stable, path in embeddings)
+    dropout = number(config, "lora_dropout", 0.0, zero=True) if config.get("lora_dropout") else 0.0
+    adapter = Adapter(additions, {named[name]: tensor for name, tensor in whole_ones.items()}, dropout)
+    _check_shapes(adapter, backbone)
+    return adapter
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    for name, value in config.items():
+        if name in SERVED and value not in SERVED[name]:
+            options = " or ".join(map(repr, SERVED[name]))
+            raise ValueError(f"{CONFIG} has {name}={shown(value)}, but only {options} can be loaded")
+        if name not in SERVED and name not in WITHOUT_EFFECT and value not in NEUTRAL:
+            raise ValueError(
+                f"{CONFIG} has {name}={shown(value)}, which isn't plain LoRA; merge it with PEFT (merge_and_unload) "
+                "and load the whole model"
+            )
+    if "peft_type" not in config:
+        raise ValueError(f"{CONFIG} has no field 'peft_type'")
+
+
+def _pattern(config: dict[str, Any], kind: str, path: str) -> Any:
+    """Rank or scale of a matrix: that of the first expression which its path ends with, or the common one."""
+    field = {"rank": "r", "alpha": "lora_alpha"}[kind]
+    read = whole if kind == "rank" else number
+    for key, value in (config.get(f"{kind}_pattern") or {}).items():
+        if UNBOUNDED.search(key):
+            raise ValueError(f"{CONFIG} has the expression {shown(key)} in {kind}_pattern, which is too involved")
+        try:
+            if re.match(rf"(.*\.)?({key})$", path):
+                return read({key: value}, key)
+        except re.error as error:
+            raise ValueError(f"{CONFIG} has {shown(key)} in {kind}_pattern, which is no expression: {error}") from error
+    return read(config, field)
+
+
+def _our_names(stored: list[str], backbone: nn.Module, layout: Layout | None) -> dict[str, str]:
+    """Our names of the parameters that an adapter changes."""
+    parameters = {name for name, _ in backbone.named_parameters()}
+    best: dict[str, str] = {}
+    layouts: Iterable[Layout | None] = (layout, None, *LAYOUTS)
+    for candidate in layouts:
+        for prefix in ("", "model."):  # an adapter of the body alone lacks the second
+            ours = {name: prefix + name if candidate is None else candidate.ours(prefix + name) for name in stored}
+            found = {name: own for name, own in ours.items() if own in parameters}
+            best = max(best, found, key=len)
+    lost = [name for name in stored if name not in best]
+    if lost or not stored:
+        name = lost[0].removesuffix(".weight") if lost else "nothing"
+        raise ValueError(f"the adapter changes {name}, which the model hasn't; is it of another base model?")
+    return best
+
+
+def _check_shapes(adapter: Adapter, backbone: nn.Module) -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.named_parameters()}
+    tied = getattr(backbone, "tie_embeddings", False)
+    for name in [*adapter.additions, *adapter.replacements]:
+        if tied and name == "embedding.weight":
+            raise ValueError("the adapter changes the embedding alone, but the model's head is the same matrix")
+    for name, tensor in adapter.replacements.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(f"the adapter's {name} has shape {tuple(tensor.shape)}, but the model's {shapes[name]}")
+    for name, addition in adapter.additions.items():
+        shape = (len(addition.b), addition.a.shape[-1])
+        if shape[:: -1 if addition.transposed else 1] != shapes[name]:
+            raise ValueError(f"the adapter's addition to {name} has shape {shape}, but the matrix {shapes[name]}")

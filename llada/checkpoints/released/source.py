@@ -1,0 +1,28 @@
+"""Where a checkpoint's folder is: here, or on the Hugging Face hub."""
+
+from pathlib import Path
+
+
+def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a checkpoint, downloaded if it is a name on the hub.
+
+    Only data are downloaded: configurations, safetensors and the tokenizer's files; no code and no pickles.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, and no such name on the hub or no way to it.
+        ImportError: if it is a hub name and ``huggingface_hub`` isn't installed.
+    """
+    path = Path(folder_or_hub_id)
+    if path.is_dir():
+        return path
+    if path.exists() or len(path.parts) != 2 or path.is_absolute():
+        raise FileNotFoundError(f"there is no folder {path}, and it isn't a hub name such as GSAI-ML/LLaDA-8B-Base")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(f"there is no folder {path}; to download it from the hub: pip install llada[hf]") from error
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError) as error:  # the hub's own errors are among these
+        raise FileNotFoundError(f"there is no folder {path} here, and the hub didn't give it: {error}") from error
