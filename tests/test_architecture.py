@@ -50,7 +50,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "lightning": {"autoregressive", "data", "module", "training", "checkpoints", "cli"},
     "torchmetrics": {"metrics", "module", "training", "checkpoints"},
-    "torchdata": {"data"},
     "sentencepiece": {"data", "checkpoints"},
     "jsonargparse": {"checkpoints", "module", "cli"},
     "rich": {"training", "cli", "evaluation", "viewers"},
@@ -58,7 +57,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 CORE = {
-    "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch", "torchdata",
+    "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch",
     "torchmetrics", "typing_extensions",
 }  # fmt: skip
 OPTIONAL = {

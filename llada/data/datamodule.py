@@ -19,6 +19,7 @@ from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
 from llada.data.loader import ResumableLoader, evaluation_loader, training_loader
 from llada.data.packing import AnswerRows, Canvases, TokenRows
+from llada.data.place import reopen_epoch
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.saved_tokenizer import load_tokenizer
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
@@ -196,6 +197,8 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
     def train_dataloader(self) -> ResumableLoader:
         """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""
         loader = training_loader(self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **self._shard())
+        loader.trainer = self.trainer
+        reopen_epoch(self.trainer)
         self._training.append(loader)
         return loader
 
