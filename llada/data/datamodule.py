@@ -6,8 +6,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,25 +20,18 @@ from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
 from llada.data.loader import ResumableLoader, evaluation_loader, training_loader
 from llada.data.packing import AnswerRows, Canvases, TokenRows
+from llada.data.place import reopen_epoch
+from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, nothing_for, part_of
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.saved_tokenizer import load_tokenizer
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
 from llada.files.atomic import build_folder
 
-TRAIN, VAL, TEST = "train", "val", "test"
 _FORMAT = 1
 _log = logging.getLogger(__name__)
 
 Rows = TokenRows | AnswerRows | PackedAnswers
 Document = TypeVar("Document")
-Document_co = TypeVar("Document_co", covariant=True)
-
-
-class Documents(Protocol[Document_co]):
-    """What a data module reads: a `Source` or a `ConversationSource`."""
-
-    def __iter__(self) -> Iterator[Document_co]: ...
-    def fingerprint(self) -> str: ...  # noqa: D102
 
 
 class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
@@ -62,6 +56,9 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
     Raises:
         ValueError: if the sizes or fractions are out of range.
     """
+
+    verify: bool | None = None
+    """Whether the whole content of the token files is checked when they are opened; see `TokenFile`."""
 
     def __init__(
         self,
@@ -167,7 +164,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         folder = self.folder
         if not folder.is_dir():
             raise ValueError(f"there are no token files in {folder}; call prepare_data() first, as the Trainer does")
-        self._files = {part: TokenFile(folder / f"{part}.tokens") for part in self.parts}
+        self._files = {part: TokenFile(folder / f"{part}.tokens", self.verify) for part in self.parts}
         for file in self._files.values():
             check_fingerprint(self.tokenizer, file.fingerprint, file.path)
         self._rows = {part: self.make_rows(file) for part, file in self._files.items()}
@@ -196,6 +193,8 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
     def train_dataloader(self) -> ResumableLoader:
         """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""
         loader = training_loader(self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **self._shard())
+        loader.trainer = self.trainer
+        reopen_epoch(self.trainer)
         self._training.append(loader)
         return loader
 
@@ -225,10 +224,14 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         """Refuse a checkpoint that was trained with another tokenizer."""
         check_fingerprint(self.tokenizer, state_dict["tokenizer"], "the checkpoint")
 
+    def divided(self, source: Documents[Document]) -> Iterable[Document]:
+        """What is dealt to the parts: documents, or pieces of them where they are too few."""
+        return source
+
     def documents(self) -> Iterator[tuple[str, Document]]:
         """Every document with the part it belongs to."""
         for part, source in self._sources().items():
-            for document in source:
+            for document in self.divided(source) if part == TRAIN else source:
                 yield self._part_of(self.key(document)) if part == TRAIN else part, document
 
     def _sources(self) -> dict[str, Documents[Document]]:
@@ -236,14 +239,11 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         return {part: source for part, source in sources.items() if source is not None}
 
     def _part_of(self, key: str) -> str:
-        """A function of the text: no copy is on the other side, and runs with other seeds validate on the same text."""
-        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-        place = int.from_bytes(digest[:8], "little") / 2.0**64
-        if self.val_source is None and place < self.val_fraction:
-            return VAL
-        return TEST if self.test_source is None and place >= 1.0 - self.test_fraction else TRAIN
+        val = self.val_fraction if self.val_source is None else 0.0
+        return part_of(key, val, self.test_fraction if self.test_source is None else 0.0)
 
     def _build(self, folder: Path) -> None:
+        self._check_parts()
         tokenizer = self._given_tokenizer
         if isinstance(tokenizer, TokenizerTraining):
             _log.info("training a tokenizer of %d tokens", tokenizer.vocab_size)
@@ -259,9 +259,22 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
             self.write(writers, tokenizer)
             for part, writer in writers.items():
                 if writer.num_documents == 0:
-                    raise ValueError(f"no document fell to the {part} data; give more documents, or a larger share")
+                    raise ValueError(nothing_for(part))
                 _log.info("%s: %d tokens in %d documents", part, writer.num_tokens, writer.num_documents)
         (folder / "settings.json").write_text(json.dumps(self.settings(), indent=1))
+
+    def _check_parts(self) -> None:
+        """Find out before the work, which may take hours, whether a part stays empty: so few documents are soon read.
+
+        Raises:
+            ValueError: if one does.
+        """
+        given = list(islice(self.divided(self.source), SOON_READ))
+        if len(given) < SOON_READ:
+            found = {self._part_of(self.key(document)) for document in given} | {*self._sources()} - {TRAIN}
+            for part in self.parts:
+                if part not in found:
+                    raise ValueError(nothing_for(part))
 
     def _shard(self) -> dict[str, int]:
         """Which of how many parts of the rows this process gets; the strategy knows, for ranks may share a replica."""

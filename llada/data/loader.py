@@ -2,22 +2,29 @@
 
 The order of an epoch is a permutation that follows from (seed, epoch) alone. Ranks take its rows in turn: rank r of W
 takes places r, r + W, r + 2 W, ..., so a global batch is the same set of rows for any number of ranks.
+
+The place is counted where batches are handed out, not where worker processes prepare them: it is the same for any
+number of workers, and it is still there when the training has ended.
 """
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from llada.data.batch import TokenBatch, already_batched
+from llada.data.order import RowOrder
+from llada.data.place import check_place, epoch_length, set_counters
+
+_AT_ONCE = 4096
+"""Places whose rows are worked out together."""
 
 
 class TrainingSampler(DistributedSampler[int]):
-    """Whole global batches in an order that follows from (seed, epoch); its iterators resume exactly.
+    """Whole global batches in an order that follows from (seed, epoch).
 
     The rows that are left over when the last global batch isn't full are other ones in every epoch.
 
@@ -38,10 +45,11 @@ class TrainingSampler(DistributedSampler[int]):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)
         self.batch_size = batch_size
         self.num_rows = len(dataset)  # type: ignore[arg-type]
-        per_step = batch_size * num_replicas
-        self.num_samples = self.num_rows // per_step * batch_size
+        self.rows_per_step = batch_size * num_replicas
+        self.num_samples = self.num_rows // self.rows_per_step * batch_size
         self.total_size = self.num_samples * num_replicas
         self.epoch_was_set = False
+        self.begin: tuple[int, int] | None = None
         if self.num_samples == 0:
             raise ValueError(
                 f"the training data has {self.num_rows} rows, less than one batch of {batch_size} on {num_replicas} "
@@ -49,69 +57,20 @@ class TrainingSampler(DistributedSampler[int]):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iterator gives."""
+        """Say which epoch the Trainer is in."""
         self.epoch = epoch
         self.epoch_was_set = True
 
-    def indices(self, epoch: int) -> list[int]:
-        """This rank's rows of an epoch, in order."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)[: self.total_size]
-        rows: list[int] = order[self.rank :: self.num_replicas].tolist()
-        return rows
-
-    def __iter__(self) -> "TrainingIterator":
-        return TrainingIterator(self)
+    def __iter__(self) -> Iterator[int]:
+        """This rank's rows: of the epoch, or from the place ``begin`` (an epoch, and steps that are behind)."""
+        epoch, steps = (self.epoch, 0) if self.begin is None else self.begin
+        order = RowOrder(self.num_rows, self.seed, epoch)
+        for first in range(steps * self.batch_size, self.num_samples, _AT_ONCE):
+            own = np.arange(first, min(first + _AT_ONCE, self.num_samples))
+            yield from order(own * self.num_replicas + self.rank).tolist()
 
     def __len__(self) -> int:
         return self.num_samples
-
-
-class TrainingIterator(Iterator[int]):
-    """One epoch of a `TrainingSampler`. Its state is the epoch and the place in it, the same on every rank."""
-
-    def __init__(self, sampler: TrainingSampler) -> None:
-        self.sampler, self.epoch, self.taken = sampler, sampler.epoch, 0
-        self._indices: list[int] | None = None
-
-    def __next__(self) -> int:
-        if self.taken == self.sampler.num_samples:
-            raise StopIteration
-        if self._indices is None:
-            self._indices = self.sampler.indices(self.epoch)
-        self.taken += 1
-        return self._indices[self.taken - 1]
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, rows taken by all ranks together, and what must not change."""
-        return {
-            "epoch": self.epoch,
-            "taken": self.taken * self.sampler.num_replicas,
-            "num_rows": self.sampler.num_rows,
-            "seed": self.sampler.seed,
-        }
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where the state was taken.
-
-        Raises:
-            ValueError: if the data or the seed is another, or the place falls inside a global batch.
-        """
-        sampler = self.sampler
-        for name, value in (("num_rows", sampler.num_rows), ("seed", sampler.seed)):
-            if state[name] != value:
-                raise ValueError(f"can't resume: the data has {name}={value}, but had {state[name]} when it was saved")
-        per_step = sampler.batch_size * sampler.num_replicas
-        if state["taken"] % per_step:
-            raise ValueError(
-                f"can't resume after {state['taken']} rows with {per_step} rows per step; keep batch_size times ranks"
-            )
-        self._indices, self.epoch, self.taken = None, state["epoch"], state["taken"] // sampler.num_replicas
-        if sampler.epoch_was_set and sampler.epoch != self.epoch:
-            # The trainer has gone on to another epoch, as after a checkpoint at the end of one cut short.
-            self.epoch, self.taken = sampler.epoch, 0
-        elif not sampler.epoch_was_set and self.taken >= sampler.num_samples:
-            self.epoch, self.taken = self.epoch + 1, 0
-        sampler.epoch = self.epoch
 
 
 class EvaluationSampler(DistributedSampler[int]):
@@ -134,22 +93,32 @@ class EvaluationSampler(DistributedSampler[int]):
             yield place if place < self.num_rows else -1
 
 
-class ResumableLoader(StatefulDataLoader[TokenBatch]):  # type: ignore[misc]  # torchdata isn't annotated
-    """torchdata's `StatefulDataLoader`, started when the first batch is asked for.
+class ResumableLoader(DataLoader[TokenBatch]):
+    """A loader whose state is its place: an epoch, and the rows of it that all ranks together have taken.
 
-    The Trainer makes an iterator before it tells the sampler the epoch, and worker processes would then fetch the wrong
-    epoch's rows.
+    The iteration starts when the first batch is asked for: the Trainer makes an iterator before it tells the epoch.
+
+    Attributes:
+        trainer: whose counters must agree with the place; None for a loop of your own.
 
     Raises:
-        ValueError: by ``load_state_dict``, if the number of workers has changed.
+        ValueError: by ``load_state_dict``, if the state is of other data, another seed or another global batch.
     """
 
+    trainer: Trainer | None = None
     _running: Any = None
+    _resumed: dict[str, int] | None = None
+    _epoch = 0
+    _steps = 0
 
     def __iter__(self) -> Iterator[TokenBatch]:
         self.stop()
+        if isinstance(self.sampler, TrainingSampler):  # the Trainer puts another in place to overfit a few batches
+            self._begin(self.sampler)
         self._running = super().__iter__()
-        yield from self._running
+        for batch in self._running:
+            self._steps += 1
+            yield batch
 
     def stop(self) -> None:
         """End the worker processes of an iteration that was left early; garbage collection waits seconds for each."""
@@ -157,16 +126,42 @@ class ResumableLoader(StatefulDataLoader[TokenBatch]):  # type: ignore[misc]  # 
         if self.num_workers and running is not None:
             running._shutdown_workers()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch."""
-        return {"num_workers": self.num_workers, "loader": super().state_dict()}
+    def state_dict(self) -> dict[str, int]:
+        """The place behind the last batch that was handed out, and what must not change; empty without an order."""
+        if self._resumed is not None or not isinstance(self.sampler, TrainingSampler):
+            return self._resumed or {}
+        place = {
+            "epoch": self._epoch if self._steps else self.sampler.epoch,
+            "taken": self._steps * self.sampler.rows_per_step,
+            "finished": int(self._steps >= epoch_length(self.trainer, len(self))),
+        }
+        return place | _fixed(self.sampler)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on where the state was taken, at the next iteration."""
-        saved = state_dict["num_workers"]
-        if saved != self.num_workers:
-            raise ValueError(f"can't resume with num_workers={self.num_workers}: the checkpoint has {saved}")
-        super().load_state_dict(state_dict["loader"])
+        if not state_dict or not isinstance(self.sampler, TrainingSampler):
+            return
+        check_place(state_dict, _fixed(self.sampler))
+        self._resumed = dict(state_dict)
+        if self.trainer is not None and state_dict["taken"]:
+            set_counters(self.trainer, state_dict["epoch"], bool(state_dict["finished"]))
+
+    def _begin(self, sampler: TrainingSampler) -> None:
+        """Set the place from which this iteration takes rows."""
+        state, self._resumed = self._resumed, None
+        self._epoch, self._steps = sampler.epoch, 0
+        if state is not None and not state["finished"]:
+            self._epoch, self._steps = state["epoch"], state["taken"] // sampler.rows_per_step
+        elif state is not None and not sampler.epoch_was_set:
+            self._epoch = state["epoch"] + 1
+        if not sampler.epoch_was_set:
+            sampler.epoch = self._epoch
+        sampler.begin = self._epoch, self._steps
+
+
+def _fixed(sampler: TrainingSampler) -> dict[str, int]:
+    """What a place means nothing without."""
+    return {"num_rows": sampler.num_rows, "seed": sampler.seed, "rows_per_step": sampler.rows_per_step}
 
 
 def training_loader(
@@ -174,11 +169,9 @@ def training_loader(
 ) -> ResumableLoader:
     """Whole batches in a new order each epoch; arguments as in `TrainingSampler`."""
     sampler = TrainingSampler(rows, batch_size, num_replicas, rank, seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 calls it
-        return ResumableLoader(
-            dataset=rows, batch_size=batch_size, sampler=sampler, drop_last=True, **_loading(num_workers)
-        )
+    return ResumableLoader(
+        dataset=rows, batch_size=batch_size, sampler=sampler, drop_last=True, **_loading(num_workers)
+    )
 
 
 def evaluation_loader(

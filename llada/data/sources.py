@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llada.data.reading import read_lines, skip_blank
 from llada.files.json_object import parse_object
 
 
@@ -20,7 +21,7 @@ class Source(ABC):
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if a file is empty or malformed; the message names file and line.
+            ValueError: if a file is malformed, with file and line, or all are empty.
         """
 
     def fingerprint(self) -> str:
@@ -44,7 +45,9 @@ class RecordSource(Source):
 
 @dataclass(frozen=True)
 class TextFiles(Source):
-    """Plain text files in UTF-8.
+    """Plain text files in UTF-8, also compressed as gzip or Zstandard.
+
+    Files without text are skipped, and counted in a warning.
 
     Args:
         paths: file or files; wildcards as in "stories/*.txt" are filled in, in alphabetical order.
@@ -55,14 +58,11 @@ class TextFiles(Source):
     split_on_blank_lines: bool = False
 
     def __iter__(self) -> Iterator[str]:
-        for path in find_files(self.paths):
-            found = False
-            for document in _paragraphs(path) if self.split_on_blank_lines else _whole(path):
-                if document.strip():
-                    found = True
-                    yield document
-            if not found:
-                raise ValueError(f"{path} is empty")
+        yield from skip_blank(find_files(self.paths), self._documents)
+
+    def _documents(self, path: Path) -> Iterator[str]:
+        documents = _paragraphs(path) if self.split_on_blank_lines else _whole(path)
+        yield from (document for document in documents if document.strip())
 
     def fingerprint(self) -> str:
         """Settings, and names, sizes and times of the files."""
@@ -71,7 +71,9 @@ class TextFiles(Source):
 
 @dataclass(frozen=True)
 class JsonLines(RecordSource):
-    """JSON Lines files: one JSON object per line.
+    """JSON Lines files: one JSON object per line, also compressed as gzip or Zstandard.
+
+    Files without a record are skipped, and counted in a warning.
 
     Args:
         paths: file or files, wildcards as in `TextFiles`.
@@ -83,15 +85,7 @@ class JsonLines(RecordSource):
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """See `RecordSource`; blank lines are skipped."""
-        for path in find_files(self.paths):
-            found = False
-            for number, line in enumerate(_lines(path), start=1):
-                if line.strip():
-                    found = True
-                    where = f"{path}, line {number}"
-                    yield where, parse_object(line.rstrip(), where)
-            if not found:
-                raise ValueError(f"{path} is empty")
+        yield from skip_blank(find_files(self.paths), _objects)
 
     def fingerprint(self) -> str:
         """Settings, and names, sizes and times of the files."""
@@ -131,28 +125,34 @@ def text_field(record: dict[str, Any], field: str, where: str) -> str:
     """
     if field not in record:
         raise ValueError(f"{where}: there is no field {field!r}, only {', '.join(map(repr, record)) or 'nothing'}")
-    if not isinstance(record[field], str):
-        raise ValueError(f"{where}: field {field!r} must be text; got {type(record[field]).__name__}")
-    return record[field]
+    text = record[field]
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: field {field!r} must be text; got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise ValueError(
+            f"{where}: field {field!r} holds half of a character, {half}; was it cut behind an escape?"
+        ) from error
+    return text
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Lines with their ends, unchanged."""
-    with path.open(encoding="utf-8", newline="") as file:
-        try:
-            yield from file
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text: {error.reason}; convert it to UTF-8") from error
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parse_object(line.rstrip(), where)
 
 
 def _whole(path: Path) -> Iterator[str]:
-    yield "".join(_lines(path))
+    yield "".join(read_lines(path))
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     """Runs of lines between blank ones, without the last line's end."""
     paragraph: list[str] = []
-    for line in _lines(path):
+    for line in read_lines(path):
         if line.strip():
             paragraph.append(line)
         elif paragraph:

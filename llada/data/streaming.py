@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llada.data.batch import TokenBatch
+from llada.data.place import reopen_epoch
+from llada.data.stream_loader import StreamLoader
 from llada.data.token_file import TokenFile
 from llada.data.tokenizers.tokenizer import Tokenizer, check_fingerprint
 from llada.files.atomic import build_folder
@@ -120,9 +122,11 @@ class StreamingDataModule(LightningDataModule):
         about = None if self.val_shards is None else _about(self.val_shards)
         return None if about is None else about["bytes_per_token"]
 
-    def train_dataloader(self) -> DataLoader[TokenBatch]:
+    def train_dataloader(self) -> StreamLoader:
         """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""
-        return self._loader(self.shards, shuffle=True)
+        loader = self._loader(self.shards, shuffle=True)
+        reopen_epoch(self.trainer)
+        return StreamLoader(loader, 1 if self.trainer is None else self.trainer.world_size, self.trainer)
 
     def val_dataloader(self) -> DataLoader[TokenBatch] | list[Any]:
         """Rows in order, the last incomplete global batch left out; nothing if there is no validation data."""

@@ -1,24 +1,29 @@
 """Text for pretraining: documents to packed rows of one length."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from typing_extensions import override
 
-from llada.data.datamodule import TEST, VAL, TokenDataModule
+from llada.data.datamodule import TokenDataModule
 from llada.data.packing import AnswerRows, Canvases, TokenRows
+from llada.data.pieces import FEW, are_few, cut_all
 from llada.data.sources import Source
+from llada.data.split import TEST, VAL, Documents
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
 
 _BATCH_CHARACTERS = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 class TextDataModule(TokenDataModule[str]):
     """Documents, tokenised once into memory-mapped files and cut into rows of one length.
 
     Documents follow one another, each between BOS and EOS, and rows are cut where they fall; the last, incomplete row
-    is left out. Documents without a character are skipped.
+    is left out. Documents without a character are skipped. Fewer than 50 documents, such as one large file, are cut
+    into pieces at blank lines where a share of them is to be held out.
 
     Args:
         source: documents.
@@ -35,6 +40,8 @@ class TextDataModule(TokenDataModule[str]):
         cache_folder: where token files and tokenizer go, in a sub-folder per setting.
         num_workers: processes that load batches.
         seed: of the order of rows; the split doesn't depend on it.
+        verify: whether the whole content of the token files is checked when they are opened; None for files of at most
+            256 MiB, where it takes no time.
 
     Raises:
         ValueError: if the sizes or fractions are out of range.
@@ -56,6 +63,7 @@ class TextDataModule(TokenDataModule[str]):
         cache_folder: str = "token_cache",
         num_workers: int = 0,
         seed: int = 0,
+        verify: bool | None = None,
     ) -> None:
         super().__init__(
             source=source,
@@ -71,6 +79,7 @@ class TextDataModule(TokenDataModule[str]):
         )
         if max_length < 1:
             raise ValueError(f"max_length must be 1 or more; got {max_length}")
+        self.verify = verify
         self.max_length, self.separate_documents = max_length, separate_documents
         self.add_bos, self.add_eos = add_bos, add_eos
 
@@ -89,6 +98,14 @@ class TextDataModule(TokenDataModule[str]):
     @override
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "add_bos": self.add_bos, "add_eos": self.add_eos}
+
+    @override
+    def divided(self, source: Documents[str]) -> Iterable[str]:
+        wanted = {part for part in (VAL, TEST) if part in self.parts and part not in self._sources()}
+        if not wanted or not are_few(source):
+            return source
+        _log.info("fewer than %d documents are cut into pieces, so that a share of them can be held out", FEW)
+        return cut_all(source)
 
     def key(self, document: str) -> str:
         """The document itself."""

@@ -2,7 +2,7 @@
 
 Layout, little-endian:
 
-    4096 bytes   "LLADATOK", length of the JSON (uint32), its CRC-32 (uint32), JSON, zeros
+    4096 bytes   "LLADATOK", length of the JSON (uint32), its CRC-32 (uint32), JSON, zeros; see `token_header`
     tokens       num_tokens of uint16, or of uint32 where the vocabulary doesn't fit
     zeros        to a multiple of 8
     offsets      num_documents + 1 of int64: document d is tokens[offsets[d] : offsets[d + 1]]
@@ -11,9 +11,9 @@ The file is written as a stream beside its final name and renamed when it is com
 corpus, and a run that fails leaves the old file as it was.
 """
 
-import json
-import shutil
+import os
 import tempfile
+import weakref
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,12 +24,11 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from llada.data.token_header import HEADER_BYTES, Header, checksum_of, damaged, header_block, read_header
 from llada.files.atomic import replacing
-from llada.files.json_object import parse_object
 
-MAGIC = b"LLADATOK"
-VERSION = 1
-HEADER_BYTES = 4096
+CHEAP_BYTES = 1 << 28
+"""Size of a file up to which its content is checked whenever it is opened, in about a quarter of a second."""
 
 
 class TokenFile:
@@ -37,9 +36,11 @@ class TokenFile:
 
     Args:
         path: the file.
+        verify: whether its whole content is read and checked: the checksum, that ids are in the vocabulary and that
+            documents follow one another. None: where that takes no time, in files of at most 256 MiB. Files of versions
+            that wrote no checksum have the other checks.
 
     Attributes:
-        tokens: (num_tokens,) uint16 or uint32, mapped from disk.
         offsets: (num_documents + 1,) int64, mapped from disk.
         vocab_size: number of ids that the tokenizer has.
         num_bytes: length of the text in UTF-8.
@@ -50,29 +51,51 @@ class TokenFile:
         ValueError: if it isn't a token file, is truncated or damaged, or comes from a newer version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, verify: bool | None = None) -> None:
         self.path = Path(path)
-        header = _read_header(self.path)
-        self.vocab_size: int = header["vocab_size"]
-        self.num_bytes: int = header["num_bytes"]
-        self.fingerprint: str = header["fingerprint"]
-        dtype = np.dtype(header["dtype"]).newbyteorder("<")
-        num_tokens, num_documents = header["num_tokens"], header["num_documents"]
-        tokens_end = _aligned(HEADER_BYTES + num_tokens * dtype.itemsize)
-        expected, found = tokens_end + 8 * (num_documents + 1), self.path.stat().st_size
-        if found != expected:
-            raise ValueError(f"{self.path} is truncated or damaged: {found} bytes instead of {expected}; make it again")
-        self.tokens = _map(self.path, dtype, HEADER_BYTES, num_tokens)
-        self.offsets = _map(self.path, np.dtype("<i8"), tokens_end, num_documents + 1)
-        if self.offsets[0] != 0 or self.offsets[-1] != num_tokens:
-            raise ValueError(
-                f"{self.path} is damaged: its documents don't add up to {num_tokens} tokens; make it again"
-            )
+        header = read_header(self.path)
+        self.vocab_size, self.num_bytes, self.fingerprint = header.vocab_size, header.num_bytes, header.fingerprint
+        dtype = np.dtype(header.dtype).newbyteorder("<")
+        self._num_tokens, num_documents = header.num_tokens, header.num_documents
+        tokens_end = _aligned(HEADER_BYTES + self._num_tokens * dtype.itemsize)
+        self._size = tokens_end + 8 * (num_documents + 1)
+        # The open file knows its size also where its name is gone.
+        self._file = self.path.open("rb")
+        weakref.finalize(self, self._file.close)
+        self._check_size()
+        self._tokens = _map(self._file, dtype, HEADER_BYTES, self._num_tokens)
+        self.offsets = _map(self._file, np.dtype("<i8"), tokens_end, num_documents + 1)
+        if self.offsets[0] != 0 or self.offsets[-1] != self._num_tokens:
+            raise damaged(self.path, f"its documents don't add up to {self._num_tokens} tokens")
+        if verify or (verify is None and self._size <= CHEAP_BYTES):
+            self._verify(header.checksum)
+
+    @property
+    def tokens(self) -> NDArray[Any]:
+        """(num_tokens,) uint16 or uint32, mapped from disk.
+
+        Raises:
+            ValueError: if the file has been cut since it was opened; to read from it would end the process.
+        """
+        self._check_size()
+        return self._tokens
+
+    def _check_size(self) -> None:
+        if (found := os.fstat(self._file.fileno()).st_size) != self._size:
+            raise damaged(self.path, f"{found} bytes instead of {self._size}")
+
+    def _verify(self, checksum: int | None) -> None:
+        if checksum is not None and checksum_of(self._file) != checksum:
+            raise damaged(self.path, "its content doesn't have the checksum that it was written with")
+        if len(self._tokens) and (largest := int(self._tokens.max())) >= self.vocab_size:
+            raise damaged(self.path, f"it holds the token id {largest}, outside 0..{self.vocab_size - 1}")
+        if (self.offsets[1:] < self.offsets[:-1]).any():
+            raise damaged(self.path, "a document ends before it begins")
 
     @property
     def num_tokens(self) -> int:
         """Tokens of all documents."""
-        return len(self.tokens)
+        return self._num_tokens
 
     @property
     def num_documents(self) -> int:
@@ -88,9 +111,9 @@ class TokenFile:
         """Tokens of one document."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
-    def __reduce__(self) -> tuple[type["TokenFile"], tuple[Path]]:
-        # A memory map pickles as its whole content: let a worker process open the file itself.
-        return type(self), (self.path,)
+    def __reduce__(self) -> tuple[type["TokenFile"], tuple[Path, bool]]:
+        # A memory map pickles as its whole content: let a worker process open the file itself, which has been checked.
+        return type(self), (self.path, False)
 
 
 class TokenFileWriter:
@@ -111,7 +134,7 @@ class TokenFileWriter:
         if not 0 < vocab_size <= 1 << 32:
             raise ValueError(f"vocab_size must be in 1..2**32; got {vocab_size}")
         self.path, self.vocab_size, self.fingerprint = Path(path), vocab_size, fingerprint
-        self.num_tokens = self.num_documents = self.num_bytes = 0
+        self.num_tokens = self.num_documents = self.num_bytes = self._checksum = 0
         self._dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
         self._stack = ExitStack()
         self._file: IO[bytes] | None = None
@@ -150,7 +173,7 @@ class TokenFileWriter:
                 f"document {self.num_documents}: token id {outside} is outside 0..{self.vocab_size - 1}; "
                 "does the text come from another tokenizer?"
             )
-        self._file.write(array.astype(self._dtype).tobytes())
+        self._put(array.astype(self._dtype).tobytes())
         self.num_tokens += array.size
         self.num_documents += 1
         self.num_bytes += num_bytes
@@ -169,50 +192,33 @@ class TokenFileWriter:
         assert file is not None
         assert offsets is not None
         end = HEADER_BYTES + self.num_tokens * self._dtype.itemsize
-        file.write(bytes(_aligned(end) - end))
+        self._put(bytes(_aligned(end) - end))
         offsets.seek(0)
-        shutil.copyfileobj(offsets, file)
+        while chunk := offsets.read(1 << 20):
+            self._put(chunk)
         file.seek(0)
-        file.write(
-            _header(
-                version=VERSION,
-                dtype=self._dtype.name,
-                vocab_size=self.vocab_size,
-                num_tokens=self.num_tokens,
-                num_documents=self.num_documents,
-                num_bytes=self.num_bytes,
-                fingerprint=self.fingerprint,
-            )
+        header = Header(
+            dtype=self._dtype.name,
+            vocab_size=self.vocab_size,
+            num_tokens=self.num_tokens,
+            num_documents=self.num_documents,
+            num_bytes=self.num_bytes,
+            fingerprint=self.fingerprint,
+            checksum=self._checksum,
         )
+        file.write(header_block(header))
+
+    def _put(self, content: bytes) -> None:
+        assert self._file is not None
+        self._file.write(content)
+        self._checksum = zlib.crc32(content, self._checksum)
 
 
 def _aligned(position: int) -> int:
     return -(-position // 8) * 8
 
 
-def _map(path: Path, dtype: np.dtype[Any], start: int, count: int) -> NDArray[Any]:
+def _map(file: IO[bytes], dtype: np.dtype[Any], start: int, count: int) -> NDArray[Any]:
     if count == 0:  # an empty map is an error to the operating system
         return np.empty(0, dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=(count,))
-
-
-def _header(**fields: str | int) -> bytes:
-    content = json.dumps(fields).encode()
-    sizes = len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little")
-    return (MAGIC + sizes + content).ljust(HEADER_BYTES, b"\0")
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no token file {path}")
-    with path.open("rb") as file:
-        block = file.read(HEADER_BYTES)
-    if block[: len(MAGIC)] != MAGIC:
-        raise ValueError(f"{path} is not a token file: it doesn't begin with {MAGIC.decode()}")
-    content = block[16 : 16 + int.from_bytes(block[8:12], "little")]
-    if len(block) != HEADER_BYTES or zlib.crc32(content) != int.from_bytes(block[12:16], "little"):
-        raise ValueError(f"{path} is truncated or damaged: its header is broken; make it again")
-    header = parse_object(content, path)
-    if header["version"] != VERSION:
-        raise ValueError(f"{path} has format {header['version']}, but this version reads {VERSION}; update llada")
-    return header
+    return np.memmap(file, dtype=dtype, mode="r", offset=start, shape=(count,))

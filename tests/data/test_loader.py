@@ -1,13 +1,13 @@
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 
-from llada.data.loader import EvaluationSampler, TrainingSampler, evaluation_loader, training_loader
+from llada.data.batch import already_batched
+from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler, evaluation_loader, training_loader
 
 
 class Numbers(Dataset):
@@ -92,14 +92,39 @@ def test_resuming_goes_on_where_it_stopped(num_workers, stop):
         assert batches(resumed) == whole[3]
 
 
-def test_a_trainer_that_has_gone_on_gets_its_epoch():
+def test_the_saved_place_counts_and_not_the_number_of_the_epoch():
     loader = training_loader(Numbers(21), 4, 0, seed=5)
     iterator = iter(loader)
     next(iterator)
     state = loader.state_dict()
     resumed = training_loader(Numbers(21), 4, 0, seed=5)
     resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert epoch_of(resumed, 1) == epoch_of(loader, 0)[1:]
     assert epoch_of(resumed, 1) == epoch_of(loader, 1)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 2)])
+def test_another_number_of_workers_goes_on_at_the_same_place(before, after):
+    whole = epoch_of(training_loader(Numbers(41), 4, 0, seed=5), 0)
+    loader = training_loader(Numbers(41), 4, before, seed=5)
+    iterator = iter(loader)
+    seen = [next(iterator)["tokens"].tolist() for _ in range(3)]
+    loader.stop()
+    resumed = training_loader(Numbers(41), 4, after, seed=5)
+    resumed.load_state_dict(loader.state_dict())
+    assert seen + batches(resumed) == whole
+
+
+def test_the_place_survives_the_end_of_the_iteration():
+    loader = training_loader(Numbers(41), 4, 2, seed=5)
+    iterator = iter(loader)
+    next(iterator), next(iterator)
+    loader.stop()
+    del iterator
+    assert loader.state_dict() == {
+        "epoch": 0, "taken": 8, "finished": 0, "num_rows": 41, "seed": 5, "rows_per_step": 4
+    }  # fmt: skip
 
 
 def test_the_epoch_may_be_set_after_the_iterator_is_made():
@@ -131,8 +156,7 @@ def test_every_rank_resumes_from_the_state_of_one():
     [
         ({"rows": Numbers(22)}, "num_rows=22, but had 21"),
         ({"seed": 6}, "seed=6, but had 5"),
-        ({"batch_size": 3}, "after 4 rows with 3 rows per step"),
-        ({"num_workers": 1}, "num_workers=1: the checkpoint has 0"),
+        ({"batch_size": 2}, "rows_per_step=2, but had 4 when it was saved; keep batch_size times ranks"),
     ],
 )
 def test_a_state_of_other_data_is_refused(change, reason):
@@ -156,22 +180,19 @@ def test_less_than_a_batch_is_refused():
         TrainingSampler(Numbers(7), batch_size=4, num_replicas=2)
 
 
-def order_of(seed: int, epoch: int) -> list[int]:
-    iterator = iter(TrainingSampler(Numbers(1000), batch_size=1, seed=seed))
-    iterator.load_state_dict({"epoch": epoch, "taken": 0, "num_rows": 1000, "seed": seed})
-    return list(iterator)
+def test_a_state_of_an_older_version_is_refused():
+    loader = training_loader(Numbers(21), 4, 0, seed=5)
+    with pytest.raises(ValueError, match=r"older version of llada took the rows in another order.*--init_from"):
+        loader.load_state_dict({"num_workers": 0, "loader": {}})
 
 
-def test_every_seed_and_epoch_has_its_own_order():
-    orders = {(seed, epoch): order_of(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}
-    assert len({tuple(order) for order in orders.values()}) == 4
-    assert orders[0, 1] == np.random.default_rng([0, 1]).permutation(1000).tolist()
-
-
-def test_an_order_is_resumed_at_its_end():
-    iterator = iter(TrainingSampler(Numbers(1_000_000), batch_size=1))
-    iterator.load_state_dict({"epoch": 1, "taken": 999_998, "num_rows": 1_000_000, "seed": 0})
-    assert list(iterator) == np.random.default_rng([0, 1]).permutation(1_000_000)[-2:].tolist()
+def test_another_sampler_has_no_place():
+    """The Trainer puts one in order to overfit a few batches."""
+    rows = Numbers(6)
+    loader = ResumableLoader(dataset=rows, batch_size=3, sampler=SequentialSampler(rows), collate_fn=already_batched)
+    assert batches(loader) == [[0, 1, 2], [3, 4, 5]]
+    assert loader.state_dict() == {}
+    loader.load_state_dict({})
 
 
 def test_the_length_counts_the_batches_of_a_rank():

@@ -188,9 +188,9 @@ def test_a_damaged_cache_is_refused(tokenizer, tmp_path):
 
 def test_a_failed_run_leaves_nothing_behind(tokenizer, tmp_path):
     (tmp_path / "good.txt").write_text("the boat")
-    (tmp_path / "empty.txt").write_text("")
-    source = TextFiles([str(tmp_path / "good.txt"), str(tmp_path / "empty.txt")])
-    with pytest.raises(ValueError, match=r"empty\.txt is empty"):
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    source = TextFiles([str(tmp_path / "good.txt"), str(tmp_path / "bad.txt")])
+    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8 text"):
         make(tokenizer, tmp_path / "cache", source=source, val_fraction=0.0).prepare_data()
     assert os.listdir(tmp_path / "cache") == []
 

@@ -1,15 +1,17 @@
+import json
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llada.data import TokenFile, TokenFileWriter
+from llada.data import TokenFile, TokenFileWriter, TokenRows
 from llada.data.token_file import HEADER_BYTES
 
 
@@ -110,7 +112,7 @@ def test_a_truncated_file_is_refused(tmp_path, cut):
         TokenFile(path)
 
 
-@pytest.mark.parametrize(("place", "reason"), [(30, "its header is broken"), (-1, "don't add up to 100 tokens")])
+@pytest.mark.parametrize(("place", "reason"), [(30, "its header is broken"), (-1, "is truncated or damaged")])
 def test_a_damaged_file_is_refused(tmp_path, place, reason):
     path = tmp_path / "a.tokens"
     write(path, [range(100)])
@@ -122,9 +124,101 @@ def test_a_damaged_file_is_refused(tmp_path, place, reason):
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("llada.data.token_file.VERSION", 2)
+    monkeypatch.setattr("llada.data.token_header.VERSION", 2)
     with TokenFileWriter(tmp_path / "a.tokens", 10, "f") as writer:
         writer.add([1])
     monkeypatch.undo()
     with pytest.raises(ValueError, match="has format 2, but this version reads 1; update llada"):
         TokenFile(tmp_path / "a.tokens")
+
+
+GOOD = {
+    "version": 1, "dtype": "uint16", "vocab_size": 1000, "num_tokens": 3, "num_documents": 1, "num_bytes": 9,
+    "fingerprint": "f" * 64,
+}  # fmt: skip
+
+
+def with_header(path, fields, tokens=(1, 2, 3)):
+    """A file as versions without a checksum wrote it."""
+    content = json.dumps(fields).encode()
+    head = b"LLADATOK" + len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little") + content
+    path.write_bytes(
+        head.ljust(HEADER_BYTES, b"\0") + np.array([*tokens, 0], "<u2").tobytes() + np.array([0, 3], "<i8").tobytes()
+    )
+    return path
+
+
+def test_a_file_without_a_checksum_opens(tmp_path):
+    file = TokenFile(with_header(tmp_path / "old.tokens", GOOD), verify=True)
+    assert file.tokens.tolist() == [1, 2, 3]
+    assert file.fingerprint == "f" * 64
+
+
+WRONG = [None, True, -1, 1.5, "x", [], {}, 1 << 70]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_field_of_the_header_is_checked(tmp_path, name):
+    for value in WRONG:
+        if name == "fingerprint" and value == "x":
+            continue
+        with pytest.raises(ValueError, match=f"says {name}=|has format"):
+            TokenFile(with_header(tmp_path / "a.tokens", {**GOOD, name: value}))
+    with pytest.raises(ValueError, match=rf"a\.tokens is truncated or damaged: its header says {name}=None"):
+        TokenFile(with_header(tmp_path / "a.tokens", {key: GOOD[key] for key in GOOD if key != name}))
+
+
+@pytest.mark.parametrize("change", [{"dtype": "float32"}, {"vocab_size": 65537}, {"vocab_size": 0}, {"checksum": -1}])
+def test_a_header_that_contradicts_itself_is_refused(tmp_path, change):
+    with pytest.raises(ValueError, match="its header says"):
+        TokenFile(with_header(tmp_path / "a.tokens", {**GOOD, **change}))
+
+
+def test_ids_beyond_the_vocabulary_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"it holds the token id 1000, outside 0\.\.999"):
+        TokenFile(with_header(tmp_path / "a.tokens", GOOD, tokens=(1, 1000, 3)))
+
+
+def test_any_changed_byte_of_the_content_is_found(tmp_path):
+    path = tmp_path / "a.tokens"
+    write(path, [[1, 2, 3], [], [4, 5]])
+    content = path.read_bytes()
+    for place in range(HEADER_BYTES, len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(ValueError, match="is truncated or damaged"):
+            TokenFile(path)
+
+
+def test_a_large_file_is_verified_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("llada.data.token_file.CHEAP_BYTES", 100)
+    path = tmp_path / "a.tokens"
+    write(path, [[1, 2, 3]])
+    content = bytearray(path.read_bytes())
+    content[HEADER_BYTES] = 9
+    path.write_bytes(content)
+    assert TokenFile(path).tokens.tolist() == [9, 2, 3]
+    with pytest.raises(ValueError, match="doesn't have the checksum that it was written with"):
+        TokenFile(path, verify=True)
+
+
+def test_documents_that_overlap_are_refused(tmp_path):
+    path = with_header(tmp_path / "a.tokens", {**GOOD, "num_documents": 2})
+    path.write_bytes(path.read_bytes()[: HEADER_BYTES + 8] + np.array([0, -4, 3], "<i8").tobytes())
+    with pytest.raises(ValueError, match="a document ends before it begins"):
+        TokenFile(path)
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_a_sentence(tmp_path):
+    """To read beyond the end of a mapped file ends the process with SIGBUS."""
+    file = write(tmp_path / "a.tokens", [[7] * 10_000])
+    rows = TokenRows(file, 100)
+    os.truncate(tmp_path / "a.tokens", HEADER_BYTES + 50)
+    for read in (lambda: rows[99], lambda: file.document(0)):
+        with pytest.raises(ValueError, match=r"a\.tokens is truncated or damaged: 4146 bytes instead of 24112"):
+            read()
+
+
+def test_a_file_whose_name_is_gone_is_still_read(tmp_path):
+    file = write(tmp_path / "a.tokens", [[7, 8]])
+    os.unlink(tmp_path / "a.tokens")
+    assert file.tokens.tolist() == [7, 8]
