@@ -20,10 +20,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from llada.cli.devices import usable
 from llada.cli.dialogue import History, answer_sampler, context_length
+from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
+from llada.files.visible import visible
 from llada.samplers import Canvas, Sampler, Step
 from llada.text import TextModel, load
 
@@ -50,6 +53,7 @@ def chat(
     device: str = "auto",
     dtype: str | None = None,
     no_stream: bool = False,
+    max_tokens: int = MAX_TOKENS,
 ) -> None:
     """Talk to a model, turn by turn; /help lists what can be typed beside messages.
 
@@ -66,10 +70,12 @@ def chat(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         no_stream: show answers when they are finished.
+        max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    text = replace(load(checkpoint, tokenizer, device, dtype), template=template)
+    text = replace(load(checkpoint, tokenizer, usable(device), dtype), template=template)
+    check_total("the new tokens of an answer", num_new_tokens, "max_tokens", max_tokens)
     text.chat_template  # noqa: B018 - says that there is none before the first message is typed
     limit = context_length(text, context)
     if limit is not None and limit <= num_new_tokens:
@@ -199,10 +205,10 @@ class ChatSession:
             for step in steps:
                 row = step.tokens[0, -self.num_new_tokens :].tolist()
                 answer = self.text.decode(row)
-                picture = Text(self.text.decode(row, show_mask=MASK_SIGN))
+                picture = Text(visible(self.text.decode(row, show_mask=MASK_SIGN)))
                 picture.highlight_regex(f"{MASK_SIGN}+", "dim")
                 live.update(picture, refresh=True)
-        self.console.print(Text(answer))
+        self.console.print(Text(visible(answer)))
         return answer
 
     def _print(self, made: Canvas, steps: Iterator[Step]) -> str:
@@ -211,14 +217,14 @@ class ChatSession:
             steps = islice(deque(steps, maxlen=1), 1)  # the last one alone
         pieces = []
         for piece in self.text.stream(made, steps):
-            self.console.print(Text(piece), end="")
+            self.console.print(Text(visible(piece) if self.console.is_terminal else piece), end="")
             self.console.file.flush()
             pieces.append(piece)
         self.console.print()
         return "".join(pieces)
 
     def _note(self, text: str) -> None:
-        self.console.print(Text(f"-- {text}", style="dim"))
+        self.console.print(Text(f"-- {visible(text)}", style="dim"))
 
 
 def main(command: str, arguments: Sequence[str]) -> None:

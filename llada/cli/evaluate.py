@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llada.cli.devices import usable
+from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate
 from llada.evaluation import PROTOCOLS, EvaluationModel, Protocol, harness
@@ -42,6 +44,7 @@ def evaluate(
     tokenizer: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    max_tokens: int = MAX_TOKENS,
 ) -> None:
     """Run tasks of the Language Model Evaluation Harness, or repeat a published measurement.
 
@@ -68,6 +71,7 @@ def evaluate(
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
+        max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
     """
     if protocol == "list":
         print(listing())
@@ -85,7 +89,8 @@ def evaluate(
         num_new_tokens = num_new_tokens or chosen.num_new_tokens
         num_fewshot = chosen.num_fewshot if num_fewshot is None else num_fewshot
     begin = chosen is None if bos is None else bos
-    text = replace(load(path, tokenizer, device, dtype), template=template, sampler=sampler, bos=begin)
+    text = replace(load(path, tokenizer, usable(device), dtype), template=template, sampler=sampler, bos=begin)
+    check_total("the new tokens of an answer", num_new_tokens or 0, "max_tokens", max_tokens)
     found = harness.run_tasks(
         EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed),
         names,

@@ -9,13 +9,17 @@ Three ways to call it, each with ``--checkpoint model.ckpt``:
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from llada.cli.devices import usable
 from llada.cli.files import read_text
+from llada.cli.limits import MAX_TOKENS as MAX_ROWS
+from llada.cli.limits import check_total
 from llada.cli.options import name_positional, run
 from llada.data import JsonLines
 from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood
@@ -46,6 +50,7 @@ def score(
     tokenizer: str | None = None,
     device: str = "auto",
     jsonl: bool = False,
+    max_rows: int = MAX_ROWS,
 ) -> None:
     """Log-likelihoods of answers given prompts, or the bound of a text.
 
@@ -64,6 +69,7 @@ def score(
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         jsonl: print JSON objects, one per line.
+        max_rows: rows of all draws of the text together, against a slip of the keyboard.
     """
     if sum([bool(prompt or answer), pairs is not None, text is not None]) != 1:
         raise ValueError("give one of: --prompt with --answer, --pairs FILE.jsonl, or --text FILE")
@@ -71,10 +77,13 @@ def score(
         if max_length is None:
             raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
         content = read_text(text)
-        _print_bound(bound_of(content, load(checkpoint, tokenizer, device), max_length, draws, batch_size, seed), jsonl)
+        model = load(checkpoint, tokenizer, usable(device))
+        _print_bound(bound_of(content, model, max_length, draws, batch_size, seed, max_rows), jsonl)
         return
     comparisons = _read_comparisons(pairs) if pairs is not None else _comparisons(prompt or [], answer or [])
-    _print_answers(comparisons, _likelihoods(comparisons, load(checkpoint, tokenizer, device), estimator, seed), jsonl)
+    _print_answers(
+        comparisons, _likelihoods(comparisons, load(checkpoint, tokenizer, usable(device)), estimator, seed), jsonl
+    )
 
 
 def _comparisons(prompts: list[str], answers: list[str]) -> list[Comparison]:
@@ -133,7 +142,7 @@ def _print_answers(comparisons: list[Comparison], known: list[list[dict[str, Any
             chosen = i == best and len(numbers) > 1
             if jsonl:
                 entry = {"prompt": comparison.prompt, "answer": answer, **number, "best": i == best}
-                print(json.dumps(entry, ensure_ascii=False))
+                print(json.dumps(entry, ensure_ascii=sys.stdout.isatty()))
                 continue
             value = _plus_minus(number["log_likelihood"], number["standard_error"])
             print(f"  {value} nats, {number['num_tokens']} tokens{' <- best' if chosen else ''}: {answer!r}")
@@ -157,7 +166,9 @@ class TextBound(NamedTuple):
 
 
 @torch.no_grad()
-def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_size: int, seed: int) -> TextBound:
+def bound_of(
+    text: str, model: TextModel, max_length: int, draws: int, batch_size: int, seed: int, max_rows: int = MAX_ROWS
+) -> TextBound:
     """The bound of a text as one document, cut into rows; the last row may be shorter.
 
     Args:
@@ -167,9 +178,10 @@ def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_siz
         draws: how often the masks are drawn; each draw is stratified over all rows.
         batch_size: rows per model call.
         seed: random seed of the masks.
+        max_rows: rows that all draws together may have.
 
     Raises:
-        ValueError: if a size isn't positive, or a row is longer than the model takes.
+        ValueError: if a size isn't positive, there are too many rows, or a row is longer than the model takes.
     """
     for name, value in (("max_length", max_length), ("draws", draws), ("batch_size", batch_size)):
         if value < 1:
@@ -177,6 +189,7 @@ def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_siz
     ids = model.encode(text)
     ids += [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
     rows = torch.tensor(ids).split(max_length)
+    check_total(f"{draws} draws of {len(rows)} rows", draws * len(rows), "max_rows", max_rows)
     # Equal lengths in a batch: the shorter last row goes alone.
     full = [index for index, row in enumerate(rows) if len(row) == max_length]
     batches = [*torch.tensor(full, dtype=torch.int64).split(batch_size)] if full else []

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.backbones.cache import Region
 from llada.denoiser import Denoiser, flat_indices
 from llada.rows import has_context, left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
@@ -33,7 +32,12 @@ def read_columns(tokens: Tensor, where: Tensor, lead: int, attention_mask: Tenso
 
 
 def region_logits(
-    backbone: CachingBackbone, store: Any, tokens: Tensor, where: Tensor, region: Region, model_kwargs: dict[str, Any]
+    backbone: CachingBackbone,
+    store: Any,
+    tokens: Tensor,
+    where: Tensor,
+    region: slice | Tensor,
+    model_kwargs: dict[str, Any],
 ) -> Tensor:
     """Logits of positions (B, M) from a pass over a region of the canvas, (B, M, V).
 
