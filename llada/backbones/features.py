@@ -89,12 +89,13 @@ class FeatureCache:
         visibility = Visibility(None if attention_mask is None else attention_mask.bool())
         reach = (tokens.shape[1] - start)[:, None]  # how many columns a row updates at most
         everything = start[:, None] + _up_to(reach, width)
-        by_row = isinstance(share, Tensor)
-        largest = math.ceil((float(share.max()) if by_row else share) * width)
-        count = ((share.to(reach.device)[:, None] if by_row else share) * reach.double()).ceil().long()
+        most, shares = (
+            (float(share.max()), share.to(reach.device)[:, None]) if isinstance(share, Tensor) else (share, share)
+        )
+        largest, count = math.ceil(most * width), (shares * reach.double()).ceil().long()
         for layer in range(len(self.blocks)):
             changed = everything
-            if layer > 0 and (by_row or share < 1.0):
+            if layer > 0 and (isinstance(share, Tensor) or share < 1.0):
                 order = self._likeness(layer, x, everything, reach).argsort(dim=1, stable=True)
                 changed = everything.gather(1, order.gather(1, _up_to(count, largest)))
             cached = Cached(self.store, layer, changed)

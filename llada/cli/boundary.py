@@ -42,14 +42,23 @@ def guarded(command: str, run: Callable[[], None]) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _say(command, "interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The interpreter flushes once more at its end, and would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            # The interpreter flushes once more at its end, and would complain there.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE_CLOSED
         reason = reason_of(error)
         return _say(command, _bug(error), BUG) if reason is None else _say(command, reason, FAILED)
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether it is the standard output whose other end is closed."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def reason_of(error: Exception) -> str | None:
@@ -67,6 +76,8 @@ def reason_of(error: Exception) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
         return f"out of memory ({text.partition(chr(10))[0] or type(error).__name__}); ask for fewer or shorter rows"
+    if "Error(s) in loading state_dict" in text:
+        return f"the checkpoint holds the weights of another model: {text}"
     if _DISK_FULL in text:
         return f"a file can't be written ({text.partition(chr(10))[0]}); is the disk full?"
     return None

@@ -64,6 +64,11 @@ def line_of(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[i
             RuntimeError("CUDA out of memory. Tried\nmore"),
             "out of memory (CUDA out of memory. Tried); ask for fewer or shorter rows",
         ),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "a file can't be read or written: broken pipe"),  # of a worker
+        (
+            RuntimeError("Error(s) in loading state_dict for Net: size"),
+            "the checkpoint holds the weights of another model: Error(s) in loading state_dict for Net: size",
+        ),
         (
             RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"),
             "a file can't be written ([enforce fail] PytorchStreamWriter failed writing file); is the disk full?",

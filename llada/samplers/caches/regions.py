@@ -73,7 +73,7 @@ class _Regions(OpenCache):
         self.policy, self.backbone, self.length = policy, backbone, length
         self.store = backbone.new_cache(rows, length)
         self.turns, self.begins = Turns(rows), [0] * rows
-        self.spans = [(0, length)] * rows  # the region of each row
+        self.spans, self.even = [(0, length)] * rows, True  # the region of each row, and whether there is but one
 
     @override
     def begin_rows(self, begins: Sequence[int]) -> None:
@@ -87,6 +87,7 @@ class _Regions(OpenCache):
         regions = {begin: self.policy.region(begin, stop, self.length) for begin in set(begins)}
         cut = {begin: (max(0, low - self.store.lead), min(high, self.length)) for begin, (low, high) in regions.items()}
         self.spans = [cut[begin] for begin in begins]
+        self.even = len(set(self.spans)) == 1
 
     @override
     def begin_call(self, asking: Tensor) -> None:
@@ -96,12 +97,17 @@ class _Regions(OpenCache):
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits at positions of the window, (B, M, V)."""
         assert where is not None
-        full = self.turns.due(self.policy.refreshes)
-        whole = [full] * len(self.spans) if isinstance(full, bool) else full.tolist()
-        spans = [(0, self.length) if all_of_it else span for all_of_it, span in zip(whole, self.spans, strict=True)]
-        region = slice(*spans[0]) if len(set(spans)) == 1 else row_columns(spans, tokens.device)
+        region = self._region(self.turns.due(self.policy.refreshes), tokens.device)
         self.turns.end_call()
         return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
+
+    def _region(self, full: bool | Tensor, device: torch.device) -> slice | Tensor:
+        """What a call computes, where all inputs, none or some of them make a full pass."""
+        if isinstance(full, bool) and (full or self.even):
+            return slice(0, self.length) if full else slice(*self.spans[0])
+        whole = full.tolist() if isinstance(full, Tensor) else [full] * len(self.spans)
+        everything = (0, self.length)
+        return row_columns([everything if a else span for a, span in zip(whole, self.spans, strict=True)], device)
 
 
 @dataclass(frozen=True)
