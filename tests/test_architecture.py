@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backbones": {"rows"},
     "data": {"files"},  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
-    "viewers": MATHEMATICS | {"samplers", "data"},
+    "viewers": MATHEMATICS | {"samplers", "data", "files"},
     "training": PARTS | {"module", "data", "files", "checkpoints"},
     "checkpoints": PARTS | {"files"},
     "inference": PARTS,

@@ -1,9 +1,8 @@
-"""The examples run and show what they claim, and every command in the documentation is one that the CLI takes."""
+"""The examples run and show what they claim."""
 
 import importlib.util
 import math
 import re
-import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,12 +10,11 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 
 from examples.own_schedule import KumaraswamySchedule
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import stored_parts
-from llada.cli import COMMANDS, main
+from llada.cli import main
 from llada.cli.train import LLaDACLI
 from llada.data import ToyLanguage
 from llada.module import DiffusionLM
@@ -25,8 +23,6 @@ from llada.samplers import LeftToRight, PerStep, Proposal, UnmaskingSampler
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-PAGES = [page for page in [ROOT / "README.md", EXAMPLES / "README.md", *sorted((ROOT / "docs").glob("*.md"))]]
-BASH_BLOCK = re.compile(r"^```(?:bash|sh|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -163,60 +159,6 @@ def test_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Ca
     assert "diffusion (bound)" in text
     assert "Jesus said to[" in text
     assert str(tmp_path / "demo" / "model.ckpt") in capsys.readouterr().out
-
-
-class Understood(Exception):
-    """The options were taken, and nothing needs to be built."""
-
-
-def commands() -> list[tuple[str, str]]:
-    """Every ``llada`` and ``python`` line of a shell block, and of the heads of the YAML files."""
-    found = []
-    for page in PAGES:
-        blocks = "".join(BASH_BLOCK.findall(page.read_text(encoding="utf-8")))
-        found += [(page.name, line) for line in blocks.replace("\\\n", " ").splitlines()]
-    for config in sorted((EXAMPLES / "configs").glob("*.yaml")):
-        found += [(config.name, line.removeprefix("#")) for line in config.read_text(encoding="utf-8").splitlines()]
-    lines = [(page, line.partition("    #")[0].strip()) for page, line in found]
-    return [(page, line) for page, line in lines if line.startswith(("llada ", "python examples/"))]
-
-
-@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value)
-def test_commands_in_the_documentation_are_understood(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str, line: str
-) -> None:
-    program, *arguments = shlex.split(line)
-    if program == "python":
-        assert (ROOT / arguments[0]).is_file()
-        return
-
-    def stop(*_: object, **__: object) -> None:
-        raise Understood
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(ArgumentParser, "instantiate_classes", stop)
-    monkeypatch.setattr(ArgumentParser, "instantiate", stop, raising=False)
-    monkeypatch.setattr(LLaDACLI, "_parse_ckpt_path", lambda cli: None)
-    monkeypatch.setattr(sys, "argv", ["llada", *arguments])
-    if {"--help", "-h", "--version"} & set(arguments):
-        assert_ends_well(arguments)
-        return
-    with pytest.raises(Understood):
-        main()
-
-
-def assert_ends_well(arguments: list[str]) -> None:
-    try:
-        assert main(arguments) == 0
-    except SystemExit as end:
-        assert not end.code  # noqa: PT017 - how argparse ends
-
-
-def test_there_are_commands_to_check() -> None:
-    lines = [line for _, line in commands()]
-    assert len(lines) > 15
-    assert {line.split()[1] for line in lines if line.startswith("llada")} >= {"fit", "sample", "score", "tokenizer"}
-    assert {line.split()[1] for line in lines if line.startswith("llada")} <= {*COMMANDS, "--help", "--version"}
 
 
 def test_the_reading_order_leaves_nothing_out() -> None:

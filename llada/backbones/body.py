@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llada import rows
 from llada.backbones import rotary
 from llada.backbones.attention.block_causal import block_causal
 from llada.backbones.attention.kernels import check_answers_padding, kernel_by_name
@@ -46,7 +47,8 @@ class Body(nn.Module):
         max_length: longest row that is accepted, in tokens.
         rope_theta: base of the rotary wavelengths.
         causal: whether a token sees only itself and those before it.
-        shift: whether the output at position i is read at i - 1; position 0 reads its own.
+        shift: whether the output at position i is read at i - 1; the first token of a row, or of a packed segment,
+            reads its own.
         block_length: a token sees its own block of so many tokens and all blocks before it; None: everything.
         attention: name in `llada.backbones.attention.kernels.KERNELS`.
         activation_checkpointing: what is recomputed in the backward pass, see `llada.backbones.checkpointing`.
@@ -125,7 +127,7 @@ class Body(nn.Module):
             keys = None
         positions = rotary_positions(tokens, segment_ids, region)
         visibility = self._visibility(tokens, keys, segment_ids, cache, region)
-        where = _shifted(tokens, select) if self.shift and region is None else select
+        where = _shifted(tokens, select, keys, segment_ids) if self.shift and region is None else select
         x = self.run(tokens, positions, visibility, where, condition=condition, cache=cache, region=region)
         return x.view(*tokens.shape, -1) if select is None and where is not None else x
 
@@ -217,8 +219,8 @@ class Body(nn.Module):
         )
 
 
-def _shifted(tokens: Tensor, select: Tensor | None) -> Tensor:
-    """Flat indices of the positions that predict the selected ones: each its left neighbour, position 0 itself."""
+def _shifted(tokens: Tensor, select: Tensor | None, keys: Tensor | None, segment_ids: Tensor | None) -> Tensor:
+    """Flat indices of the positions that predict the selected ones: each its left neighbour, or itself without one."""
     if select is None:
         select = torch.arange(tokens.numel(), device=tokens.device)
-    return select - (select % tokens.shape[1] > 0).to(select.dtype)
+    return select - rows.has_context(tokens, keys, segment_ids).flatten()[select].to(select.dtype)

@@ -66,7 +66,7 @@ class FeatureCache:
         tokens: Tensor,
         start: Tensor,
         width: int,
-        share: float,
+        share: float | Tensor,
         *,
         select: Tensor,
         attention_mask: Tensor | None = None,
@@ -77,7 +77,8 @@ class FeatureCache:
             tokens: (B, L) int64, the whole canvas.
             start: (B,) int64, first column of each row that may be updated; all to its right may, too.
             width: L minus the smallest ``start``.
-            share: share of a row's columns from its start on that every layer but the first computes, in (0, 1].
+            share: share of a row's columns from its start on that every layer but the first computes, in (0, 1];
+                one for all rows, or (B,) float64 on the CPU.
             select: (N,) flat indices into B * L.
             attention_mask: (B, L) bool, true for real tokens.
 
@@ -88,21 +89,43 @@ class FeatureCache:
         visibility = Visibility(None if attention_mask is None else attention_mask.bool())
         reach = (tokens.shape[1] - start)[:, None]  # how many columns a row updates at most
         everything = start[:, None] + _up_to(reach, width)
+        most, shares = (
+            (float(share.max()), share.to(reach.device)[:, None]) if isinstance(share, Tensor) else (share, share)
+        )
+        largest, count = math.ceil(most * width), (shares * reach.double()).ceil().long()
         for layer in range(len(self.blocks)):
             changed = everything
-            if layer > 0 and share < 1.0:
-                count = (share * reach.double()).ceil().long()
+            if layer > 0 and (isinstance(share, Tensor) or share < 1.0):
                 order = self._likeness(layer, x, everything, reach).argsort(dim=1, stable=True)
-                changed = everything.gather(1, order.gather(1, _up_to(count, math.ceil(share * width))))
+                changed = everything.gather(1, order.gather(1, _up_to(count, largest)))
             cached = Cached(self.store, layer, changed)
             x = self._layer(x, Context(body.rotation(changed), visibility, RowNeighbours(), cached=cached))
         return body.final_norm(x.flatten(0, 1)[select])
 
+    def rows(self, chosen: Tensor) -> list[Tensor]:
+        """A copy of what is kept of the rows that are ``chosen``, (B,) bool."""
+        return [buffer[chosen] for buffer in self._buffers()]
+
+    def put_back(self, chosen: Tensor, kept: list[Tensor]) -> None:
+        """Take back what has happened to the ``chosen`` rows, (B,) bool, since `rows` gave ``kept``."""
+        for buffer, before in zip(self._buffers(), kept, strict=True):
+            buffer[chosen] = before
+
+    def _buffers(self) -> list[Tensor]:
+        return [*self.store.keys, *self.store.values, *self.attention, *self.feed_forward]
+
     def _likeness(self, layer: int, x: Tensor, columns: Tensor, reach: Tensor) -> Tensor:
-        """Cosines of the values at columns (B, Q) and the stored ones; infinite behind the first ``reach`` (B, 1)."""
+        """How alike the values at columns (B, Q) and the stored ones are, (B, Q).
+
+        It is the cosine in steps above its rounding, since tokens that haven't changed mustn't be put in an order by
+        that; infinite behind the first ``reach`` (B, 1).
+        """
         values = self.blocks[layer].values(_at(x, columns))
         stored = _at(rearrange(self.store.values[layer], "b g l d -> b l (g d)"), columns)
-        likeness = F.cosine_similarity(values.float(), stored.float(), dim=-1)
+        precise = torch.promote_types(values.dtype, torch.float32)
+        likeness = F.cosine_similarity(values.to(precise), stored.to(precise), dim=-1)
+        grain = 32 * torch.finfo(precise).eps
+        likeness = (likeness / grain).round()
         return likeness.masked_fill(torch.arange(columns.shape[1], device=x.device) >= reach, torch.inf)
 
     def _layer(self, x: Tensor, context: Context) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llada.rows import has_context
+
 PROBE = 8
 """Number of tokens in a trial."""
 CAUSAL_LAYERS = ("conv", "linear", "mamba", "recurrent", "ssm")
@@ -91,7 +93,8 @@ class HuggingFaceBackbone(nn.Module):
             raise ValueError(f"{type(self.network).__name__} can't be kept from seeing other segments; don't pack rows")
         states = self._states(tokens, attention_mask, four=self.made_bidirectional, whole=self.whole)
         if self.shift:
-            states = torch.cat((states[:, :1], states[:, :-1]), 1)
+            context = has_context(tokens, attention_mask)[..., None]  # a row's first token reads its own output
+            states = torch.where(context, torch.cat((states[:, :1], states[:, :-1]), 1), states)
         return states if select is None else states.flatten(0, 1)[select]
 
     def _states(self, tokens: Tensor, attention_mask: Tensor | None, *, four: bool, whole: bool) -> Tensor:

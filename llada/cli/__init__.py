@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from llada.cli.boundary import guarded
+
 COMMANDS = {
     "fit": ("llada.cli.train", "train a model (LightningCLI: YAML, class paths, every Trainer option)"),
     "validate": ("llada.cli.train", "bound on the validation data"),
@@ -35,6 +37,7 @@ def help_text() -> str:
             *lines,
             "",
             "`llada COMMAND --help` lists the options of a command.",
+            "`llada --debug COMMAND` shows where an error comes from.",
         ]
     )
 
@@ -46,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: instead of the process's own.
 
     Returns:
-        The exit status: 0, 1 if the command failed on its input, 2 for a command that doesn't exist.
+        The exit status, see `llada.cli.boundary`; 2 for a command that doesn't exist.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = arguments[:1] == ["--debug"]
+    arguments = arguments[debug:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0
@@ -63,16 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if os.getcwd() not in sys.path:  # last, so that a user's own parts are found and nothing else is hidden by them
         sys.path.append(os.getcwd())
-    try:
+    if debug or os.environ.get("LLADA_DEBUG"):
         importlib.import_module(COMMANDS[command][0]).main(command, rest)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        print(f"llada {command}: {_reason(error)}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _reason(error: BaseException) -> BaseException:
-    """What a part said when it refused its arguments, without jsonargparse's account of whom it asked."""
-    while str(error).startswith("Does not validate against any of the Union subtypes") and error.__cause__ is not None:
-        error = error.__cause__
-    return error
+        return 0
+    return guarded(command, lambda: importlib.import_module(COMMANDS[command][0]).main(command, rest))

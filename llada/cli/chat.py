@@ -22,10 +22,13 @@ from rich.live import Live
 from rich.text import Text
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.devices import usable
 from llada.cli.dialogue import History, answer_sampler, context_length, with_bos
+from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
+from llada.files.visible import visible
 from llada.samplers import Canvas, Sampler, Step
 from llada.text import TextModel, load
 
@@ -55,6 +58,7 @@ def chat(
     dtype: str | None = None,
     no_stream: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    max_tokens: int = MAX_TOKENS,
 ) -> None:
     """Talk to a model, turn by turn; /help lists what can be typed beside messages.
 
@@ -74,10 +78,12 @@ def chat(
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         no_stream: show answers when they are finished.
         loading: what to add to a released checkpoint's own word.
+        max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    text = load(checkpoint, tokenizer, device, dtype, loading)
+    check_total("the new tokens of an answer", num_new_tokens, "max_tokens", max_tokens)
+    text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = replace(text, template=template, variables=variables or {})
     text.chat_template  # noqa: B018 - says that there is none before the first message is typed
     text = with_bos(text, bos)
@@ -209,10 +215,10 @@ class ChatSession:
             for step in steps:
                 row = step.tokens[0, -self.num_new_tokens :].tolist()
                 answer = self.text.decode(row)
-                picture = Text(self.text.decode(row, show_mask=MASK_SIGN))
+                picture = Text(visible(self.text.decode(row, show_mask=MASK_SIGN)))
                 picture.highlight_regex(f"{MASK_SIGN}+", "dim")
                 live.update(picture, refresh=True)
-        self.console.print(Text(answer))
+        self.console.print(Text(visible(answer)))
         return answer
 
     def _print(self, made: Canvas, steps: Iterator[Step]) -> str:
@@ -221,14 +227,14 @@ class ChatSession:
             steps = islice(deque(steps, maxlen=1), 1)  # the last one alone
         pieces = []
         for piece in self.text.stream(made, steps):
-            self.console.print(Text(piece), end="")
+            self.console.print(Text(visible(piece) if self.console.is_terminal else piece), end="")
             self.console.file.flush()
             pieces.append(piece)
         self.console.print()
         return "".join(pieces)
 
     def _note(self, text: str) -> None:
-        self.console.print(Text(f"-- {text}", style="dim"))
+        self.console.print(Text(f"-- {visible(text)}", style="dim"))
 
 
 def main(command: str, arguments: Sequence[str]) -> None:

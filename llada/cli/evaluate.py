@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.devices import usable
+from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate
 from llada.evaluation import PROTOCOLS, EvaluationModel, Protocol, harness
@@ -45,6 +47,7 @@ def evaluate(
     device: str = "auto",
     dtype: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    max_tokens: int = MAX_TOKENS,
 ) -> None:
     """Run tasks of the Language Model Evaluation Harness, or repeat a published measurement.
 
@@ -73,6 +76,7 @@ def evaluate(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         loading: what to add to a released checkpoint's own word.
+        max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
     """
     if protocol == "list":
         print(listing())
@@ -90,7 +94,8 @@ def evaluate(
         num_new_tokens = num_new_tokens or chosen.num_new_tokens
         num_fewshot = chosen.num_fewshot if num_fewshot is None else num_fewshot
     begin = False if bos is None and chosen is not None else bos
-    text = load(path, tokenizer, device, dtype, loading)
+    check_total("the new tokens of an answer", num_new_tokens or 0, "max_tokens", max_tokens)
+    text = load(path, tokenizer, usable(device), dtype, loading)
     text = replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {})
     found = harness.run_tasks(
         EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed),

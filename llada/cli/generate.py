@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.devices import usable
 from llada.cli.dialogue import answer_sampler, context_length, with_bos
-from llada.cli.expression import matching
+from llada.cli.expression import MAX_STATES, matching
+from llada.cli.limits import MAX_TOKENS, check_length, check_total
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, JsonLines
 from llada.data.chat.conversations import read_messages, read_tools
@@ -57,6 +59,8 @@ def generate(
     device: str = "auto",
     dtype: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    regex_max_states: int = MAX_STATES,
+    max_tokens: int = MAX_TOKENS,
 ) -> None:
     """Answer a file of prompts; run it again to go on after an interruption.
 
@@ -78,19 +82,23 @@ def generate(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         loading: what to add to a released checkpoint's own word.
+        regex_max_states: states that the automaton of the expression may have; bounds its time and memory.
+        max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
     """
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    text = load(checkpoint, tokenizer, device, dtype, loading)
+    text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = with_bos(replace(text, template=template, variables=variables or {}), bos)
+    check_length(text, "num_new_tokens", num_new_tokens)
+    check_total("the new tokens of an answer", num_new_tokens, "max_tokens", max_tokens)
     rows = list(_rows(input, text, seed, ignore_fields or []))
     _check(rows, input, context_length(text, None), num_new_tokens)
     done = repair(Path(output))
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
     text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
-    text = matching(text, regex, text.stop_token_ids)
+    text = matching(text, regex, text.stop_token_ids, regex_max_states)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))

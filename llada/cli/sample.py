@@ -1,16 +1,23 @@
 """``llada sample``: write text, continue prompts, fill gaps."""
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 from rich.console import Console
 
 from llada.checkpoints.released.options import LoadOptions
-from llada.cli.expression import matching
+from llada.cli.devices import usable
+from llada.cli.expression import MAX_STATES, matching
 from llada.cli.files import read_lines
+from llada.cli.limits import MAX_TOKENS, check_length, check_total, gap_tokens
 from llada.cli.options import expand_sampler, name_positional, run
+from llada.files.atomic import write_bytes
+from llada.files.visible import visible
 from llada.rows import count_before
 from llada.samplers import Canvas, Sample, Sampler, Step
 from llada.text import TextModel, load
@@ -37,6 +44,9 @@ def sample(
     show: bool = False,
     jsonl: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    overwrite: bool = False,
+    regex_max_states: int = MAX_STATES,
+    max_tokens: int = MAX_TOKENS,
 ) -> None:
     """Write text with a trained model.
 
@@ -61,19 +71,29 @@ def sample(
         show: draw each sample in place while it comes out of the masks, one at a time.
         jsonl: print one JSON object per sample instead of text.
         loading: what to add to a released checkpoint's own word.
+        overwrite: replace the files of page and picture if they are there.
+        regex_max_states: states that the automaton of the expression may have; bounds its time and memory.
+        max_tokens: tokens that may be asked for in all, against a slip of the keyboard.
     """
     for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
-    text = replace(load(checkpoint, tokenizer, device, dtype, loading), sampler=sampler, bos=bos)
+    for path in (page, picture):
+        _check_place(path, overwrite)
+    text = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), sampler=sampler, bos=bos)
     pictures = {path: draw for path, draw in ((page, denoising_page), (picture, denoising_picture)) if path is not None}
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:
         prompts = [""]
+    _check_sizes(text, len(prompts), infill or [], num_samples, num_new_tokens, max_tokens)
     kinds = (
         # An expression may be followed by the end of the text, but not in a gap.
-        (matching(text, regex if prompts else None, text.stop_token_ids), [*map(text.encode, prompts)], num_new_tokens),
-        (matching(text, regex if infill else None), [*map(text.encode_gaps, infill or [])], 0),
+        (
+            matching(text, regex if prompts else None, text.stop_token_ids, regex_max_states),
+            [*map(text.encode, prompts)],
+            num_new_tokens,
+        ),
+        (matching(text, regex if infill else None, (), regex_max_states), [*map(text.encode_gaps, infill or [])], 0),
     )
     for model, made in _canvases(kinds, num_samples, 1 if show else batch_size):
         steps: Iterable[Step] = model.steps(made, seed)
@@ -89,9 +109,37 @@ def _canvases(
 ) -> Iterator[tuple[TextModel, Canvas]]:
     """The batches of each kind: (model, prompts, new tokens) -> (model, canvas)."""
     for model, prompts, num_new_tokens in kinds:
-        rows = prompts * num_samples
-        for start in range(0, len(rows), rows_at_once):
-            yield model, model.canvas(rows[start : start + rows_at_once], num_new_tokens)
+        for rows in _batched(chain.from_iterable(repeat(prompts, num_samples)), rows_at_once):
+            yield model, model.canvas(rows, num_new_tokens)
+
+
+def _batched(rows: Iterable[list[int]], rows_at_once: int) -> Iterator[list[list[int]]]:
+    waiting = iter(rows)
+    while batch := list(islice(waiting, rows_at_once)):
+        yield batch
+
+
+def _check_place(path: str | None, overwrite: bool) -> None:
+    """Refuse a file that is there, since nobody asked for it to go, and a folder that isn't, before any work."""
+    if path is None:
+        return
+    if os.path.lexists(path) and not overwrite:
+        raise ValueError(f"{path} is there already; name a file that isn't, or say --overwrite")
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder} for {Path(path).name}")
+
+
+def _check_sizes(
+    text: TextModel, num_prompts: int, infill: Sequence[str], num_samples: int, num_new_tokens: int, max_tokens: int
+) -> None:
+    """Refuse what the model can't take, and what nobody means, before memory is taken for it."""
+    gaps = gap_tokens(infill)
+    for option, count in (("num_new_tokens", num_new_tokens * bool(num_prompts)), ("infill", gaps)):
+        check_length(text, option, count)
+    total = num_samples * (num_prompts * num_new_tokens + len(infill) * max(1, gaps))
+    what = f"the new tokens of {num_samples} samples for each of {num_prompts + len(infill)} prompts"
+    check_total(what, total, "max_tokens", max_tokens)
 
 
 def _write_pictures(
@@ -101,7 +149,7 @@ def _write_pictures(
     kept = list(steps)
     for path, draw in pictures.items():
         drawn = draw(kept, made.tokens, made.given, lambda token: text.tokenizer.decode([token]))
-        Path(path).write_text(drawn, encoding="utf-8")
+        write_bytes(Path(path), drawn.encode("utf-8"))
     return kept
 
 
@@ -136,10 +184,15 @@ def _print(text: TextModel, made: Canvas, filled: Sample, seed: int, jsonl: bool
                 "calls": calls,
                 "seed": seed + row,
             }
-            print(json.dumps(entry, ensure_ascii=False))
+            print(json.dumps(entry, ensure_ascii=sys.stdout.isatty()))
             continue
         for piece, before in _runs(text, list(zip(ids, old, strict=True))[:end]):
-            console.print(piece, end="", markup=False, style=None if before else "green")
+            console.print(
+                visible(piece) if console.is_terminal else piece,
+                end="",
+                markup=False,
+                style=None if before else "green",
+            )
         console.print(f"\n[dim]-- {calls} model calls for {written} tokens[/dim]")
 
 
@@ -156,4 +209,4 @@ def _runs(text: TextModel, pieces: list[tuple[int, bool]]) -> list[tuple[str, bo
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     named = expand_sampler(name_positional(arguments, "checkpoint"))
-    run(sample, command, named, repeatable=("prompt", "infill"), flags=("show", "jsonl"))
+    run(sample, command, named, repeatable=("prompt", "infill"), flags=("show", "jsonl", "overwrite"))

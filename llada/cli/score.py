@@ -9,6 +9,7 @@ Three ways to call it, each with ``--checkpoint model.ckpt``:
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,7 +18,10 @@ import torch
 from torch import Tensor
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.devices import usable
 from llada.cli.files import read_text
+from llada.cli.limits import MAX_TOKENS as MAX_ROWS
+from llada.cli.limits import check_total
 from llada.cli.options import name_positional, run
 from llada.data import JsonLines
 from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood
@@ -51,6 +55,7 @@ def score(
     dtype: str | None = None,
     jsonl: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    max_rows: int = MAX_ROWS,
 ) -> None:
     """Log-likelihoods of answers given prompts, or the bound of a text.
 
@@ -72,6 +77,7 @@ def score(
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         jsonl: print JSON objects, one per line.
         loading: what to add to a released checkpoint's own word.
+        max_rows: rows of all draws of the text together, against a slip of the keyboard.
     """
     if sum([bool(prompt or answer), pairs is not None, text is not None]) != 1:
         raise ValueError("give one of: --prompt with --answer, --pairs FILE.jsonl, or --text FILE")
@@ -79,11 +85,11 @@ def score(
         if max_length is None:
             raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
         content = read_text(text)
-        model = replace(load(checkpoint, tokenizer, device, dtype, loading), bos=bos)
-        _print_bound(bound_of(content, model, max_length, draws, batch_size, seed), jsonl)
+        model = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), bos=bos)
+        _print_bound(bound_of(content, model, max_length, draws, batch_size, seed, max_rows), jsonl)
         return
     comparisons = _read_comparisons(pairs) if pairs is not None else _comparisons(prompt or [], answer or [])
-    model = replace(load(checkpoint, tokenizer, device, dtype, loading), bos=bos)
+    model = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), bos=bos)
     _print_answers(comparisons, _likelihoods(comparisons, model, estimator, seed), jsonl)
 
 
@@ -143,7 +149,7 @@ def _print_answers(comparisons: list[Comparison], known: list[list[dict[str, Any
             chosen = i == best and len(numbers) > 1
             if jsonl:
                 entry = {"prompt": comparison.prompt, "answer": answer, **number, "best": i == best}
-                print(json.dumps(entry, ensure_ascii=False))
+                print(json.dumps(entry, ensure_ascii=sys.stdout.isatty()))
                 continue
             value = _plus_minus(number["log_likelihood"], number["standard_error"])
             print(f"  {value} nats, {number['num_tokens']} tokens{' <- best' if chosen else ''}: {answer!r}")
@@ -167,7 +173,9 @@ class TextBound(NamedTuple):
 
 
 @torch.no_grad()
-def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_size: int, seed: int) -> TextBound:
+def bound_of(
+    text: str, model: TextModel, max_length: int, draws: int, batch_size: int, seed: int, max_rows: int = MAX_ROWS
+) -> TextBound:
     """The bound of a text as one document, cut into rows; the last row may be shorter.
 
     Args:
@@ -177,9 +185,10 @@ def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_siz
         draws: how often the masks are drawn; each draw is stratified over all rows.
         batch_size: rows per model call.
         seed: random seed of the masks.
+        max_rows: rows that all draws together may have.
 
     Raises:
-        ValueError: if a size isn't positive, or a row is longer than the model takes.
+        ValueError: if a size isn't positive, there are too many rows, or a row is longer than the model takes.
     """
     for name, value in (("max_length", max_length), ("draws", draws), ("batch_size", batch_size)):
         if value < 1:
@@ -187,6 +196,7 @@ def bound_of(text: str, model: TextModel, max_length: int, draws: int, batch_siz
     ids = model.encode(text)
     ids += [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
     rows = torch.tensor(ids).split(max_length)
+    check_total(f"{draws} draws of {len(rows)} rows", draws * len(rows), "max_rows", max_rows)
     # Equal lengths in a batch: the shorter last row goes alone.
     full = [index for index, row in enumerate(rows) if len(row) == max_length]
     batches = [*torch.tensor(full, dtype=torch.int64).split(batch_size)] if full else []

@@ -6,6 +6,7 @@ from pathlib import Path
 from llada.checkpoints.checkpoint import read_checkpoint, write_tokenizer
 from llada.cli.options import run_one_of
 from llada.data import SentencePieceTraining, Source, TokenizerTraining, load_tokenizer
+from llada.files.visible import visible
 
 
 def train(
@@ -33,7 +34,7 @@ def show(tokenizer: str, text: str = "") -> None:
     """
     loaded = load_tokenizer(tokenizer)
     print(f"{loaded.vocab_size} tokens, fingerprint {loaded.fingerprint[:16]}")
-    print("special tokens: " + ", ".join(f"{name} = {i}" for name, i in loaded.special_tokens.items()))
+    print("special tokens: " + ", ".join(f"{visible(name)} = {i}" for name, i in loaded.special_tokens.items()))
     if text:
         ids = loaded.encode(text)
         print(f"{len(ids)} tokens: " + " ".join(f"{i}:{loaded.decode([i])!r}" for i in ids))

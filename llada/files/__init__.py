@@ -1,1 +1,1 @@
-"""Reading and writing files: JSON that is checked, and writes that happen whole or not at all."""
+"""Reading and writing files: JSON that is checked, and writes that happen whole or not at all, text for a terminal."""

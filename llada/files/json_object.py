@@ -5,11 +5,17 @@ the reason, and an object that names an entry twice is refused, since readers di
 """
 
 import json
+import math
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 1 << 28
 """Largest file that is read: 256 MiB, ten times what the largest known tokenizer takes."""
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character that takes two; what is whole is common
 
 
 def read_object(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
@@ -43,14 +49,20 @@ def parse_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
         where: file, or file and line, that messages name.
 
     Raises:
-        ValueError: if the text isn't JSON, isn't an object, or names an entry of an object twice.
+        ValueError: if the text isn't JSON, isn't an object, names an entry of an object twice, or holds a number or a
+            character that can't be kept.
     """
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        content = json.loads(decoded, object_pairs_hook=_without_repeats)
+        content = json.loads(decoded.removeprefix("\ufeff"), object_pairs_hook=_without_repeats, parse_float=_finite)
+        if _HALF.search(decoded):
+            json.dumps(content, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         line = f" of line {error.lineno}" if error.lineno > 1 else ""
         raise ValueError(f"{where}: malformed JSON at column {error.colno}{line}: {error.msg}") from error
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):x}"
+        raise ValueError(f"{where}: malformed JSON: {half} is half a character") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: malformed JSON: it isn't UTF-8 text ({error.reason})") from error
     except RecursionError as error:
@@ -65,6 +77,13 @@ def parse_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} is there twice")
     return content
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return number

@@ -20,7 +20,7 @@ from llada.random import RowRandom
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
-from llada.samplers.layout import Span, first_column, plan
+from llada.samplers.layout import Span, first_column, own_begins, plan
 from llada.samplers.part import Part
 from llada.samplers.propose import Proposal
 from llada.samplers.run import Run
@@ -107,6 +107,8 @@ class ComposedSampler(Sampler):
         adjustments = tuple(rule.start(state, self.proposal.suppress_tokens) for rule in self.adjustments)
         first = first_column(state.open).repeat(self.guidance.branches)
         cache = self.cache.open(as_denoiser(model), first, state.tokens.shape[1], model_kwargs)
+        if self.cache.windowed:
+            cache.begin_rows(own_begins(self.window, state.open) * self.guidance.branches)
         self.window.check_padding(state.offset)
         assert state.process.mask_token_id is not None
         mask = model_kwargs.get("attention_mask")

@@ -59,6 +59,19 @@ def plan(window: Window, steps: int | None, unknown: Tensor) -> list[Span]:
     return planned
 
 
+def own_begins(window: Window, unknown: Tensor) -> list[int]:
+    """Where the first window of each row would begin if it were alone; 0 for rows with nothing open.
+
+    Args:
+        window: how the canvas is cut.
+        unknown: (B, L) bool, the open positions.
+    """
+    length = unknown.shape[1]
+    first = torch.where(unknown.any(1), unknown.int().argmax(1), -1).tolist()
+    begins = {column: window.spans(column, length)[0][0] for column in set(first) if column >= 0}
+    return [begins.get(column, 0) for column in first]
+
+
 def _least(first: Tensor) -> Tensor:
     """The smallest of the numbers that aren't negative, or -1."""
     bound = first.max() + 1

@@ -16,6 +16,7 @@ from typing_extensions import override
 from llada.denoiser import Denoiser, as_denoiser
 from llada.process import Process
 from llada.random import RowRandom
+from llada.rows import left_padding
 from llada.samplers.caches.policy import caching_backbone
 from llada.samplers.caches.regions import region_logits
 from llada.samplers.likelihood import ScoringSampler, proposal_gap
@@ -156,9 +157,12 @@ class _Cached(_Reader):
         self.backbone = caching_backbone(denoiser)
         self.store = self.backbone.new_cache(*shape)
         self.written = 0
+        self.starts: list[int] | None = None  # where rows begin, whose first tokens are read at themselves
 
     @override
     def __call__(self, canvas: Tensor, where: Tensor, column: int, model_kwargs: dict[str, Any]) -> Tensor:
-        region = slice(min(self.written, max(0, column - 1)), max(column, 1))
+        if self.starts is None:
+            self.starts = left_padding(canvas, model_kwargs.get("attention_mask"))[:, 0].tolist()
+        region = slice(min(self.written, max(0, column - 1)), column + (column in self.starts))
         self.written = column
         return region_logits(self.backbone, self.store, canvas, where, region, model_kwargs)

@@ -174,6 +174,8 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
             most = int(taken.sum(1).max()) if most is None else most
             if most == 0:
                 return None
+            if self._may_pause:
+                run.cache.begin_call(taken.any(1))
             entries, taken = first_true(taken, most)
             few = replace(
                 state,
@@ -183,12 +185,26 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
             )
             state, called = run.propose(few, time, random=random.fold_in(_DRAW)), taken.any(1)
         else:
+            if self._may_pause and self._counted:  # the counts don't depend on the scores
+                asking = self.amount(replace(state, scores=state.positions.double())).any(1)
+                run.cache.begin_call(asking)
+                state = replace(state, valid=state.valid & asking[:, None])
             state = run.propose(state, time, random=random.fold_in(_DRAW))
             state = replace(state, scores=self.order(state))
             taken = self.amount(state)
             # Where counts follow from numbers, a row that takes nothing would alone have skipped the step.
-            called = (state.valid if self.amount.most(1, 0, 1) is None else taken).any(1)
+            called = (taken if self._counted else state.valid).any(1)
         return (*self._agree(run, state, taken, most, random.fold_in(_AGREE)), called)
+
+    @property
+    def _counted(self) -> bool:
+        """Whether the number of tokens that a step takes is known without the model."""
+        return self.amount.most(1, 0, 1) is not None
+
+    @property
+    def _may_pause(self) -> bool:
+        """Whether a row may pass over a call that its neighbours need."""
+        return self.amount.steps is not None and self.amount.pauses
 
     def _agree(
         self, run: Run, state: State, taken: Tensor, most: int | None, random: RowRandom

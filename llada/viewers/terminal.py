@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 
+from llada.files.visible import visible
 from llada.samplers import Step
 
 MASK_SIGN = "░"
@@ -54,7 +55,7 @@ def picture(step: Step, given: Tensor, text: Callable[[int], str], row: int = 0)
     Args:
         step: the step.
         given: (B, L) bool, the positions that were never open.
-        text: gives the text of a token.
+        text: gives the text of a token; what a terminal would obey is written out, see `llada.files.visible`.
         row: which row of the batch.
     """
     shown = Text()
@@ -63,7 +64,7 @@ def picture(step: Step, given: Tensor, text: Callable[[int], str], row: int = 0)
         if waits:
             shown.append(MASK_SIGN * 2, style="red" if new else "bright_black")  # red: masked again
         else:
-            shown.append(text(token), style="dim" if old else _colour(sure) if new else "")
+            shown.append(visible(text(token)), style="dim" if old else _colour(sure) if new else "")
     left = int(step.open[row].sum())
     shown.append(f"\n-- {int(step.calls[row])} model calls, {left} masks left", style="dim")
     return shown

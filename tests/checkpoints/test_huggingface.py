@@ -295,3 +295,12 @@ def test_what_a_model_does_counts_and_not_what_it_is_called() -> None:
         HuggingFaceBackbone(Own(causal=False, obedient=False))
     with pytest.raises(ValueError, match="isn't a model of transformers"):
         HuggingFaceBackbone(torch.nn.Linear(2, 2))
+
+
+def test_the_first_token_of_a_padded_row_is_read_at_itself() -> None:
+    model = HuggingFaceBackbone(causal("Llama"))
+    assert model.shift
+    row, mask = torch.tensor([[3, 9, 4]]), torch.tensor([[False, False, True, True, True]])
+    padded = torch.nn.functional.pad(row, (2, 0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(padded, attention_mask=mask)[:, 2:], model(row))

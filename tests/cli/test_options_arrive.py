@@ -50,12 +50,20 @@ class Seen:
     tasks: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     session: inspect.BoundArguments | None = None
+    limit: int = 0
+    """What may be asked for in all."""
     watched: bool = False
     out: str = ""
 
-    def regexes(self) -> list[str]:
+    def rules(self) -> list[RegularExpression]:
         assert self.model is not None
-        return [rule.pattern for rule in self.model.decoding.adjustments if isinstance(rule, RegularExpression)]
+        return [rule for rule in self.model.decoding.adjustments if isinstance(rule, RegularExpression)]
+
+    def regexes(self) -> list[str]:
+        return [rule.pattern for rule in self.rules()]
+
+    def max_states(self) -> list[int]:
+        return [rule.max_states for rule in self.rules()]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +90,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "prompts.txt").write_text("The hill\n")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "The hill", "answer": " is red"}\n')
     (tmp_path / "text.txt").write_text("The hill is red.")
+    (tmp_path / "there.html").write_text("mine")
     return tmp_path
 
 
@@ -96,6 +105,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, folder: Path, tiny: TextModel) -> Seen
 
     for module in (chat, evaluate, generate, sample, score):
         monkeypatch.setattr(module, "load", load)
+        monkeypatch.setattr(module, "check_total", lambda *arguments: setattr(found, "limit", arguments[-1]))
     spy_on_writing(monkeypatch, found)
     spy_on_scoring(monkeypatch, found, tiny.model)
     spy_on_the_screen(monkeypatch, found)
@@ -183,7 +193,7 @@ def loading() -> dict[str, Case]:
     """The options that every command hands to `load`."""
     return {
         "tokenizer": (["--tokenizer", "words"], lambda seen: seen.loaded[1] == "words"),
-        "device": (["--device", "meta"], lambda seen: seen.loaded[2] == "meta"),
+        "device": (["--device", "cpu:0"], lambda seen: seen.loaded[2] == "cpu:0"),
         "dtype": (["--dtype", "float64"], lambda seen: seen.loaded[3] == "float64"),
         "loading": (SHARED, lambda seen: seen.loaded[4] == LoadOptions(7, "main", ("a", "b"), BACKBONE, "mine")),
     }
@@ -211,6 +221,9 @@ SAMPLE: dict[str, Case] = {
     "picture": (["--picture", "a.svg"], lambda seen: Path("a.svg").is_file()),
     "show": (["--show"], lambda seen: seen.watched),
     "jsonl": (["--jsonl"], lambda seen: seen.out.startswith("{")),
+    "overwrite": (["--page", "there.html", "--overwrite"], lambda seen: Path("there.html").read_text() != "mine"),
+    "regex_max_states": (["--regex", "ab", "--regex_max_states", "9"], lambda seen: seen.max_states() == [9]),
+    "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
 GENERATE: dict[str, Case] = {
@@ -233,6 +246,8 @@ GENERATE: dict[str, Case] = {
     ),
     "bos": (["--bos", "true"], lambda seen: written_by(seen).bos is True),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7, 8]),
+    "regex_max_states": (["--regex", "ab", "--regex_max_states", "9"], lambda seen: seen.max_states() == [9]),
+    "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
 CHAT: dict[str, Case] = {
@@ -250,6 +265,7 @@ CHAT: dict[str, Case] = {
     "context": (["--context", "150"], lambda seen: session(seen)["context"] == 150),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7]),
     "no_stream": (["--no_stream"], lambda seen: session(seen)["pieces"] is False),
+    "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
 TEXT = ["--text", "text.txt", "--max_length", "8"]
@@ -269,6 +285,7 @@ SCORE: dict[str, Case] = {
     ),
     "bos": (["--bos", "true"], lambda seen: seen.likelihood.get("prompts", [[0, 0]])[0][0] == BOS),
     "seed": (["--seed", "7"], lambda seen: seen.likelihood["seed"].tolist() == [7]),
+    "max_rows": ([*TEXT, "--max_rows", "99"], lambda seen: seen.limit == 99),
     "jsonl": (["--jsonl"], lambda seen: seen.out.startswith("{")),
 }
 
@@ -301,6 +318,7 @@ EVALUATE: dict[str, Case] = {
     "include_path": (["--include_path", "mine"], lambda seen: seen.options["include_path"] == "mine"),
     "output": (["--output", "a.json"], lambda seen: Path("a.json").is_file()),
     "seed": (["--seed", "7"], lambda seen: evaluated(seen).seed == 7),
+    "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
 

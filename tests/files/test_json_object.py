@@ -16,6 +16,14 @@ BROKEN = {
     "number": (b"3", r"x\.json: expected a JSON object .* got int"),
     "twice": (b'{"a": {"b": 1, "c": 2, "b": 1}}', r"x\.json: malformed JSON: 'b' is there twice"),
     "deep": (b"[" * 100_000, r"x\.json: malformed JSON: it is nested too deeply"),
+    "deep objects": (b'{"a":' * 100_000, r"x\.json: malformed JSON: it is nested too deeply"),
+    "twice among many": (
+        b"{" + b",".join(b'"%d":0' % (i % 60_000) for i in range(60_001)) + b"}",
+        r"x\.json: malformed JSON: '0' is there twice",
+    ),
+    "huge number": (b'{"a": [1e999]}', r"x\.json: malformed JSON: the number 1e999 is too large"),
+    "half a character": (rb'{"a": "x\udc00"}', r"x\.json: malformed JSON: \\udc00 is half a character"),
+    "a second mark in front": (b"\xef\xbb\xbf\xef\xbb\xbf\xef\xbb\xbf{}", r"x\.json: malformed JSON"),
     "long number": (b'{"a": ' + b"9" * 5000 + b"}", r"x\.json: malformed JSON: "),
 }
 
@@ -31,7 +39,8 @@ def test_an_object_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes('\ufeff{"a": [1, {"a": "é"}]}'.encode())
     assert read_object(path) == {"a": [1, {"a": "é"}]}
-    assert parse_object('{"a": 1}', "here") == {"a": 1}
+    assert parse_object('\ufeff{"a": 1}', "here") == {"a": 1}
+    assert parse_object(r'{"a": "\ud83d\ude00"}', "here") == {"a": "\U0001f600"}
 
 
 def test_a_missing_file_counts_as_empty_only_if_it_may(tmp_path: Path) -> None:

@@ -50,6 +50,9 @@ class Amount(Part, ABC):
 
     needs: ClassVar[Measure] = Measure.RANK
     """What the scores must be."""
+    pauses: ClassVar[bool] = True
+    """With `steps`: whether a row may take nothing in one step and something in a later one, and so pass over a call
+    that its neighbours need. What never does so says False, which saves a question where a cache counts calls."""
     by_rates: ClassVar[bool] = False
     """Whether it asks for ``state.unmask``, so that its counts follow the sampler's rates."""
 

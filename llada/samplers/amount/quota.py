@@ -42,6 +42,8 @@ class Quota(_Stepped):
         arXiv 2502.09992, section 2.4; the released ``get_num_transfer_tokens``.
     """
 
+    pauses: ClassVar[bool] = False
+
     @override
     def __call__(self, state: State) -> Tensor:
         return take_best(state.scores, state.valid, _shares(state))
@@ -164,6 +166,8 @@ class CosineQuota(_Stepped):
         Chang et al., "MaskGIT", arXiv 2202.04200.
     """
 
+    pauses: ClassVar[bool] = False
+
     @override
     def __call__(self, state: State) -> Tensor:
         kept = (state.initial * (math.pi / 2 * (1.0 - state.grid(1))).cos()).floor().long()
@@ -183,6 +187,7 @@ class ThresholdOrQuota(_Stepped):
         Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``.
     """
 
+    pauses: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.PROBABILITY
     threshold: float = 0.95
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
+from llada.rows import left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
-from llada.samplers.caches.regions import region_logits
+from llada.samplers.caches.regions import read_columns, region_logits
+from llada.samplers.caches.turns import Turns
 from llada.samplers.layout import first_true
 
 
@@ -48,44 +50,56 @@ class _Delayed(OpenCache):
     def __init__(self, policy: DelayedCache, backbone: CachingBackbone, rows: int, length: int) -> None:
         self.policy, self.backbone, self.length = policy, backbone, length
         self.store = backbone.new_cache(rows, length)
-        self.stop, self.calls, self.left, self.beyond = length, 0, 0, 0
+        self.turns, self.stop, self.left, self.beyond = Turns(rows), length, 0, 0
         self.open = self.before = torch.empty(0)  # (B, L) bool, now and at the previous call
         self.fullest = 0  # open positions of the fullest row at the previous call, counted without asking the device
 
     @override
     def begin_window(self, start: int, stop: int) -> None:
-        self.stop, self.calls = stop, 0
+        self.stop = stop
+        self.turns.begin_window()
 
     @override
     def begin_step(self, still_open: Tensor, most: int) -> None:
         self.open, self.left = still_open, most
 
     @override
+    def begin_call(self, asking: Tensor) -> None:
+        self.turns.begin_call(asking)
+
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits at open positions, (B, M, V)."""
         assert where is not None
         refresh = self.policy.refresh
-        if self.calls == 0:
+        if self.turns.calls == 0:
             self.beyond = int(self.open[:, self.stop :].sum(1).max())
-        if self.calls == 0 or (refresh is not None and self.calls % refresh == 0):
+        full = self.turns.due(lambda call: call == 0 or (refresh is not None and call % refresh == 0))
+        if full is True:
             logits = region_logits(self.backbone, self.store, tokens, where, slice(0, self.length), model_kwargs)
         else:
-            logits = self._partial(tokens, where, model_kwargs)
-        self.before, self.fullest, self.calls = self.open, self.left + self.beyond, self.calls + 1
+            logits = self._partial(tokens, where, None if full is False else full, model_kwargs)
+        self.before, self.fullest = self.open, self.left + self.beyond
+        self.turns.end_call()
         return logits
 
-    def _partial(self, tokens: Tensor, where: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+    def _partial(self, tokens: Tensor, where: Tensor, full: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
+        """Logits at open positions, from a pass over what is needed; all of the rows that are ``full``, (B,) bool."""
         lead, needed = self.store.lead, self.before
         if lead:  # predictions are read at the left neighbour
             needed = needed | torch.cat((needed[:, lead:], torch.zeros_like(needed[:, :lead])), 1)
         width = min(self.length, self.fullest * (1 + lead))
+        if full is not None:
+            needed, width = needed | full.to(needed.device)[:, None], self.length
         positions, valid = first_true(needed, width)
         # Rows with fewer compute their first one several times, not tokens that would stay stale in a batch of one.
         positions = torch.where(valid, positions, positions[:, :1])
         index = torch.arange(width, device=tokens.device).expand_as(positions)
+        # Of a column that is computed several times any result will do; a padded entry never replaces another column.
         place = torch.zeros_like(tokens).scatter(1, positions, index)
         part = tokens.gather(1, positions)
-        select = flat_indices(part, place.gather(1, (where - lead).clamp(min=0)))
+        read = read_columns(tokens, where, lead, model_kwargs.get("attention_mask"))
+        select = flat_indices(part, place.gather(1, read))
         hidden = self.backbone.hidden(part, select=select, cache=self.store, region=positions, **model_kwargs)
         return self.backbone.head(hidden).view(*where.shape, -1)
 
@@ -125,28 +139,47 @@ class IntervalCache(CachePolicy):
                 f"{type(backbone).__name__} has no new_feature_cache, so its layers can't be updated in part; "
                 "use PrefixCache, DualCache or DelayedCache"
             )
-        return _Interval(self, backbone, first, length)
+        features, mask = backbone.new_feature_cache(len(first), length), model_kwargs.get("attention_mask")
+        start = first - features.lead  # the first open position is read there, or at itself if nothing is before it
+        padding = 0 if mask is None else left_padding(mask, mask)[:, 0].repeat(len(first) // len(mask))
+        return _Interval(self, features, backbone, start.clamp(min=padding), length)
 
 
 class _Interval(OpenCache):
-    def __init__(self, policy: IntervalCache, backbone: Any, first: Tensor, length: int) -> None:
-        self.policy, self.backbone, self.calls = policy, backbone, 0
-        self.features = backbone.new_feature_cache(len(first), length)
-        start = (first - self.features.lead).clamp(min=0)  # the first open position is read there
-        self.everything = torch.zeros_like(start), length
-        self.answer = start, length - int(start.min())
+    def __init__(self, policy: IntervalCache, features: Any, backbone: Any, start: Tensor, length: int) -> None:
+        self.policy, self.features, self.backbone = policy, features, backbone
+        self.turns, self.start, self.length = Turns(len(start)), start, length
+        self.width = length - int(start.min())
 
     @override
     def begin_window(self, start: int, stop: int) -> None:
-        self.calls = 0
+        self.turns.begin_window()
+
+    @override
+    def begin_call(self, asking: Tensor) -> None:
+        self.turns.begin_call(asking)
 
     @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         assert where is not None
-        everything = self.calls % self.policy.prompt_interval == 0
-        start, width = self.everything if everything else self.answer
-        share = 1.0 if everything or self.calls % self.policy.interval == 0 else self.policy.share
-        self.calls += 1
-        select = flat_indices(tokens, (where - self.features.lead).clamp(min=0))
-        hidden = self.features.hidden(tokens, start, width, share, select=select, **model_kwargs)
+        features, (start, width, share) = self.features, self._reach(tokens.device)
+        read = read_columns(tokens, where, features.lead, model_kwargs.get("attention_mask"))
+        resting = None if self.turns.asking is None else (~self.turns.asking).to(tokens.device)
+        kept = None if resting is None else features.rows(resting)
+        hidden = features.hidden(tokens, start, width, share, select=flat_indices(tokens, read), **model_kwargs)
+        if resting is not None and kept is not None:  # an update more would choose other tokens in the next one
+            features.put_back(resting, kept)
+        self.turns.end_call()
         return self.backbone.head(hidden).view(*where.shape, -1)
+
+    def _reach(self, device: torch.device) -> tuple[Tensor, int, float | Tensor]:
+        """From where on each row is computed, how many columns at most, and which share of them in each layer."""
+        policy = self.policy
+        everything = self.turns.due(lambda call: call % policy.prompt_interval == 0)
+        answer = self.turns.due(lambda call: call % policy.prompt_interval == 0 or call % policy.interval == 0)
+        share: float | Tensor = 1.0 if answer is True else policy.share
+        if isinstance(answer, Tensor):
+            share = torch.where(answer, 1.0, policy.share).double()
+        if isinstance(everything, Tensor):
+            return self.start.masked_fill(everything.to(device), 0), self.length, share
+        return (torch.zeros_like(self.start), self.length, share) if everything else (self.start, self.width, share)

@@ -6,6 +6,7 @@ an approximation for them, until the next refresh; it is exact for block-causal 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -36,6 +37,14 @@ class CachingBackbone(Protocol):
 class OpenCache(Denoiser):
     """A policy at work on one canvas; owns the buffers."""
 
+    def begin_rows(self, begins: Sequence[int]) -> None:
+        """Told once, before the first window, where each input would begin it if it were alone.
+
+        Args:
+            begins: R columns. Another row's gap may have widened the batch's first windows to the left of them.
+        """
+        return
+
     @abstractmethod
     def begin_window(self, start: int, stop: int) -> None:
         """Columns start to stop are decoded next; all open columns to the left of them have been written."""
@@ -46,6 +55,14 @@ class OpenCache(Denoiser):
         Args:
             still_open: (B, L) bool.
             most: open positions in the columns up to the window's end, in the row that has the most of them.
+        """
+        return
+
+    def begin_call(self, asking: Tensor) -> None:
+        """Told before a call which rows need it. Not told where every row that has open positions needs every call.
+
+        Args:
+            asking: (B,) bool. The others write nothing in this step, and alone they wouldn't have asked.
         """
         return
 

@@ -4,20 +4,40 @@ Shapes: B rows, L columns of the canvas, Q columns of the region, M wanted posit
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
-from llada.rows import left_padding
+from llada.rows import has_context, left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
+from llada.samplers.caches.turns import Turns
 from llada.samplers.window import Blocks
 
 
+def read_columns(tokens: Tensor, where: Tensor, lead: int, attention_mask: Tensor | None) -> Tensor:
+    """Where the predictions of positions (B, M) are read, (B, M) int64.
+
+    Args:
+        tokens: (B, L) canvas.
+        where: (B, M) int64.
+        lead: how many columns to the left of a token its prediction is read; that of a row's first token at itself.
+        attention_mask: (B, L), true for real tokens; None: all.
+    """
+    return where - lead * has_context(tokens, attention_mask).gather(1, where).long() if lead else where
+
+
 def region_logits(
-    backbone: CachingBackbone, store: Any, tokens: Tensor, where: Tensor, region: slice, model_kwargs: dict[str, Any]
+    backbone: CachingBackbone,
+    store: Any,
+    tokens: Tensor,
+    where: Tensor,
+    region: slice | Tensor,
+    model_kwargs: dict[str, Any],
 ) -> Tensor:
     """Logits of positions (B, M) from a pass over a region of the canvas, (B, M, V).
 
@@ -26,14 +46,24 @@ def region_logits(
         store: its cache.
         tokens: (B, L) canvas.
         where: (B, M) int64; the answer has a meaning where a position is read in the region.
-        region: columns that are computed.
+        region: columns that are computed: a slice, or (B, Q) int64 as `row_columns` makes them.
         model_kwargs: for the network.
     """
-    part = tokens[:, region]
+    part = tokens[:, region] if isinstance(region, slice) else tokens.gather(1, region)
+    start = region.start if isinstance(region, slice) else region[:, :1]
+    read = read_columns(tokens, where, store.lead, model_kwargs.get("attention_mask"))
     # Rows that are finished ask for positions anywhere, and don't look at the answer.
-    queries = ((where - store.lead).clamp(min=0) - region.start).clamp(0, part.shape[1] - 1)
+    queries = (read - start).clamp(0, part.shape[1] - 1)
     hidden = backbone.hidden(part, select=flat_indices(part, queries), cache=store, region=region, **model_kwargs)
     return backbone.head(hidden).view(*where.shape, -1)
+
+
+def row_columns(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """The columns from start to stop of each row, (B, Q) int64; shorter rows repeat their first one."""
+    starts, stops = torch.tensor(spans, device=device).T[..., None]
+    width = max(stop - start for start, stop in spans)
+    columns = starts + torch.arange(width, device=device)
+    return torch.where(columns < stops, columns, starts)
 
 
 class _Regions(OpenCache):
@@ -42,20 +72,42 @@ class _Regions(OpenCache):
     def __init__(self, policy: "RegionCache", backbone: CachingBackbone, rows: int, length: int) -> None:
         self.policy, self.backbone, self.length = policy, backbone, length
         self.store = backbone.new_cache(rows, length)
-        self.calls, self.region = 0, slice(0, length)
+        self.turns, self.begins = Turns(rows), [0] * rows
+        self.spans, self.even = [(0, length)] * rows, True  # the region of each row, and whether there is but one
+
+    @override
+    def begin_rows(self, begins: Sequence[int]) -> None:
+        self.begins = list(begins)
 
     @override
     def begin_window(self, start: int, stop: int) -> None:
-        low, high = self.policy.region(start, stop, self.length)
-        self.calls, self.region = 0, slice(max(0, low - self.store.lead), min(high, self.length))
+        self.turns.begin_window()
+        # A row that begins behind the window has nothing open in it.
+        begins = [begin if start < begin < stop else start for begin in self.begins]
+        regions = {begin: self.policy.region(begin, stop, self.length) for begin in set(begins)}
+        cut = {begin: (max(0, low - self.store.lead), min(high, self.length)) for begin, (low, high) in regions.items()}
+        self.spans = [cut[begin] for begin in begins]
+        self.even = len(set(self.spans)) == 1
+
+    @override
+    def begin_call(self, asking: Tensor) -> None:
+        self.turns.begin_call(asking)
 
     @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits at positions of the window, (B, M, V)."""
         assert where is not None
-        region = slice(0, self.length) if self.policy.refreshes(self.calls) else self.region
-        self.calls += 1
+        region = self._region(self.turns.due(self.policy.refreshes), tokens.device)
+        self.turns.end_call()
         return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
+
+    def _region(self, full: bool | Tensor, device: torch.device) -> slice | Tensor:
+        """What a call computes, where all inputs, none or some of them make a full pass."""
+        if isinstance(full, bool) and (full or self.even):
+            return slice(0, self.length) if full else slice(*self.spans[0])
+        whole = full.tolist() if isinstance(full, Tensor) else [full] * len(self.spans)
+        everything = (0, self.length)
+        return row_columns([everything if a else span for a, span in zip(whole, self.spans, strict=True)], device)
 
 
 @dataclass(frozen=True)

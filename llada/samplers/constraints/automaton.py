@@ -1,6 +1,6 @@
 """A regular expression as an automaton over tokens.
 
-The expression becomes a deterministic automaton over characters (package ``interegular``, extra ``regex``). A token is
+The expression becomes a deterministic automaton over characters (`llada.samplers.constraints.characters`). A token is
 a walk through it, one edge per character, so that the same states with whole tokens as edges are an automaton over
 tokens: next[s, v] is where the characters of token v lead from state s. Most tokens lead everywhere to the same place
 as some other token; they form a class, and the table has a column per class in place of one per token.
@@ -11,12 +11,15 @@ Shapes: S states, C classes, V tokens.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from llada.samplers.constraints.budget import MAX_STATES, Budget, BudgetExceededError
+from llada.samplers.constraints.characters import CharacterAutomaton, determine
 
 STAY, NEVER = 0, 1
 """Two classes that every automaton has: a token that isn't looked at, and one that no match has."""
@@ -88,46 +91,52 @@ def token_texts(tokenizer: Spelling) -> list[str]:
     return ["" if _TORN in text else text for text in texts]
 
 
-def compile_expression(pattern: str) -> Any:
-    r"""The minimal automaton over characters, an ``interegular.FSM``.
+def compile_expression(pattern: str, max_states: int = MAX_STATES) -> CharacterAutomaton:
+    r"""The minimal automaton over characters.
 
     Args:
         pattern: in Python's syntax, and what ``\d``, ``\w`` and ``\s`` mean is ASCII. Not to be had: anchors (the
-            whole text must match anyway), word boundaries, references to groups, and what looks behind.
+            whole text must match anyway), word boundaries, references to groups, comments, and what looks behind.
+        max_states: states that it may have; more cost memory by their square. Its making is bounded likewise.
 
     Raises:
         ImportError: without the package ``interegular``.
-        ValueError: if it is no regular expression, or uses what is not to be had.
+        ValueError: if it is no regular expression, uses what is not to be had, or needs more than ``max_states``.
     """
-    try:
-        import interegular
-        from interegular.patterns import InvalidSyntax, Unsupported
-        from interegular.utils.simple_parser import NoMatch
-    except ImportError as error:
-        raise ImportError("regular expressions need the package interegular; pip install 'llada[regex]'") from error
+    if max_states < 1:
+        raise ValueError(f"max_states must be 1 or more; got {max_states}")
+    budget = Budget(pattern, max_states)
     try:
         re.compile(pattern)
-        fsm: Any = interegular.parse_pattern(pattern).to_fsm()
-        fsm = fsm.reduce()
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-    except (InvalidSyntax, Unsupported, NoMatch, RecursionError) as error:
+    except (re.error, OverflowError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{budget.shown} is no regular expression: {reason}") from error
+    try:
+        automaton = determine(pattern, budget)
+    except (BudgetExceededError, ImportError):
+        raise
+    except Exception as error:  # whatever the parser stumbles over, it is the expression that it can't take
+        reason = "a comment" if "(?#" in pattern else str(error) or type(error).__name__
         raise ValueError(
-            f"{pattern!r} uses what a finite automaton hasn't ({str(error) or type(error).__name__}): no anchors such "
-            "as ^ and $ (the whole must match anyway), word boundaries, references to groups, or looking behind"
+            f"{budget.shown} uses what a finite automaton hasn't ({reason}): no anchors "
+            "such as ^ and $ (the whole must match anyway), word boundaries, references to groups, comments, or "
+            "looking behind"
         ) from error
-    if fsm.empty():
-        raise ValueError(f"{pattern!r} matches no text at all")
-    return fsm
+    if not len(automaton.step):
+        raise ValueError(f"{budget.shown} matches no text at all")
+    return automaton
 
 
-def token_automaton(pattern: str, tokenizer: Spelling, end: tuple[int, ...] = ()) -> TokenAutomaton:
+def token_automaton(
+    pattern: str, tokenizer: Spelling, end: tuple[int, ...] = (), max_states: int = MAX_STATES
+) -> TokenAutomaton:
     """The automaton of an expression over the tokens of a tokenizer.
 
     Args:
         pattern: see `compile_expression`.
         tokenizer: spells the tokens.
         end: tokens that may follow a complete match, as often as there is room, such as EOS. They are no text.
+        max_states: see `compile_expression`.
 
     Raises:
         ImportError: without the package ``interegular``.
@@ -138,9 +147,12 @@ def token_automaton(pattern: str, tokenizer: Spelling, end: tuple[int, ...] = ()
         raise ValueError(
             f"the end token {outside[0]} is outside of the tokenizer's vocabulary of {tokenizer.vocab_size}"
         )
-    step, symbols, other, final = _character_table(compile_expression(pattern))
+    characters = compile_expression(pattern, max_states)
+    step, final = _character_table(characters)
     num_states = len(step)  # of the expression, then one behind the end tokens; the last is dead
-    codes = [[symbols.get(character, other) for character in text] for text in token_texts(tokenizer)]
+    codes = [
+        [characters.kinds.get(character, characters.other) for character in text] for text in token_texts(tokenizer)
+    ]
     for token in end:
         codes[token] = []
     columns: dict[bytes, int] = {}
@@ -160,25 +172,17 @@ def token_automaton(pattern: str, tokenizer: Spelling, end: tuple[int, ...] = ()
     return TokenAutomaton(torch.tensor(table), torch.tensor(classes), torch.tensor(final))
 
 
-def _character_table(fsm: Any) -> tuple[NDArray[np.int64], dict[str, int], int, NDArray[np.bool_]]:
-    """(S, K + 1) next states by kind of character, kind of each one that is named, kind of all others, final states.
+def _character_table(characters: CharacterAutomaton) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(S, K + 1) next states by kind of character, and final states (S,): two states more, and one kind.
 
-    The last kind stays where it is: it fills up words that are shorter than others.
+    The last state is dead, and the one before it stands behind the end tokens. The last kind stays where it is: it
+    fills up words that are shorter than others.
     """
-    states = [fsm.initial, *(state for state in fsm.states if state != fsm.initial)]
-    number = {state: index for index, state in enumerate(states)}
-    named = {symbol: key for symbol, key in fsm.alphabet.items() if isinstance(symbol, str)}
-    (other,) = (key for symbol, key in fsm.alphabet.items() if not isinstance(symbol, str))
-    kinds = {key: index for index, key in enumerate(sorted({*named.values(), other}))}
-    table = np.full((len(states) + 2, len(kinds) + 1), len(states) + 1)
-    table[:, -1] = np.arange(len(table))
-    for state, edges in fsm.map.items():
-        for key, target in edges.items():
-            table[number[state], kinds[key]] = number[target]
-    final = np.zeros(len(table), dtype=np.bool_)
-    final[[number[state] for state in fsm.finals]] = True
-    final[len(states)] = True  # behind the end tokens
-    return table, {symbol: kinds[key] for symbol, key in named.items()}, kinds[other], final
+    count, num_kinds = characters.step.shape
+    table = np.full((count + 2, num_kinds + 1), count + 1)
+    table[:count, :-1] = np.where(characters.step < 0, count + 1, characters.step)
+    table[:, -1] = np.arange(count + 2)
+    return table, np.concatenate((characters.final, [True, False]))
 
 
 def _walk(step: NDArray[np.int64], codes: list[list[int]]) -> NDArray[np.int64]:

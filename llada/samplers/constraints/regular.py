@@ -29,6 +29,7 @@ from llada.samplers.constraints.automaton import (
     compile_expression,
     token_automaton,
 )
+from llada.samplers.constraints.budget import MAX_STATES
 from llada.samplers.state import State
 
 _LEAST = -1e30  # a logit below all others that is still a number
@@ -48,10 +49,11 @@ class RegularExpression(Adjustment):
             take exactly as many tokens as there is room for.
         part: first place of the part and the place behind its last, counted from 0 at the first real token of the row;
             None: from the row's first mask to its last. A row without masks has no part then.
+        max_states: states that the expression's automaton may have, which bounds the work and the memory.
 
     Raises:
         ImportError: without the package ``interegular``.
-        ValueError: if the pattern isn't one, or the part is none.
+        ValueError: if the pattern isn't one or needs more than ``max_states``, or the part is none.
 
     Reference:
         Suresh et al., "DINGO: Constrained Inference for Diffusion LLMs", has the automaton with masks as edges; it
@@ -65,16 +67,17 @@ class RegularExpression(Adjustment):
     tokenizer: Spelling
     end: tuple[int, ...] = ()
     part: tuple[int, int] | None = None
+    max_states: int = MAX_STATES
 
     def __post_init__(self) -> None:
-        compile_expression(self.pattern)
+        compile_expression(self.pattern, self.max_states)
         if self.part is not None and not 0 <= self.part[0] < self.part[1]:
             raise ValueError(f"a part must begin at place 0 or later and end behind its begin; got {self.part}")
 
     @cached_property
     def automaton(self) -> TokenAutomaton:
         """The automaton over tokens, made once."""
-        return token_automaton(self.pattern, self.tokenizer, self.end)
+        return token_automaton(self.pattern, self.tokenizer, self.end, self.max_states)
 
     @override
     def start(self, state: State, suppress_tokens: tuple[int, ...] = ()) -> "RegularRun":

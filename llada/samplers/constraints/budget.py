@@ -1,0 +1,54 @@
+"""How many states and steps the making of an automaton may take.
+
+An expression of twenty letters can stand for a million states, such as ``(.*a.{18})``; so states are counted while they
+are made, and so is the work.
+"""
+
+MAX_STATES = 4096
+_PARTS, _WORK = 16, 2000  # of the nondeterministic automaton, and single steps, for each state that is allowed
+
+
+class BudgetExceededError(ValueError):
+    """An expression needs more states or work than it may have."""
+
+
+class Budget:
+    """How much may be made of an expression.
+
+    Args:
+        pattern: the expression, for the message.
+        max_states: states of a deterministic automaton.
+    """
+
+    def __init__(self, pattern: str, max_states: int) -> None:
+        self.pattern, self.max_states = pattern, max_states
+        self.parts, self.work = _PARTS * max_states, _WORK * max_states
+
+    @property
+    def shown(self) -> str:
+        """The expression, or its beginning, for messages."""
+        return repr(self.pattern if len(self.pattern) <= 60 else self.pattern[:57] + "...")
+
+    def add_part(self) -> None:
+        """Count a state of the nondeterministic automaton."""
+        self.parts -= 1
+        if self.parts < 0:
+            self._refuse("parts, repetitions written out", _PARTS * self.max_states)
+
+    def spend(self, steps: int) -> None:
+        """Count steps of work."""
+        self.work -= steps
+        if self.work < 0:
+            self._refuse("steps of work", _WORK * self.max_states)
+
+    def check_states(self, count: int) -> None:
+        """Compare a number of states with the limit."""
+        if count > self.max_states:
+            self._refuse("states", self.max_states)
+
+    def _refuse(self, what: str, limit: int) -> None:
+        raise BudgetExceededError(
+            f"{self.shown} needs more than {limit} {what}, the limit for max_states={self.max_states}; shorten its "
+            "repetitions ({0,300} costs 300 times what it repeats, and two that overlap multiply), write * or + in "
+            "their place, or allow more by max_states (on the command line --regex_max_states)"
+        )

@@ -1,0 +1,120 @@
+"""A row depends on its own content and seed alone, over random compositions of parts and rows with gaps anywhere.
+
+The long form is `python -m examples.batch_independence`.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from examples.batch_independence import Outcome, main, outcomes
+from examples.compositions import MASK, PROCESS, network
+from llada.samplers import (
+    Blocks,
+    CachePolicy,
+    Credit,
+    DelayedCache,
+    DreamFloor,
+    DualCache,
+    IntervalCache,
+    NextToken,
+    PrefixCache,
+    Quota,
+    Sampler,
+    Threshold,
+    UnmaskingSampler,
+    VicinityCache,
+    canvas,
+)
+from llada.samplers.caches.turns import Turns
+
+GAPS = [[1, 7, 3, 9, 5, 6, 2, 8], [4, MASK, 7, 3, 9, 1], [MASK, 2, 5], [6, 2, 8, 1, MASK, MASK, 4, 9, 3, 2]]
+
+
+def same_alone(sampler: Sampler, prompts: list[list[int]], masks: int, model: Any) -> None:
+    """Compare tokens and calls of every row with those that it has alone."""
+    tokens, mask, _ = canvas(prompts, masks, mask_token_id=MASK, pad_token_id=0)
+    together = sampler(model, tokens, PROCESS, attention_mask=mask)
+    for row, real in enumerate(mask):
+        alone = sampler(model, tokens[row][real][None], PROCESS, seed=row)
+        assert torch.equal(alone.tokens[0], together.tokens[row][real]), row
+        assert alone.calls[0] == together.calls[row], row
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(16, torch.float64), (6, torch.float32)], ids=str)
+def test_random_compositions(count: int, dtype: torch.dtype) -> None:
+    """Without the rules below, about one in five fails."""
+    for drawn, outcome in outcomes(60, count, dtype):
+        assert set(outcome.differ) == set(outcome.ties), drawn
+
+
+def test_the_long_form_counts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["--count", "2"]) == 0
+    assert capsys.readouterr().out == "2 of 2 compositions are independent of the batch in float64\n"
+    monkeypatch.setattr("examples.batch_independence.compare", lambda *_: Outcome("", ("row 0: calls",)))
+    assert main(["--count", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "0: row 0: calls" in out
+    assert out.endswith("0 of 1 compositions are independent of the batch in float64\n")
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize(
+    "cache", [PrefixCache(), DualCache(), VicinityCache(warm_up=1, radius=1), PrefixCache(refresh=2)], ids=str
+)
+def test_the_region_of_a_row_does_not_follow_another_rows_gap(cache: CachePolicy, shift: bool) -> None:
+    same_alone(UnmaskingSampler(Threshold(0.3), cache=cache), GAPS, 8, network((("shift", shift),)))
+
+
+@pytest.mark.parametrize(
+    "cache", [DualCache(refresh=2), VicinityCache(warm_up=2), DelayedCache(2), IntervalCache(4, 2, 0.25)], ids=str
+)
+def test_refreshes_count_the_calls_that_a_row_needs(cache: CachePolicy) -> None:
+    """Dream's floor takes nothing from a row with few masks in the first steps, in which others need the model."""
+    prompts = [[1, 2, 3, *[MASK] * 9], [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, MASK, 3]]
+    same_alone(UnmaskingSampler(DreamFloor(9), cache=cache), prompts, 3, network(()))
+    same_alone(UnmaskingSampler(DreamFloor(9), cache=cache, adjustments=(Credit(),)), prompts, 3, network(()))
+
+
+def test_counts_of_calls() -> None:
+    def even(call: int) -> bool:
+        return call % 2 == 0
+
+    turns = Turns(4)
+    assert turns.due(even) is True
+    turns.end_call()
+    assert turns.due(even) is False
+    turns.begin_call(torch.tensor([True, False]))  # two rows, both with an input for guidance
+    turns.end_call()
+    answers = turns.due(even)
+    assert isinstance(answers, Tensor)
+    assert answers.tolist() == [True, False, True, False]
+    turns.begin_call(torch.tensor([False, True]))
+    turns.end_call()
+    assert turns.due(even) is True
+    turns.begin_window()
+    assert turns.due(even) is True
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_first_token_of_a_padded_row_is_read_at_itself(cached: bool) -> None:
+    causal = network((("causal", True), ("shift", True)))
+    same_alone(NextToken(cached=cached), [[MASK, 3, MASK], [5, 1, 2, MASK, 9]], 3, causal)
+    cache: dict[str, Any] = {"cache": DualCache()} if cached else {}
+    same_alone(
+        UnmaskingSampler(Quota(5), window=Blocks(3), **cache), [[], [5, 1, 2, 9]], 6, network((("shift", True),))
+    )
+
+
+def test_a_shifted_output_crosses_no_border() -> None:
+    """Neither from padding into a row nor from one packed segment into the next."""
+    model = network((("shift", True),))
+    short, long = torch.tensor([[3, 9, 4]]), torch.tensor([[5, 6, 7, 8]])
+    alone = [model(short), model(long)]
+    padded = model(F.pad(short, (2, 0)), attention_mask=torch.tensor([[False, False, True, True, True]]))
+    torch.testing.assert_close(padded[:, 2:], alone[0])
+    packed = model(torch.cat((short, long), 1), segment_ids=torch.tensor([[0, 0, 0, 1, 1, 1, 1]]))
+    torch.testing.assert_close(packed, torch.cat(alone, 1))
