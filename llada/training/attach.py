@@ -8,8 +8,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
-from llada.training.callbacks.resume_point import ResumePoint
 from llada.training.hooks import run_first, run_last
+from llada.training.resume_point import ResumePoint
 
 
 def attach(module: Any, trainer: Trainer, base: type) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.training.callbacks import EMAWeightAveraging, LoRA
-from tests.training.callbacks.test_resume_point import Kill, Killed, steps, train
+from tests.training.test_resume_point import Kill, Killed, steps, train
 
 
 def delayed() -> EMAWeightAveraging:

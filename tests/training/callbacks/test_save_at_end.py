@@ -15,7 +15,7 @@ from llada.checkpoints.checkpoint import read_checkpoint
 from llada.files.folder_lock import NAME, FolderLock
 from llada.training.callbacks import EMAWeightAveraging, SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
-from tests.training.callbacks.test_resume_point import Kill, train
+from tests.training.test_resume_point import Kill, train
 
 VALIDATED = {"val_check_interval": 6, "check_val_every_n_epoch": None}
 
