@@ -23,6 +23,7 @@ from llada.process import MaskingProcess, Process
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, low_confidence
 from llada.training.attach import attach
+from llada.training.compiling import without_compiler
 from llada.training.groups import parameter_groups
 from llada.training.guard import OnNonfinite
 from llada.training.hyperparameters import make_plain
@@ -103,6 +104,10 @@ class DiffusionLM(Inference, LightningModule):
         self.pretrained_config: dict[str, Any] = {}
         self.training_loop = TrainingLoop()
         self._num_predicted, self._loaded = 0, False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Take ``torch.compile(backbone)`` for a backbone with compiled blocks."""
+        super().__setattr__(name, without_compiler(value) if name == "backbone" else value)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits of every position.
