@@ -24,7 +24,7 @@ from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, low_confidence
 from llada.training.attach import attach
 from llada.training.compiling import without_compiler
-from llada.training.groups import parameter_groups
+from llada.training.groups import learning_rate, parameter_groups, with_learning_rate
 from llada.training.guard import OnNonfinite
 from llada.training.hyperparameters import make_plain
 from llada.training.loop import TrainingLoop, replicas_of
@@ -49,8 +49,8 @@ class DiffusionLM(Inference, LightningModule):
         sampler: what `generate` and ``predict`` use.
         optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases)
             none.
-        lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step. None:
-            constant.
+        lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step, or as
+            `llada.training.lr_schedulers.scheduler_config` reads from it. None: constant.
         seed: of the training and evaluation noise, and of weights that are made when the Trainer starts. The noise of a
             row follows from seed, step and the row's place in the global batch, so that it resumes exactly and doesn't
             depend on the number of ranks.
@@ -124,7 +124,7 @@ class DiffusionLM(Inference, LightningModule):
             model_kwargs["attention_mask"] = attention_mask
         return as_denoiser(self.backbone).logits(tokens, **model_kwargs)
 
-    @LightningModule.trainer.setter  # type: ignore[attr-defined, misc]
+    @LightningModule.trainer.setter  # type: ignore[attr-defined, untyped-decorator]
     def trainer(self, trainer: Trainer | None) -> None:
         """Called by the Trainer first of all; no hook, so that nobody overrides it."""
         LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
@@ -155,6 +155,17 @@ class DiffusionLM(Inference, LightningModule):
         # Ranks take rows in turn: a row's seed is its place in the data, whatever the batches and ranks.
         place = (first + torch.arange(rows, device=self.device)) * ranks.size + ranks.rank
         return self.generate(canvases["tokens"], canvases.get("attention_mask"), seed=self.seed + place)
+
+    @property
+    def lr(self) -> float:
+        """The optimiser's learning rate, which ``Tuner.lr_find`` reads and sets; a subclass may set it, too."""
+        return float(vars(self).get("_lr", learning_rate(self.optimizer)))
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        vars(self)["_lr"] = value
+        if "optimizer" in vars(self):
+            self.optimizer = with_learning_rate(self.optimizer, value)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""
