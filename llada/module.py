@@ -23,10 +23,10 @@ from llada.process import MaskingProcess, Process
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, low_confidence
 from llada.training.attach import attach
-from llada.training.compiling import without_compiler
+from llada.training.compiling import compile_blocks, without_compiler
 from llada.training.groups import learning_rate, parameter_groups, with_learning_rate
 from llada.training.guard import OnNonfinite
-from llada.training.hyperparameters import make_plain
+from llada.training.hyperparameters import describe_hyperparameters
 from llada.training.loop import TrainingLoop, replicas_of
 from llada.training.lr_schedulers import scheduler_config
 from llada.training.parallel import place
@@ -109,6 +109,10 @@ class DiffusionLM(Inference, LightningModule):
         """Take ``torch.compile(backbone)`` for a backbone with compiled blocks."""
         super().__setattr__(name, without_compiler(value) if name == "backbone" else value)
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the blocks of the backbone in place; arguments as those of `torch.compile`, of which these are."""
+        compile_blocks(self.backbone, *arguments, **options)
+
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits of every position.
 
@@ -179,7 +183,7 @@ class DiffusionLM(Inference, LightningModule):
         averaged = checkpoint["state_dict"].values() if "current_model_state" in checkpoint else ()
         self.training_loop.check(self, averaged)
         checkpoint[PARTS_KEY] = stored_parts(self, getattr(self._datamodule(), "tokenizer", None))
-        make_plain(checkpoint)
+        describe_hyperparameters(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another tokenizer than the one that the weights were trained with."""

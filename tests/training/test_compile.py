@@ -68,10 +68,11 @@ def test_a_compiled_backbone_is_run_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_switch_and_compile_in_place_compile_the_blocks(tmp_path: Path) -> None:
-    switched, in_place = build(), build()
+    switched, in_place, whole = build(), build(), build()
     Compile(backend="eager").setup(Trainer(accelerator="cpu", logger=False), switched, "fit")
     in_place.backbone.compile(backend="eager")
-    for model in (switched, in_place):
+    whole.compile(backend="eager")
+    for model in (switched, in_place, whole):
         assert all(block._compiled_call_impl is not None for block in model.backbone.blocks)
         assert model.backbone._compiled_call_impl is None
 
@@ -81,6 +82,18 @@ def test_a_backbone_that_was_compiled_before_is_taken_too() -> None:
     model = DiffusionLM(torch.compile(backbone, backend="eager"), MaskingProcess(MASK))
     assert model.backbone is backbone
     assert backbone.blocks[0]._compiled_call_impl is not None
+
+
+def test_single_parts_that_were_compiled_keep_their_names(tmp_path: Path) -> None:
+    model, names = build(), list(build().state_dict())
+    block = model.backbone.blocks[0]
+    model.backbone.blocks[0] = torch.compile(block, backend="eager")
+    Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path).predict(
+        model, DataLoader(torch.full((2, LENGTH), 1), batch_size=2)
+    )
+    assert model.backbone.blocks[0] is block
+    assert block._compiled_call_impl is not None
+    assert list(model.state_dict()) == names
 
 
 def test_what_has_no_blocks_is_named() -> None:
