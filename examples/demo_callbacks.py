@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from llada.objectives import RandomLength
+from llada.objectives import Objective
 from llada.training.weights import write
 
 
@@ -59,8 +59,8 @@ class WideningNoise(Callback):
     """Widens the noise levels of the module's objective linearly from a first interval to a last one, step by step.
 
     It follows from the optimiser step alone, so a resumed run goes on with the right interval. Needs a `NELBO` whose
-    design has ``times`` with ``t_min`` and ``t_max``, such as `IndependentMasks` with `StratifiedTimes`; a
-    `RandomLength` around it is fine. What is reported as the bound isn't touched.
+    design has ``times`` with ``t_min`` and ``t_max``, such as `IndependentMasks` with `StratifiedTimes`; objectives
+    around it that hold it as ``inner``, such as `RandomLength`, are fine. What is reported as the bound isn't touched.
 
     Args:
         first_t_min: lowest noise level at first.
@@ -107,8 +107,8 @@ def with_interval(objective: Any, t_min: float, t_max: float) -> Any:
     Raises:
         ValueError: if the objective has no such interval.
     """
-    if isinstance(objective, RandomLength):
-        return replace(objective, inner=with_interval(objective.inner, t_min, t_max))
+    if isinstance(inner := getattr(objective, "inner", None), Objective):
+        return replace(objective, inner=with_interval(inner, t_min, t_max))
     design = getattr(objective, "design", None)
     times = getattr(design, "times", None)
     if not (hasattr(times, "t_min") and hasattr(times, "t_max")):

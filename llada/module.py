@@ -25,9 +25,10 @@ from llada.process import MaskingProcess, Process
 from llada.random import RowRandom
 from llada.samplers import Sample, Sampler, low_confidence
 from llada.training.attach import attach
-from llada.training.groups import parameter_groups
+from llada.training.compiling import compile_blocks, without_compiler
+from llada.training.groups import learning_rate, parameter_groups, with_learning_rate
 from llada.training.guard import OnNonfinite
-from llada.training.hyperparameters import make_plain
+from llada.training.hyperparameters import describe_hyperparameters
 from llada.training.loop import TrainingLoop, replicas_of
 from llada.training.lr_schedulers import scheduler_config
 from llada.training.parallel import place
@@ -50,8 +51,8 @@ class DiffusionLM(Inference, LightningModule):
         sampler: what `generate` and ``predict`` use.
         optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases)
             none.
-        lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step. None:
-            constant.
+        lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step, or as
+            `llada.training.lr_schedulers.scheduler_config` reads from it. None: constant.
         seed: of the training and evaluation noise, and of weights that are made when the Trainer starts. The noise of a
             row follows from seed, step and the row's place in the global batch, so that it resumes exactly and doesn't
             depend on the number of ranks.
@@ -106,6 +107,14 @@ class DiffusionLM(Inference, LightningModule):
         self.training_loop = TrainingLoop()
         self._num_predicted, self._loaded = 0, False
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Take ``torch.compile(backbone)`` for a backbone with compiled blocks."""
+        super().__setattr__(name, without_compiler(value) if name == "backbone" else value)
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the blocks of the backbone in place; arguments as those of `torch.compile`, of which these are."""
+        compile_blocks(self.backbone, *arguments, **options)
+
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits of every position.
 
@@ -121,7 +130,7 @@ class DiffusionLM(Inference, LightningModule):
             model_kwargs["attention_mask"] = attention_mask
         return as_denoiser(self.backbone).logits(tokens, **model_kwargs)
 
-    @LightningModule.trainer.setter  # type: ignore[attr-defined, misc]
+    @LightningModule.trainer.setter  # type: ignore[attr-defined, untyped-decorator]
     def trainer(self, trainer: Trainer | None) -> None:
         """Called by the Trainer first of all; no hook, so that nobody overrides it."""
         LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
@@ -153,6 +162,17 @@ class DiffusionLM(Inference, LightningModule):
         place = (first + torch.arange(rows, device=self.device)) * ranks.size + ranks.rank
         return self.generate(canvases["tokens"], canvases.get("attention_mask"), seed=self.seed + place)
 
+    @property
+    def lr(self) -> float:
+        """The optimiser's learning rate, which ``Tuner.lr_find`` reads and sets; a subclass may set it, too."""
+        return float(vars(self).get("_lr", learning_rate(self.optimizer)))
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        vars(self)["_lr"] = value
+        if "optimizer" in vars(self):
+            self.optimizer = with_learning_rate(self.optimizer, value)
+
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""
         optimizer = self.optimizer(parameter_groups(self))
@@ -165,7 +185,7 @@ class DiffusionLM(Inference, LightningModule):
         averaged = checkpoint["state_dict"].values() if "current_model_state" in checkpoint else ()
         self.training_loop.check(self, averaged)
         checkpoint[PARTS_KEY] = stored_parts(self, getattr(self._datamodule(), "tokenizer", None))
-        make_plain(checkpoint)
+        describe_hyperparameters(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another tokenizer than the one that the weights were trained with."""

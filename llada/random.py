@@ -43,10 +43,33 @@ def _mix(z: Tensor) -> Tensor:
     return z.bitwise_xor_(_shift_right(z, 31))
 
 
+def _numbers(key: Tensor, index: Tensor) -> Tensor:
+    return _mix(key + (index + 1) * _GOLDEN)
+
+
+def _number_at(key: Tensor, index: int) -> Tensor:
+    return _mix(key + _signed((index + 1) * _GOLDEN))
+
+
+# Compilers fold integer constants as if integers had no end, so that they don't fit into int64 any more. In a compiled
+# graph these functions are therefore operators without an inside.
+_opaque_mix = torch.library.custom_op("llada::mix", _mix, mutates_args=())
+_opaque_mix.register_fake(lambda z: torch.empty_like(z))
+_opaque_numbers = torch.library.custom_op("llada::numbers", _numbers, mutates_args=())
+_opaque_numbers.register_fake(lambda key, index: torch.empty_like(key + index))
+_opaque_number_at = torch.library.custom_op("llada::number_at", _number_at, mutates_args=())
+_opaque_number_at.register_fake(lambda key, index: torch.empty_like(key))
+
+
+def _mixed(z: Tensor) -> Tensor:
+    return _opaque_mix(z) if torch.compiler.is_compiling() else _mix(z)
+
+
 def _number(key: Tensor, index: Tensor | int) -> Tensor:
     """The ``index``-th 64-bit number of the stream that starts at ``key``."""
-    step = (index + 1) * _GOLDEN
-    return _mix(key + (step if isinstance(step, Tensor) else _signed(step)))
+    if isinstance(index, Tensor):
+        return _opaque_numbers(key, index) if torch.compiler.is_compiling() else _numbers(key, index)
+    return _opaque_number_at(key, index) if torch.compiler.is_compiling() else _number_at(key, index)
 
 
 def _to_unit_interval(z: Tensor) -> Tensor:
@@ -94,7 +117,7 @@ class RowRandom:
             seeds = seed.to(rows)
         else:
             seeds = rows + seed
-        keys = _mix(_mix(seeds) + _GOLDEN)
+        keys = _mixed(_mixed(seeds) + _GOLDEN)
         return cls(keys, _number(keys[:1].sum(), -2), rows, num_rows)
 
     @classmethod
@@ -108,8 +131,8 @@ class RowRandom:
             num_rows: rows in the whole step.
         """
         start = torch.tensor(seed, dtype=torch.int64, device=rows.device)
-        shared = _number(_mix(_mix(start) + _GOLDEN), step)
-        return cls(_number(_mix(shared), rows), shared, rows, num_rows)
+        shared = _number(_mixed(_mixed(start) + _GOLDEN), step)
+        return cls(_number(_mixed(shared), rows), shared, rows, num_rows)
 
     def fold_in(self, *tags: int) -> "RowRandom":
         """Streams that are independent of these and of those of any other tags.
@@ -185,5 +208,5 @@ class _Folded(RowRandom):
 
     def _fold(self, key: Tensor) -> Tensor:
         for tag in self.tags:
-            key = _mix(_number(key, tag) + _GOLDEN)
+            key = _mixed(_number(key, tag) + _GOLDEN)
         return key

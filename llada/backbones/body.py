@@ -84,6 +84,16 @@ class Body(nn.Module):
         """
         return self.head(self.hidden(tokens, attention_mask=attention_mask, **kwargs))
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the blocks in place, which losses and samplers run too; they don't call `forward`.
+
+        Args:
+            arguments: of `torch.compile`.
+            options: of `torch.compile`, such as ``dynamic``.
+        """
+        for block in self.blocks:
+            block.compile(*arguments, **options)
+
     def hidden(
         self,
         tokens: Tensor,

@@ -8,11 +8,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
-from llada.training.hooks import run_first, run_last
+from llada.training.compiling import without_compilers
+from llada.training.hooks import surround
+from llada.training.plain import make_plain
 from llada.training.resume_point import ResumePoint
 
 
-def attach(module: Any, trainer: Trainer, base: type) -> None:
+def attach(module: Any, trainer: Trainer, base: Any) -> None:
     """Put the model's loop in front of the Trainer's callbacks, and keep our part of the hooks that only modules have.
 
     Args:
@@ -20,15 +22,16 @@ def attach(module: Any, trainer: Trainer, base: type) -> None:
         trainer: which has just been given the module.
         base: the class whose hooks are ours, of which the module may be a subclass.
     """
+    without_compilers(module)
     module.training_loop.attach(trainer)
     if not any(isinstance(callback, ResumePoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         trainer.callbacks.insert(1, ResumePoint())  # type: ignore[attr-defined]
-    for name in ("on_save_checkpoint", "on_load_checkpoint"):
-        run_first(module, name, getattr(base, name).__get__(module))
+    surround(module, "on_save_checkpoint", base.on_save_checkpoint.__get__(module), make_plain)
+    surround(module, "on_load_checkpoint", base.on_load_checkpoint.__get__(module))
     # Lightning takes any configure_model for one that shards, and says so where weights are averaged.
     meta = any(parameter.is_meta for parameter in module.backbone.parameters())
     if meta or isinstance(trainer.strategy, ModelParallelStrategy) or is_overridden("configure_model", module):
-        run_last(module, "configure_model", module._place)
+        surround(module, "configure_model", after=module._place)
     if trainer.state.fn == TrainerFn.FITTING and module._loaded:
         module._loaded = False
         train_again(module)

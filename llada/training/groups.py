@@ -1,5 +1,8 @@
-"""The parameters of a model in the groups that an optimiser treats differently."""
+"""The parameters of a model in the groups that an optimiser treats differently, and its learning rate."""
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,3 +30,36 @@ def _hidden_matrices(module: nn.Module) -> set[Tensor]:
     tables = {owner.weight for owner in module.modules() if isinstance(owner, nn.Embedding)}
     layers = [owner for name, owner in module.named_modules() if HEADS.isdisjoint(name.split("."))]
     return {layer.weight for layer in layers if isinstance(layer, nn.Linear)} - tables
+
+
+def learning_rate(optimizer: Callable[..., Any]) -> float:
+    """The learning rate that an optimiser will have.
+
+    Args:
+        optimizer: its class, a `functools.partial` of it, or a function that makes it.
+
+    Raises:
+        AttributeError: if neither it nor its default is known.
+    """
+    if isinstance(optimizer, partial) and "lr" in optimizer.keywords:
+        return float(optimizer.keywords["lr"])
+    makers = [optimizer.func, *optimizer.args] if isinstance(optimizer, partial) else [optimizer]
+    for maker in reversed(makers):
+        parameter = inspect.signature(maker).parameters.get("lr") if callable(maker) else None
+        if parameter is not None and isinstance(parameter.default, float | int):
+            return float(parameter.default)
+    raise AttributeError(f"the optimiser {optimizer} has no lr and no default of it; give it as an argument")
+
+
+def with_learning_rate(optimizer: Callable[..., Any], lr: float) -> Callable[..., Any]:
+    """The same optimiser with another learning rate; unchanged if it has none that is known.
+
+    Args:
+        optimizer: as in `learning_rate`.
+        lr: the rate.
+    """
+    try:
+        learning_rate(optimizer)
+    except AttributeError:
+        return optimizer
+    return partial(optimizer, lr=lr)

@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
 from llada.checkpoints.describe import describe
 
 ENDING = "hyper_parameters"
@@ -39,21 +37,22 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def make_plain(checkpoint: dict[str, Any]) -> None:
-    """Put descriptions in the place of the objects that ``save_hyperparameters`` has put into a checkpoint.
+def describe_hyperparameters(checkpoint: dict[str, Any]) -> None:
+    """Put descriptions in the place of the parts that ``save_hyperparameters`` has put into a checkpoint.
 
-    A file with pickled objects couldn't be read safely. What can't be described is left out, with a warning; the
-    model's own parts are in the checkpoint anyway.
+    What can't be described is left to `llada.training.plain`; the model's own parts are in the checkpoint anyway.
 
     Args:
         checkpoint: to be changed.
     """
     for key in [key for key in checkpoint if str(key).endswith(ENDING)]:
-        plain = {}
-        for name, value in dict(checkpoint[key]).items():
-            try:
-                plain[str(name)] = describe(value)
-            except ValueError as error:
-                rank_zero_warn(f"the hyper-parameter {name!r} isn't kept in the checkpoint: {error}")
-        checkpoint[key] = plain
-        checkpoint.pop("hparams_type", None)  # a class, which only omegaconf's containers need
+        checkpoint[key] = {str(name): _described(value) for name, value in dict(checkpoint[key]).items()}
+    for key in [key for key in checkpoint if str(key).endswith("hparams_type")]:
+        del checkpoint[key]  # a class, which only omegaconf's containers need
+
+
+def _described(value: Any) -> Any:
+    try:
+        return describe(value)
+    except ValueError:
+        return value

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from llada.checkpoints.describe import check_describable
@@ -100,7 +100,7 @@ class TrainingLoop(Callback):
         if _raises(module):
             self._read(module)  # the last step's numbers, which are there by now
         self.guard.watch_loss(totals, output.numerator, trainer.global_step, batch_idx, ranks)
-        if _raises(module) and loss.device.type == "cpu":
+        if _raises(module) and read_at_once(loss):
             self._read(module)
         return loss
 
@@ -123,7 +123,7 @@ class TrainingLoop(Callback):
             fault = self.guard.fault()
             if fault is not None:
                 self._skip(pl_module, optimizer, fault)
-        elif norm.device.type == "cpu":
+        elif read_at_once(norm):
             self._read(pl_module)
         if self.step is not None:
             self._log_step(trainer, pl_module, norm, self.step)
@@ -248,6 +248,11 @@ class TrainingLoop(Callback):
 def replicas_of(module: LightningModule) -> Replicas:
     """Who sees which rows."""
     return replicas(module.device_mesh, module.trainer.world_size, module.trainer.global_rank)
+
+
+def read_at_once(tensor: Tensor) -> bool:
+    """Whether reading a number waits for nothing."""
+    return tensor.device.type == "cpu"
 
 
 def _raises(module: Any) -> bool:

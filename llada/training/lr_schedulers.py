@@ -1,10 +1,10 @@
-"""Learning-rate schedules, as factors of the optimiser's own rate; one call per optimiser step."""
+"""Learning-rate schedules, as factors of the optimiser's own rate, by steps or by what is measured."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 
 class WarmupStableDecay(LambdaLR):
@@ -83,10 +83,58 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, factor)
 
 
-def scheduler_config(scheduler: Any) -> dict[str, Any]:
-    """How the Trainer is to call a scheduler: once per optimiser step.
+class ReduceOnPlateau(ReduceLROnPlateau):
+    """PyTorch's `ReduceLROnPlateau` with what the Trainer has to know: which metric, and when to look at it.
 
     Args:
-        scheduler: what the module's ``lr_scheduler`` has made.
+        optimizer: its rates are reduced.
+        monitor: name of a logged metric.
+        interval: "epoch", after the validation at its end; "step", after every ``frequency`` optimiser steps.
+        frequency: how many of them lie between two looks.
+        mode: "min" if the metric is to fall, "max" if it is to rise.
+        factor: by which the rates are multiplied.
+        patience: looks without an improvement that are let pass.
+        threshold: relative improvement that counts as one.
+        cooldown: looks to wait after a reduction.
+        min_lr: lowest rate.
+
+    Raises:
+        ValueError: if ``interval`` is another word, or ``factor`` isn't below 1.
     """
-    return {"scheduler": scheduler, "interval": "step"}
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        monitor: str = "val/nll",
+        interval: str = "epoch",
+        frequency: int = 1,
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        if interval not in ("epoch", "step"):
+            raise ValueError(f'interval must be "epoch" or "step"; got {interval!r}')
+        super().__init__(optimizer, mode, factor, patience, threshold, cooldown=cooldown, min_lr=min_lr)
+        self.monitor, self.interval, self.frequency = monitor, interval, frequency
+
+
+def scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """How the Trainer is to call a scheduler.
+
+    Args:
+        scheduler: what the module's ``lr_scheduler`` has made. A schedule by steps is called once per optimiser step;
+            one that looks at a metric (`ReduceOnPlateau`, PyTorch's or Lightning's `ReduceLROnPlateau`) once per epoch,
+            at "val/nll" if it doesn't say otherwise by ``monitor``, ``interval`` and ``frequency``. A dictionary is
+            what Lightning's ``lr_scheduler`` configuration is, and is taken as it is.
+    """
+    if isinstance(scheduler, dict):
+        return scheduler
+    plateau = isinstance(scheduler, ReduceLROnPlateau)
+    config = {"scheduler": scheduler, "interval": getattr(scheduler, "interval", "epoch" if plateau else "step")}
+    if plateau:
+        config["monitor"] = getattr(scheduler, "monitor", "val/nll")
+        config["frequency"] = getattr(scheduler, "frequency", 1)
+    return config

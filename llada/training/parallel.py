@@ -103,13 +103,13 @@ def split_data(backbone: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None 
         dtype: as in `place`.
     """
     policy = MixedPrecisionPolicy(dtype, None if dtype is None else torch.float32, cast_forward_inputs=False)
-    for block in _blocks(backbone):
+    for block in blocks_of(backbone):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(backbone, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(backbone, "hidden")
 
 
-def _blocks(backbone: nn.Module) -> list[nn.Module]:
+def blocks_of(backbone: nn.Module) -> list[nn.Module]:
     """The members of every module list that isn't part of another one's member."""
     lists = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList)}
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]

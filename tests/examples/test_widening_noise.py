@@ -1,6 +1,6 @@
 """WideningNoise: the interval of every step, also after a resume."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,18 @@ def test_only_the_interval_changes(objective: Any, tmp_path: Path) -> None:
     assert (kept.weight, kept.normaliser) == (inner.weight, inner.normaliser)
     assert replace(kept.design, times=inner.design.times) == inner.design
     assert getattr(changed, "probability", None) == getattr(objective, "probability", None)
+
+
+def test_it_reaches_into_an_objective_of_ones_own() -> None:
+    @dataclass(frozen=True)
+    class Scaled(Objective):
+        inner: Objective
+
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            return self.inner(*arguments, **options)
+
+    changed = with_interval(Scaled(RandomLength(masked_mean())), 0.1, 0.9)
+    assert changed == Scaled(RandomLength(masked_mean(0.1, 0.9)))
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,26 @@ def test_a_good_checkpoint_is_not_overwritten(tmp_path: Path, poison: Any, messa
     assert torch.equal(weights(saved(tmp_path)), weights(two))
 
 
+@pytest.mark.parametrize("saving", [True, False])
+@pytest.mark.parametrize("poison", [poison_gradient, poison_loss])
+def test_numbers_that_are_read_later_are_read_before_anything_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: Any, saving: bool
+) -> None:
+    """As on an accelerator, where the optimiser may have made the bad step by then."""
+    monkeypatch.setattr("llada.training.loop.read_at_once", lambda tensor: False)
+    model, run = build(), trainer(tmp_path, 3)
+    poison(model, {2})
+    if not saving:
+        run.callbacks.pop()
+    with pytest.raises(ValueError, match=r"became .* at step 2"):
+        run.fit(model, rows())
+    assert not torch.isfinite(weights(model)).all()
+    if saving:
+        two = build()
+        trainer(tmp_path / "two", 2).fit(two, rows())
+        assert torch.equal(weights(saved(tmp_path)), weights(two))
+
+
 @pytest.mark.parametrize("lr", [1e25, 1e30])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_step_that_spoils_the_weights_is_not_saved(tmp_path: Path, lr: float, steps: int) -> None:

@@ -1,16 +1,19 @@
 """What is logged is what it says: the loss of the step, its gradient, its tokens; each loader under its own name."""
 
 import csv
+import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -166,6 +169,28 @@ def test_saving_hyperparameters_spoils_no_checkpoint(tmp_path: Path) -> None:
     assert again.rate == 0.25
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
     trainer(tmp_path / "on", max_steps=2).fit(again, rows(8), ckpt_path=tmp_path / "model.ckpt")
+
+
+def test_objects_of_others_spoil_no_checkpoint(tmp_path: Path) -> None:
+    class State(Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"best": np.float64(0.5), "counts": np.arange(3), "folder": tmp_path, "function": print, "kept": [1]}
+
+    class Adding(DiffusionLM):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["mine"] = {"when": datetime.date(2026, 1, 1), "stage": RunningStage.TRAINING, "pair": (1, 2)}
+
+    averaging = StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=1)  # its scheduler's state has a function
+    model = build(Adding)
+    run = trainer(tmp_path, max_epochs=3, callbacks=[State(), averaging], logger=False)
+    run.fit(model, rows(4))
+    with pytest.warns(UserWarning, match=r"without .*function \(builtin.*mine\.when \(date\)"):
+        run.save_checkpoint(tmp_path / "model.ckpt")
+    stored = read_checkpoint(tmp_path / "model.ckpt")
+    (state,) = [state for state in stored["callbacks"].values() if "kept" in state]
+    assert (state["best"], state["counts"].tolist(), state["folder"]) == (0.5, [0, 1, 2], str(tmp_path))
+    assert "function" not in state
+    assert stored["mine"] == {"stage": "train", "pair": (1, 2)}
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])
