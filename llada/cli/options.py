@@ -15,8 +15,7 @@ from llada.checkpoints.known import trust
 from llada.samplers import PRESETS
 
 TRUST = (
-    "Installed package whose classes a checkpoint may name, and which is imported for it; nothing else that it names is. "
-    "Repeatable."
+    "Installed package whose classes a checkpoint may name, and which is imported for it; nothing else is. Repeatable."
 )
 
 

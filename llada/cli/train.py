@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -93,6 +93,12 @@ class LLaDACLI(LightningCLI):
             help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
         )
 
+        parser.add_argument(
+            "--undescribed",
+            type=Literal["refuse", "weights"],
+            default="refuse",
+            help="Parts that a checkpoint can't describe: refuse them, or keep their weights alone.",
+        )
         parser.add_argument("--trust", action="append", type=str, help=TRUST)
         parser.add_argument(
             "--share_folder",
@@ -120,6 +126,7 @@ class LLaDACLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Put the initial weights in front of the other callbacks, which may average or freeze them."""
+        self.model.undescribed = self._get(self.config_init, "undescribed")
         check_lengths(self.model.backbone, self.datamodule)
         initial = self._get(self.config_init, "init_from")
         if initial is not None:
