@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from llada.checkpoints.changes import ChangedParts
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.checkpoints.describe import check_describable
 from llada.checkpoints.known import trusting
@@ -139,7 +140,9 @@ class DiffusionLM(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What every training needs beside the Trainer's own callbacks."""
-        return [ResumePoint()]
+        given = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
+        compares = any(isinstance(callback, ChangedParts) for callback in given)
+        return [ResumePoint()] if compares else [ResumePoint(), ChangedParts()]
 
     def on_fit_start(self) -> None:
         """Train in training mode, also a model that was loaded for evaluation; refuse what no checkpoint could hold."""

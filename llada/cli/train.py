@@ -29,6 +29,7 @@ import llada.process
 import llada.samplers
 import llada.training.callbacks
 import llada.training.lr_schedulers
+from llada.checkpoints.changes import ChangedParts, Choice
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
 from llada.checkpoints.known import trust
 from llada.checkpoints.newest import newest_readable
@@ -94,6 +95,12 @@ class LLaDACLI(LightningCLI):
         )
 
         parser.add_argument(
+            "--changed_parts",
+            type=Choice,
+            default="refuse",
+            help="Where the optimiser or schedule isn't that of --ckpt_path: refuse, or go on with either side's.",
+        )
+        parser.add_argument(
             "--undescribed",
             type=Literal["refuse", "weights"],
             default="refuse",
@@ -119,6 +126,7 @@ class LLaDACLI(LightningCLI):
         trainer = super().instantiate_trainer(**options)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        trainer.callbacks.append(ChangedParts(self._get(self.config_init, "changed_parts")))  # type: ignore[attr-defined]
         if self._get(self.config_init, "trainer.enable_checkpointing") is not False:
             share_folder = bool(self._get(self.config_init, "share_folder"))
             trainer.callbacks.append(SaveAtEnd(share_folder=share_folder))  # type: ignore[attr-defined]
