@@ -83,9 +83,7 @@ def test_another_optimiser_cannot_take_over_the_moments(saved: Path, tmp_path: P
 
 
 def test_other_parts_are_obeyed_and_listed(saved: Path, tmp_path: Path) -> None:
-    with pytest.warns(
-        UserWarning, match=r"other parts than it was begun with: objective\.design.*; seed was 0 and is 4"
-    ):
+    with pytest.warns(UserWarning, match=r"other parts than it was begun with: objective\..*; seed was 0 and is 4"):
         run = train(tmp_path, 5, resume=saved, objective=llada_finetuning(), seed=4)
     assert run.lightning_module.objective == llada_finetuning()
 
