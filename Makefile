@@ -17,7 +17,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # an environment whose making failed half-way
-.PHONY: help demo claims test lint format types docs clean distclean
+.PHONY: help demo claims soak test lint format types docs clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -33,6 +33,9 @@ claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if o
 	  for claim in $(CLAIMS); do run -m examples.claims.$$claim; done; \
 	  for claim in planning why_backpropagation; do run examples/$$claim.py; done; \
 	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
+
+soak: $(VENV)/installed-dev ## kill runs and go on with them, over ten settings; says how many ended bit-identically
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.soak $(ARGS)
 
 test: $(VENV)/installed-dev ## run the tests, with coverage
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(ARGS)

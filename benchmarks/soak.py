@@ -1,7 +1,7 @@
 """Kill runs again and again, go on with them, and compare what comes out with a run that nobody has killed.
 
-    python benchmarks/soak.py                                  # ten runs of every setting, three kills each
-    python benchmarks/soak.py --runs 1 --settings plain,window # short
+    python -m benchmarks.soak                                  # ten runs of every setting, three kills each
+    python -m benchmarks.soak --runs 1 --settings plain,window # short
 
 A run is killed (SIGKILL, or SIGTERM where the setting says so) after a random number of micro-batches and a random
 part of a second more, so that kills also hit the writing of checkpoints. It goes on from the newest checkpoint that can
@@ -169,6 +169,8 @@ def forked(setting: Setting, folder: Path, kill_after: int | None) -> int:
 
 def same(first: Any, second: Any) -> bool:
     """Whether two nested results are equal bit by bit."""
+    if type(first) is not type(second):
+        return False
     if isinstance(first, Tensor):
         return torch.equal(first, second)
     if isinstance(first, dict):
@@ -221,7 +223,7 @@ def soak(names: list[str], runs: int, kills: int, seed: int) -> list[dict[str, A
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; the exit status says whether all runs ended the same and left nothing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m benchmarks.soak")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="names, with commas between them")
     parser.add_argument("--runs", type=int, default=10, help="of every setting")
     parser.add_argument("--kills", type=int, default=3, help="of a run")

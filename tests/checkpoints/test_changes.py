@@ -38,6 +38,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model.ckpt"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return train(tmp_path_factory.mktemp("whole"), 6)
+
+
 def rate(run: Trainer) -> float:
     return run.optimizers[0].param_groups[0]["lr"]
 
@@ -53,7 +58,7 @@ CHANGED = {
 
 @pytest.mark.parametrize(("parts", "message"), CHANGED.values(), ids=CHANGED)
 def test_a_change_is_refused_obeyed_or_taken_back(
-    saved: Path, parts: dict[str, Any], message: str, tmp_path: Path
+    saved: Path, whole: Trainer, parts: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"{message}.*--changed_parts=configuration"):
         train(tmp_path, 6, resume=saved, **parts)
@@ -64,12 +69,8 @@ def test_a_change_is_refused_obeyed_or_taken_back(
         options = {name for name in expected if name != "params"}
         assert {name: group[name] for name in options} == {name: expected[name] for name in options}
     assert obeyed.global_step == 6
-    obeyed.save_checkpoint(tmp_path / "obeyed.ckpt")
-    again = train(tmp_path, 7, resume=tmp_path / "obeyed.ckpt", **parts)  # by now it is the checkpoint's own
-    assert rate(again) == pytest.approx(rate(train(tmp_path, 7, **parts)))
 
     kept = train(tmp_path, 6, ChangedParts("checkpoint"), resume=saved, **parts)
-    whole = train(tmp_path, 6)
     assert rate(kept) == rate(whole)
     for name, tensor in whole.lightning_module.state_dict().items():
         assert torch.equal(kept.lightning_module.state_dict()[name], tensor)
