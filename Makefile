@@ -17,7 +17,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # an environment whose making failed half-way
-.PHONY: help demo claims duel test lint format types docs clean distclean
+.PHONY: help demo claims duel soak test lint format types docs clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -36,6 +36,9 @@ claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if o
 
 duel: $(VENV)/installed-demo ## what each decoding order costs in likelihood, on the model of make demo
 	OMP_NUM_THREADS=1 $(RUN) examples/duel.py $(ARGS)
+
+soak: $(VENV)/installed-dev ## kill runs and go on with them, over ten settings; says how many ended bit-identically
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.soak $(ARGS)
 
 test: $(VENV)/installed-dev ## run the tests, with coverage
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(ARGS)

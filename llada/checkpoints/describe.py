@@ -11,10 +11,14 @@ part it fills. A class goes by its public name, so that the file it stands in ca
 import functools
 import sys
 import types
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from llada.checkpoints.building import UNDESCRIBED, build, check_buildable
 from llada.checkpoints.known import known_class, unknown
+from llada.checkpoints.plausible import check_plausible
 from llada.checkpoints.signatures import LISTS, argument_names, constructor_hints, constructors, defaults
 
 PLAIN = (bool, int, float, str, type(None))
@@ -81,9 +85,15 @@ def check_describable(model: Any) -> None:
         model: the module, with all its parts.
 
     Raises:
-        ValueError: naming the part and what it lacks, as `describe_arguments` does.
+        ValueError: naming the part and what it lacks, as `describe_arguments` does; or if what would be made of the
+            description has other weights.
     """
-    describe_arguments(model)
+    hints = constructor_hints(type(model))
+    for name, described in describe_arguments(model).items():
+        part = getattr(model, name, None)
+        if isinstance(part, nn.Module) and UNDESCRIBED not in described and "<locals>" not in str(described):
+            make = partial(build, described, hints[name], name, type(model))
+            check_plausible(make, part.state_dict(), f"a checkpoint of this {name}")
 
 
 def public_path(cls: type) -> str:
@@ -155,7 +165,8 @@ def _argument(value: Any, name: str) -> Any:
 
 
 def _is_torchs(cls: type) -> bool:
-    return cls.__module__.startswith("torch.nn.")
+    found = constructors(cls)
+    return bool(found) and found[0].__module__.startswith("torch.nn.")
 
 
 def _is_torchs_own(cls: type, name: str) -> bool:

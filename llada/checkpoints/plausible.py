@@ -81,8 +81,8 @@ def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]
     for name, stored in weights.items():
         if name in shapes and shapes[name] != tuple(stored.shape):
             raise ValueError(
-                f"{path} is damaged: its description makes {name} of the shape {shapes[name]}, but the stored one has "
-                f"{tuple(stored.shape)}"
+                f"{path} describes parts that make {name} of the shape {shapes[name]}, but the weights there "
+                f"have {tuple(stored.shape)}"
             )
 
 

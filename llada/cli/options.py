@@ -19,8 +19,7 @@ from llada.samplers import PRESETS
 LOADING = "loading"
 """The parameter of a command that gets the `LoadOptions`."""
 TRUST = (
-    "Installed package whose classes a checkpoint may name, and which is imported for it; nothing else that it names "
-    "is. Repeatable."
+    "Installed package whose classes a checkpoint may name, and which is imported for it; nothing else is. Repeatable."
 )
 
 

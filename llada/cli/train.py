@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -29,6 +29,7 @@ import llada.process
 import llada.samplers
 import llada.training.callbacks
 import llada.training.lr_schedulers
+from llada.checkpoints.changes import ChangedParts, Choice
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
 from llada.checkpoints.known import trust
 from llada.checkpoints.newest import newest_readable
@@ -93,6 +94,18 @@ class LLaDACLI(LightningCLI):
             help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
         )
 
+        parser.add_argument(
+            "--changed_parts",
+            type=Choice,
+            default="refuse",
+            help="Where the optimiser or schedule isn't that of --ckpt_path: refuse, or go on with either side's.",
+        )
+        parser.add_argument(
+            "--undescribed",
+            type=Literal["refuse", "weights"],
+            default="refuse",
+            help="Parts that a checkpoint can't describe: refuse them, or keep their weights alone.",
+        )
         parser.add_argument("--trust", action="append", type=str, help=TRUST)
         parser.add_argument(
             "--share_folder",
@@ -113,6 +126,7 @@ class LLaDACLI(LightningCLI):
         trainer = super().instantiate_trainer(**options)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        trainer.callbacks.append(ChangedParts(self._get(self.config_init, "changed_parts")))  # type: ignore[attr-defined]
         if self._get(self.config_init, "trainer.enable_checkpointing") is not False:
             share_folder = bool(self._get(self.config_init, "share_folder"))
             trainer.callbacks.append(SaveAtEnd(share_folder=share_folder))  # type: ignore[attr-defined]
@@ -120,6 +134,7 @@ class LLaDACLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Put the initial weights in front of the other callbacks, which may average or freeze them."""
+        self.model.undescribed = self._get(self.config_init, "undescribed")
         check_lengths(self.model.backbone, self.datamodule)
         initial = self._get(self.config_init, "init_from")
         if initial is not None:

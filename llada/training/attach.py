@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from llada.checkpoints.changes import ChangedParts
 from llada.training.compiling import without_compilers
 from llada.training.hooks import surround
 from llada.training.plain import make_plain
@@ -24,8 +25,10 @@ def attach(module: Any, trainer: Trainer, base: Any) -> None:
     """
     without_compilers(module)
     module.training_loop.attach(trainer)
-    if not any(isinstance(callback, ResumePoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        trainer.callbacks.insert(1, ResumePoint())  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for kind in (ChangedParts, ResumePoint):
+        if not any(isinstance(callback, kind) for callback in callbacks):
+            callbacks.insert(1, kind())
     surround(module, "on_save_checkpoint", base.on_save_checkpoint.__get__(module), make_plain)
     surround(module, "on_load_checkpoint", base.on_load_checkpoint.__get__(module))
     # Lightning takes any configure_model for one that shards, and says so where weights are averaged.

@@ -11,8 +11,10 @@ from torch import nn
 
 import llada.samplers
 from llada.backbones import BidirectionalTransformer
+from llada.checkpoints.checkpoint import stored_parts
 from llada.checkpoints.describe import build, check_describable, describe, public_path
 from llada.module import DiffusionLM
+from llada.objectives import NELBO, llada_finetuning
 from llada.process import MaskingProcess
 from llada.samplers import Blocks, Quota, Sampler, UnmaskingSampler
 from llada.training.lr_schedulers import WarmupCosine
@@ -113,3 +115,141 @@ def test_what_cannot_be_rebuilt_is_refused_before_training(backbone: Any, messag
 def test_the_librarys_own_parts_pass() -> None:
     check_describable(model())
     check_describable(model(sampler=UnmaskingSampler(Quota(3)), lr_scheduler=partial(WarmupCosine, warmup_steps=2)))
+
+
+class HandsOn(DiffusionLM):
+    """As a user writes it: arguments of one's own, and the parent's by ``**kwargs``."""
+
+    def __init__(self, backbone: nn.Module, process: MaskingProcess, extra: int = 3, **kwargs: Any) -> None:
+        super().__init__(backbone, process, **kwargs)
+        self.extra = extra
+
+
+class HandsAllOn(HandsOn):
+    def __init__(self, *args: Any, other: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.other = other
+
+
+class ByPlace(DiffusionLM):
+    def __init__(this, backbone, process, *args, extra=3):
+        super().__init__(backbone, process, *args)
+        this.extra = extra
+
+
+DEFAULT = NELBO()
+
+
+class Bare(DiffusionLM):
+    def __init__(self, backbone, process, objective=DEFAULT):
+        super().__init__(backbone, process, objective)
+
+
+class Heir(HandsAllOn):
+    pass
+
+
+class Size:
+    def __init__(self, width=4):
+        self.width = width
+
+
+class Sized(nn.Module):
+    """Takes a configuration without saying of which class."""
+
+    def __init__(self, config, /, bias=True):
+        super().__init__()
+        self.config, self.bias = config, bias
+        self.out = nn.Linear(config.width, 12, bias=bias)
+
+
+class TwoLayers(nn.Sequential):
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Embedding(12, width), nn.Linear(width, 12))
+        self.width = width
+
+
+LIST = nn.Sequential(nn.Embedding(12, 8, padding_idx=0), nn.LayerNorm(8), nn.GELU("tanh"), nn.Linear(8, 12, bias=False))
+OPTIMIZER = partial(torch.optim.AdamW, lr=3e-3)
+PROCESS = MaskingProcess(11)
+KEPT = {
+    "kwargs": lambda: HandsOn(TwoLayers(8), PROCESS, 5, objective=llada_finetuning(), seed=7, optimizer=OPTIMIZER),
+    "args and kwargs": lambda: HandsAllOn(TwoLayers(8), PROCESS, 7, seed=7, other=4, optimizer=OPTIMIZER),
+    "inherited": lambda: Heir(TwoLayers(8), PROCESS, extra=7, bound_draws=2, other=4),
+    "args, self by another name": lambda: ByPlace(TwoLayers(8), PROCESS, llada_finetuning(), None, 2, extra=5),
+    "no annotations": lambda: Bare(Sized(Size(6), bias=False), PROCESS, llada_finetuning()),
+    "a list of torch's modules": lambda: DiffusionLM(LIST, PROCESS),
+}
+
+
+@pytest.mark.parametrize("make", KEPT.values(), ids=KEPT)
+def test_every_argument_of_a_subclass_comes_back(make: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    saved = make()
+    check_describable(saved)
+    torch.save({"state_dict": saved.state_dict(), "llada": stored_parts(saved)}, tmp_path / "model.ckpt")
+    again = DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert type(again) is type(saved)
+    assert stored_parts(again) == stored_parts(saved)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in saved.state_dict().items())
+
+
+class Doubles(nn.Module):
+    """Stores another value under the name of its argument, so that a copy would have other weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = 2 * width
+        self.out = nn.Linear(self.width, 3)
+
+
+def factory(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"backbone": Doubles(2)}, r"a checkpoint of this backbone describes parts that make out\.weight of"),
+        (
+            {"backbone": nn.Sequential(nn.GRU(2, 3))},
+            r"backbone\.args\[0\]: torch\.nn\.GRU refuses its stored arguments",
+        ),
+        (
+            {"backbone": Keeps(Quota(3)), "optimizer": factory},
+            r"the function .*_checkpoint\(optimizer=\.\.\.",
+        ),
+    ],
+)
+def test_what_would_come_back_as_another_is_refused_before_training(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_describable(DiffusionLM(process=PROCESS, **parts))
+
+
+def test_a_part_that_cannot_be_described_is_kept_as_weights_on_request(tmp_path: Path) -> None:
+    saved = DiffusionLM(Sized(Size(6)), PROCESS, optimizer=factory, seed=3)
+    del saved.backbone.config
+    with pytest.raises(ValueError, match="--undescribed=weights"):
+        check_describable(saved)
+    saved.undescribed = "weights"
+    check_describable(saved)
+    torch.save({"state_dict": saved.state_dict(), "llada": stored_parts(saved)}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"weights of backbone, but not how it is made .*give it: .*backbone=\.\.\."):
+        DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt")
+    with pytest.warns(UserWarning, match="doesn't say what optimizer was .* the default is used"):
+        again = DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt", backbone=Sized(Size(6)))
+    assert (again.seed, again.optimizer) == (3, torch.optim.AdamW)
+    assert torch.equal(again.backbone.out.weight, saved.backbone.out.weight)
+
+
+def test_a_class_within_a_function_is_passed_by_hand(tmp_path: Path) -> None:
+    class Local(nn.Linear):
+        pass
+
+    saved = DiffusionLM(Local(2, 3), PROCESS)
+    check_describable(saved)
+    torch.save({"state_dict": saved.state_dict(), "llada": stored_parts(saved)}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"defined within a function, so nobody can find it by its name; pass"):
+        DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt")
+    again = DiffusionLM.load_from_checkpoint(tmp_path / "model.ckpt", backbone=Local(2, 3))
+    assert torch.equal(again.backbone.weight, saved.backbone.weight)

@@ -140,7 +140,7 @@ DAMAGED = {
     "deep": (("sampler",), nested(100), r"parts is nested more than 64 deep"),
     "shared": (("sampler",), shared(40), r"parts holds more than 100000 values"),
     "layers": (("backbone", ARGS, "num_layers"), 2**31, r"makes more than \d+ parameters, but the file holds \d+"),
-    "width": (("backbone", ARGS, "width"), 2**16, r"is damaged: its description makes .* of the shape"),
+    "width": (("backbone", ARGS, "width"), 2**16, r"describes parts that make .* of the shape"),
     "refused": (("backbone", ARGS, "num_heads"), 3, r"parts\.backbone: .*must divide num_heads=3"),
     "zero": (("backbone", ARGS, "num_heads"), 0, r"parts\.backbone: .* refuses its stored arguments"),
     "sampler": (("sampler", ARGS, "amount", ARGS, "steps"), -1, r"parts\.sampler\.amount: .* refuses its stored"),
@@ -180,7 +180,7 @@ def test_weights_of_another_model_are_named(content: dict[str, Any], tmp_path: P
     weights = dict(content["state_dict"])
     name, tensor = weights.popitem()
     torch.save(content | {"state_dict": weights | {name: tensor[:1]}}, tmp_path / "cp.ckpt")
-    with pytest.raises(ValueError, match=rf"is damaged: its description makes {name} of the shape"):
+    with pytest.raises(ValueError, match=rf"describes parts that make {name} of the shape"):
         DiffusionLM.load_from_checkpoint(tmp_path / "cp.ckpt")
     torch.save(content | {"state_dict": weights}, tmp_path / "cp.ckpt")
     with pytest.raises(ValueError, match=r"holds the weights of another model: (?s:.*)Missing key"):

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from llada.backbones import BidirectionalTransformer
+from llada.checkpoints.storage import AtomicModelParallelStrategy
 from llada.data.loader import training_loader
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, PerRow
@@ -103,7 +104,7 @@ def fit(
 
 
 def sharded(data: int, tensor: int = 1) -> ModelParallelStrategy:
-    return ModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor)
+    return AtomicModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor)
 
 
 def half_way(folder: Path) -> Path:

@@ -74,7 +74,7 @@ class SaveAtEnd(Checkpoint):
         self.ending: Ending | None = None
         self._interrupts, self._lock = Interrupts(), FolderLock(Path())
         self._began = self._saved = self._batch_began = -1
-        self._in_step = False
+        self._in_step = self._agreed = False
         self._best: tuple[float, int] | None = None
 
     @override
@@ -98,7 +98,7 @@ class SaveAtEnd(Checkpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._batch_began = trainer.global_step
-        self._in_step = False
+        self._in_step = self._agreed = False
         self._interrupts.watch()
 
     @override
@@ -172,8 +172,9 @@ class SaveAtEnd(Checkpoint):
         """Raise on all ranks if one of them has got a signal."""
         received = torch.tensor(self._interrupts.received, device=trainer.strategy.root_device)
         if trainer.world_size > 1:
-            received = trainer.strategy.reduce(received, reduce_op="max")  # type: ignore[assignment]
+            received = trainer.strategy.reduce(received, reduce_op="max")
         if int(received):
+            self._agreed = True
             raise Interrupted(int(received))
 
     def _unsafe(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> str:
@@ -181,9 +182,11 @@ class SaveAtEnd(Checkpoint):
         if NONFINITE in str(exception):
             return "its numbers are no longer finite"
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        if self._in_step and progress.processed < progress.ready:
+        if self._in_step and getattr(progress, "processed", 0) < progress.ready:
             return "it ended within an optimiser step"
-        if trainer.world_size > 1 and not (isinstance(exception, Interrupted) and not trainer.validating):
+        if self._agreed:
+            return ""
+        if trainer.world_size > 1:
             return "one of several ranks ended on its own"
         swapped = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         if trainer.validating and not all(isinstance(c, EMAWeightAveraging) for c in swapped):

@@ -100,8 +100,7 @@ def test_the_file_of_another_run_is_left_alone_where_versions_are_counted(tmp_pa
     ("number", "code", "options", "step"),
     [
         (signal.SIGTERM, 143, {"batch": 5}, 3),  # the third step takes the micro-batches 5 and 6
-        (signal.SIGINT, 130, {"batch": 6}, 3),
-        (signal.SIGHUP, 129, {"batch": 1}, 1),
+        (signal.SIGINT, 130, {"batch": 1}, 1),
         (signal.SIGTERM, 143, {"batch": 6, "validation": True}, 3),
     ],
 )
