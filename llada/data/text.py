@@ -31,7 +31,7 @@ class TextDataModule(TokenDataModule[str]):
         max_length: L.
         batch_size: rows per batch and rank.
         separate_documents: whether the documents of a row are hidden from one another (``segment_ids``).
-        add_bos: whether BOS stands before each document.
+        add_bos: whether BOS stands before each document; None for the tokenizer's own rule (`Tokenizer.adds_bos`).
         add_eos: whether EOS stands after each document.
         val_source: see `TokenDataModule`.
         test_source: see `TokenDataModule`.
@@ -54,7 +54,7 @@ class TextDataModule(TokenDataModule[str]):
         max_length: int,
         batch_size: int,
         separate_documents: bool = False,
-        add_bos: bool = True,
+        add_bos: bool | None = None,
         add_eos: bool = True,
         val_source: Source | None = None,
         test_source: Source | None = None,
@@ -117,7 +117,8 @@ class TextDataModule(TokenDataModule[str]):
 
     @override
     def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
-        before = [tokenizer.special_id("bos")] if self.add_bos else []
+        begins = tokenizer.adds_bos if self.add_bos is None else self.add_bos
+        before = [tokenizer.special_id("bos")] if begins else []
         after = [tokenizer.special_id("eos")] if self.add_eos else []
         for batch in _in_batches(self.documents()):
             encoded = tokenizer.encode_batch([text for _, text in batch])

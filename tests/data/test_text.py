@@ -299,3 +299,13 @@ def test_predict_gets_canvases(tokenizer, tmp_path):
     rows = torch.cat([batch["tokens"] for batch in data.val_dataloader()])
     assert torch.equal(canvases[:, :8], rows[:, :8])
     assert bool((canvases[:, 8:] == 4).all())
+
+
+def test_documents_begin_as_the_tokenizer_says(tokenizer, tmp_path, monkeypatch):
+    def first(folder, **settings):
+        return {document[0] for document in read(prepared(tokenizer, tmp_path / folder, **settings), "val")}
+
+    assert first("a") == {tokenizer.bos_token_id}
+    monkeypatch.setattr(type(tokenizer), "adds_bos", False)
+    assert tokenizer.bos_token_id not in first("b")
+    assert first("c", add_bos=True) == {tokenizer.bos_token_id}

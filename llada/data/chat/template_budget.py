@@ -21,6 +21,10 @@ PER_CHARACTER = 100
 ENTRIES = 1_000_000
 """Entries of one value, those of its entries included; a list that holds another one twice has its entries twice."""
 SECONDS = 10.0
+PER_ENTRY = 8
+"""Characters that an entry of a list that is made counts as."""
+PER_PIECE = 25
+"""Characters that each one of a text counts as that a function may cut into pieces."""
 LARGEST = 100_000
 """Largest width or number of copies that a function takes."""
 
@@ -29,7 +33,7 @@ _WIDTHS = {
     "round", "tojson",
 }  # fmt: skip
 _PRODUCTS = {"replace", "join", "translate", "wordwrap", "indent", "format", "format_map", "urlize", "xmlattr", "batch"}
-_SLOW = {"striptags", "urlize"}
+_SLOW = {"striptags", "urlize", "pprint"}
 _LONG_NUMBER = re.compile(r"\d{6,}")
 _WIDTH_GIVEN_APART = re.compile(r"\{[^{}]*\{|%[^a-zA-Z%]*\*")
 
@@ -76,7 +80,8 @@ class Budget:
 
     def made(self, value: Any) -> Any:
         """Pay for a value that was made, and give it back."""
-        self._pay(weight(value, self.characters, texts=isinstance(value, str | bytes)))
+        text = isinstance(value, str | bytes)
+        self._pay(weight(value, self.characters, texts=text) * (1 if text else PER_ENTRY))
         return value
 
     def printed(self, value: Any) -> Any:
@@ -103,7 +108,7 @@ class Budget:
             raise OverLimitError(f"{name}() is to work on {size:,} characters, more than {LARGEST:,}")
         if name == "sum" and any(isinstance(x, str | list | tuple) for x in others):
             size *= size
-        self._fits(size * (rest + 1) if name in _PRODUCTS else size + rest)
+        self._fits(max(size * (rest + 1) if name in _PRODUCTS else size + rest, size * PER_PIECE))
 
     def operate(self, operator: str, left: Any, right: Any) -> None:
         """Refuse an operation that would make too much."""

@@ -14,7 +14,7 @@ from typing import Any
 from llada.data.chat.template_budget import Budget, OverLimitError
 from llada.data.chat.template_literals import Literals
 
-LONGEST_SOURCE = 1_000_000
+LONGEST_SOURCE = 100_000
 _BUDGET: ContextVar[Budget] = ContextVar("budget")
 _STEP, _MADE, _PRINTED = "_step", "_made", "_printed"
 
@@ -45,21 +45,20 @@ def run_program(source: str, inputs: Mapping[str, Any], now: datetime, literals:
     return "".join(pieces)
 
 
+@lru_cache(maxsize=16)
 def names_in(source: str) -> frozenset[str]:
     """Every variable, attribute and text of a program: what it doesn't name it can't look for.
 
     Raises:
         ValueError: if it is malformed.
     """
-    return _names_in(source)
-
-
-@lru_cache(maxsize=16)
-def _names_in(source: str) -> frozenset[str]:
-    nodes = import_jinja().nodes
-    tree = _parse(source)
-    found = {node.attr for node in tree.find_all(nodes.Getattr)} | {node.name for node in tree.find_all(nodes.Name)}
-    return frozenset(found | {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)})
+    nodes, tree = import_jinja().nodes, _parse(source)
+    try:
+        found = {node.attr for node in tree.find_all(nodes.Getattr)} | {node.name for node in tree.find_all(nodes.Name)}
+        found |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    except RecursionError as error:
+        raise ValueError(f"the chat template is malformed: {error}; it begins with {_excerpt(source)}") from error
+    return frozenset(found)
 
 
 def import_jinja() -> Any:

@@ -62,6 +62,12 @@ ATTACKS = {
     "range": "{{ range(10**7) | list }}",
     "sum": "{{ ([[1] * 10**4] * 10**4) | sum(start=[]) | length }}",
     "tags": "{{ ('<!---->' * 10**6) | striptags }}",
+    "pieces": "{{ ('\u4e2d\u6587' * 10**7) | list | length }}",
+    "words": "{{ ('a ' * 10**7) | title | length }}",
+    "split": "{{ ('ab' * 10**7).split('a') | length }}",
+    "pprint": "{{ ([1] * 200000) | pprint }}",
+    "lists": "{% set n = namespace(x=[]) %}{% for _ in range(500) %}{% set n.x = n.x + [range(99999) | list] %}{% endfor %}",
+    "chain": "{{ 1" + "+1" * 5000 + " }}",
     "date": "{{ strftime_now('%1000000000Y') }}",
     "nothing": "{{ 1 // 0 }}",
     "no remainder": "{{ 1 % 0 }}",
@@ -70,7 +76,7 @@ ATTACKS = {
     "no such file": "{% include 'x' %}",
     "deep": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
     "deep loops": "{% for x in [1] %}" * 40 + "{% endfor %}" * 40,
-    "long": "x" * 1_000_001,
+    "long": "x" * 100_001,
 }
 
 
@@ -84,10 +90,15 @@ def test_an_attack_ends_with_a_reason(tokenizer: JsonTokenizer, source: str, mon
     for name, value in (("STEPS", 20_000), ("SECONDS", 1.0), ("ENTRIES", 120_000)):  # of the same kind, and sooner over
         monkeypatch.setattr(template_budget, name, value)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ValueError, match=r"the chat template (failed: .+; it begins with|is malformed|has 1,000,001)"):
+    with pytest.raises(ValueError, match=r"the chat template (failed: .+; it begins with|is malformed|has 100,001)"):
         JinjaTemplate(source).prompt([Message("user", "x")], tokenizer)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 600 * (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB here
+
+
+def test_a_source_that_cannot_be_looked_through(tokenizer: JsonTokenizer) -> None:
+    with pytest.raises(ValueError, match="the chat template is malformed: maximum recursion"):
+        JinjaTemplate(ATTACKS["chain"]).prompt([Message("user", "x", {"weight": 1})], tokenizer)
 
 
 def test_what_templates_do_is_allowed(tokenizer: JsonTokenizer) -> None:
