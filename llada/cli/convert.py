@@ -43,6 +43,7 @@ def convert(
     max_shard_size: str = "5GB",
     layout: str | None = None,
     tokenizer: str | None = None,
+    files_from: str | None = None,
     mdlm: bool = False,
     adapter_only: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
@@ -56,6 +57,7 @@ def convert(
         max_shard_size: largest file of weights in a folder, such as 500MB or 5GB.
         layout: names and shapes of which family, such as llada; default: the one that the model's parts call for.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint, if there is one.
+        files_from: folder whose other files go along, such as remote code; default: the checkpoint's own folder.
         mdlm: the checkpoint is a training file of the official MDLM code; its averaged weights are taken.
         adapter_only: write the low-rank additions of a run with LoRA alone, as PEFT does; --adapter alone means this.
         loading: what to add to a released checkpoint's own word.
@@ -68,6 +70,9 @@ def convert(
         return
     with _source(checkpoint, loading.revision) as (readable, kept):
         model, words = _read(readable, tokenizer, dtype, mdlm, loading)
+        if files_from is not None:
+            kept = carried(find_folder(files_from))
+            kept = kept if words is None else kept.without_tokenizer()
         if out.endswith(".ckpt"):
             _write_trainer_file(model, words, Path(out))
         else:

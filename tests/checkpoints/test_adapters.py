@@ -133,6 +133,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "rank of text": (config(r="4"), "r='4', but it must be a whole number"),
     "infinite scale": (config(lora_alpha=float("inf")), "lora_alpha=inf, but it must be a finite number"),
     "endless expression": (config(alpha_pattern={"(a+)+b": 1.0}), "expression .* too involved"),
+    "patterns in a list": (config(rank_pattern=["q_proj"]), "rank_pattern=.*, but it must be an object"),
+    "no matrices": (tensors(lambda w: w.update({f"{Q}A.weight": torch.tensor(1.0)})), "isn't of two matrices"),
     "no expression": (config(alpha_pattern={"q_proj[": 1.0}), "is no expression"),
     "half an addition": (
         tensors(lambda w: w.pop(f"{Q}A.weight")),

@@ -146,6 +146,21 @@ def test_a_mask_by_its_name_and_what_can_be_wrong_with_it(tmp_path: Path) -> Non
         DiffusionLM.from_pretrained(tmp_path / "m")
 
 
+def test_a_damaged_list_of_tokens_names_no_mask(tmp_path: Path) -> None:
+    save(tmp_path / "m", "llada", drop=("mask_token_id",))
+    for broken in (5, {"a": 1}, ["a", 3], [{"id": "9", "content": "<|mask|>"}], [{"content": ["<|mask|>"], "id": 9}]):
+        (tmp_path / "m/tokenizer.json").write_text(json.dumps({"added_tokens": broken, "model": broken}))
+        with pytest.raises(ValueError, match="names no mask_token_id"):
+            DiffusionLM.from_pretrained(tmp_path / "m")
+
+
+def test_a_head_and_an_embedding_that_are_no_matrices(tmp_path: Path) -> None:
+    save(tmp_path / "m", "qwen2", tie_embeddings=True, qkv_bias=True, shift=True)
+    add(tmp_path / "m", **{"lm_head.weight": torch.tensor(1.0), "model.embed_tokens.weight": torch.tensor(1.0)})
+    with pytest.warns(UserWarning, match="another head"), pytest.raises(ValueError, match="has shape"):
+        DiffusionLM.from_pretrained(tmp_path / "m")
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_known_spelling_is_found(tmp_path: Path, spelling: str) -> None:
     save(tmp_path / "m", "llada", drop=("mask_token_id",))

@@ -168,6 +168,14 @@ def test_no_file_that_is_not_known_gets_lost(full, tmp_path, capsys):
     assert said.endswith(f"next: llada chat {out}\n")
 
 
+def test_files_go_round_a_trainer_file(full, tmp_path):
+    assert main(["convert", str(full), str(tmp_path / "start.ckpt")]) == 0
+    assert main(["convert", str(tmp_path / "start.ckpt"), str(tmp_path / "out"), "--files_from", str(full)]) == 0
+    assert (tmp_path / "out/modeling_llada.py").read_text() == BESIDE["modeling_llada.py"]
+    assert (tmp_path / "out/assets/logo.svg").exists()
+    assert not (tmp_path / "out/vocab.json").exists()  # the file's own tokenizer is another one, for all we know
+
+
 def test_another_tokenizer_takes_the_place_of_all_its_files(full, tmp_path):
     other = write_checkpoint(tmp_path / "other")
     assert main(["convert", str(full), str(tmp_path / "out"), "--tokenizer", str(other)]) == 0

@@ -11,7 +11,8 @@ Reference: dLLM's ``A2D`` configurations, SDAR's ``configuration_sdar.py`` (arXi
 ``configuration.py`` (arXiv 2509.26328).
 """
 
-from llada.checkpoints.released.llama import QWEN2_DEFAULTS, QWEN3_DEFAULTS, WINDOW, LlamaStyleLayout
+from llada.checkpoints.released.autoregressive import QWEN2_DEFAULTS, QWEN3_DEFAULTS, WINDOW
+from llada.checkpoints.released.llama import LlamaStyleLayout
 
 A2D_QWEN2 = LlamaStyleLayout(
     "a2d-qwen2",

@@ -83,12 +83,10 @@ class Adapter:
     Args:
         additions: by the parameter that they are added to, in our names.
         replacements: whole parameters, by our names.
-        dropout: of the additions' inputs while they are trained.
     """
 
     additions: Mapping[str, Addition]
     replacements: Mapping[str, Tensor]
-    dropout: float
 
 
 def merge_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None = None) -> None:
@@ -135,13 +133,14 @@ def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None 
     for path, sides in pairs.items():
         if len(sides) != 2:
             raise ValueError(f"{folder / WEIGHTS} holds half of the addition to {path}")
+        if any(side.ndim != 2 for side in sides.values()):
+            raise ValueError(f"{folder / WEIGHTS} holds an addition to {path} that isn't of two matrices")
         rank, alpha = _pattern(config, "rank", path), _pattern(config, "alpha", path)
         if {len(sides["A"]), sides["B"].shape[-1]} != {rank}:
             raise ValueError(f"{CONFIG} says that the addition to {path} has rank {rank}; it has {len(sides['A'])}")
         stable = bool(config.get("use_rslora"))
         additions[named[f"{path}.weight"]] = Addition(sides["A"], sides["B"], alpha, stable, path in embeddings)
-    dropout = number(config, "lora_dropout", 0.0, zero=True) if config.get("lora_dropout") else 0.0
-    adapter = Adapter(additions, {named[name]: tensor for name, tensor in whole_ones.items()}, dropout)
+    adapter = Adapter(additions, {named[name]: tensor for name, tensor in whole_ones.items()})
     _check_shapes(adapter, backbone)
     return adapter
 
@@ -164,7 +163,10 @@ def _pattern(config: dict[str, Any], kind: str, path: str) -> Any:
     """Rank or scale of a matrix: that of the first expression which its path ends with, or the common one."""
     field = {"rank": "r", "alpha": "lora_alpha"}[kind]
     read = whole if kind == "rank" else number
-    for key, value in (config.get(f"{kind}_pattern") or {}).items():
+    patterns = config.get(f"{kind}_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"{CONFIG} has {kind}_pattern={shown(patterns)}, but it must be an object")
+    for key, value in patterns.items():
         if UNBOUNDED.search(key):
             raise ValueError(f"{CONFIG} has the expression {shown(key)} in {kind}_pattern, which is too involved")
         try:

@@ -3,7 +3,8 @@
 Reference: the released ``configuration_dream.py`` of arXiv 2508.15487.
 """
 
-from llada.checkpoints.released.llama import QWEN2_DEFAULTS, WINDOW, LlamaStyleLayout
+from llada.checkpoints.released.autoregressive import QWEN2_DEFAULTS, WINDOW
+from llada.checkpoints.released.llama import LlamaStyleLayout
 
 FILES = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
 DREAM = LlamaStyleLayout(

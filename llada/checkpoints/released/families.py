@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from llada.checkpoints.released.adapted import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3, FAST_DLLM, SDAR
 from llada.checkpoints.released.arithmetic import shown
+from llada.checkpoints.released.autoregressive import LLAMA, QWEN2, QWEN3
 from llada.checkpoints.released.dream import DREAM
 from llada.checkpoints.released.fields import Config
 from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.llada import LLaDALayout
 from llada.checkpoints.released.llada_moe import LLaDAMoELayout
-from llada.checkpoints.released.llama import LLAMA, QWEN2, QWEN3
 from llada.checkpoints.released.mdlm import MDLMLayout
 
 LAYOUTS: tuple[Layout, ...] = (

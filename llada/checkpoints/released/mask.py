@@ -45,11 +45,12 @@ def _tables(folder: Path) -> dict[str, dict[str, int]]:
     """Ids by token, of each file that has some."""
     fast = read_object(folder / "tokenizer.json", missing_ok=True)
     added = fast.get("added_tokens")
+    listed = added if isinstance(added, list) else []
     model = fast.get("model")
     decoder = read_object(folder / NAMING[0], missing_ok=True).get("added_tokens_decoder")
     entries = decoder.items() if isinstance(decoder, dict) else ()
     tables: dict[str, Any] = {
-        "tokenizer.json": {_content(entry): entry.get("id") for entry in added or () if isinstance(entry, dict)},
+        "tokenizer.json": {_content(entry): entry.get("id") for entry in listed if isinstance(entry, dict)},
         NAMING[0]: {_content(entry): int(index) for index, entry in entries if index.isdecimal()},
         "added_tokens.json": read_object(folder / "added_tokens.json", missing_ok=True),
         "vocab.json": read_object(folder / "vocab.json", missing_ok=True),
