@@ -42,6 +42,8 @@ def evaluate(
     tokenizer: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    gen_kwargs: str | None = None,
+    strict: bool = False,
 ) -> None:
     """Run tasks of the Language Model Evaluation Harness, or repeat a published measurement.
 
@@ -68,6 +70,8 @@ def evaluate(
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
+        gen_kwargs: what takes the place of the tasks' generation_kwargs, such as temperature=0.6,top_p=0.95.
+        strict: let a row that doesn't fit, or can't be answered, end the evaluation; default: count and name them.
     """
     if protocol == "list":
         print(listing())
@@ -87,7 +91,7 @@ def evaluate(
     begin = chosen is None if bos is None else bos
     text = replace(load(path, tokenizer, device, dtype), template=template, sampler=sampler, bos=begin)
     found = harness.run_tasks(
-        EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed),
+        EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict),
         names,
         include_path=include_path,
         num_fewshot=num_fewshot,
@@ -95,10 +99,15 @@ def evaluate(
         apply_chat_template=chat or (chosen is not None and chosen.chat),
         confirm_run_unsafe_code=allow_code,
         log_samples=False,
-    )["results"]
-    print(report(found, chosen))
+        **({} if gen_kwargs is None else {"gen_kwargs": gen_kwargs}),
+    )
+    scores, notes = found["results"], found["notes"]
+    print(report(scores, chosen))
+    print(*(f"{kind}: {entry['count']} row(s)" for kind, entry in notes.items()), sep="\n", end="\n" if notes else "")
     if output is not None:
-        Path(output).write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+        Path(output).write_text(
+            json.dumps(scores | ({"notes": notes} if notes else {}), indent=2, default=str) + "\n", encoding="utf-8"
+        )
 
 
 def _protocol(name: str | None) -> Protocol | None:
@@ -143,4 +152,4 @@ def report(found: dict[str, dict[str, Any]], protocol: Protocol | None) -> str:
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     named = expand_sampler(name_positional(arguments, "checkpoint"))
-    run(evaluate, command, named, repeatable=("tasks",), flags=("check_greedy", "chat", "allow_code"))
+    run(evaluate, command, named, repeatable=("tasks",), flags=("check_greedy", "chat", "allow_code", "strict"))
