@@ -48,6 +48,8 @@ def evaluate(
     dtype: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
     max_tokens: int = MAX_TOKENS,
+    gen_kwargs: str | None = None,
+    strict: bool = False,
 ) -> None:
     """Run tasks of the Language Model Evaluation Harness, or repeat a published measurement.
 
@@ -77,6 +79,8 @@ def evaluate(
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         loading: what to add to a released checkpoint's own word.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
+        gen_kwargs: what takes the place of the tasks' generation_kwargs, such as temperature=0.6,top_p=0.95.
+        strict: let a row that doesn't fit, or can't be answered, end the evaluation; default: count and name them.
     """
     if protocol == "list":
         print(listing())
@@ -98,7 +102,7 @@ def evaluate(
     text = load(path, tokenizer, usable(device), dtype, loading)
     text = replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {})
     found = harness.run_tasks(
-        EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed),
+        EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict),
         names,
         include_path=include_path,
         num_fewshot=num_fewshot,
@@ -106,10 +110,15 @@ def evaluate(
         apply_chat_template=chat or (chosen is not None and chosen.chat),
         confirm_run_unsafe_code=allow_code,
         log_samples=False,
-    )["results"]
-    print(report(found, chosen))
+        **({} if gen_kwargs is None else {"gen_kwargs": gen_kwargs}),
+    )
+    scores, notes = found["results"], found["notes"]
+    print(report(scores, chosen))
+    print(*(f"{kind}: {entry['count']} row(s)" for kind, entry in notes.items()), sep="\n", end="\n" if notes else "")
     if output is not None:
-        Path(output).write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+        Path(output).write_text(
+            json.dumps(scores | ({"notes": notes} if notes else {}), indent=2, default=str) + "\n", encoding="utf-8"
+        )
 
 
 def _protocol(name: str | None) -> Protocol | None:
@@ -154,4 +163,4 @@ def report(found: dict[str, dict[str, Any]], protocol: Protocol | None) -> str:
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     named = expand_sampler(name_positional(arguments, "checkpoint"))
-    run(evaluate, command, named, repeatable=("tasks",), flags=("check_greedy", "chat", "allow_code"))
+    run(evaluate, command, named, repeatable=("tasks",), flags=("check_greedy", "chat", "allow_code", "strict"))

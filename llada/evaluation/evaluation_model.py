@@ -6,17 +6,23 @@ many tokens as the context has by itself.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 from llada.metrics import ConditionalLikelihood
 from llada.rows import count_before
+from llada.samplers import Sampler
 from llada.text import TextModel
 
 CHECK_EVERY = 8
 """Steps between two looks whether all answers of a batch have ended."""
+
+
+class EmptyContinuation(ValueError):
+    """A continuation has no token of its own, so there is nothing to score."""
 
 
 class Pair(NamedTuple):
@@ -34,12 +40,14 @@ class Question(NamedTuple):
         until: texts that end the answer; they aren't a part of it.
         num_new_tokens: how many tokens to write behind the context.
         seed: random seed of this answer.
+        sampler: how it is written; None for the model's own way.
     """
 
     ids: list[int]
     until: tuple[str, ...]
     num_new_tokens: int
     seed: int
+    sampler: Sampler | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,11 @@ class EvaluationModel:
         check_greedy: whether to find out if greedy decoding would give an answer, which for a diffusion model costs as
             many calls as the answer has tokens. If not, the finding is False.
         seed: random seed of the masks and of the drawn tokens.
+        strict: whether a row that doesn't fit, or can't be answered, ends an evaluation, instead of being cut or left
+            out and counted in the result.
 
     Raises:
-        ValueError: if a number isn't positive.
+        ValueError: if a number isn't positive, or the answers alone don't fit into the model.
     """
 
     text: TextModel
@@ -66,11 +76,14 @@ class EvaluationModel:
     rows_per_call: int = 8
     check_greedy: bool = False
     seed: int = 0
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("num_new_tokens", self.num_new_tokens), ("rows_per_call", self.rows_per_call)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more; got {value}")
+        if self.num_new_tokens is not None:
+            self._check(self.num_new_tokens)
 
     def encode_pair(self, context: str, continuation: str, context_ids: list[int] | None = None) -> Pair:
         """Token ids of a context and its continuation.
@@ -81,7 +94,8 @@ class EvaluationModel:
             context_ids: token ids of a context that isn't plain text, such as a conversation; None: encode ``context``.
 
         Raises:
-            ValueError: if the continuation has no token of its own, or an empty context meets a model that needs one.
+            EmptyContinuation: if the continuation has no token of its own.
+            ValueError: if an empty context meets a model that needs a token, and the tokenizer has none to give.
         """
         tokenizer = self.text.tokenizer
         if context_ids is not None:
@@ -90,7 +104,7 @@ class EvaluationModel:
             head, both = self.text.encode(context.rstrip()), tokenizer.encode(context + continuation)
             pair = Pair(head, both[len(head) - len(self.text.encode("")) :])
         if not pair.continuation:
-            raise ValueError(f"the continuation {continuation!r} of {context[-40:]!r} has no token of its own")
+            raise EmptyContinuation(f"the continuation {continuation!r} of {context[-40:]!r} has no token of its own")
         return Pair(self.text.context(pair.context), pair.continuation)
 
     def log_likelihoods(self, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[tuple[float, bool]]:
@@ -113,10 +127,38 @@ class EvaluationModel:
             greedy = model.greedy_match(contexts, answers, estimator=self.estimator).tolist()
         return list(zip(values, greedy, strict=True))
 
+    def fit_pair(self, pair: Pair) -> list[Pair]:
+        """A pair that fits: its context is cut from the left, and a continuation longer than a row comes in pieces."""
+        size = self.text.max_length
+        if size is None or len(pair.context) + len(pair.continuation) <= size:
+            return [pair]
+        if len(pair.continuation) < size:
+            return [Pair(self._cut(pair.context, size - len(pair.continuation)), pair.continuation)]
+        return self._pieces(pair.context, pair.continuation)
+
+    def fit_question(self, question: Question) -> Question:
+        """A question that fits: its answer gets the room that is left, or half of the row, and the rest is cut off.
+
+        The answer is shortened first, to no less than half of the row; then the question is cut from the left.
+        """
+        size, wanted = self.text.max_length, question.num_new_tokens
+        if size is None or len(question.ids) + wanted <= size:
+            return question
+        wanted = min(wanted, max(size - len(question.ids), size // 2))
+        return question._replace(ids=self._cut(question.ids, size - wanted), num_new_tokens=wanted)
+
+    def _cut(self, ids: list[int], room: int) -> list[int]:
+        """The last tokens, behind the BOS that the whole began with."""
+        begin = ids[:1] if ids and ids[0] == self.text.tokenizer.bos_token_id and room > 1 else []
+        return [*begin, *ids[len(ids) - room + len(begin) :]] if len(ids) > room else ids
+
     def windows(self, text: str) -> list[Pair]:
         """A text in pieces that fit: each is scored once, after as much of what precedes it as there is room for."""
         ids = self.text.tokenizer.encode(text)
         start = self.text.context(self.text.encode(""))
+        return self._pieces(start, ids)
+
+    def _pieces(self, start: list[int], ids: list[int]) -> list[Pair]:
         size = max(len(ids), 1) if self.text.max_length is None else self.text.max_length - 1
         pieces = []
         for first in range(0, len(ids), size):
@@ -141,25 +183,27 @@ class EvaluationModel:
             self._check(len(question.ids) + question.num_new_tokens)
         order = sorted(range(len(questions)), key=lambda i: (questions[i].num_new_tokens, -len(questions[i].ids)))
         while order:
-            size = questions[order[0]].num_new_tokens
-            batch = [i for i in order[: self.rows_per_call] if questions[i].num_new_tokens == size]
-            order = order[len(batch) :]
-            yield from zip(batch, self._answers([questions[i] for i in batch], size), strict=True)
+            size, sampler = questions[order[0]].num_new_tokens, questions[order[0]].sampler
+            alike = (i for i in order if (questions[i].num_new_tokens, questions[i].sampler) == (size, sampler))
+            batch = list(islice(alike, self.rows_per_call))
+            order = [i for i in order if i not in batch]
+            text = self.text if sampler is None else replace(self.text, sampler=sampler)
+            yield from zip(batch, self._answers(text, [questions[i] for i in batch], size), strict=True)
 
-    def _answers(self, questions: list[Question], num_new_tokens: int) -> list[str]:
-        made = self.text.canvas([question.ids for question in questions], num_new_tokens)
-        seeds = self.text.seeds([question.seed + self.seed for question in questions])
-        final, tokens = self.text.decoding.is_final, made.tokens
-        for number, step in enumerate(self.text.steps(made, seeds), start=1):
+    def _answers(self, text: TextModel, questions: list[Question], num_new_tokens: int) -> list[str]:
+        made = text.canvas([question.ids for question in questions], num_new_tokens)
+        seeds = text.seeds([question.seed + self.seed for question in questions])
+        final, tokens = text.decoding.is_final, made.tokens
+        for number, step in enumerate(text.steps(made, seeds), start=1):
             tokens = step.tokens
             # Where nothing that is written changes any more, decoding may end with the last answer's end.
             if final and number % CHECK_EVERY == 0:
                 answers = tokens[:, -num_new_tokens:].tolist(), step.open[:, -num_new_tokens:].tolist()
                 rows = [ids[: count_before(waits, {True})] for ids, waits in zip(*answers, strict=True)]
-                if all(self.text.has_ended(row, question.until) for row, question in zip(rows, questions, strict=True)):
+                if all(text.has_ended(row, question.until) for row, question in zip(rows, questions, strict=True)):
                     break
         rows = tokens[:, -num_new_tokens:].tolist()
-        return [self.text.decode(row, question.until) for row, question in zip(rows, questions, strict=True)]
+        return [text.decode(row, question.until) for row, question in zip(rows, questions, strict=True)]
 
     def _check(self, length: int) -> None:
         if self.text.max_length is not None and length > self.text.max_length:

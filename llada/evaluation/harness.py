@@ -9,24 +9,17 @@ or, by the harness's own name, after `register`: ``lm_eval.simple_evaluate("llad
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
-from llada.data import Message
-from llada.evaluation.evaluation_model import EvaluationModel, Question
+from llada.evaluation.adapter import Adapter
+from llada.evaluation.evaluation_model import EvaluationModel
 from llada.text import load
 
 NAME = "llada"
 """Under which the harness knows the model after `register`."""
-REQUESTS = 256
-"""Requests that are scored at once: enough to sort by length, few enough to see progress."""
-DEFAULT_LENGTH = 256
-"""New tokens where neither the model nor the task says how many; the harness's own number."""
 
 
 def _harness() -> Any:
@@ -46,21 +39,8 @@ def _harness() -> Any:
     return lm_eval
 
 
-class _Requests:
-    """Answers the questions that the harness asks of a model, by means of an `EvaluationModel`.
-
-    `model_class` makes a subclass of this and of the harness's own base class.
-
-    Args:
-        model: does the work.
-    """
-
-    def __init__(self, model: EvaluationModel) -> None:
-        super().__init__()
-        self.model = model
-        self._conversations: dict[str, list[int]] = {}
-
-    cache_hook: Any
+class _Created(Adapter):
+    """An adapter that the harness can make by itself; `model_class` adds the harness's own base class."""
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
@@ -78,7 +58,10 @@ class _Requests:
         arguments: dict[str, Any] = added | arg_dict
         arguments.pop("max_batch_size", None)
         if "batch_size" in arguments:
-            arguments["rows_per_call"] = int(arguments.pop("batch_size"))
+            rows = arguments.pop("batch_size")
+            # Nothing is measured for "auto" or "auto:4": the number of rows changes speed and memory alone.
+            if not str(rows).startswith("auto"):
+                arguments["rows_per_call"] = int(rows)
         loading = {name: arguments.pop(name, None) for name in ("checkpoint", "tokenizer", "device", "dtype")}
         if loading["checkpoint"] is None:
             raise ValueError("the model needs a checkpoint: model_args='checkpoint=FILE_OR_FOLDER'")
@@ -91,91 +74,6 @@ class _Requests:
         """As `create_from_arg_obj`, from ``name=value,name=value``."""
         return cls.create_from_arg_obj(_harness().utils.simple_parse_args_string(arg_string), additional_config)
 
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihoods of continuations; those of one context share their masks."""
-        model, seeds = self.model, dict[str, int]()
-        pairs, seed = [], []
-        for request in requests:
-            context, continuation = request.args
-            pairs.append(model.encode_pair(context, continuation, self._conversations.get(context)))
-            seed.append(seeds.setdefault(context, len(seeds)))
-        order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
-        for start in _progress(range(0, len(order), REQUESTS), "likelihoods", disable_tqdm):
-            chunk = order[start : start + REQUESTS]
-            values = model.log_likelihoods([pairs[i] for i in chunk], [seed[i] for i in chunk])
-            for index, value in zip(chunk, values, strict=True):
-                found[index] = value
-                self.cache_hook.add_partial("loglikelihood", requests[index].args, value)
-        return found
-
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihoods of whole texts."""
-        found = []
-        for number, request in enumerate(_progress(requests, "texts", disable_tqdm)):
-            windows = self.model.windows(request.args[0])
-            values = self.model.log_likelihoods(windows, [number] * len(windows)) if windows else []
-            found.append(sum(value for value, _ in values))
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
-        return found
-
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Continuations, up to the first of the texts that end them."""
-        questions = [self._question(number, *request.args) for number, request in enumerate(requests)]
-        answers = [""] * len(questions)
-        for index, text in _progress(self.model.generate(questions), "answers", disable_tqdm, len(questions)):
-            answers[index] = text
-            self.cache_hook.add_partial("generate_until", requests[index].args, text)
-        return answers
-
-    def _question(self, number: int, context: str, options: dict[str, Any]) -> Question:
-        text = self.model.text
-        if options.get("do_sample") and options.get("temperature", 1.0) and text.sampler is None:
-            raise ValueError(
-                "the task asks for random draws (do_sample) and the model decodes as it was saved to; say how to draw "
-                "with a sampler, such as low_confidence(temperature=1.0)"
-            )
-        until = options.get("until") or []
-        wanted = options.get("max_gen_toks", options.get("max_new_tokens", DEFAULT_LENGTH))
-        ids = self._conversations.get(context)
-        return Question(
-            text.encode(context) if ids is None else ids,
-            (until,) if isinstance(until, str) else tuple(until),
-            self.model.num_new_tokens or int(wanted),
-            number,
-        )
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Tells the harness's caches which tokens its requests were made for."""
-        return self.model.text.tokenizer.fingerprint
-
-    def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The source of the template, for the record."""
-        text = self.model.text
-        return str(text.template or getattr(text.tokenizer, "chat_template", None) or "")
-
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as the harness keeps it: readable, and known again when it comes back as a context.
-
-        Its tokens are made from the messages, not from that text, which could forge special tokens.
-
-        Raises:
-            ValueError: if an answer has been begun, or there is no template.
-        """
-        if not add_generation_prompt:
-            raise ValueError("an answer that the task has begun (gen_prefix) can't be continued under a chat template")
-        tokenizer = self.model.text.tokenizer
-        ids = self.model.text.encode_messages([Message(entry["role"], entry["content"]) for entry in chat_history])
-        names = {token: name for name, token in tokenizer.special_tokens.items()}
-        text = "".join(names.get(token) or tokenizer.decode([token]) for token in ids)
-        self._conversations[text] = ids
-        return text
-
-
-def _progress(items: Iterable[Any], title: str, hidden: bool, total: int | None = None) -> Iterator[Any]:
-    yield from track(items, title, total, console=Console(stderr=True), disable=hidden, transient=True)
-
 
 @cache
 def model_class() -> Any:
@@ -184,7 +82,7 @@ def model_class() -> Any:
     Raises:
         ImportError: if lm-eval isn't installed.
     """
-    return type("LLaDAHarnessModel", (_Requests, _harness().api.model.LM), {"__doc__": _Requests.__doc__})
+    return type("LLaDAHarnessModel", (_Created, _harness().api.model.LM), {"__doc__": Adapter.__doc__})
 
 
 def harness_model(model: EvaluationModel) -> Any:
@@ -218,14 +116,16 @@ def run_tasks(
         options: for ``lm_eval.simple_evaluate``, such as ``num_fewshot``, ``limit`` and ``apply_chat_template``.
 
     Returns:
-        What the harness returns: ``["results"][task]`` has the scores.
+        What the harness returns: ``["results"][task]`` has the scores. And ``["notes"]``: what had to be cut, changed
+        or left out, kind -> ``{"count": n, "examples": [names of rows]}``.
     """
     harness = _harness()
     run: Callable[..., dict[str, Any]] = harness.simple_evaluate
     if options.get("confirm_run_unsafe_code"):
         os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # the metric's own question, which has been answered
-    manager = _tasks(include_path, tasks)
-    return run(harness_model(model), tasks=list(tasks), task_manager=manager, **options)
+    manager, adapter = _tasks(include_path, tasks), harness_model(model)
+    found = run(adapter, tasks=list(tasks), task_manager=manager, **options)
+    return found | {"notes": adapter.notes.report()}
 
 
 def _tasks(include_path: str | None, wanted: Sequence[str]) -> Any:

@@ -84,10 +84,19 @@ def test_conversations_keep_their_special_tokens(evaluated: EvaluationModel) -> 
     question = model._question(0, text, {"until": "x", "max_gen_toks": 4})
     assert question.ids.count(special["<|eot_id|>"]) == 1  # the turn's own; the user's is text
     assert (question.until, question.num_new_tokens) == (("x",), 4)
-    assert model._question(0, text + " ", {}).ids.count(special["<|eot_id|>"]) == 0
+    assert model._question(0, text + " ", {"max_gen_toks": 4}).ids.count(special["<|eot_id|>"]) == 0
     assert len(model.loglikelihood(requests((text, " red")), True)) == 1
-    with pytest.raises(ValueError, match="begun"):
-        model.apply_chat_template([], add_generation_prompt=False)
+
+
+def test_an_answer_that_the_task_has_begun_is_a_part_of_the_prompt(evaluated: EvaluationModel) -> None:
+    model = harness_model(evaluated)
+    turns = [{"role": "user", "content": "Write f."}]
+    asked = model._question(0, model.apply_chat_template(turns), {"max_gen_toks": 1})
+    begun = [*turns, {"role": "assistant", "content": "def f(x):"}]
+    continued = model._question(0, model.apply_chat_template(begun, add_generation_prompt=False), {"max_gen_toks": 1})
+    assert asked is not None
+    assert continued is not None
+    assert continued.ids == [*asked.ids, *evaluated.text.tokenizer.encode("def f(x):")][-len(continued.ids) :]
 
 
 def test_the_harness_knows_it_by_name(tmp_path: Path, tasks: Path) -> None:
