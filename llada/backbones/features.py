@@ -89,10 +89,9 @@ class FeatureCache:
         visibility = Visibility(None if attention_mask is None else attention_mask.bool())
         reach = (tokens.shape[1] - start)[:, None]  # how many columns a row updates at most
         everything = start[:, None] + _up_to(reach, width)
-        most, shares = (
-            (float(share.max()), share.to(reach.device)[:, None]) if isinstance(share, Tensor) else (share, share)
-        )
-        largest, count = math.ceil(most * width), (shares * reach.double()).ceil().long()
+        shares = share.to(reach.device)[:, None] if isinstance(share, Tensor) else share
+        largest = math.ceil(width * (float(share.max()) if isinstance(share, Tensor) else share))
+        count = (shares * reach.double()).ceil().long()
         for layer in range(len(self.blocks)):
             changed = everything
             if layer > 0 and (isinstance(share, Tensor) or share < 1.0):

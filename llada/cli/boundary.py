@@ -13,6 +13,7 @@
 """
 
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -53,12 +54,14 @@ def guarded(command: str, run: Callable[[], None]) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether it is the standard output whose other end is closed."""
+    """Whether it is the standard output whose other end is closed, and not a pipe to a worker."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+        descriptor = sys.stdout.fileno()
+    except OSError:  # it has been replaced by something that is no file
+        return False
+    watch = select.poll()
+    watch.register(descriptor, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0))
 
 
 def reason_of(error: Exception) -> str | None:

@@ -194,7 +194,7 @@ def test_commands_name_the_file_and_the_reason(run_command: Command, checkpoint:
             "make 100000000, more than",
         ),
         (["score", "--text", "text.txt", "--max_length", "8", "--draws", "100000000"], r"more than max_rows=16777216"),
-        (["sample", "--regex", r"\w{0,200}\d{0,200}"], r"needs more than 4096 states.*--regex_max_states"),
+        (["sample", "--regex", r"\w{0,200}\d{0,200}"], r"needs more than 1024 states.*--regex_max_states"),
         (["sample", "--regex", "a{1,90}", "--regex_max_states", "80"], "needs more than 80 states"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",

@@ -8,7 +8,7 @@ import pytest
 
 from llada.samplers import RegularExpression
 from llada.samplers.constraints import budget
-from llada.samplers.constraints.automaton import compile_expression
+from llada.samplers.constraints.automaton import compile_expression, token_automaton
 from llada.samplers.constraints.characters import CharacterAutomaton
 from tests.samplers.test_regular import TOKENS
 
@@ -94,10 +94,14 @@ def test_work_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"'\(a\?\)\{40\}' needs more than 1280 steps of work"):
         compile_expression("(a?){40}", 64)
     assert len(compile_expression("(ab?){5}", 64).step) == 11
+    monkeypatch.setattr(budget, "_ENTRIES", 1)
+    with pytest.raises(ValueError, match="needs more than 12 entries in its table over tokens"):
+        token_automaton("a{3}b", TOKENS, max_states=12)
+    assert len(token_automaton("a{3}b", TOKENS, max_states=64).next) == 7
 
 
 def test_the_limit_is_a_switch() -> None:
-    with pytest.raises(ValueError, match="needs more than 4096 states"):
+    with pytest.raises(ValueError, match="needs more than 1024 states"):
         compile_expression("[a-z]{1,5000}")
     assert len(RegularExpression("[ab]{1,70}", TOKENS, max_states=71).automaton.next) == 73
     with pytest.raises(ValueError, match="more than 70 states, the limit for max_states=70"):

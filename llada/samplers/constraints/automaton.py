@@ -156,6 +156,7 @@ def token_automaton(
     for token in end:
         codes[token] = []
     columns: dict[bytes, int] = {}
+    budget = Budget(pattern, max_states)
     never = np.full(num_states, num_states - 1)
     after_end = np.where(final, num_states - 2, num_states - 1)
     for column in (np.arange(num_states), never):
@@ -166,6 +167,7 @@ def token_automaton(
         tokens = ordered[start : start + _CHUNK]
         for token, column in zip(tokens, _walk(step, [codes[token] for token in tokens]), strict=True):
             classes[token] = columns.setdefault(column.tobytes(), len(columns))
+        budget.check_table(num_states * len(columns))
     if end:
         classes[list(end)] = columns.setdefault(after_end.tobytes(), len(columns))
     table = np.stack([np.frombuffer(column, dtype=never.dtype) for column in columns], axis=1)

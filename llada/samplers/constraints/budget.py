@@ -4,8 +4,11 @@ An expression of twenty letters can stand for a million states, such as ``(.*a.{
 are made, and so is the work.
 """
 
-MAX_STATES = 4096
+MAX_STATES = 1024
+"""With LLaDA's 126,464 tokens the table of so many states takes eight seconds to make, and 65 MB at most."""
+
 _PARTS, _WORK = 16, 2000  # of the nondeterministic automaton, and single steps, for each state that is allowed
+_ENTRIES = 8192  # of the table over tokens, likewise
 
 
 class BudgetExceededError(ValueError):
@@ -45,6 +48,11 @@ class Budget:
         """Compare a number of states with the limit."""
         if count > self.max_states:
             self._refuse("states", self.max_states)
+
+    def check_table(self, entries: int) -> None:
+        """Compare the size of the table of states by classes of tokens with the limit."""
+        if entries > _ENTRIES * self.max_states:
+            self._refuse("entries in its table over tokens", _ENTRIES * self.max_states)
 
     def _refuse(self, what: str, limit: int) -> None:
         raise BudgetExceededError(
