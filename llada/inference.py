@@ -110,7 +110,7 @@ class Inference:
         """
         estimator = ConditionalLikelihood() if estimator is None else estimator
         with evaluating(self):
-            if self.bound.left_to_right:
+            if self.bound.left_to_right and not estimator.for_every_model:
                 exact = NextTokenLikelihood(estimator.rows_per_call)
                 return exact(self.backbone, self.process, prompts, answers, device=self.device)
             return estimator(self.backbone, self.process, prompts, answers, seed=seed, device=self.device)

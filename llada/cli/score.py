@@ -22,12 +22,12 @@ from llada.cli.devices import usable
 from llada.cli.files import read_text
 from llada.cli.limits import MAX_TOKENS as MAX_ROWS
 from llada.cli.limits import check_total
-from llada.cli.options import name_positional, run
+from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import JsonLines
-from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood
+from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood, UnderSampler
 from llada.module import DiffusionLM
-from llada.objectives import ObjectiveOutput
 from llada.random import RowRandom
+from llada.samplers import Sampler, TextLikelihood
 from llada.text import TextModel, load
 
 
@@ -48,6 +48,7 @@ def score(
     draws: int = 8,
     batch_size: int = 32,
     estimator: ConditionalLikelihood | None = None,
+    sampler: Sampler | None = None,
     bos: bool | None = None,
     seed: int = 0,
     tokenizer: str | None = None,
@@ -70,6 +71,7 @@ def score(
         batch_size: rows of the text per model call; changes memory and speed only.
         estimator: how log-likelihoods are estimated, see `llada.metrics.ConditionalLikelihood`, which is the default;
             autoregressive models are exact: only rows_per_call counts.
+        sampler: score under this sampler, such as comb, instead of the bound; exact where no position is drawn.
         bos: whether prompts and the text begin with BOS; default: as the tokenizer has it.
         seed: random seed of the masks.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
@@ -86,9 +88,13 @@ def score(
             raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
         content = read_text(text)
         model = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), bos=bos)
-        _print_bound(bound_of(content, model, max_length, draws, batch_size, seed, max_rows), jsonl)
+        _print_bound(bound_of(content, model, max_length, draws, batch_size, seed, max_rows, sampler), jsonl)
         return
     comparisons = _read_comparisons(pairs) if pairs is not None else _comparisons(prompt or [], answer or [])
+    if sampler is not None:
+        if estimator is not None:
+            raise ValueError("--sampler scores under a sampler and --estimator estimates the bound; give one of them")
+        estimator = UnderSampler(sampler=sampler)
     model = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), bos=bos)
     _print_answers(comparisons, _likelihoods(comparisons, model, estimator, seed), jsonl)
 
@@ -174,7 +180,14 @@ class TextBound(NamedTuple):
 
 @torch.no_grad()
 def bound_of(
-    text: str, model: TextModel, max_length: int, draws: int, batch_size: int, seed: int, max_rows: int = MAX_ROWS
+    text: str,
+    model: TextModel,
+    max_length: int,
+    draws: int,
+    batch_size: int,
+    seed: int,
+    max_rows: int = MAX_ROWS,
+    sampler: Sampler | None = None,
 ) -> TextBound:
     """The bound of a text as one document, cut into rows; the last row may be shorter.
 
@@ -186,6 +199,7 @@ def bound_of(
         batch_size: rows per model call.
         seed: random seed of the masks.
         max_rows: rows that all draws together may have.
+        sampler: whose likelihood is asked instead; exact ones need one draw.
 
     Raises:
         ValueError: if a size isn't positive, there are too many rows, or a row is longer than the model takes.
@@ -202,12 +216,21 @@ def bound_of(
     batches = [*torch.tensor(full, dtype=torch.int64).split(batch_size)] if full else []
     batches += [torch.tensor([len(full)])] if len(full) < len(rows) else []
     nelbo, sizes = torch.zeros(draws, len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.int64)
+    exact = False
     for draw in range(draws):
+        if exact:
+            nelbo[draw] = nelbo[0]
+            continue
         for batch in batches:
-            tokens = torch.stack([rows[index] for index in batch.tolist()])
-            random = RowRandom.for_step(seed, draw, batch.to(model.model.device), len(rows))
-            output = _run_bound(model.model, tokens, random)
-            nelbo[draw, batch], sizes[batch] = output.nelbo.cpu(), output.num_tokens.cpu()
+            tokens = torch.stack([rows[index] for index in batch.tolist()]).to(model.model.device)
+            if sampler is None:
+                random = RowRandom.for_step(seed, draw, batch.to(model.model.device), len(rows))
+                output = model.model.bound(model.model.backbone, model.model.process, tokens, random=random)
+                nelbo[draw, batch], sizes[batch] = output.nelbo.cpu(), output.num_tokens.cpu()
+            else:
+                scored = _under(sampler, model.model, tokens, seed + draw * len(rows) + batch)
+                nelbo[draw, batch], sizes[batch] = -scored.log_likelihood.cpu(), scored.generated.cpu()
+                exact = scored.is_exact
     metric = BoundMetric(bytes_per_token=len(text.encode()) / len(ids))
     metric.update(nelbo.mean(0), sizes)
     per_draw = nelbo.sum(1) / sizes.sum()
@@ -215,8 +238,11 @@ def bound_of(
     return TextBound(metric.compute(), draw_se, int(sizes.sum()), len(rows))
 
 
-def _run_bound(model: DiffusionLM, tokens: Tensor, random: RowRandom) -> ObjectiveOutput:
-    return model.bound(model.backbone, model.process, tokens.to(model.device), random=random)
+def _under(sampler: Sampler, model: DiffusionLM, tokens: Tensor, seed: Tensor) -> TextLikelihood:
+    """Rows under a sampler; nothing stands before the first token of a row that is read from left to right."""
+    given = torch.zeros_like(tokens, dtype=torch.bool)
+    given[:, 0] = model.bound.left_to_right
+    return sampler.likelihood(model.backbone, tokens, model.process, given=given, seed=seed.to(model.device))
 
 
 def _print_bound(bound: TextBound, jsonl: bool) -> None:
@@ -240,5 +266,5 @@ def _plus_minus(value: float, error: float | None) -> str:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    named = name_positional(arguments, "checkpoint")
+    named = expand_sampler(name_positional(arguments, "checkpoint"))
     run(score, command, named, repeatable=("prompt", "answer"), flags=("jsonl",))

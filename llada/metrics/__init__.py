@@ -8,7 +8,7 @@ from llada.metrics.masks import BalancedMasks, MaskDesign, Masks, StratifiedCoun
 from llada.metrics.nelbo import BoundEstimate, BoundMetric, NoiseLevelMetric
 from llada.metrics.next_token import NextTokenLikelihood, next_token_greedy_match, next_token_log_likelihood
 from llada.metrics.ngram import NGramBaseline
-from llada.metrics.sampler_likelihood import SamplerLikelihood
+from llada.metrics.sampler_likelihood import SamplerLikelihood, UnderSampler
 
 __all__ = [
     "BalancedMasks",
@@ -26,6 +26,7 @@ __all__ = [
     "NoiseLevelMetric",
     "SamplerLikelihood",
     "StratifiedCounts",
+    "UnderSampler",
     "greedy_match",
     "masked_log_likelihood",
     "mc_counts",

@@ -14,7 +14,7 @@ Reference: Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, equa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,6 +109,8 @@ class ConditionalLikelihood:
         tensor([-1.3863], dtype=torch.float64)
     """
 
+    for_every_model: ClassVar[bool] = False
+    """Whether autoregressive models are asked in this way, too, instead of by their one exact pass."""
     num_samples: int = 128
     batch_size: int = 32
     masks: MaskDesign = field(default_factory=BalancedMasks)

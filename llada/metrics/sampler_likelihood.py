@@ -4,13 +4,19 @@ The plain bound and an autoregressive likelihood say what a *model* knows. Writi
 it; how much is the difference of this number to that of the same order with one token per call.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from typing_extensions import override
 
+from llada.metrics.likelihood import ConditionalLikelihood, LikelihoodEstimate
 from llada.metrics.nelbo import BoundMetric
+from llada.metrics.pairs import Tokens, pack
 from llada.process import Process
-from llada.samplers import Sampler
+from llada.samplers import Sampler, first_hitting
 
 
 class SamplerLikelihood(BoundMetric):
@@ -67,3 +73,51 @@ class SamplerLikelihood(BoundMetric):
     def tokens_per_call(self) -> float:
         """Tokens that a model call writes, in the mean over all texts that were added."""
         return float(self.tokens / self.calls)
+
+
+@dataclass(frozen=True)
+class UnderSampler(ConditionalLikelihood):
+    """Log-likelihoods of answers given prompts under a sampler, in the place of an estimate of the bound.
+
+    Called as `ConditionalLikelihood` is, also on autoregressive models; of its arguments only ``sampler`` counts. Pairs
+    are scored one by one, since a sampler's windows depend on the length of the canvas.
+
+        llada score model.ckpt --prompt "2 + 2 =" --answer " 4" --sampler comb
+
+    Args:
+        sampler: whose likelihood is asked.
+
+    Raises:
+        ValueError: if an answer has no likelihood under the sampler, saying why.
+    """
+
+    for_every_model: ClassVar[bool] = True
+    sampler: Sampler = field(default_factory=first_hitting)
+
+    def __post_init__(self) -> None:
+        if self.sampler.likelihood_gap is not None:
+            raise ValueError(f"a text has no likelihood under {self.sampler}: {self.sampler.likelihood_gap}")
+
+    @override
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Any,
+        process: Process,
+        prompts: Sequence[Tokens],
+        answers: Sequence[Tokens],
+        *,
+        seed: int | Tensor = 0,
+        device: torch.device | str | None = None,
+    ) -> LikelihoodEstimate:
+        pairs = pack(prompts, answers)
+        seeds = seed + torch.arange(len(prompts)) if isinstance(seed, int) else seed
+        values = torch.zeros(len(prompts), dtype=torch.float64)
+        calls = torch.zeros(len(prompts), dtype=torch.int64)
+        for row, pair in enumerate(pairs.order.tolist()):
+            tokens, answer, _ = pairs.padded(torch.tensor([row]), device)
+            result = self.sampler.likelihood(model, tokens, process, given=~answer, seed=seeds[pair : pair + 1])
+            values[pair], calls[pair] = result.log_likelihood[0], result.calls[0]
+        # A seed draws the positions of a sampler that isn't exact: one draw tells nothing of their spread.
+        error = torch.zeros_like(values) if result.is_exact else torch.full_like(values, torch.nan)
+        return LikelihoodEstimate(values, error, calls)

@@ -24,7 +24,7 @@ from llada.evaluation import PROTOCOLS, EvaluationModel
 from llada.metrics import ConditionalLikelihood
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
-from llada.samplers import RegularExpression, low_confidence
+from llada.samplers import RegularExpression, comb, low_confidence
 from llada.text import TextModel
 from tests.tiny_checkpoint import BOS, MASK, TEMPLATE, write_tokenizer
 
@@ -279,6 +279,10 @@ SCORE: dict[str, Case] = {
     "max_length": (TEXT, lambda seen: seen.bound[2:3] == (8,)),
     "draws": ([*TEXT, "--draws", "3"], lambda seen: seen.bound[3:4] == (3,)),
     "batch_size": ([*TEXT, "--batch_size", "2"], lambda seen: seen.bound[4:5] == (2,)),
+    "sampler": (
+        [*TEXT, "--sampler", "comb", "--sampler.stride", "3"],
+        lambda seen: seen.bound[7:] == (comb(stride=3),),
+    ),
     "estimator": (
         ["--estimator.num_samples", "64"],
         lambda seen: seen.likelihood.get("estimator") == ConditionalLikelihood(64),

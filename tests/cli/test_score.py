@@ -11,6 +11,7 @@ import torch
 
 from llada.cli.score import bound_of
 from llada.metrics import masked_log_likelihood
+from llada.samplers import comb
 from llada.text import load
 from tests.cli.conftest import Command, Trained
 
@@ -165,3 +166,33 @@ def test_what_is_wrong_is_said(
     assert run.out == ""
     assert message in run.err
     assert run.err.startswith("llada score: ")
+
+
+def test_texts_and_answers_under_a_sampler(llada: Command, trained: Trained, tmp_path: Path) -> None:
+    loaded = load(str(trained.checkpoint), None, "cpu")
+    (tmp_path / "text.txt").write_text("boat 7 is on the hill and the other", encoding="utf-8")
+    options = [
+        "--text",
+        tmp_path / "text.txt",
+        "--max_length",
+        "8",
+        "--sampler",
+        "comb",
+        "--sampler.stride=2",
+        "--jsonl",
+    ]
+    (found,) = lines(llada("score", trained.checkpoint, *options).out)
+    ids = loaded.encode("boat 7 is on the hill and the other") + [loaded.tokenizer.eos_token_id]
+    model, sampler = loaded.model, comb(stride=2)
+    rows = [sampler.likelihood(model.backbone, row[None], model.process) for row in torch.tensor(ids).split(8)]
+    nats = -sum(float(row.log_likelihood) for row in rows)
+    assert found["nll"] == pytest.approx(nats / len(ids), rel=1e-6)
+    assert found["draw_se"] == 0.0
+    words = ["--prompt", "boat 7 is", "--answer", " on the hill", "--answer", " on the river"]
+    run = llada("score", trained.checkpoint, *words, "--sampler", "comb")
+    assert "best: ' on the river'" in run.out
+    assert run.out.count("(exact)") == 2
+    refused = llada("score", trained.checkpoint, *words, "--sampler", "low_confidence")
+    assert (refused.code, "TopProb" in refused.err) == (1, True)
+    both = llada("score", trained.checkpoint, *words, "--sampler", "comb", "--estimator.num_samples", "64")
+    assert (both.code, "give one of them" in both.err) == (1, True)

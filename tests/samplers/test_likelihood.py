@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from llada.autoregressive import AutoregressiveLM
 from llada.backbones import BidirectionalTransformer
-from llada.metrics import SamplerLikelihood, next_token_log_likelihood
+from llada.metrics import SamplerLikelihood, UnderSampler, next_token_log_likelihood
 from llada.process import MaskingProcess, UniformProcess
 from llada.samplers import (
     PRESETS,
@@ -332,3 +333,36 @@ def test_the_metric_is_the_mean_over_texts_with_its_error() -> None:
     assert metric.tokens_per_call == 2.0
     with pytest.raises(ValueError, match=r"no likelihood under .*at temperature 0"):
         SamplerLikelihood(UnmaskingSampler(PerStep(1), Margin()))
+
+
+def test_answers_are_scored_under_a_sampler_one_by_one() -> None:
+    estimator = UnderSampler(sampler=UnmaskingSampler(PerStep(1), Margin(), proposal=T, window=Blocks(2)))
+    prompts, answers = [[2], [0, 1], [2]], [[0, 1, 1], [1, 2], [1]]
+
+    def model(tokens: Tensor) -> Tensor:
+        whole = torch.nn.functional.pad(tokens, (0, LENGTH - tokens.shape[1]), value=MASK)
+        return table(whole)[:, : tokens.shape[1]]
+
+    found = estimator(model, PROCESS, prompts, answers, seed=3)
+    for prompt, answer, value in zip(prompts, answers, found.log_likelihood.tolist(), strict=True):
+        text = torch.tensor([prompt + answer])
+        given = torch.arange(text.shape[1])[None] < len(prompt)
+        alone = estimator.sampler.likelihood(model, text, PROCESS, given=given)
+        assert value == float(alone.log_likelihood)
+    assert found.standard_error.tolist() == [0.0] * 3
+    assert found.num_samples.tolist() == [3, 2, 1]
+    with pytest.raises(ValueError, match="no likelihood under"):
+        UnderSampler(sampler=UnmaskingSampler())
+
+
+def test_a_model_asks_the_sampler_also_where_it_is_autoregressive() -> None:
+    torch.manual_seed(0)
+    backbone = BidirectionalTransformer(9, width=16, num_layers=1, num_heads=2, causal=True, shift=True)
+    process = MaskingProcess(8, predicts_mask=False)
+    twin = AutoregressiveLM(backbone, process)
+    pairs = [[0, 1], [3]], [[2, 3], [4, 5, 6]]
+    exact = twin.log_likelihood(*pairs)
+    same = twin.log_likelihood(*pairs, estimator=UnderSampler(sampler=NextToken(temperature=1.0)))
+    torch.testing.assert_close(same.log_likelihood, exact.log_likelihood, rtol=1e-6, atol=1e-6)
+    other = twin.log_likelihood(*pairs, estimator=UnderSampler(sampler=NextToken(temperature=0.5)))
+    assert (other.log_likelihood - exact.log_likelihood).abs().min() > 1e-3
