@@ -182,7 +182,7 @@ def test_texts_and_answers_under_a_sampler(llada: Command, trained: Trained, tmp
         "--jsonl",
     ]
     (found,) = lines(llada("score", trained.checkpoint, *options).out)
-    ids = loaded.encode("boat 7 is on the hill and the other") + [loaded.tokenizer.eos_token_id]
+    ids = [*loaded.encode("boat 7 is on the hill and the other"), loaded.tokenizer.eos_token_id]
     model, sampler = loaded.model, comb(stride=2)
     rows = [sampler.likelihood(model.backbone, row[None], model.process) for row in torch.tensor(ids).split(8)]
     nats = -sum(float(row.log_likelihood) for row in rows)
