@@ -51,4 +51,7 @@ class ResumePoint(Callback):
         checkpoint["loops"]["fit_loop"] = deepcopy(self._place)
 
     def _note(self, trainer: Trainer) -> None:
-        self._place, self._step = deepcopy(trainer.fit_loop.state_dict()), trainer.global_step
+        place = (
+            trainer.fit_loop.state_dict()
+        )  # counters that are copies already, and the loader's state, which may not be
+        self._place, self._step = {**place, "state_dict": deepcopy(place["state_dict"])}, trainer.global_step
