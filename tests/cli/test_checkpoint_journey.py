@@ -66,7 +66,7 @@ def test_score(folder, capsys):
     entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     text = load(str(folder), device="cpu")
     model, tokenizer = text.model, text.tokenizer
-    prompt = [tokenizer.bos_token_id, *tokenizer.encode("Where is the boat?")]
+    prompt = tokenizer.encode("Where is the boat?")  # no BOS: the checkpoint's tokenizer says "add_bos_token": false
     answers = [tokenizer.encode(" On the river."), tokenizer.encode(" The")]
     expected = ConditionalLikelihood()(model.backbone, model.process, [prompt] * 2, answers, seed=torch.zeros(2).long())
     assert [entry["log_likelihood"] for entry in entries] == pytest.approx(expected.log_likelihood.tolist(), rel=1e-5)

@@ -31,14 +31,16 @@ def diffusion(tokenizer: Tokenizer) -> EvaluationModel:
     model = DiffusionLM(
         BidirectionalTransformer(tokenizer.vocab_size, 32, 1, 2, max_length=40), MaskingProcess(MASK)
     ).eval()
-    return EvaluationModel(TextModel(model, tokenizer, sampler=low_confidence(12)), ESTIMATOR, check_greedy=True)
+    return EvaluationModel(
+        TextModel(model, tokenizer, sampler=low_confidence(12), bos=True), ESTIMATOR, check_greedy=True
+    )
 
 
 @pytest.fixture(scope="session")
 def twin(tokenizer: Tokenizer) -> EvaluationModel:
     torch.manual_seed(0)
     backbone = BidirectionalTransformer(tokenizer.vocab_size, 32, 1, 2, max_length=40, causal=True, shift=True)
-    text = TextModel(AutoregressiveLM(backbone, MaskingProcess(MASK)).eval(), tokenizer)
+    text = TextModel(AutoregressiveLM(backbone, MaskingProcess(MASK)).eval(), tokenizer, bos=True)
     return EvaluationModel(text, check_greedy=True)
 
 

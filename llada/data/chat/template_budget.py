@@ -146,6 +146,8 @@ def weight(value: Any, limit: int, texts: bool = True) -> int:
         limit: more than this needn't be told apart.
         texts: whether a text in a list weighs its characters, instead of 1.
     """
+    if isinstance(value, str):  # most of what is weighed
+        return 1 + (len(value) if texts else 0)
     total, entries, waiting = 0, 0, [value]
     while waiting and total <= limit:
         found = waiting.pop()

@@ -112,10 +112,8 @@ class Tokenizer(ABC):
         Args:
             pieces: no two texts in a row.
         """
-        ids: list[int] = []
-        for piece in pieces:
-            ids += [piece] if isinstance(piece, int) else self.encode(piece)
-        return ids
+        texts = iter(self.encode_batch([piece for piece in pieces if isinstance(piece, str)]))
+        return [token for piece in pieces for token in ([piece] if isinstance(piece, int) else next(texts))]
 
     def has_special(self, name: str) -> bool:
         """Whether there is a special token of that role or name; see `special_id`."""

@@ -79,6 +79,13 @@ def test_a_role_cannot_spell_a_token(tokenizer):
 def test_noncharacters_are_refused(tokenizer):
     with pytest.raises(ValueError, match=r"U\+10FFFE"):
         JinjaTemplate(TEMPLATE).prompt([Message("user", "\U0010fffe0\U0010ffff")], tokenizer)
+    with pytest.raises(ValueError, match=r"U\+10FFFE"):
+        JinjaTemplate("{{ messages[0].a.k }}").prompt([Message("user", "x", {"a": {"\U0010ffff": 1}})], tokenizer)
+    spelt = "\\U0010fffe"  # its name in Python is text like any other
+    assert (
+        tokenizer.decode(JinjaTemplate("{{ messages[0].content }}").prompt([Message("user", spelt)], tokenizer))
+        == spelt
+    )
 
 
 def test_the_prompt_ends_where_the_answer_begins(tokenizer):
