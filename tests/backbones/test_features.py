@@ -104,3 +104,26 @@ def test_a_row_of_a_ragged_batch_is_the_row_alone(share: float) -> None:
         single = alone.hidden(later[row : row + 1], start[row : row + 1], width, share, select=torch.arange(LENGTH))
         torch.testing.assert_close(hidden[row], single)
     assert not torch.allclose(hidden, model.hidden(later))
+
+
+@torch.no_grad()
+def test_what_changed_is_found_in_the_models_own_precision_and_rounding_decides_nothing() -> None:
+    """A change of 1e-5 moves a cosine by 1e-10: seen in float64, and not in float32, where the leftmost come first."""
+    model = build()
+    columns, reach = torch.arange(LENGTH)[None], torch.tensor([[LENGTH]])
+    x = torch.randn(1, LENGTH, 32, generator=torch.Generator().manual_seed(2)).double()
+    likeness = {}
+    for dtype in (torch.float64, torch.float32):
+        model.to(dtype)
+        features = model.new_feature_cache(1, LENGTH)
+        values = model.blocks[1].values(x.to(dtype))
+        stored = values * (1.0 + 1e-7 * torch.rand(values.shape, generator=torch.Generator().manual_seed(3)))
+        if dtype == torch.float64:
+            stored = values.clone()
+        stored[0, 4, ::2] *= 1.0 + 1e-5
+        features.store.values[1].copy_(stored.view(1, LENGTH, 4, 8).transpose(1, 2))
+        likeness[dtype] = features._likeness(1, x.to(dtype), columns, reach)[0]
+    others = torch.arange(LENGTH) != 4
+    assert (likeness[torch.float64][others] == likeness[torch.float64][0]).all()
+    assert likeness[torch.float64][4] < likeness[torch.float64][0]
+    assert (likeness[torch.float32] == likeness[torch.float32][0]).all()

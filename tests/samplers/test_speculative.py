@@ -10,12 +10,14 @@ from llada.process import MaskingProcess
 from llada.samplers import (
     Blocks,
     Confidence,
+    Demote,
     LeftToRight,
     Margin,
     NegativeEntropy,
     Order,
     PerStep,
     Proposal,
+    RandomOrder,
     Sliding,
     SpeculativeSampler,
     Stochastic,
@@ -89,7 +91,13 @@ def test_a_time_conditioned_model_is_told_the_time_of_each_state() -> None:
 
 
 def test_what_leaves_something_to_chance_is_refused() -> None:
-    for options in ({"proposal": Proposal(0.5)}, {"order": Stochastic(Confidence(), 1.0)}):
+    drawn = Stochastic(Confidence(), 1.0)
+    for options in (
+        {"proposal": Proposal(0.5)},
+        {"order": drawn},
+        {"order": Demote(drawn, (2,))},
+        {"order": Demote(RandomOrder(), (2,))},
+    ):
         with pytest.raises(ValueError, match=r"temperature 0.*PerStep\(1\)"):
             SpeculativeSampler(**options)
     with pytest.raises(ValueError, match="no guesses; use order=Confidence"):
