@@ -112,7 +112,7 @@ class ResumableLoader(DataLoader[TokenBatch]):
     _epoch = 0
     _steps = 0
 
-    def __iter__(self) -> Iterator[TokenBatch]:
+    def __iter__(self) -> Iterator[TokenBatch]:  # type: ignore[override]  # the base class names its own iterator
         self.stop()
         if isinstance(self.sampler, TrainingSampler):  # the Trainer puts another in place to overfit a few batches
             self._begin(self.sampler)

@@ -45,18 +45,19 @@ class RowOrder:
 
     @cached_property
     def _keys(self) -> NDArray[np.uint64]:
-        return np.random.SeedSequence([self.seed, self.epoch]).generate_state(ROUNDS, np.uint64)
+        words = np.random.SeedSequence([self.seed, self.epoch]).generate_state(ROUNDS, np.uint64)
+        return words.astype(np.uint64)  # for type checkers, which see other sizes as well
 
-    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows at some places of the order.
 
         Args:
-            places: (m,) in 0 .. num_rows - 1.
+            indices: (m,) in 0 .. num_rows - 1.
 
         Returns:
             (m,) int64.
         """
-        rows = self._mix(places.astype(np.uint64))
+        rows = self._mix(indices.astype(np.uint64))
         outside = np.flatnonzero(rows >= self.num_rows)
         while len(outside):
             rows[outside] = self._mix(rows[outside])

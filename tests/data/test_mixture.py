@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
@@ -43,9 +43,10 @@ def epoch_of(rows: MixedRows, epoch: int) -> list[int]:
     return rows.__getitems__(list(sampler))["tokens"][:, 0].tolist()
 
 
+@settings(max_examples=10)
 @given(
-    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 20)), min_size=1, max_size=4),
-    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 20)), min_size=1, max_size=3),
+    st.integers(1, 3),
 )
 def test_shares_are_exact_and_no_row_comes_again_too_early(parts: list[tuple[int, int]], epochs: int) -> None:
     rows = mixed([size for size, _ in parts], [count for _, count in parts])
@@ -79,9 +80,9 @@ def test_sources_are_mixed_evenly_over_an_epoch() -> None:
 def source(tokenizer: Any, folder: Path, word: str, lines: int, **options: Any) -> TextDataModule:
     path = folder / f"{word}.txt"
     path.write_text("\n\n".join(f"the {word} {number} on the river" for number in range(lines)))
-    settings = {"max_length": 16, "batch_size": 1, "val_fraction": 0.2, "cache_folder": str(folder / "cache")}
+    defaults = {"max_length": 16, "batch_size": 1, "val_fraction": 0.2, "cache_folder": str(folder / "cache")}
     files = TextFiles(str(path), split_on_blank_lines=True)
-    return TextDataModule(files, tokenizer, **{**settings, **options})
+    return TextDataModule(files, tokenizer, **{**defaults, **options})
 
 
 def mixture(tokenizer: Any, folder: Path, **options: Any) -> Mixture:
