@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.datamodule import TokenDataModule
     from llada.data.huggingface import HuggingFaceDataset
     from llada.data.loader import EvaluationSampler, ResumableLoader, TrainingSampler
+    from llada.data.mixture import Mixture
     from llada.data.packing import AnswerRows, Canvases, TokenRows
     from llada.data.parquet import ParquetFiles
     from llada.data.sources import JsonLines, RecordSource, Source, TextFiles
@@ -46,6 +47,7 @@ _MODULES = {
     "chat.packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
     "parquet": ["ParquetFiles"],
     "chat.sharegpt": ["ShareGPT"],
+    "mixture": ["Mixture"],
     "packing": ["AnswerRows", "Canvases", "TokenRows"],
     "tokenizers.saved_tokenizer": ["load_tokenizer"],
     "tokenizers.sentencepiece_tokenizer": ["SentencePieceTokenizer"],
@@ -78,6 +80,7 @@ __all__ = [
     "JsonTokenizer",
     "MarkupTemplate",
     "Message",
+    "Mixture",
     "PackedAnswers",
     "Padding",
     "ParquetFiles",

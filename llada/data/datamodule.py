@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
-from llada.data.loader import ResumableLoader, evaluation_loader, training_loader
+from llada.data.loader import ResumableLoader, evaluation_loader, shard_of, training_loader
 from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.place import reopen_epoch
 from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, nothing_for, part_of
@@ -192,7 +192,9 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""
-        loader = training_loader(self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **self._shard())
+        loader = training_loader(
+            self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **shard_of(self.trainer)
+        )
         loader.trainer = self.trainer
         reopen_epoch(self.trainer)
         self._training.append(loader)
@@ -276,10 +278,5 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
                 if part not in found:
                     raise ValueError(nothing_for(part))
 
-    def _shard(self) -> dict[str, int]:
-        """Which of how many parts of the rows this process gets; the strategy knows, for ranks may share a replica."""
-        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return {"num_replicas": 1, "rank": 0} if kwargs is None else kwargs
-
     def _in_order(self, rows: Rows | Canvases) -> DataLoader[TokenBatch]:
-        return evaluation_loader(rows, self.batch_size, self.num_workers, **self._shard())
+        return evaluation_loader(rows, self.batch_size, self.num_workers, **shard_of(self.trainer))

@@ -29,7 +29,7 @@ class TrainingSampler(DistributedSampler[int]):
     The rows that are left over when the last global batch isn't full are other ones in every epoch.
 
     Args:
-        dataset: the rows.
+        dataset: the rows. Where its ``by_epoch`` is true, as of a mixture, indices count on from epoch to epoch.
         batch_size: rows per rank and batch.
         num_replicas: W, ranks.
         rank: r.
@@ -65,9 +65,10 @@ class TrainingSampler(DistributedSampler[int]):
         """This rank's rows: of the epoch, or from the place ``begin`` (an epoch, and steps that are behind)."""
         epoch, steps = (self.epoch, 0) if self.begin is None else self.begin
         order = RowOrder(self.num_rows, self.seed, epoch)
+        before = epoch * self.num_rows if getattr(self.dataset, "by_epoch", False) else 0
         for first in range(steps * self.batch_size, self.num_samples, _AT_ONCE):
             own = np.arange(first, min(first + _AT_ONCE, self.num_samples))
-            yield from order(own * self.num_replicas + self.rank).tolist()
+            yield from (order(own * self.num_replicas + self.rank) + before).tolist()
 
     def __len__(self) -> int:
         return self.num_samples
@@ -111,7 +112,7 @@ class ResumableLoader(DataLoader[TokenBatch]):
     _epoch = 0
     _steps = 0
 
-    def __iter__(self) -> Iterator[TokenBatch]:
+    def __iter__(self) -> Iterator[TokenBatch]:  # type: ignore[override]  # the base class names its own iterator
         self.stop()
         if isinstance(self.sampler, TrainingSampler):  # the Trainer puts another in place to overfit a few batches
             self._begin(self.sampler)
@@ -162,6 +163,12 @@ class ResumableLoader(DataLoader[TokenBatch]):
 def _fixed(sampler: TrainingSampler) -> dict[str, int]:
     """What a place means nothing without."""
     return {"num_rows": sampler.num_rows, "seed": sampler.seed, "rows_per_step": sampler.rows_per_step}
+
+
+def shard_of(trainer: Trainer | None) -> dict[str, int]:
+    """Which of how many parts of the rows this process gets; the strategy knows, for ranks may share a replica."""
+    kwargs = None if trainer is None else trainer.distributed_sampler_kwargs
+    return {"num_replicas": 1, "rank": 0} if kwargs is None else kwargs
 
 
 def training_loader(

@@ -45,7 +45,8 @@ class RowOrder:
 
     @cached_property
     def _keys(self) -> NDArray[np.uint64]:
-        return np.random.SeedSequence([self.seed, self.epoch]).generate_state(ROUNDS, np.uint64)
+        words = np.random.SeedSequence([self.seed, self.epoch]).generate_state(ROUNDS, np.uint64)
+        return words.astype(np.uint64)  # for type checkers, which see other sizes as well
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows at some indices of the order.

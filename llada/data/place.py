@@ -49,7 +49,8 @@ def set_counters(trainer: Trainer, epoch: int, finished: bool) -> None:
         finished: whether it was the epoch's last batch.
     """
     loop = trainer.fit_loop
-    for count in (loop.epoch_progress.total, loop.epoch_progress.current):
+    counts: list[Any] = [loop.epoch_progress.total, loop.epoch_progress.current]
+    for count in counts:
         count.ready = count.started = epoch + 1
         if not finished:
             count.processed = count.completed = epoch

@@ -95,7 +95,9 @@ def _checked(fields: dict[str, Any], path: Path) -> Header:
         raise damaged(path, f"its header says dtype={dtype!r}, which must be {' or '.join(_TYPES)}")
     if not isinstance(fingerprint, str):
         raise damaged(path, f"its header says fingerprint={fingerprint!r}, which must be text")
-    sizes = [number(name, 0, 1 << 60) for name in ("num_tokens", "num_documents", "num_bytes")]
+    num_tokens, num_documents, num_bytes = (
+        number(name, 0, 1 << 60) for name in ("num_tokens", "num_documents", "num_bytes")
+    )
     checksum = None if fields.get("checksum") is None else number("checksum", 0, (1 << 32) - 1)
     vocab_size = number("vocab_size", 1, 1 << (16 if dtype == "uint16" else 32))
-    return Header(dtype, vocab_size, *sizes, fingerprint, checksum)
+    return Header(dtype, vocab_size, num_tokens, num_documents, num_bytes, fingerprint, checksum)

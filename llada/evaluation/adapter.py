@@ -85,7 +85,9 @@ class Adapter:
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continuations, up to the first of the texts that end them; "" where a row can't be answered."""
         self._failed = 0
-        made = [self._question(number, *request.args, request=request) for number, request in enumerate(requests)]
+        made = [
+            self._question(number, request.args[0], request.args[1], request) for number, request in enumerate(requests)
+        ]
         asked = [(index, question) for index, question in enumerate(made) if question is not None]
         answers = [""] * len(requests)
         for index, text in _progress(self._written(asked, requests), "answers", disable_tqdm, len(asked)):

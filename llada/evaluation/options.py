@@ -1,6 +1,6 @@
 """How a task wants its answers written (``generation_kwargs``), and the sampler that obeys."""
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from llada.samplers import Sampler
@@ -8,7 +8,7 @@ from llada.samplers import Sampler
 _LENGTHS = ("max_gen_toks", "max_new_tokens")
 _DRAWS = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 _KNOWN = {"until", "do_sample", *_LENGTHS, *_DRAWS}
-_NEUTRAL = (None, False, {}, [], "")
+_NEUTRAL: tuple[Any, ...] = (None, False, {}, [], "")
 
 
 def num_new_tokens(options: dict[str, Any], default: int) -> int:
@@ -71,11 +71,12 @@ def with_draws(sampler: Sampler, asked: dict[str, float]) -> Sampler:
         ValueError: if the sampler has no such option.
     """
     changes = {"temperature": asked["temperature"], "top_p": asked.get("top_p"), "top_k": asked.get("top_k")}
-    own = {field.name for field in fields(sampler)}
+    part: Any = sampler  # samplers are dataclasses, though their base class isn't one
+    own = {field.name for field in fields(part)} if is_dataclass(part) else set()
     if set(changes) <= own:
-        return replace(sampler, **changes)
+        return replace(part, **changes)
     if "proposal" in own:
-        return replace(sampler, proposal=replace(sampler.proposal, **changes))  # type: ignore[call-arg, attr-defined]
+        return replace(part, proposal=replace(part.proposal, **changes))
     wanted = ", ".join(f"{name}={value}" for name, value in asked.items())
     raise ValueError(
         f"the task asks for {wanted}, which {type(sampler).__name__} doesn't have; take another sampler, or "
