@@ -19,6 +19,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from demo import build_data
+from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from llada.module import DiffusionLM
@@ -155,6 +156,7 @@ def draw(lines: list[Line], path: Path) -> None:
         )
         axes.errorbar(x, y, yerr=e, marker="o", capsize=3, label=label)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(xlabel="tokens per model call", ylabel="bits per byte, exact")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -75,7 +75,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture
 def tiny(words: Tokenizer) -> TextModel:
     torch.manual_seed(0)
-    backbone = BidirectionalTransformer(words.vocab_size, 16, 1, 2, max_length=160)
+    backbone = BidirectionalTransformer(words.vocab_size, 16, 1, 2, max_length=2000)
     return TextModel(DiffusionLM(backbone, MaskingProcess(MASK)).eval(), words)
 
 
@@ -146,7 +146,7 @@ def spy_on_scoring(monkeypatch: pytest.MonkeyPatch, found: Seen, model: Diffusio
 
     def run_tasks(model: EvaluationModel, tasks: list[str], **options: Any) -> dict[str, Any]:
         found.evaluated, found.tasks, found.options = model, tasks, options
-        return {"results": {"task": {"acc,none": 0.5}}}
+        return {"results": {"task": {"acc,none": 0.5}}, "notes": {}}
 
     monkeypatch.setattr(model, "log_likelihood", watched_likelihood)
     monkeypatch.setattr(score, "bound_of", watched_bound)
@@ -299,6 +299,11 @@ EVALUATE: dict[str, Case] = {
     "tasks": (["--tasks", "piqa"], lambda seen: seen.tasks == ["piqa"]),
     "protocol": (["--protocol", CODE, "--allow_code"], lambda seen: seen.tasks == ["humaneval"]),
     "num_fewshot": (["--num_fewshot", "2"], lambda seen: seen.options["num_fewshot"] == 2),
+    "gen_kwargs": (
+        ["--gen_kwargs", "temperature=0.6"],
+        lambda seen: seen.options.get("gen_kwargs") == "temperature=0.6",
+    ),
+    "strict": (["--strict"], lambda seen: evaluated(seen).strict),
     "limit": (["--limit", "5"], lambda seen: seen.options["limit"] == 5),
     "num_new_tokens": (["--num_new_tokens", "6"], lambda seen: evaluated(seen).num_new_tokens == 6),
     "sampler": (SAMPLER, lambda seen: evaluated(seen).text.sampler == low_confidence(steps=2)),
