@@ -126,6 +126,7 @@ def test_blank_files_among_others_are_skipped_and_counted(source, tmp_path, capl
         ("a boat".encode("utf-16"), "is not UTF-8 text: it is in UTF-16"),
         (b"one\ntwo\ncaf\xe9\n", r"line 3, byte 4\); convert it to UTF-8"),
     ],
+    ids=["cut gzip", "parquet", "utf-16", "latin-1"],
 )
 def test_what_is_no_text_is_named_with_its_place(content, reason, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)

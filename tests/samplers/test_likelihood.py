@@ -246,7 +246,6 @@ def test_a_cache_has_a_law_of_its_own(cache: Any) -> None:
         (AncestralSampler(), "several times"),
         (NextToken(), "at temperature 0"),
     ],
-    ids=repr,
 )
 def test_samplers_without_a_likelihood_say_why(sampler: Sampler, reason: str) -> None:
     assert sampler.likelihood_gap is not None
