@@ -86,5 +86,10 @@ def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]
             )
 
 
-def _needs_values(error: BaseException) -> bool:
-    return "meta" in str(error) and isinstance(error.__cause__, NotImplementedError | RuntimeError)
+def _needs_values(error: BaseException | None) -> bool:
+    """Whether what went wrong first is that a tensor on the meta device has no values."""
+    while error is not None:
+        if isinstance(error, NotImplementedError | RuntimeError) and "meta" in str(error):
+            return True
+        error = error.__cause__
+    return False

@@ -218,8 +218,10 @@ class Adapter:
         text_model, begun = self.model.text, ""
         _ = text_model.chat_template
         messages = [Message(entry["role"], entry["content"]) for entry in chat_history]
-        if not add_generation_prompt and messages and messages[-1].role == ASSISTANT:
-            begun = messages.pop().content
+        last = messages[-1].content if messages and messages[-1].role == ASSISTANT else None
+        if not add_generation_prompt and isinstance(last, str):
+            begun = last
+            del messages[-1]
         tokenizer = text_model.tokenizer
         try:
             ids = text_model.encode_messages(messages) + tokenizer.encode(begun)

@@ -38,6 +38,9 @@ class Forced(Proposal):
         text: (B, L) int64.
     """
 
+    inner: Proposal
+    text: Tensor
+
     def __init__(self, inner: Proposal, text: Tensor) -> None:
         for each in fields(Proposal):
             object.__setattr__(self, each.name, getattr(inner, each.name))

@@ -118,12 +118,10 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
 
     def _choosers(self) -> list[Part]:
         """The parts that have a say in which positions are written, with those inside of them."""
-        found, waiting = [], [self.amount, self.order, self.rates, *self.adjustments]
-        while waiting:
-            part = waiting.pop(0)
-            found.append(part)
-            inner = [getattr(part, each.name) for each in fields(part)] if is_dataclass(part) else []
-            waiting += [each for each in inner if isinstance(each, Part)]
+        found: list[Part] = [self.amount, self.order, self.rates, *self.adjustments]
+        for part in found:  # which grows on the way
+            values: list[Any] = [getattr(part, each.name) for each in fields(part)] if is_dataclass(part) else []
+            found += [value for value in values if isinstance(value, Part)]
         return found
 
     @override

@@ -71,8 +71,8 @@ def test_scores_are_exact(llada: Command, checkpoint: tuple[DiffusionLM, Path]) 
     assert type(loaded.model) is type(model)
     run = llada("score", path, "--prompt", "The boat", "--answer", " was red", "--jsonl", "--device", "cpu")
     assert run.code == 0, run.err
-    prompt, answer = loaded.tokenizer.encode("The boat"), loaded.tokenizer.encode(" was red")
-    expected = next_token_value(model, [loaded.tokenizer.bos_token_id, *prompt], answer)
+    prompt, answer = loaded.context(loaded.encode("The boat")), loaded.tokenizer.encode(" was red")
+    expected = next_token_value(model, prompt, answer)
     found = json.loads(run.out)
     assert found["log_likelihood"] == pytest.approx(expected, rel=1e-5)
     assert found["standard_error"] == 0.0

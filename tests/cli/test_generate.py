@@ -94,7 +94,7 @@ BAD_INPUTS = {
     "bad id": ('{"id": 1.5, "prompt": "x"}', "line 1: an id must be a number or text; got 1.5"),
     "one id twice": ('{"id": 1, "prompt": "x"}\n{"prompt": "y"}', "the id 1 occurs twice"),
     "too long": (json.dumps({"prompt": "x" * 200}), "row 0 has 200 tokens"),
-    "surrogate": ('{"prompt": "\\ud800"}', "line 1: text holds the lone surrogate"),
+    "surrogate": ('{"prompt": "\\ud800"}', "line 1: malformed JSON: \\ud800 is half a character"),
     "malformed": ("{", "line 1: malformed JSON"),
 }
 

@@ -233,7 +233,8 @@ def test_a_strategy_in_yaml_splits_the_model(llada: Command, story: Path, monkey
     try:
         run = llada("fit", *options)
         assert run.code == 0, run.err
-        assert built == ["meta", "cpu"]
+        assert built[:2] == ["meta", "cpu"]
+        assert set(built[2:]) <= {"meta"}  # what is only looked at has no storage
         folder = Path("runs/pretrain_llada/model.ckpt")
         assert folder.is_dir()
         run = llada("fit", *options, "--ckpt_path", folder, "--trainer.max_steps=4")
@@ -263,6 +264,7 @@ def test_the_overlays_for_more_cards_run_as_two_processes(story: Path, tmp_path:
             options.append(f"--trainer.strategy.{kind}_parallel_size={size}")
         commands.append(["fit", *options])
     commands[2] += ["--trainer.max_steps=4", "--ckpt_path=runs/pretrain_llada/model.ckpt"]
+    commands[2] += ["--data.batch_size=8"]  # of both ranks together, as on two that see different rows
     (tmp_path / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
     run_two_ranks("run_commands.py", tmp_path / "commands.json", cwd=tmp_path)
     consolidate(tmp_path / "runs/pretrain_llada/model.ckpt", tmp_path / "model.ckpt")

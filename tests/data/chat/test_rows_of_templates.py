@@ -16,6 +16,7 @@ from llada.data import (
     JsonLines,
     llada_template,
 )
+from llada.data.chat import jinja_template
 from llada.data.chat.chat_template import make_row
 from llada.data.chat.conversations import read_messages, read_tools
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
@@ -196,8 +197,9 @@ def test_tools_are_written_or_refused(folders: dict[str, Path]) -> None:
 
 
 def test_what_is_left_out_on_purpose(
-    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jinja_template, "_warned", set())  # what other tests have been warned of
     tokenizer = JsonTokenizer(folders["<|im_end|>"])
     labelled = [ONE[0] | {"id": "7"}, ONE[1] | {"weight": 1}]
     (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": labelled, "tools": TOOLS}))

@@ -107,6 +107,7 @@ def test_the_file_of_another_run_is_left_alone_where_versions_are_counted(tmp_pa
 def test_a_signal_ends_the_run_at_a_step(
     tmp_path: Path, number: int, code: int, options: dict[str, Any], step: int
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
     handlers = {watched: signal.getsignal(watched) for watched in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     saving = SaveAtEnd()
     callbacks = [EMAWeightAveraging(0.5), Signal(number, **options), model_file(tmp_path), saving]
