@@ -16,6 +16,7 @@ from torch import nn
 
 from llada.checkpoints.building import UNDESCRIBED, build, check_size
 from llada.checkpoints.describe import describe_arguments, loaded_class, public_path
+from llada.checkpoints.misfit import in_short
 from llada.checkpoints.plausible import check_plausible, limited
 from llada.checkpoints.signatures import construct, constructor_hints, defaults
 
@@ -160,7 +161,7 @@ class Stored(NamedTuple, Generic[M]):
         try:
             model.load_state_dict(self.weights, strict=strict)
         except RuntimeError as error:
-            raise ValueError(f"the checkpoint holds the weights of another model: {error}") from error
+            raise ValueError(in_short(error)) from error
         return model
 
 

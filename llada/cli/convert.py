@@ -25,7 +25,6 @@ from llada.checkpoints.released.carried import Carried, carried, without_links_o
 from llada.checkpoints.released.folder import TOKENIZER_FILES
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.source import find_folder
-from llada.cli.files import in_short
 from llada.cli.options import name_positional, run
 from llada.data import Tokenizer, load_tokenizer
 from llada.files.atomic import replacing, write_bytes
@@ -99,12 +98,7 @@ def _read(
     checkpoint: str, tokenizer: str | None, dtype: str | None, mdlm: bool, loading: LoadOptions
 ) -> tuple[DiffusionLM, Tokenizer | None]:
     if not mdlm:
-        try:
-            return load_parts(checkpoint, tokenizer, "cpu", dtype, loading)
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
-                raise
-            raise ValueError(in_short(error, checkpoint)) from error
+        return load_parts(checkpoint, tokenizer, "cpu", dtype, loading)
     if not checkpoint.endswith(".ckpt"):
         raise ValueError(f"--mdlm reads a .ckpt file of the official code; got {checkpoint}")
     loading.check_describes_itself(checkpoint)

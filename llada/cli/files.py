@@ -1,6 +1,5 @@
-"""Files that are named on the command line: text, and what to say of weights that don't fit."""
+"""Text files that are named on the command line."""
 
-import re
 from pathlib import Path
 
 
@@ -28,25 +27,3 @@ def read_text(path: str) -> str:
 def read_lines(path: str) -> list[str]:
     """The lines of a text file, without empty ones; exceptions as in `read_text`."""
     return [line for line in read_text(path).splitlines() if line.strip()]
-
-
-def in_short(error: RuntimeError, path: str) -> str:
-    """PyTorch's account of a state that doesn't fit, in three lines: how many weights of each kind, and the first.
-
-    Args:
-        error: what ``load_state_dict`` raised.
-        path: file of the state.
-    """
-    lines = [f"{path} holds the weights of another model than its parts describe:"]
-    for kind, pattern in (
-        ("missing", r"Missing key\(s\) in state_dict: (.*)"),
-        ("unknown", r"Unexpected key\(s\) in state_dict: (.*)"),
-    ):
-        names = [name for found in re.findall(pattern, str(error)) for name in re.findall(r'"([^"]+)"', found)]
-        if names:
-            lines.append(f"{len(names)} {kind}, the first {names[0]}")
-    shaped = re.findall(r"size mismatch for (\S+): .*?(\[.*?\]).*?(\[.*?\])", str(error))
-    if shaped:
-        name, stored, asked = shaped[0]
-        lines.append(f"{len(shaped)} of another shape, the first {name}: {stored} instead of {asked}")
-    return "\n".join([lines[0], "; ".join(lines[1:])])

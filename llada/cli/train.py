@@ -32,6 +32,7 @@ import llada.training.lr_schedulers
 from llada.checkpoints.changes import ChangedParts, Choice
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
 from llada.checkpoints.known import trust
+from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
 from llada.cli.options import TRUST
@@ -247,4 +248,4 @@ def main(command: str, arguments: Sequence[str]) -> None:
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
-        raise ValueError(f"the checkpoint holds the weights of another model: {error}") from error
+        raise ValueError(in_short(error)) from error

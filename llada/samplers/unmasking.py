@@ -13,7 +13,7 @@ Shapes: B rows, L columns of the canvas, M candidates per row in a step, V vocab
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from torch import Tensor
@@ -120,7 +120,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         """The parts that have a say in which positions are written, with those inside of them."""
         found: list[Part] = [self.amount, self.order, self.rates, *self.adjustments]
         for part in found:  # which grows on the way
-            values: list[Any] = [getattr(part, each.name) for each in fields(part)] if is_dataclass(part) else []
+            values = vars(part).values() if hasattr(part, "__dict__") else ()
             found += [value for value in values if isinstance(value, Part)]
         return found
 

@@ -183,7 +183,7 @@ def test_weights_of_another_model_are_named(content: dict[str, Any], tmp_path: P
     with pytest.raises(ValueError, match=rf"describes parts that make {name} of the shape"):
         DiffusionLM.load_from_checkpoint(tmp_path / "cp.ckpt")
     torch.save(content | {"state_dict": weights}, tmp_path / "cp.ckpt")
-    with pytest.raises(ValueError, match=r"holds the weights of another model: (?s:.*)Missing key"):
+    with pytest.raises(ValueError, match=r"holds the weights of another model: .*missing, the first"):
         DiffusionLM.load_from_checkpoint(tmp_path / "cp.ckpt")
     torch.save(content | {"state_dict": {"a": 1}}, tmp_path / "cp.ckpt")
     with pytest.raises(ValueError, match="its entry 'state_dict' isn't what"):
