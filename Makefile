@@ -17,7 +17,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # an environment whose making failed half-way
-.PHONY: help demo claims duel soak test lint format types docs clean distclean
+.PHONY: help demo claims duel soak test coverage lint format types docs clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -40,7 +40,10 @@ duel: $(VENV)/installed-demo ## what each decoding order costs in likelihood, on
 soak: $(VENV)/installed-dev ## kill runs and go on with them, over ten settings; says how many ended bit-identically
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.soak $(ARGS)
 
-test: $(VENV)/installed-dev ## run the tests, with coverage
+test: $(VENV)/installed-dev ## run the tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+
+coverage: $(VENV)/installed-dev ## run the tests, and say which lines they don't reach
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/installed-dev ## check style
