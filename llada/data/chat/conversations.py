@@ -28,9 +28,9 @@ class Turn(NamedTuple):
 class Message(Turn):
     """A turn, with what else the template is handed.
 
-    Args:
-        role: see `Turn`.
-        content: see `Turn`.
+    Attributes:
+        role: who says it, as in a `Turn`.
+        content: what is said; None where the fields say it all.
         fields: further entries, such as ``tool_calls`` or ``reasoning_content``.
     """
 
