@@ -184,7 +184,8 @@ class LLaDACLI(LightningCLI):
         for sample in self.trainer.predict_loop.predictions:
             for ids, calls, generated in zip(*(part.tolist() for part in sample), strict=True):
                 written = {"tokens": ids} if tokenizer is None else {"text": tokenizer.decode(ids)}
-                print(json.dumps({**written, "generated": generated, "calls": calls}, ensure_ascii=False))
+                entry = {**written, "generated": generated, "calls": calls}
+                print(json.dumps(entry, ensure_ascii=sys.stdout.isatty()))  # no orders to a terminal
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint before anything is built; Lightning would look for hyperparameters in it."""

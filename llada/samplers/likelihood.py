@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from llada.process import Process
 from llada.random import RowRandom
+from llada.samplers.order import Order
 from llada.samplers.propose import Proposal
 from llada.samplers.sampler import Sampler, Step, TextLikelihood
 from llada.samplers.state import State
@@ -63,6 +64,26 @@ def proposal_gap(proposal: Proposal) -> str | None:
     if proposal.temperature == 0.0:
         return "at temperature 0 it writes one text, which has probability 1; use a temperature above 0"
     return None
+
+
+def check_unread(order: Order, state: State) -> None:
+    """Whether an order keeps its word that it doesn't read drawn tokens; a subclass inherits the word, too.
+
+    Args:
+        order: which says so.
+        state: with its scores.
+
+    Raises:
+        ValueError: if other tokens give other scores.
+    """
+    other = order(replace(state, drawn=(state.drawn + 1) % state.logits.shape[-1]))
+    # NaN is what is left where a constraint allows nothing, behind a token that was never possible.
+    if not torch.allclose(other[state.valid], state.scores[state.valid], rtol=0.0, atol=0.0, equal_nan=True):
+        name = type(order).__name__
+        raise ValueError(
+            f"{name} scores positions by the tokens that are drawn there, so that a text has no likelihood; say "
+            "reads_drawn = True in it, or score by state.logits alone"
+        )
 
 
 class ScoringSampler(Sampler):

@@ -26,7 +26,7 @@ from llada.samplers.amount.quota import Quota
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.joint import agree
 from llada.samplers.layout import Span, first_true
-from llada.samplers.likelihood import ScoringSampler, proposal_gap
+from llada.samplers.likelihood import ScoringSampler, check_unread, proposal_gap
 from llada.samplers.order import Confidence, Order
 from llada.samplers.part import Part
 from llada.samplers.propose import Proposal
@@ -189,6 +189,8 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
                 state = replace(state, valid=state.valid & asking[:, None])
             state = run.propose(state, time, random=random.fold_in(_DRAW))
             state = replace(state, scores=self.order(state))
+            if state.log_prob is not None:
+                check_unread(self.order, state)
             taken = self.amount(state)
             # Where counts follow from numbers, a row that takes nothing would alone have skipped the step.
             called = (taken if self._counted else state.valid).any(1)

@@ -42,7 +42,7 @@ def load(
     model, words = load_parts(checkpoint, tokenizer, device, dtype, options)
     if words is None:
         raise ValueError(f"{checkpoint} holds no tokenizer; give the folder of its tokenizer with --tokenizer")
-    return TextModel(model, words, stops=released_stops(checkpoint))
+    return TextModel(model, words, stops=released_stops(checkpoint, options.revision))
 
 
 def load_parts(

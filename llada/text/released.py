@@ -57,16 +57,17 @@ def load_released(
     return model, load_tokenizer(tokenizer_path, mask=model.process.mask_token_id)
 
 
-def released_stops(checkpoint: str) -> frozenset[int]:
+def released_stops(checkpoint: str, revision: str | None = None) -> frozenset[int]:
     """Every end of text that the files of a released checkpoint name; none for a file of the Trainer.
 
     Args:
         checkpoint: folder, hub name or file.
+        revision: branch, tag or commit on the hub, that of the weights.
 
     Raises:
         ValueError: if a file is damaged.
     """
-    return stop_ids(find_folder(checkpoint)) if is_released(checkpoint) else frozenset()
+    return stop_ids(find_folder(checkpoint, revision)) if is_released(checkpoint) else frozenset()
 
 
 def torch_dtype(name: str | None) -> torch.dtype | None:

@@ -170,7 +170,8 @@ def test_the_base_of_an_ignored_rotation_stays(tmp_path: Path) -> None:
 
 def test_a_plain_rotation_in_either_field_is_no_scaling(tmp_path: Path) -> None:
     plain = {"rope_scaling": {"rope_type": "default"}, "rope_parameters": {"type": "default", "rope_theta": 1e6}}
-    DiffusionLM.from_pretrained(with_fields("dream-tiny", tmp_path / "m", plain))
+    model = DiffusionLM.from_pretrained(with_fields("dream-tiny", tmp_path / "m", plain))
+    assert model.backbone.rope_theta == 1e6
 
 
 def test_a_long_value_is_cut_in_the_message(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from llada.samplers import (
     SpeculativeSampler,
     Spread,
     Stability,
+    State,
     Stochastic,
     Threshold,
     Tied,
@@ -265,6 +266,17 @@ def test_a_text_with_a_mask_and_a_process_without_one_are_refused() -> None:
         score(sampler, torch.tensor([[0, 1, MASK, 2]]))
     with pytest.raises(ValueError, match="AncestralSampler"):
         sampler.likelihood(table, TEXTS, UniformProcess(VOCAB))
+
+
+def test_an_order_that_breaks_its_word_is_found_out() -> None:
+    class Sly(Margin):
+        def __call__(self, state: State) -> Tensor:
+            return state.probability
+
+    sampler = UnmaskingSampler(PerStep(1), Sly(), proposal=T)
+    assert sampler.likelihood_gap is None  # the word is inherited
+    with pytest.raises(ValueError, match="Sly scores positions by the tokens that are drawn"):
+        score(sampler)
 
 
 def test_chance_draws_positions_only() -> None:

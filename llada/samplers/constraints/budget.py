@@ -5,7 +5,7 @@ are made, and so is the work.
 """
 
 MAX_STATES = 1024
-"""With LLaDA's 126,464 tokens the table of so many states takes eight seconds to make, and 65 MB at most."""
+"""With LLaDA's 126,464 tokens the table of so many states takes some seconds to make, and 65 MB at most."""
 
 _PARTS, _WORK = 16, 2000  # of the nondeterministic automaton, and single steps, for each state that is allowed
 _ENTRIES = 8192  # of the table over tokens, likewise
