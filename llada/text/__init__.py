@@ -2,7 +2,7 @@
 
 from llada.text.gaps import encode_gaps
 from llada.text.loading import load
-from llada.text.stream import stream_text
+from llada.text.stream import FinalText, stream_text
 from llada.text.text_model import TextModel
 
-__all__ = ["TextModel", "encode_gaps", "load", "stream_text"]
+__all__ = ["FinalText", "TextModel", "encode_gaps", "load", "stream_text"]

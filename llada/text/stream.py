@@ -38,22 +38,50 @@ def stream_text(
     to_write = (~given[row]).tolist()
     if not any(to_write):
         return
-    begin, shown = to_write.index(True), ""
+    begin = to_write.index(True)
+    final = FinalText(decode, stops)
     for step in steps:
-        ids, waits = step.tokens[row, begin:].tolist(), step.open[row, begin:].tolist()
-        written = count_before(waits, {True})
-        final = count_before(ids[:written], stops)
-        ended = final < written or written == len(ids)
-        text = decode(ids[:final])
-        if not ended:
-            text = text.rstrip(_TORN)
-        if not text.startswith(shown):
-            raise ValueError(
-                f"a step turned {shown!r} into {text!r} after it was given out; show the steps of a sampler that takes "
-                "tokens back with watch(), or its text when it is finished"
-            )
-        if len(text) > len(shown):
-            yield text[len(shown) :]
-        shown = text
-        if ended:
+        yield from filter(None, [final.push(step.tokens[row, begin:].tolist(), step.open[row, begin:].tolist())])
+        if final.ended:
             return
+
+
+class FinalText:
+    """What of a row's text is final after each step, told once.
+
+    Args:
+        decode: gives the text of a list of tokens.
+        stops: tokens that end the text and aren't part of it.
+
+    Attributes:
+        shown: all that was told.
+        ended: whether nothing can follow: a stop token is reached, or every place is written.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], stops: frozenset[int] = frozenset()) -> None:
+        self.decode, self.stops = decode, stops
+        self.shown, self.ended = "", False
+
+    def push(self, ids: list[int], waits: list[bool]) -> str:
+        """What has become final with this step.
+
+        Args:
+            ids: the tokens from the text's beginning on.
+            waits: which of them are still to be written.
+
+        Raises:
+            ValueError: if the step changes text that was given out.
+        """
+        written = count_before(waits, {True})
+        final = count_before(ids[:written], self.stops)
+        self.ended = final < written or written == len(ids)
+        text = self.decode(ids[:final])
+        if not self.ended:
+            text = text.rstrip(_TORN)
+        if not text.startswith(self.shown):
+            raise ValueError(
+                f"a step turned {self.shown!r} into {text!r} after it was given out; show the steps of a sampler that "
+                "takes tokens back with watch(), or its text when it is finished"
+            )
+        new, self.shown = text[len(self.shown) :], text
+        return new
