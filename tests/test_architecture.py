@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autoregressive": PARTS | {"module", "training"},
     "text": {"module", "data", "checkpoints", "samplers", "process", "rows"},
     "evaluation": PARTS | {"text", "data"},
-    "serving": PARTS | {"text", "data", "inference", "files"},
+    "serving": PARTS | {"text", "data", "inference", "files", "viewers"},
     "cli": PARTS | {"module", "text", "data", "training", "evaluation", "checkpoints", "viewers", "files", "serving"},
     "__main__": {"cli"},
 }

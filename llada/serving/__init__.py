@@ -1,7 +1,7 @@
 """A model behind HTTP: an API of OpenAI's kind, and a page where a person watches it think."""
 
 from llada.serving.app import Service, build_app
-from llada.serving.engine import Busy, Engine, Frame, Job
+from llada.serving.engine import Busy, Engine, Job
 from llada.serving.limits import Limits
 
-__all__ = ["Busy", "Engine", "Frame", "Job", "Limits", "Service", "build_app"]
+__all__ = ["Busy", "Engine", "Job", "Limits", "Service", "build_app"]

@@ -22,17 +22,17 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.resources import files
 from ipaddress import ip_address
 from typing import Any
 
 from llada.files.json_object import parse_object
 from llada.serving.decoder import describe
-from llada.serving.engine import Busy, Engine, Frame, Job
+from llada.serving.engine import Busy, Engine, Job
 from llada.serving.limits import Limits
 from llada.serving.openai import Answer, Ask, event, read_ask, usage
-from llada.serving.watch import Run, Shown, alternatives, price, read_canvas, read_run
+from llada.serving.watch import Run, alternatives, price, read_canvas, read_run, recording
 from llada.text import FinalText, TextModel
+from llada.viewers import Frame, page_source
 
 DONE = "data: [DONE]\n\n"
 _LOG = logging.getLogger(__name__)
@@ -179,10 +179,10 @@ async def _pieces(
                 rest = answer.content.removeprefix(sent[index])
                 yield event({**head, "choices": [answer.piece(rest, None, last=True)]})
                 continue
-            ids, waits = answer.see(frame)
-            new = texts[index].push(ids, waits) if is_final and not ask.until else ""
+            shown = answer.see(frame)
+            new = texts[index].push(*_written(shown)) if is_final and not ask.until else ""
             sent[index] += new
-            yield event({**head, "choices": [answer.piece(new, answer.draft(ids, waits))]})
+            yield event({**head, "choices": [answer.piece(new, answer.draft(shown))]})
         if ask.usage:
             yield event({**head, "choices": [], "usage": usage(answers)})
         yield DONE
@@ -190,6 +190,10 @@ async def _pieces(
         yield event({"error": _told(error)[1]})
     finally:
         await context.__aexit__(None, None, None)
+
+
+def _written(shown: list[int | None]) -> tuple[list[int], list[bool]]:
+    return [token or 0 for token in shown], [token is None for token in shown]
 
 
 async def run(service: Service, request: Any) -> Any:
@@ -203,14 +207,14 @@ async def run(service: Service, request: Any) -> Any:
     told = await context.__aenter__()
 
     async def lines() -> AsyncIterator[str]:
-        shown, begun, ids = Shown(asked, service.text), time.perf_counter(), asked.ids
+        shown, begun = recording(asked, service.text), time.perf_counter()
         try:
             yield event(shown.first())
             async for _, frame in told:
                 if frame is not None:
-                    ids = frame.ids
                     yield event(shown.step(frame))
             seconds = time.perf_counter() - begun
+            ids = [token for token in shown.ids if token is not None]
             written = [token for token, wait in zip(ids, asked.open, strict=True) if wait]
             texts = {"answer": service.text.decode(written), "whole": service.text.tokenizer.decode(ids)}
             yield event({"seconds": round(seconds, 4), "tokens": len(written), **texts})
@@ -302,7 +306,7 @@ def _told(error: BaseException) -> tuple[int, dict[str, Any]]:
 
 def page() -> tuple[str, str]:
     """The page, and the policy that lets nothing run but its own script."""
-    content = files("llada.serving").joinpath("page.html").read_text(encoding="utf-8")
+    content = page_source()
 
     def digest(tag: str) -> str:
         inside = content.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]

@@ -9,36 +9,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from llada.samplers import Canvas, Sampler, Step
+from llada.samplers import Canvas, Sampler
 from llada.text import TextModel
+from llada.viewers import Frame, frame_of
 
 T = TypeVar("T")
 
 
 class Busy(Exception):
     """The line is full."""
-
-
-class Frame(NamedTuple):
-    """One row after a step.
-
-    Attributes:
-        ids: token ids, padding left out.
-        open: which of them still wait for a token.
-        changed: where the step wrote, or took something back.
-        confidence: the model's probability of what it proposed at each place; NaN where it proposed nothing.
-        calls: model calls of this row so far.
-    """
-
-    ids: list[int]
-    open: list[bool]
-    changed: list[bool]
-    confidence: list[float]
-    calls: int
 
 
 @dataclass(eq=False)
@@ -184,7 +167,7 @@ class Engine:
         for step in self.text.model.iterate(*_plain(made), sampler=batch[0].sampler, seed=seeds):
             for row, job in enumerate(batch):
                 if not job.gone.is_set():
-                    job.tell(_frame(step, row, starts[row]))
+                    job.tell(frame_of(step, row, starts[row]))
             if all(job.gone.is_set() for job in batch):
                 return  # nobody waits for any row
 
@@ -215,9 +198,3 @@ def aligned(jobs: Sequence[Job], text: TextModel) -> Canvas:
 def _plain(made: Canvas) -> tuple[Any, ...]:
     """No attention mask where nothing is padding, for backbones that know of none."""
     return made.tokens, None if bool(made.attention_mask.all()) else made.attention_mask, made.given
-
-
-def _frame(step: Step, row: int, start: int) -> Frame:
-    fields = (step.tokens, step.open, step.changed, step.confidence)
-    ids, waits, changed, confidence = (each[row, start:].tolist() for each in fields)
-    return Frame(ids, waits, changed, confidence, int(step.calls[row]))

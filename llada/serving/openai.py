@@ -15,9 +15,9 @@ from llada.data.chat.conversations import read_messages, read_tools
 from llada.samplers import Sampler
 from llada.serving.body import Body
 from llada.serving.decoder import decoder
-from llada.serving.engine import Frame
 from llada.serving.limits import Limits
 from llada.text import TextModel
+from llada.viewers import Frame
 
 MASK_SIGN = "░"
 IGNORED = ("user", "metadata", "store", "service_tier", "parallel_tool_calls", "prediction")
@@ -176,23 +176,25 @@ class Answer:
         """The places to be written."""
         return [self.begin <= place < self.end for place in range(len(self.job_ids))]
 
-    def see(self, frame: Frame) -> tuple[list[int], list[bool]]:
+    def see(self, frame: Frame) -> list[int | None]:
         """Take note of a step.
 
         Returns:
-            The answer's ids, and which of them still wait.
+            The answer's ids, None where there is a mask.
         """
-        self.ids, self.calls = frame.ids[self.begin : self.end], frame.calls
+        shown, self.calls = frame.ids[self.begin : self.end], frame.calls
+        self.ids = [token for token in shown if token is not None]
         for place in range(self.begin, self.end):
-            if frame.changed[place] and not math.isnan(frame.confidence[place]):
-                self.logprobs[place - self.begin] = math.log(max(frame.confidence[place], 1e-45))
-        return self.ids, frame.open[self.begin : self.end]
+            sure = frame.confidence[place]
+            if frame.changed[place] and sure is not None:
+                self.logprobs[place - self.begin] = math.log(max(sure, 1e-45))
+        return shown
 
-    def draft(self, ids: list[int], waits: list[bool]) -> str:
+    def draft(self, shown: list[int | None]) -> str:
         """The text as it stands, with a sign for each mask."""
         mask = self.text.model.process.mask_token_id
-        shown = ids if mask is None else [mask if wait else token for token, wait in zip(ids, waits, strict=True)]
-        return self.text.decode(shown, show_mask=MASK_SIGN)
+        ids = [mask if token is None else token for token in shown]
+        return self.text.decode([token for token in ids if token is not None], show_mask=MASK_SIGN)
 
     @property
     def content(self) -> str:

@@ -16,9 +16,10 @@ from llada.inference import evaluating
 from llada.samplers import Sampler
 from llada.serving.body import Body
 from llada.serving.decoder import decoder
-from llada.serving.engine import Frame, Job, aligned
+from llada.serving.engine import Job, aligned
 from llada.serving.limits import Limits
 from llada.text import TextModel
+from llada.viewers import Recording
 
 NUM_ALTERNATIVES = 5
 
@@ -102,43 +103,16 @@ def read_canvas(canvas: Any, text: TextModel) -> list[int | None]:
     return canvas
 
 
-class Shown:
-    """Turns frames into what has changed since the last one.
+def recording(run: Run, text: TextModel) -> Recording:
+    """What the page is sent of a run."""
+    ids = [None if wait else token for token, wait in zip(run.ids, run.open, strict=True)]
+    return Recording(ids, [not wait for wait in run.open], lambda token: spell(token, text))
 
-    Args:
-        run: the canvas.
-        text: model and tokenizer.
-    """
 
-    def __init__(self, run: Run, text: TextModel) -> None:
-        self.text = text
-        self.ids = [None if wait else token for token, wait in zip(run.ids, run.open, strict=True)]
-        self.given = [not wait for wait in run.open]
-
-    def first(self) -> dict[str, Any]:
-        """The canvas before the first step."""
-        texts = {token: self.spell(token) for token in self.ids if token is not None}
-        return {"canvas": self.ids, "given": self.given, "texts": texts}
-
-    def step(self, frame: Frame) -> dict[str, Any]:
-        """The places that a step changed, each as [place, token or null, text, confidence or null]."""
-        changes: list[list[Any]] = []
-        for place, token in enumerate(frame.ids):
-            now = None if frame.open[place] else token
-            if now == self.ids[place] and not frame.changed[place]:
-                continue
-            self.ids[place] = now
-            sure = frame.confidence[place]
-            changes.append(
-                [place, now, "" if now is None else self.spell(now), None if sure != sure else round(sure, 4)]
-            )
-        return {"changes": changes, "calls": frame.calls}
-
-    def spell(self, token: int) -> str:
-        """The text of a token; the name of a special one."""
-        spelt = self.text.tokenizer.decode([token])
-        names = self.text.tokenizer.special_tokens
-        return spelt or next((name for name, number in names.items() if number == token), "")
+def spell(token: int, text: TextModel) -> str:
+    """The text of a token; the name of a special one."""
+    names = text.tokenizer.special_tokens
+    return text.tokenizer.decode([token]) or next((name for name, number in names.items() if number == token), "")
 
 
 def price(run: Run, ids: list[int], text: TextModel) -> dict[str, Any]:
@@ -190,5 +164,4 @@ def alternatives(canvas: list[int | None], place: int, text: TextModel) -> list[
     logits = logits.float()
     logits[mask] = -torch.inf
     top = logits.softmax(-1).topk(min(NUM_ALTERNATIVES, logits.numel() - 1))
-    shown = Shown(Run([], [], text.decoding, 0), text)
-    return [[i, shown.spell(i), round(p, 4)] for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return [[i, spell(i, text), round(p, 4)] for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]

@@ -1,8 +1,19 @@
 """Watching a canvas being filled: live in the terminal, as an animated page or as a picture."""
 
-from llada.viewers.frames import Frame, frames_of
-from llada.viewers.html import denoising_page
+from llada.viewers.frames import Frame, frame_of, frames_of
+from llada.viewers.html import denoising_page, page_source
+from llada.viewers.recording import Recording
 from llada.viewers.svg import denoising_picture
 from llada.viewers.terminal import picture, watch
 
-__all__ = ["Frame", "denoising_page", "denoising_picture", "frames_of", "picture", "watch"]
+__all__ = [
+    "Frame",
+    "Recording",
+    "denoising_page",
+    "denoising_picture",
+    "frame_of",
+    "frames_of",
+    "page_source",
+    "picture",
+    "watch",
+]

@@ -34,13 +34,21 @@ def frames_of(steps: Iterable[Step], tokens: Tensor, given: Tensor, row: int = 0
         row: which row of the batch.
     """
     length = tokens.shape[1]
-    frames = [Frame(_ids(tokens[row], ~given[row]), [False] * length, [None] * length, 0)]
-    for step in steps:
-        confidence = [None if p != p else round(p, 3) for p in step.confidence[row].tolist()]  # NaN: not considered
-        frames.append(
-            Frame(_ids(step.tokens[row], step.open[row]), step.changed[row].tolist(), confidence, int(step.calls[row]))
-        )
-    return frames
+    before = Frame(_ids(tokens[row], ~given[row]), [False] * length, [None] * length, 0)
+    return [before, *(frame_of(step, row) for step in steps)]
+
+
+def frame_of(step: Step, row: int = 0, start: int = 0) -> Frame:
+    """A row after a step.
+
+    Args:
+        step: from ``sampler.iterate`` or ``model.iterate``.
+        row: which row of the batch.
+        start: column of its first token; those in front are padding.
+    """
+    confidence = [None if p != p else p for p in step.confidence[row, start:].tolist()]  # NaN: not considered
+    ids = _ids(step.tokens[row, start:], step.open[row, start:])
+    return Frame(ids, step.changed[row, start:].tolist(), confidence, int(step.calls[row]))
 
 
 def _ids(tokens: Tensor, waits: Tensor) -> list[int | None]:

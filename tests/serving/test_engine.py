@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from llada.process import Process
 from llada.samplers import Sampler, Step, low_confidence
-from llada.serving import Busy, Engine, Frame, Job
+from llada.serving import Busy, Engine, Job
 from llada.text import TextModel
+from llada.viewers import Frame
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def test_rows_of_a_batch_are_those_of_each_alone(engine: Engine, text: TextModel
         assert found.ids == together[i].ids
         assert found.calls == together[i].calls
         assert found.ids[: len(prompt)] == prompt
-        assert not any(found.open)
+        assert None not in found.ids
 
 
 def test_other_decoders_wait_for_a_batch_of_their_own_and_keep_their_order(engine: Engine) -> None:
@@ -128,7 +129,7 @@ def test_one_bad_row_is_no_one_elses_trouble(engine: Engine, text: TextModel) ->
     sampler.gate.set()
     good, bad = Row(sampler, [5]), Row(sampler, [99])
     engine.submit([good.job, bad.job])
-    assert not any(good.end().open)
+    assert None not in good.end().ids
     told = bad.told.get(timeout=20.0)
     assert isinstance(told, ValueError)
     assert "99" in str(told)
@@ -161,7 +162,7 @@ def test_closing_tells_those_who_wait(text: TextModel) -> None:
     assert isinstance(waiting.told.get(timeout=20.0), Busy)
     sampler.gate.set()
     closing.join(timeout=20.0)
-    assert not any(busy.end().open), "the batch at hand is finished"
+    assert None not in busy.end().ids, "the batch at hand is finished"
     with pytest.raises(Busy):
         engine.submit([Row(sampler, [5]).job])
 

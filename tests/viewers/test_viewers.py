@@ -59,28 +59,26 @@ def test_a_token_that_is_masked_again_is_red() -> None:
 
 
 def data_of(page: str) -> dict:
-    return json.loads(re.search(r"const DATA = (.*);\n", page)[1])
+    return json.loads(re.search(r"const SHARED = (.*);\n", page)[1])
 
 
-def test_a_page_holds_all_frames() -> None:
-    data = data_of(denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__))
-    texts, frames = data["texts"], data["frames"]
-    shown = [["░" if i < 0 else texts[i] for i in frame["ids"]] for frame in frames]
-    assert shown == [["a ", "░", "░"], ["a ", "<b>&", "░"], ["a ", "<b>&", "</script><!--"]]
-    assert [frame["calls"] for frame in frames] == [0, 1, 2]
-    assert [frame["changed"] for frame in frames] == [[0, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert [frame["confidence"] for frame in frames] == [[None] * 3, [None, 0.8, 0.5], [None, None, 0.5]]
-    assert data["given"] == [1, 0, 0]
+def test_a_page_holds_all_steps() -> None:
+    data = data_of(denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__, title="Run", interval=0.1))
+    (pane,) = data["panes"]
+    assert pane["first"] == {"canvas": [0, None, None], "given": [True, False, False], "texts": {"0": "a "}}
+    assert [step["calls"] for step in pane["steps"]] == [1, 2]
+    changes = [step["changes"] for step in pane["steps"]]
+    assert changes == [[[1, 1, "<b>&", pytest.approx(0.8)]], [[2, 2, "</script><!--", pytest.approx(0.5)]]]
+    assert data["name"] == "Run"
+    assert data["pace"] == 100
 
 
 def test_a_page_fetches_nothing_and_text_cannot_break_out() -> None:
-    page = denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__, title="<i>x</i> & y", interval=0.1)
+    page = denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__, title="<i>x</i> & y")
     assert not re.search(r"https?:|src=|href=|url\(|@import", page)
     assert page.count("<script>") == page.count("</script>") == 1
     assert "<!--" not in page
     assert "<title>&lt;i&gt;x&lt;/i&gt; &amp; y</title>" in page
-    assert "}, 100);" in page
-    assert "@" not in page
     with pytest.raises(ValueError, match="above 0"):
         denoising_page(steps(), TOKENS, GIVEN, WORDS.__getitem__, interval=0.0)
 
