@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.denoiser import Denoiser, as_denoiser
+from llada.denoiser import as_denoiser
+from llada.heads.mixture import Mixture
 from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives.design import Design, Draw
 from llada.objectives.exact_counts import ExactCounts
@@ -49,7 +50,9 @@ class NELBO(Objective):
         scale, denominator = self.normaliser(draw)
         weights = (self.weight(process, draw) * scale).expand_as(draw.x_0)[draw.scored]
         if process.scatters:
-            numerator, terms = _interpolated(denoiser, process, draw, weights)
+            numerator, terms = denoiser.interpolated_nll(
+                draw.tokens, draw.x_0, draw.scored, weights, mixture_of(process, draw), **draw.inputs
+            )
         else:
             numerator, terms = denoiser.weighted_nll(
                 draw.tokens, draw.x_0, draw.scored, weights, suppressed=process.suppressed, **draw.inputs
@@ -77,20 +80,12 @@ class NELBO(Objective):
         return self.design.bound_gap(process)
 
 
-def _interpolated(denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The weighted sum of divergences under a process that draws random tokens, and the terms."""
-    assert process.num_tokens is not None
-    share = process.shares(draw.t.expand(draw.x_0.shape)[draw.scored])
-    return denoiser.interpolated_nll(
-        draw.tokens,
-        draw.x_0,
-        draw.scored,
-        weights,
-        kept=share.kept,
-        scattered=share.scattered / process.num_tokens,
-        num_tokens=process.num_tokens,
-        **draw.inputs,
-    )
+def mixture_of(process: Process, draw: Draw) -> Mixture:
+    """The laws that the divergences of the N scored tokens compare."""
+    law = process.mixture(draw.t)
+    assert law is not None
+    kept, scattered = (part.expand(draw.x_0.shape)[draw.scored] for part in law[:2])
+    return Mixture(kept, scattered, law.num_tokens)
 
 
 def default_bound(process: Process) -> Objective:

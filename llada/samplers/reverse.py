@@ -84,10 +84,9 @@ class AncestralSampler(Sampler):
         x, calls = state.tokens, state.calls
         for k in range(self.steps if columns.shape[1] else 0):
             t, s = (torch.full(calls.shape, 1.0 - n / self.steps, device=x.device).double() for n in (k, k + 1))
-            logits = denoiser.logits(x, columns, **process.conditioning(t), **model_kwargs).float()
+            known = {**process.conditioning(t), **model_kwargs}
+            logits = denoiser.clean_logits(x, columns, process.mixture(t[:, None]), **known).float()
             logits = self.proposal.suppress(logits, state)
-            if process.num_tokens is not None:
-                logits[..., process.num_tokens :] = -torch.inf
             clean = self.proposal.filter(logits).double().softmax(-1)
             before = x.gather(1, columns)
             law = process.reverse(before, clean, t, s)
