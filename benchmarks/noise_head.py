@@ -1,8 +1,8 @@
 """The divergence of uniform noise, forward and backward, against the published formula written plainly.
 
-The plain side is Duo's loss of a token, which is also UDLM's, over the (N, V) cube of log-probabilities by autograd: as
-its authors write it, with the cube's exponential, its noised average, that one's logarithm and their sum. Both sides get
-the same input of the head and give the same loss and gradients, which is asserted before anything is measured.
+The plain side is Duo's loss of a token, which is also UDLM's, over all log-probabilities (N, V) by autograd: as
+its authors write it, with the cube's exponential, its noised average, that one's logarithm and their sum. Both sides
+get the same input of the head and give the same loss and gradients, which is asserted before anything is measured.
 
 Times are taken in turn in one process; working memory (see `benchmarks.train_memory`) in a process for each side.
 
@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import hardware, interleave, table

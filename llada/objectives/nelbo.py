@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.denoiser import as_denoiser
+from llada.denoiser import Denoiser
 from llada.heads.mixture import Mixture
 from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives.design import Design, Draw
@@ -45,18 +45,11 @@ class NELBO(Objective):
 
     @override
     def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
-        denoiser = as_denoiser(model)
+        denoiser = process.network(model)
         draw = self.design(denoiser, process, columns(batch), random=random)
         scale, denominator = self.normaliser(draw)
         weights = (self.weight(process, draw) * scale).expand_as(draw.x_0)[draw.scored]
-        if process.scatters:
-            numerator, terms = denoiser.interpolated_nll(
-                draw.tokens, draw.x_0, draw.scored, weights, mixture_of(process, draw), **draw.inputs
-            )
-        else:
-            numerator, terms = denoiser.weighted_nll(
-                draw.tokens, draw.x_0, draw.scored, weights, suppressed=process.suppressed, **draw.inputs
-            )
+        numerator, terms = self._judge(denoiser, process, draw, weights)
         divergence = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
         divergence[draw.scored] = terms.double()
         rows = len(draw.x_0) // draw.copies  # what is told of a row is told of its first copy
@@ -69,6 +62,13 @@ class NELBO(Objective):
             scored_nll=divergence.sum(1)[:rows],
             num_scored=draw.scored.sum(1)[:rows],
         )
+
+    def _judge(self, denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, (), and the divergences of the N scored tokens, (N,) without their weights."""
+        seen = draw.tokens, draw.x_0, draw.scored, weights
+        if process.scatters:
+            return denoiser.interpolated_nll(*seen, mixture_of(process, draw), **draw.inputs)
+        return denoiser.weighted_nll(*seen, suppressed=process.suppressed, **draw.inputs)
 
     @property
     @override

@@ -2,6 +2,7 @@
 
 from llada.process.hybrid import AbsorbingHybridProcess, HybridProcess
 from llada.process.masked import MaskingProcess
+from llada.process.parameterisation import LeaveOneOut, ScoreDenoiser
 from llada.process.process import Noised, Process, check_maskable
 from llada.process.shares import Rates, Shares
 from llada.process.uniform import UniformProcess
@@ -9,10 +10,12 @@ from llada.process.uniform import UniformProcess
 __all__ = [
     "AbsorbingHybridProcess",
     "HybridProcess",
+    "LeaveOneOut",
     "MaskingProcess",
     "Noised",
     "Process",
     "Rates",
+    "ScoreDenoiser",
     "Shares",
     "UniformProcess",
     "check_maskable",

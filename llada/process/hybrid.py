@@ -38,6 +38,8 @@ class HybridProcess(Process):
         gamma: how long random tokens last, in (0, 2]: their share grows as (alpha (1 - alpha))^(gamma / 2).
         schedule: alpha(t), which tells kept tokens from masked ones.
         time_conditioned: whether the backbone takes sigma(t) = -log alpha(t) of the schedule as the keyword ``sigma``.
+        posterior: whether the network gives the full posterior, as plain cross-entropy teaches it, which bound and
+            reverse step then correct (`LeaveOneOut`).
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -49,6 +51,7 @@ class HybridProcess(Process):
     gamma: float = 1.0
     schedule: NoiseSchedule = field(default_factory=LinearSchedule)
     time_conditioned: bool = False
+    posterior: bool = False
 
     def __post_init__(self) -> None:
         if self.num_tokens < 2:

@@ -24,13 +24,15 @@ Diffusion", arXiv 2503.04482 (both at once).
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.mixture import Mixture
 from llada.noise import NoiseSchedule
+from llada.process.parameterisation import LeaveOneOut
 from llada.process.shares import Rates, Shares, rates_of
 from llada.random import RowRandom
 
@@ -59,6 +61,8 @@ class Process(ABC):
         mask_token_id: id of the mask token; None if there is none.
         num_tokens: K, the number of data tokens, with ids 0 .. K - 1, among which random ones are drawn; None if the
             process draws none.
+        posterior: whether the network gives the full posterior p(x_i | x_t), as plain cross-entropy teaches it, so that
+            bound and reverse step take its leave-one-out posterior (`LeaveOneOut`).
         suppressed: a token that the softmax of the loss leaves out, or None.
     """
 
@@ -66,6 +70,7 @@ class Process(ABC):
     time_conditioned: bool
     mask_token_id: int | None
     num_tokens: int | None
+    posterior: bool = False
 
     @property
     def suppressed(self) -> int | None:
@@ -117,6 +122,15 @@ class Process(ABC):
         share = self.shares(t)
         size = (share.kept + share.scattered) / law.size  # the laws may be those of tokens that aren't masked
         return torch.where(self.is_masked(tokens), rate.masked / share.masked * size, written)
+
+    def network(self, model: Any) -> Denoiser:
+        """A model as the bound and the reverse step of this process take it.
+
+        Args:
+            model: whatever `llada.denoiser.as_denoiser` takes.
+        """
+        denoiser = as_denoiser(model)
+        return LeaveOneOut(denoiser) if self.posterior and not isinstance(denoiser, LeaveOneOut) else denoiser
 
     def corrupt(self, x_0: Tensor, t: Tensor, maskable: Tensor | None = None, *, random: RowRandom) -> Noised:
         """Noise every token independently: draw x_t from q(x_t | x_0).

@@ -30,6 +30,8 @@ class UniformProcess(Process):
         num_tokens: K; random tokens are drawn from 0 .. K - 1, and the data has no others.
         schedule: alpha(t).
         time_conditioned: whether the backbone takes the total noise sigma(t) = -log alpha(t) as the keyword ``sigma``.
+        posterior: whether the network gives the full posterior, as plain cross-entropy teaches it, which bound and
+            reverse step then correct (`LeaveOneOut`).
 
     Raises:
         ValueError: if ``num_tokens`` is less than 2.
@@ -38,6 +40,7 @@ class UniformProcess(Process):
     num_tokens: int
     schedule: NoiseSchedule = field(default_factory=LinearSchedule)
     time_conditioned: bool = False
+    posterior: bool = False
     mask_token_id: ClassVar[None] = None  # type: ignore[misc]
 
     def __post_init__(self) -> None:
