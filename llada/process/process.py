@@ -199,6 +199,19 @@ class Process(ABC):
         """
         return self._posterior(tokens, clean, self.shares(t[:, None]), self.before(s[:, None]))
 
+    def marginal(self, clean: Tensor, s: Tensor) -> Tensor:
+        """The law q(x_s | x_0) of tokens whose clean ones have these laws.
+
+        Args:
+            clean: (B, M, V) float64.
+            s: (B,) float64; 0 means clean.
+
+        Returns:
+            (B, M, V) float64.
+        """
+        share = self.before(s[:, None])
+        return share.kept[..., None] * clean + self._noise(share, clean.shape[-1])
+
     def before(self, s: Tensor) -> Shares:
         """The shares at the earlier end of a step, like `shares`; at time 0 every token is clean."""
         share, start = self.shares(s), s == 0.0
