@@ -304,5 +304,5 @@ def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
 
 def only_data(logits: Tensor, mixture: Mixture) -> Tensor:
     """Minus infinity at all but the K data tokens of the (..., V) logits."""
-    is_data = torch.arange(logits.shape[-1], device=logits.device) < mixture.num_tokens
+    is_data = mixture.is_data(torch.arange(logits.shape[-1], device=logits.device))
     return logits.masked_fill(~is_data, -torch.inf)

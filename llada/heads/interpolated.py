@@ -88,9 +88,11 @@ def _judge_block(
     z: Tensor, noised: NoisedTokens, weight: Tensor, cross_entropy: bool, gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Columns (n, 1) are float64; the names are those of the equations above."""
-    (a, u, number), x = noised.mixture, noised.targets[:, None]
-    a, u, odds = a[:, None], u[:, None], noised.mixture.odds[:, None]
-    is_data = noised.tokens[:, None] < number
+    law, x = noised.mixture, noised.targets[:, None]
+    a, u, odds = law.kept[:, None], law.scattered[:, None], law.odds[:, None]
+    is_data = law.is_data(noised.tokens[:, None])
+    if law.hole is not None:
+        z[:, law.hole] = -torch.inf  # and so nothing in all that follows
     at, own = noised.tokens[:, None] * is_data, torch.where(is_data, noised.tokens[:, None] == x, False)
     logit, top = z.gather(1, x), z.amax(1, keepdim=True)
     e = z.sub_(top).exp_()

@@ -15,17 +15,29 @@ class Mixture(NamedTuple):
     Attributes:
         kept: a, float64.
         scattered: u, the share of each single data token, float64.
-        num_tokens: K, the data tokens, with ids 0 .. K - 1.
+        num_tokens: the data tokens have ids 0 .. num_tokens - 1.
+        hole: one of these ids that is no data token, the mask's; None if it isn't among them.
     """
 
     kept: Tensor
     scattered: Tensor
     num_tokens: int
+    hole: int | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of data tokens, K."""
+        return self.num_tokens - (self.hole is not None)
+
+    def is_data(self, tokens: Tensor) -> Tensor:
+        """Which tokens are data, bool of the same shape."""
+        inside = tokens < self.num_tokens
+        return inside if self.hole is None else inside & (tokens != self.hole)
 
     @property
     def size(self) -> Tensor:
         """The share of data tokens in all: a + K u."""
-        return self.kept + self.num_tokens * self.scattered
+        return self.kept + self.count * self.scattered
 
     @property
     def odds(self) -> Tensor:
@@ -38,7 +50,7 @@ class NoisedTokens(NamedTuple):
 
     Attributes:
         targets: x, (N,) int64.
-        tokens: z, (N,) int64; one that isn't among the K is the mask.
+        tokens: z, (N,) int64; one that isn't data is the mask.
         mixture: kept and scattered (N,) each.
         posterior: whether the logits are those of the full posterior, as plain cross-entropy teaches it.
     """
@@ -50,10 +62,8 @@ class NoisedTokens(NamedTuple):
 
     def at(self, span: slice) -> "NoisedTokens":
         """Some of the positions."""
-        kept, scattered, num_tokens = self.mixture
-        return NoisedTokens(
-            self.targets[span], self.tokens[span], Mixture(kept[span], scattered[span], num_tokens), self.posterior
-        )
+        part = self.mixture._replace(kept=self.mixture.kept[span], scattered=self.mixture.scattered[span])
+        return NoisedTokens(self.targets[span], self.tokens[span], part, self.posterior)
 
 
 def leave_one_out(logits: Tensor, tokens: Tensor, mixture: Mixture) -> Tensor:
@@ -67,6 +77,6 @@ def leave_one_out(logits: Tensor, tokens: Tensor, mixture: Mixture) -> Tensor:
     Returns:
         (..., K), a copy.
     """
-    is_data = tokens < mixture.num_tokens
+    is_data = mixture.is_data(tokens)
     evidence = torch.log1p(mixture.odds).expand(tokens.shape).where(is_data, 0.0)
     return logits.scatter_add(-1, (tokens * is_data)[..., None], -evidence.to(logits)[..., None])

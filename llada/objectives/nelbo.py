@@ -85,7 +85,7 @@ def mixture_of(process: Process, draw: Draw) -> Mixture:
     law = process.mixture(draw.t)
     assert law is not None
     kept, scattered = (part.expand(draw.x_0.shape)[draw.scored] for part in law[:2])
-    return Mixture(kept, scattered, law.num_tokens)
+    return law._replace(kept=kept, scattered=scattered)
 
 
 def default_bound(process: Process) -> Objective:

@@ -32,8 +32,8 @@ class HybridProcess(Process):
     """Masks and random tokens; every jump forgets what it leaves.
 
     Args:
-        mask_token_id: id of the mask token, behind the data tokens.
-        num_tokens: K; random tokens are drawn from 0 .. K - 1, and the data has no others.
+        mask_token_id: id of the mask token.
+        num_tokens: random tokens are drawn from 0 .. num_tokens - 1, but never the mask, and the data has no others.
         scatter: share of random tokens at their peak, above 0 and below 1; GIDD: 0.1 or 0.2.
         gamma: how long random tokens last, in (0, 2]: their share grows as (alpha (1 - alpha))^(gamma / 2).
         schedule: alpha(t), which tells kept tokens from masked ones.
@@ -54,13 +54,10 @@ class HybridProcess(Process):
     posterior: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_tokens < 2:
-            raise ValueError(f"num_tokens must be 2 or more, the number of data tokens; got {self.num_tokens}")
-        if self.mask_token_id < self.num_tokens:
-            raise ValueError(
-                f"the mask must stand behind the data tokens 0 .. {self.num_tokens - 1}; got "
-                f"mask_token_id={self.mask_token_id}"
-            )
+        if self.num_tokens < 2 + (0 <= self.mask_token_id < self.num_tokens):
+            raise ValueError(f"num_tokens must leave 2 data tokens or more; got {self.num_tokens}")
+        if self.mask_token_id < 0:
+            raise ValueError(f"mask_token_id must be a token id, 0 or more; got {self.mask_token_id}")
         if not 0.0 < self.scatter < 1.0:
             raise ValueError(f"scatter must be above 0 and below 1 (MaskingProcess scatters none); got {self.scatter}")
         if not 0.0 < self.gamma <= 2.0:
@@ -121,14 +118,13 @@ class AbsorbingHybridProcess(HybridProcess):
 
     @override
     def mixture(self, t: Tensor) -> Mixture:
-        share = _of_seen(self.shares(t))
-        return Mixture(share.kept, share.scattered / self.num_tokens, self.num_tokens)
+        return self._mixture(_of_seen(self.shares(t)))
 
     @override
     def reverse(self, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         now, then = self.shares(t[:, None]), self.before(s[:, None])
         masked, seen = self.is_masked(tokens), _of_seen(then)
-        mended = self._posterior(tokens.masked_fill(masked, 0), clean, _of_seen(now), seen)
+        mended = self._posterior(tokens.masked_fill(masked, int(self.mask_token_id == 0)), clean, _of_seen(now), seen)
         left = (then.masked / now.masked)[..., None]
         uncovered = (1.0 - left) * (seen.kept[..., None] * clean + self._noise(seen, clean.shape[-1]))
         uncovered[..., self.mask_token_id] = left[..., 0]

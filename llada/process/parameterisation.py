@@ -124,9 +124,11 @@ def _of_scores(scores: Tensor, tokens: Tensor, mixture: Mixture) -> Tensor:
     """Logits of xhat from log-scores, (..., K); tokens (...), and a mixture that broadcasts to them."""
     number = mixture.num_tokens
     log_s = scores[..., :number].to(torch.promote_types(scores.dtype, torch.float32))
-    is_data = tokens < number  # a mask has scores for all data tokens
+    is_data = mixture.is_data(tokens)  # a mask has scores for all data tokens
+    if mixture.hole is not None:
+        log_s = log_s.index_fill(-1, torch.tensor([mixture.hole], device=log_s.device), -torch.inf)
     at_token = F.one_hot(tokens.where(is_data, 0), number).bool() & is_data[..., None]
     p = log_s.masked_fill(at_token, 0.0).softmax(-1)  # of the data tokens
     kept, scattered = (part.expand(tokens.shape)[..., None] for part in mixture[:2])
-    share = ((p * (kept + number * scattered) - scattered) / kept).clamp(min=torch.finfo(p.dtype).tiny)
+    share = ((p * (kept + mixture.count * scattered) - scattered) / kept).clamp(min=torch.finfo(p.dtype).tiny)
     return share.to(p).log()

@@ -59,8 +59,8 @@ class Process(ABC):
         schedule: alpha(t), the share of kept tokens.
         time_conditioned: whether the backbone takes the total noise sigma(t) = -log alpha(t) as the keyword ``sigma``.
         mask_token_id: id of the mask token; None if there is none.
-        num_tokens: K, the number of data tokens, with ids 0 .. K - 1, among which random ones are drawn; None if the
-            process draws none.
+        num_tokens: random tokens are drawn from the ids 0 .. num_tokens - 1, which are the data tokens but for the mask
+            if that is among them; None if the process draws none.
         posterior: whether the network gives the full posterior p(x_i | x_t), as plain cross-entropy teaches it, so that
             bound and reverse step take its leave-one-out posterior (`LeaveOneOut`).
         suppressed: a token that the softmax of the loss leaves out, or None.
@@ -96,10 +96,7 @@ class Process(ABC):
 
     def mixture(self, t: Tensor) -> Mixture | None:
         """The laws that the divergence compares at times of any shape; None where it is the cross-entropy of masks."""
-        if self.num_tokens is None:
-            return None
-        share = self.shares(t)
-        return Mixture(share.kept, share.scattered / self.num_tokens, self.num_tokens)
+        return None if self.num_tokens is None else self._mixture(self.shares(t))
 
     def bound_weight(self, t: Tensor, tokens: Tensor, x_0: Tensor) -> Tensor:
         """Weight w of a scored token's divergence in the continuous-time bound E_t [ sum_i w_i divergence_i ].
@@ -116,7 +113,7 @@ class Process(ABC):
         """
         law, rate = self.mixture(t), self.rate(t)
         assert law is not None, f"{type(self).__name__} draws no random tokens, so it must write bound_weight"
-        written = rate.scattered / law.num_tokens / (law.scattered + law.kept * (tokens == x_0))
+        written = rate.scattered / law.count / (law.scattered + law.kept * (tokens == x_0))
         if self.mask_token_id is None:
             return written
         share = self.shares(t)
@@ -155,7 +152,7 @@ class Process(ABC):
             return Noised(tokens, masked)
         self._check_data(x_0, maskable)
         part = (u - share.masked) / share.scattered.clamp(min=torch.finfo(u.dtype).tiny)
-        drawn = (part.clamp(0.0, 1.0) * self.num_tokens).long().clamp(max=self.num_tokens - 1)
+        drawn = self._drawn(part)
         scattered = (u >= share.masked) & (u < share.masked + share.scattered) & maskable
         return Noised(torch.where(scattered, drawn, tokens), maskable)
 
@@ -173,8 +170,7 @@ class Process(ABC):
         end = self.shares(torch.ones(1, 1, dtype=torch.float64, device=tokens.device))
         part = random.uniform(tokens.shape[1]) * (end.masked + end.scattered)  # pure noise: what is kept is left out
         share = end.scattered.clamp(min=torch.finfo(part.dtype).tiny)  # 0 where all noise is masks
-        drawn = ((part - end.masked).clamp(min=0.0) / share * self.num_tokens).long()
-        noise = drawn.clamp(max=self.num_tokens - 1)
+        noise = self._drawn((part - end.masked) / share)
         if self.mask_token_id is not None:
             noise = noise.masked_fill(part < end.masked, self.mask_token_id)
         return torch.where(unknown, noise, tokens)
@@ -247,11 +243,30 @@ class Process(ABC):
         stay = torch.zeros_like(p_t).scatter(-1, z, ratio.expand_as(z).to(p_t))
         return (stay + jump) * p_s / p_t.gather(-1, z)
 
+    @property
+    def _hole(self) -> int | None:
+        """The mask, if it is among the ids from which random tokens are drawn."""
+        assert self.num_tokens is not None
+        return None if self.mask_token_id is None or self.mask_token_id >= self.num_tokens else self.mask_token_id
+
+    def _mixture(self, share: Shares) -> Mixture:
+        """The laws of tokens with these shares."""
+        assert self.num_tokens is not None
+        law = Mixture(share.kept, share.scattered, self.num_tokens, self._hole)
+        return law._replace(scattered=share.scattered / law.count)
+
+    def _drawn(self, part: Tensor) -> Tensor:
+        """The random token that each number in [0, 1] stands for, int64 of the same shape."""
+        assert self.num_tokens is not None
+        count = self.num_tokens - (self._hole is not None)
+        tokens = (part.clamp(0.0, 1.0) * count).long().clamp(max=count - 1)
+        return tokens if self._hole is None else tokens + (tokens >= self._hole)
+
     def _noise(self, share: Shares, num_states: int) -> Tensor:
         """b(y) of every state y, (B, 1, V)."""
         states = torch.zeros(*share.kept.shape, num_states, dtype=share.kept.dtype, device=share.kept.device)
         if self.num_tokens is not None:
-            states[..., : self.num_tokens] = (share.scattered / self.num_tokens)[..., None]
+            states[..., : self.num_tokens] = self._mixture(share).scattered[..., None]
         if self.mask_token_id is not None:
             states[..., self.mask_token_id] = share.masked
         return states
@@ -264,6 +279,11 @@ class Process(ABC):
                 f"token {int(x_0[maskable].max())} isn't one of the num_tokens={number} data tokens, 0 .. "
                 f"{number - 1}; give the process the size of the vocabulary, or exclude the token "
                 "from maskable"
+            )
+        if x_0.device.type == "cpu" and self._hole is not None and bool((self.is_masked(x_0) & maskable).any()):
+            raise ValueError(
+                f"the data has the mask token {self._hole} at a maskable position, where it can't be told from noise; "
+                "exclude it from maskable"
             )
 
 

@@ -19,7 +19,7 @@ N, D, K, V = 13, 5, 6, 9  # of V tokens the last three, the mask among them, are
 
 def plain(logits: Tensor, noised: NoisedTokens) -> Tensor:
     """KL(q || p) + R - log R - 1, by the laws themselves, (N,)."""
-    a, u, _ = (part[:, None] if isinstance(part, Tensor) else part for part in noised.mixture)
+    a, u = (part[:, None] for part in noised.mixture[:2])
     q = a * torch.eye(K, dtype=torch.float64)[noised.targets] + u
     shown = logits[:, :K].double()
     if noised.posterior:
@@ -147,7 +147,7 @@ def test_leave_one_out_takes_the_evidence_of_the_noised_token_away() -> None:
     """By Bayes' rule, for logits with any shift; a mask is no evidence."""
     noised = some_tokens()
     xhat = torch.rand(N, K, dtype=torch.float64).softmax(-1)
-    a, u, _ = (part[:, None] if isinstance(part, Tensor) else part for part in noised.mixture)
+    a, u = (part[:, None] for part in noised.mixture[:2])
     own = a * torch.eye(V, dtype=torch.float64)[noised.tokens][:, :K] + u
     posterior = (xhat * torch.where((noised.tokens < K)[:, None], own, 1.0)).log() + 7.0
     found = leave_one_out(posterior, noised.tokens, noised.mixture)

@@ -1,6 +1,6 @@
 """The reverse step of every process against Bayes' rule, and what noise does against its formula."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -190,8 +190,9 @@ def test_shares_of_ones_own_have_rates_under_every_grad_mode_or_are_refused() ->
 
 def test_a_hybrid_names_what_it_cannot_be() -> None:
     for options, message in (
-        ({"num_tokens": 1}, "num_tokens must be 2 or more"),
-        ({"mask_token_id": 2}, "the mask must stand behind the data tokens"),
+        ({"num_tokens": 1}, "must leave 2 data tokens"),
+        ({"num_tokens": 2, "mask_token_id": 1}, "must leave 2 data tokens"),
+        ({"mask_token_id": -1}, "mask_token_id must be a token id"),
         ({"scatter": 0.0}, "scatter must be above 0"),
         ({"scatter": 1.0}, "scatter must be above 0"),
         ({"gamma": 2.1}, r"gamma must be in \(0, 2\]"),
@@ -238,3 +239,35 @@ def test_prompts_and_packed_rows(kind: type) -> None:
                 weight = process.bound_weight(t, z, x)
                 total += float(weight * divergence(logits, NoisedTokens(x[0], z[0], law), t[0])[1])
     assert float(found.nelbo.sum()) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [HybridProcess, AbsorbingHybridProcess])
+@pytest.mark.parametrize("hole", [0, 2])
+def test_the_mask_may_stand_among_the_tokens(kind: type, hole: int) -> None:
+    """Everything is as with the mask behind the data, but for the names of the tokens."""
+    inside, behind = kind(hole, K + 1, 0.3), kind(K, K, 0.3)
+    renamed = torch.tensor([v for v in range(K + 1) if v != hole] + [hole])  # of data 0 .. K - 1, then the mask
+    x_0, random = torch.randint(K, (40, 6)), RowRandom.from_seed(3, 40)
+    t = torch.linspace(0.1, 0.9, 40).double()
+    noised = behind.corrupt(x_0, t, random=random).tokens
+    assert torch.equal(inside.corrupt(renamed[x_0], t, random=random).tokens, renamed[noised])
+    everything = torch.ones_like(x_0).bool()
+    assert torch.equal(inside.prior(x_0, everything, random=random), torch.full_like(x_0, hole))
+    table = torch.randn(K + 1, K + 1)
+    losses = []
+    for process, names in ((inside, renamed), (behind, torch.arange(K + 1))):
+        logits = torch.zeros_like(table)
+        logits[names[:, None], names] = table
+        logits.requires_grad_()
+        for told in (process, replace(process, posterior=True)):
+            found = NELBO()(lambda z, logits=logits: logits[z], told, names[x_0], random=random)
+            losses.append((found.nelbo, torch.autograd.grad(found.loss, logits)[0][names[:, None], names]))
+        clean = torch.nn.functional.pad(table[:, :K].softmax(-1).double(), (0, 1))[None]
+        turned = torch.zeros_like(clean)
+        turned[..., names] = clean
+        steps = process.reverse(names[None], turned, t[20:21], t[5:6])
+        losses[-1] += (steps[..., names],)
+    for a, b in zip(losses[:2], losses[2:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="the data has the mask token"):
+        inside.corrupt(torch.full((1, 2), hole), t[:1], random=RowRandom.from_seed(0, 1))
