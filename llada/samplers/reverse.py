@@ -172,4 +172,5 @@ def moved(state: State, now: Tensor, logits: Tensor) -> tuple[State, Step]:
     tokens, calls = state.tokens.scatter(1, columns, now), state.calls + valid.any(1)
     after = replace(state, tokens=tokens, calls=calls)
     waits = state.open & state.process.is_masked(tokens)
-    return after, Step(tokens, torch.zeros_like(state.open).scatter(1, columns, changed), confidence, calls, waits)
+    written = torch.zeros_like(state.open).scatter(1, columns, changed)
+    return after, Step(tokens, written, confidence, calls, waits, rewrites=state.process.scatters)
