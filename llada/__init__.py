@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.module import DiffusionLM
     from llada.noise import LinearSchedule, NoiseSchedule
     from llada.objectives import NELBO, Objective
-    from llada.process import MaskingProcess, Process, UniformProcess
+    from llada.process import AbsorbingHybridProcess, HybridProcess, MaskingProcess, Process, UniformProcess
     from llada.random import RowRandom
     from llada.samplers import Sampler
 
@@ -24,9 +24,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NELBO",
+    "AbsorbingHybridProcess",
     "AutoregressiveLM",
     "BidirectionalTransformer",
     "DiffusionLM",
+    "HybridProcess",
     "LinearSchedule",
     "MaskingProcess",
     "NoiseSchedule",
@@ -40,9 +42,11 @@ __all__ = [
 
 _EXPORTS = {
     "NELBO": "llada.objectives",
+    "AbsorbingHybridProcess": "llada.process",
     "AutoregressiveLM": "llada.autoregressive",
     "BidirectionalTransformer": "llada.backbones",
     "DiffusionLM": "llada.module",
+    "HybridProcess": "llada.process",
     "LinearSchedule": "llada.noise",
     "MaskingProcess": "llada.process",
     "NoiseSchedule": "llada.noise",

@@ -16,7 +16,8 @@ from typing_extensions import override
 
 from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
-from llada.heads.interpolated import interpolated_divergence
+from llada.heads.interpolated import divergence
+from llada.heads.mixture import Mixture, NoisedTokens
 
 
 @runtime_checkable
@@ -110,10 +111,10 @@ class Denoiser(ABC):
         targets: Tensor,
         where: Tensor,
         weights: Tensor,
+        mixture: Mixture,
         *,
-        kept: Tensor,
-        scattered: Tensor,
-        num_tokens: int,
+        cross_entropy: bool = False,
+        posterior: bool = False,
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """The loss of a process that also draws random tokens: the sum of ``weights * divergence``, and the terms.
@@ -123,18 +124,32 @@ class Denoiser(ABC):
             targets: (B, L) int64.
             where: (B, L) bool, N of them true.
             weights: (N,).
-            kept: (N,) float64, the share of kept tokens at each one's time.
-            scattered: (N,) float64, the share of each data token among the random ones.
-            num_tokens: K, the data tokens, with ids 0 .. K - 1.
+            mixture: the laws at each one's time, (N,) each; see `llada.heads.interpolated`.
+            cross_entropy: whether the sum to be minimised is that of the cross-entropies of the targets instead.
+            posterior: whether the model's logits are those of the full posterior, as plain cross-entropy teaches it.
             model_kwargs: for the model.
 
         Returns:
-            The sum, () differentiable, and the terms without their weights, (N,) detached; nats, see
-            `llada.heads.interpolated`.
+            The sum, () differentiable, and the divergences without their weights, (N,) detached; nats.
         """
-        logits = self.logits(tokens, where, **model_kwargs)[:, :num_tokens]
-        terms = interpolated_divergence(logits, targets[where], tokens[where], kept, scattered)
-        return (terms * weights).sum(), terms.detach()
+        logits = self.logits(tokens, where, **model_kwargs)
+        noised = NoisedTokens(targets[where], tokens[where], mixture, posterior)
+        return divergence(logits, noised, weights, cross_entropy=cross_entropy)
+
+    def clean_logits(self, tokens: Tensor, where: Tensor, mixture: Mixture | None, **model_kwargs: Any) -> Tensor:
+        """Logits of xhat, the distribution of the clean token that the reverse step takes.
+
+        Args:
+            tokens: x_t, (B, L) int64.
+            where: (B, M) int64 positions.
+            mixture: the laws at the tokens' times, which broadcast to (B, M); None for masked diffusion.
+            model_kwargs: for the model.
+
+        Returns:
+            (B, M, V); of a mixture's K data tokens, all others are at minus infinity.
+        """
+        logits = self.logits(tokens, where, **model_kwargs)
+        return logits if mixture is None else only_data(logits, mixture)
 
 
 class BackboneDenoiser(Denoiser):
@@ -179,6 +194,23 @@ class BackboneDenoiser(Denoiser):
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
         return self.head_loss(self.backbone.head, hidden, targets[where], weights, suppressed)
+
+    @override
+    def interpolated_nll(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        where: Tensor,
+        weights: Tensor,
+        mixture: Mixture,
+        *,
+        cross_entropy: bool = False,
+        posterior: bool = False,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        hidden = self._hidden(tokens, where, model_kwargs)
+        noised = NoisedTokens(targets[where], tokens[where], mixture, posterior)
+        return self.head_loss.interpolated(self.backbone.head, hidden, noised, weights, cross_entropy=cross_entropy)
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
         arguments = accepted(self.backbone.hidden, type(self.backbone).__name__, model_kwargs)
@@ -268,3 +300,9 @@ def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
         return where.flatten().nonzero().squeeze(1)
     start = torch.arange(tokens.shape[0], device=tokens.device)[:, None] * tokens.shape[1]
     return (start + where).flatten()
+
+
+def only_data(logits: Tensor, mixture: Mixture) -> Tensor:
+    """Minus infinity at all but the K data tokens of the (..., V) logits."""
+    is_data = mixture.is_data(torch.arange(logits.shape[-1], device=logits.device))
+    return logits.masked_fill(~is_data, -torch.inf)

@@ -160,7 +160,9 @@ class DiffusionLM(Inference, LightningModule):
         self._num_predicted = first + rows
         # Ranks take rows in turn: a row's seed is its place in the data, whatever the batches and ranks.
         place = (first + torch.arange(rows, device=self.device)) * ranks.size + ranks.rank
-        return self.generate(canvases["tokens"], canvases.get("attention_mask"), seed=self.seed + place)
+        hidden = canvases.get("maskable") if self.process.mask_token_id is None else None  # no mask says what is open
+        given = None if hidden is None else ~hidden
+        return self.generate(canvases["tokens"], canvases.get("attention_mask"), given, seed=self.seed + place)
 
     @property
     def lr(self) -> float:

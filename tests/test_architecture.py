@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "heads": set(),
     "noise": {"random"},
-    "process": {"noise", "random", "denoiser", "rows"},
+    "process": {"noise", "random", "heads", "denoiser", "rows"},
     "denoiser": {"heads"},
     "objectives": MATHEMATICS,
     "samplers": MATHEMATICS,

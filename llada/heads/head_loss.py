@@ -24,7 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from llada.heads.chunked_divergence import chunked_divergence
 from llada.heads.cross_entropy import chunk_rows, chunked_nll, nll, vocab_size
+from llada.heads.gradients import matmul_dtype, matrix_and_bias, with_gradients
+from llada.heads.mixture import NoisedTokens
 
 
 class HeadLoss(ABC):
@@ -47,6 +50,19 @@ class HeadLoss(ABC):
             The sum, () in nats, differentiable, and the terms nll_n without their weights, (N,) detached.
         """
 
+    def interpolated(
+        self, head: Any, hidden: Tensor, noised: NoisedTokens, weights: Tensor, *, cross_entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The loss under noise that also draws random tokens; arguments as in `chunked_divergence`.
+
+        Raises:
+            ValueError: if this way of computing it knows cross-entropies only.
+        """
+        raise ValueError(
+            f"{type(self).__name__} computes cross-entropies of masked tokens only; use head_loss=Chunked() with a "
+            "process that also draws random tokens"
+        )
+
 
 @dataclass(frozen=True)
 class Chunked(HeadLoss):
@@ -62,7 +78,7 @@ class Chunked(HeadLoss):
     def __call__(
         self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        linear = _matrix_and_bias(head)
+        linear = matrix_and_bias(head)
         if linear is None or len(hidden) == 0 or not torch.is_grad_enabled():
             return self._of_any_head(head, hidden, targets, weights.detach(), suppressed)
         inputs = hidden, *linear
@@ -94,7 +110,15 @@ class Chunked(HeadLoss):
                 elif of_matrix is not None:
                     of_matrix += dz.T @ h
                 del z, dz  # before the next chunk's logits are made
-        return _with_gradients(terms, weights, inputs, gradients)
+        return _summed(terms, weights, inputs, gradients)
+
+    @override
+    def interpolated(
+        self, head: Any, hidden: Tensor, noised: NoisedTokens, weights: Tensor, *, cross_entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        return chunked_divergence(
+            head, hidden, noised, weights, cross_entropy=cross_entropy, chunk_elements=self.chunk_elements
+        )
 
     def _of_any_head(
         self, head: Any, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None
@@ -119,46 +143,14 @@ class Chunked(HeadLoss):
                 if part is not None:
                     gradient += part
             terms.append(value.detach())
-        return _with_gradients(terms, weights, (hidden, *wanted), (of_hidden, *gradients))
+        return _summed(terms, weights, (hidden, *wanted), (of_hidden, *gradients))
 
 
-def matmul_dtype(hidden: Tensor) -> torch.dtype:
-    """The dtype in which the head multiplies ``hidden``: autocast's where that is on, its own elsewhere."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-
-
-def _matrix_and_bias(head: Any) -> tuple[Tensor, Tensor | None] | None:
-    """Matrix and bias of a head that does nothing else, and that are plain and whole on this process."""
-    if not isinstance(head, nn.Module):
-        return None
-    named = dict(head.named_parameters())
-    is_linear = type(head).forward is nn.Linear.forward or getattr(head, "is_linear", False)
-    has_hooks = head._forward_hooks or head._forward_pre_hooks
-    if not is_linear or has_hooks or any(type(p) is not nn.Parameter for p in named.values()):
-        return None
-    return named["weight"], named.get("bias")
-
-
-def _with_gradients(
+def _summed(
     terms: list[Tensor], weights: Tensor, inputs: Sequence[Tensor | None], gradients: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum, which has these gradients with respect to the inputs, and the terms."""
     with torch.no_grad():
         found = torch.cat(terms)
         total = (found * weights.to(found)).sum()
-    return _GradientsMade.apply(total, gradients, *inputs), found  # type: ignore[no-untyped-call]
-
-
-class _GradientsMade(torch.autograd.Function):
-    """A number whose gradients have been computed already; the backward pass scales them and hands them out."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor | None], *_: Tensor | None) -> Tensor:
-        ctx.save_for_backward(*gradients)
-        return total.clone()
-
-    @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        parts = (None if part is None else part * scale.to(part.dtype) for part in ctx.saved_tensors)
-        return None, None, *parts
+    return with_gradients(total, inputs, gradients), found

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from llada.heads.cross_entropy import chunk_rows
-from llada.heads.head_loss import Chunked, HeadLoss, matmul_dtype
+from llada.heads.gradients import matmul_dtype
+from llada.heads.head_loss import Chunked, HeadLoss
 
 
 class _OfMatrix(HeadLoss):

@@ -14,18 +14,21 @@ from llada.objectives.nelbo import (
 from llada.objectives.next_token import NextTokens
 from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput
+from llada.objectives.plain import PlainCrossEntropy
 from llada.objectives.random_length import RandomLength
-from llada.objectives.weight import BoundWeight, ContextWeight, UnitWeight, Weight
+from llada.objectives.weight import BoundWeight, ClippedWeight, ContextWeight, DynamicWeight, UnitWeight, Weight
 
 __all__ = [
     "NELBO",
     "Batch",
     "Blockwise",
     "BoundWeight",
+    "ClippedWeight",
     "ComplementaryPairs",
     "ContextWeight",
     "Design",
     "Draw",
+    "DynamicWeight",
     "ExactCounts",
     "IndependentMasks",
     "NextTokens",
@@ -36,6 +39,7 @@ __all__ = [
     "PerRow",
     "PerScored",
     "PerToken",
+    "PlainCrossEntropy",
     "RandomLength",
     "TimeGrid",
     "UnitWeight",

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.denoiser import Denoiser, as_denoiser
+from llada.denoiser import Denoiser
+from llada.heads.mixture import Mixture
 from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives.design import Design, Draw
 from llada.objectives.exact_counts import ExactCounts
@@ -44,16 +45,11 @@ class NELBO(Objective):
 
     @override
     def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
-        denoiser = as_denoiser(model)
+        denoiser = process.network(model)
         draw = self.design(denoiser, process, columns(batch), random=random)
         scale, denominator = self.normaliser(draw)
         weights = (self.weight(process, draw) * scale).expand_as(draw.x_0)[draw.scored]
-        if process.scatters:
-            numerator, terms = _interpolated(denoiser, process, draw, weights)
-        else:
-            numerator, terms = denoiser.weighted_nll(
-                draw.tokens, draw.x_0, draw.scored, weights, suppressed=process.suppressed, **draw.inputs
-            )
+        numerator, terms = self._judge(denoiser, process, draw, weights)
         divergence = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
         divergence[draw.scored] = terms.double()
         rows = len(draw.x_0) // draw.copies  # what is told of a row is told of its first copy
@@ -67,6 +63,13 @@ class NELBO(Objective):
             num_scored=draw.scored.sum(1)[:rows],
         )
 
+    def _judge(self, denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, (), and the divergences of the N scored tokens, (N,) without their weights."""
+        seen = draw.tokens, draw.x_0, draw.scored, weights
+        if process.scatters:
+            return denoiser.interpolated_nll(*seen, mixture_of(process, draw), **draw.inputs)
+        return denoiser.weighted_nll(*seen, suppressed=process.suppressed, **draw.inputs)
+
     @property
     @override
     def left_to_right(self) -> bool:
@@ -77,20 +80,12 @@ class NELBO(Objective):
         return self.design.bound_gap(process)
 
 
-def _interpolated(denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The weighted sum of divergences under a process that draws random tokens, and the terms."""
-    assert process.num_tokens is not None
-    share = process.shares(draw.t.expand(draw.x_0.shape)[draw.scored])
-    return denoiser.interpolated_nll(
-        draw.tokens,
-        draw.x_0,
-        draw.scored,
-        weights,
-        kept=share.kept,
-        scattered=share.scattered / process.num_tokens,
-        num_tokens=process.num_tokens,
-        **draw.inputs,
-    )
+def mixture_of(process: Process, draw: Draw) -> Mixture:
+    """The laws that the divergences of the N scored tokens compare."""
+    law = process.mixture(draw.t)
+    assert law is not None
+    kept, scattered = (part.expand(draw.x_0.shape)[draw.scored] for part in law[:2])
+    return law._replace(kept=kept, scattered=scattered)
 
 
 def default_bound(process: Process) -> Objective:

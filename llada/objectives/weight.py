@@ -1,7 +1,7 @@
 """Training weights: how much the divergence of a scored token counts."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,6 +43,65 @@ class UnitWeight(Weight):
     @override
     def __call__(self, process: Process, draw: Draw) -> Tensor:
         return torch.ones_like(draw.t)
+
+
+@dataclass(frozen=True)
+class ClippedWeight(Weight):
+    """Another weight, where it isn't larger than a limit: less variance at low noise. Not a bound.
+
+    Args:
+        limit: the largest weight, above 0.
+        weight: what is clipped.
+
+    Raises:
+        ValueError: if ``limit`` isn't above 0.
+
+    Reference:
+        "Clip" in von Rütte et al., arXiv 2503.04482, section 3.4, with the bound's weight.
+    """
+
+    limit: float
+    weight: Weight = field(default_factory=BoundWeight)
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0.0:
+            raise ValueError(f"limit, the largest weight, must be above 0; got {self.limit}")
+
+    @override
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
+        return self.weight(process, draw).clamp(max=self.limit)
+
+
+@dataclass(frozen=True)
+class DynamicWeight(Weight):
+    """GIDD's: 2 for a mask, 1 for a random token, and for a kept one the odds u / a of the noise. Not a bound.
+
+    Here a is the kept share and u that of each random token: what a kept token would weigh in the bound if a random one
+    weighed 1. Under GIDD's schedule these odds are (B / K) exp(-log-SNR / 2).
+
+    Args:
+        limit: the largest weight.
+
+    Raises:
+        ValueError: if ``limit`` isn't above 0, or the process draws no random tokens.
+
+    Reference:
+        von Rütte et al., arXiv 2503.04482, section 3.4.
+    """
+
+    limit: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0.0:
+            raise ValueError(f"limit, the largest weight, must be above 0; got {self.limit}")
+
+    @override
+    def __call__(self, process: Process, draw: Draw) -> Tensor:
+        law = process.mixture(draw.t)
+        if law is None:
+            raise ValueError(f"DynamicWeight tells kept tokens from random ones, and {process} draws none")
+        other = torch.where(process.is_masked(draw.tokens), 2.0, 1.0).double()
+        return torch.where(draw.tokens == draw.x_0, 1.0 / law.odds, other).clamp(max=self.limit)
 
 
 @dataclass(frozen=True)

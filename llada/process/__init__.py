@@ -1,7 +1,22 @@
 """Noise processes: what happens to a token, forward and back."""
 
+from llada.process.hybrid import AbsorbingHybridProcess, HybridProcess
 from llada.process.masked import MaskingProcess
-from llada.process.process import Noised, Process, Shares, check_maskable
+from llada.process.parameterisation import LeaveOneOut, ScoreDenoiser
+from llada.process.process import Noised, Process, check_maskable
+from llada.process.shares import Rates, Shares
 from llada.process.uniform import UniformProcess
 
-__all__ = ["MaskingProcess", "Noised", "Process", "Shares", "UniformProcess", "check_maskable"]
+__all__ = [
+    "AbsorbingHybridProcess",
+    "HybridProcess",
+    "LeaveOneOut",
+    "MaskingProcess",
+    "Noised",
+    "Process",
+    "Rates",
+    "ScoreDenoiser",
+    "Shares",
+    "UniformProcess",
+    "check_maskable",
+]

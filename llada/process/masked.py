@@ -17,7 +17,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.noise import LinearSchedule, NoiseSchedule
-from llada.process.process import Process, Shares
+from llada.process.process import Process
+from llada.process.shares import Rates, Shares
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class MaskingProcess(Process):
     def shares(self, t: Tensor) -> Shares:
         masked = self.schedule.mask_probability(t)
         return Shares(self.schedule.alpha(t), masked, torch.zeros_like(masked))
+
+    @override
+    def rate(self, t: Tensor) -> Rates:
+        """-alpha'(t) / alpha(t), of a token that isn't masked yet."""
+        jumps = -self.schedule.alpha_prime(t) / self.schedule.alpha(t)
+        return Rates(jumps, torch.zeros_like(jumps))
 
     @override
     def bound_weight(self, t: Tensor, tokens: Tensor, x_0: Tensor) -> Tensor:

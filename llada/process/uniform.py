@@ -18,7 +18,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.noise import LinearSchedule, NoiseSchedule
-from llada.process.process import Process, Shares
+from llada.process.process import Process
+from llada.process.shares import Rates, Shares
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class UniformProcess(Process):
         num_tokens: K; random tokens are drawn from 0 .. K - 1, and the data has no others.
         schedule: alpha(t).
         time_conditioned: whether the backbone takes the total noise sigma(t) = -log alpha(t) as the keyword ``sigma``.
+        posterior: whether the network gives the full posterior, as plain cross-entropy teaches it, which bound and
+            reverse step then correct (`LeaveOneOut`).
 
     Raises:
         ValueError: if ``num_tokens`` is less than 2.
@@ -37,6 +40,7 @@ class UniformProcess(Process):
     num_tokens: int
     schedule: NoiseSchedule = field(default_factory=LinearSchedule)
     time_conditioned: bool = False
+    posterior: bool = False
     mask_token_id: ClassVar[None] = None  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -49,11 +53,7 @@ class UniformProcess(Process):
         return Shares(self.schedule.alpha(t), torch.zeros_like(scattered), scattered)
 
     @override
-    def bound_weight(self, t: Tensor, tokens: Tensor, x_0: Tensor) -> Tensor:
-        """W = r / q(x_t | x_0) with the rate r = -alpha'(t) / (K alpha(t)) at which a token jumps to each of the K.
-
-        It is the rate of the path's jumps over their probability, see `llada.objectives.nelbo`.
-        """
-        alpha, share = self.schedule.alpha(t), self.schedule.mask_probability(t) / self.num_tokens
-        rate = -self.schedule.alpha_prime(t) / alpha / self.num_tokens
-        return rate / torch.where(tokens == x_0, alpha + share, share)
+    def rate(self, t: Tensor) -> Rates:
+        """-alpha'(t) / alpha(t), to all of the K tokens together."""
+        jumps = -self.schedule.alpha_prime(t) / self.schedule.alpha(t)
+        return Rates(torch.zeros_like(jumps), jumps)

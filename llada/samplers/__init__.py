@@ -12,6 +12,7 @@ from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.allow_lists import AllowLists
 from llada.samplers.constraints.regular import RegularExpression
 from llada.samplers.editing import EditingSampler
+from llada.samplers.gibbs import GibbsSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.next_token import NextToken
 from llada.samplers.order import (
@@ -28,6 +29,7 @@ from llada.samplers.order import (
 )
 from llada.samplers.part import Part
 from llada.samplers.propose import Proposal
+from llada.samplers.psi import ConstantKappa, Kappa, PsiSampler, RemaskingKappa, Stretches
 from llada.samplers.published.parallel import (
     credit,
     dkv_cache,
@@ -77,6 +79,7 @@ from llada.samplers.rates.remask import (
     Remasking,
     RescaledRemasking,
 )
+from llada.samplers.renoise import CommitAndRenoise
 from llada.samplers.reverse import AncestralSampler
 from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood
 from llada.samplers.spacing import Comb, Spread
@@ -98,9 +101,11 @@ __all__ = [
     "Canvas",
     "CappedRemasking",
     "Comb",
+    "CommitAndRenoise",
     "ComposedSampler",
     "Confidence",
     "ConfidenceRemasking",
+    "ConstantKappa",
     "CosineQuota",
     "Credit",
     "DelayedCache",
@@ -113,10 +118,12 @@ __all__ = [
     "Factor",
     "FirstHitting",
     "ForwardBackwardRemasking",
+    "GibbsSampler",
     "Guidance",
     "GuidedDenoiser",
     "Hierarchy",
     "IntervalCache",
+    "Kappa",
     "LeftToRight",
     "LoopRemasking",
     "Margin",
@@ -129,12 +136,14 @@ __all__ = [
     "PerStep",
     "PrefixCache",
     "Proposal",
+    "PsiSampler",
     "Quota",
     "RandomOrder",
     "Rates",
     "RegionCache",
     "RegularExpression",
     "Remasking",
+    "RemaskingKappa",
     "RescaledRemasking",
     "Sample",
     "Sampler",
@@ -145,6 +154,7 @@ __all__ = [
     "State",
     "Step",
     "Stochastic",
+    "Stretches",
     "TauLeaping",
     "TextLikelihood",
     "Threshold",

@@ -29,6 +29,7 @@ class Step:
         open: (B, L) bool, positions that still wait for a token and hold the mask; none under noise without masks.
         log_prob: (B, L) float64, nats, of the tokens that this step drew and wrote, 0 elsewhere; None where no text is
             scored.
+        rewrites: whether tokens that were written may change in later steps, so that masks don't tell how far it is.
     """
 
     tokens: Tensor
@@ -37,6 +38,7 @@ class Step:
     calls: Tensor
     open: Tensor
     log_prob: Tensor | None = None
+    rewrites: bool = False
 
 
 class Sample(NamedTuple):

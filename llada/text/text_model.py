@@ -157,7 +157,9 @@ class TextModel:
             ValueError: if there is no prompt.
         """
         mask, pad = self.model.process.mask_token_id, self.tokenizer.pad_token_id
-        literal = mask is None  # noise without masks: what stands at an open position doesn't matter
+        if mask is None:  # noise without masks: the tokenizer's own still says where gaps are
+            mask = getattr(self.tokenizer, "mask_token_id", None)
+        literal = mask is None  # what stands at an open position doesn't matter
         mask = 0 if mask is None else mask
         # Padding is hidden from attention, so any token but the mask will do.
         pad = int(mask == 0) if pad is None else pad

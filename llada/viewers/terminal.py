@@ -66,7 +66,8 @@ def picture(step: Step, given: Tensor, text: Callable[[int], str], row: int = 0)
         else:
             shown.append(visible(text(token)), style="dim" if old else _colour(sure) if new else "")
     left = int(step.open[row].sum())
-    shown.append(f"\n-- {int(step.calls[row])} model calls, {left} masks left", style="dim")
+    changed = f", {int(step.changed[row].sum())} tokens changed" if step.rewrites else ""
+    shown.append(f"\n-- {int(step.calls[row])} model calls, {left} masks left{changed}", style="dim")
     return shown
 
 

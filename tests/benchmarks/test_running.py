@@ -15,6 +15,7 @@ from benchmarks import (
     likelihood,
     loop_overhead,
     mask_scaling,
+    noise_head,
     packing,
     startup,
     train_memory,
@@ -45,6 +46,12 @@ def test_train_memory(monkeypatch):
     monkeypatch.setattr(train_memory, "measure", lambda kind, vocab, given, rows: {"plain": 80.0}.get(kind, 10.0))
     result = train_memory.main(["--vocab", "126464"])
     assert [goal.value for goal in result.goals] == [8.0, 1.0]
+
+
+def test_noise_head(monkeypatch):
+    monkeypatch.setattr(noise_head, "memory", lambda side, sizes: {"ours": 5.0, "plain": 50.0}[side])
+    found = noise_head.main(["--rows", "40", "--vocab_size", "50", "--width", "8", "--rounds", "1"])
+    assert {side: size for side, (_, size) in found.items()} == {"ours": 5.0, "plain": 50.0}
 
 
 def test_mask_scaling():

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from llada.process import MaskingProcess
-from llada.samplers import Binomial, ForwardBackwardRemasking, PerStep, RandomOrder, UnmaskingSampler
+from llada.process import MaskingProcess, UniformProcess
+from llada.samplers import AncestralSampler, Binomial, ForwardBackwardRemasking, PerStep, RandomOrder, UnmaskingSampler
 from llada.viewers import denoising_page, denoising_picture, frames_of, picture, watch
 
 MASK = 4
@@ -142,3 +142,16 @@ def test_a_token_that_is_masked_again_is_red_in_the_picture() -> None:
     again = sum(new and token is None for frame in frames for new, token in zip(frame.changed, frame.ids, strict=True))
     assert again > 0
     assert denoising_picture(film, tokens, tokens != MASK, WORDS.__getitem__).count('class="again"') == again
+
+
+def test_a_canvas_without_masks_tells_how_much_changes() -> None:
+    process, given = UniformProcess(4), torch.tensor([[True, False, False], [True, False, False]])
+    tokens = torch.tensor([[0, 0, 0], [1, 0, 0]])
+    seen = list(AncestralSampler(3).iterate(lambda x: 30.0 * model(x)[..., :4], tokens, process, given=given))
+    last = seen[-1]
+    assert picture(last, given, WORDS.__getitem__).plain == (
+        f"a <b>&</script><!--\n-- 3 model calls, 0 masks left, {int(last.changed[0].sum())} tokens changed"
+    )
+    frames = frames_of(seen, tokens, given)
+    assert frames[0].ids == [0, None, None]
+    assert all(None not in frame.ids for frame in frames[1:])

@@ -1,0 +1,134 @@
+"""What a network's outputs mean, where they aren't the logits of xhat that bound and reverse step ask for.
+
+Under noise that draws random tokens the best xhat is the leave-one-out posterior p(x_i | x_t without its token i). A
+network that learns by plain cross-entropy gives the full posterior instead, and by Bayes' rule
+
+    p(x_i | x_t)  ~  p(x_i | x_t without token i)  q(x_t^i | x_i),
+
+so xhat is what it says over q, renormalised. A network that learns scores gives s(y) = p_t(y) / p_t(z), the odds of the
+other tokens that might stand in z's place, with p_t(y) = kept xhat(y) + scattered / K.
+
+Reference: on the full posterior, "Uniform Diffusion Models Revisited: Leave-One-Out Denoiser and Absorbing State
+Reformulation", arXiv 2605.22765; on scores, Lou et al., "Discrete Diffusion Modeling by Estimating the Ratios of the
+Data Distribution", arXiv 2310.16834.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from llada.denoiser import Denoiser, as_denoiser, only_data
+from llada.heads import Chunked, HeadLoss
+from llada.heads.interpolated import divergence
+from llada.heads.mixture import Mixture, NoisedTokens, leave_one_out
+
+
+class _Reading(nn.Module, Denoiser):
+    """Another model, whose outputs mean something else.
+
+    Args:
+        model: whatever `as_denoiser` takes.
+        head_loss: how the loss of a network with a `head` is computed.
+    """
+
+    def __init__(self, model: Any, head_loss: HeadLoss = Chunked()) -> None:  # noqa: B008 - frozen
+        super().__init__()
+        self.model, self.head_loss = model, head_loss
+
+    @property
+    def inner(self) -> Denoiser:
+        """The model itself."""
+        return as_denoiser(self.model, self.head_loss)
+
+    @property
+    @override
+    def block_length(self) -> int | None:
+        return self.inner.block_length
+
+    @override
+    def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
+        return self.inner.logits(tokens, where, **model_kwargs)
+
+    def forward(self, tokens: Tensor, **model_kwargs: Any) -> Tensor:
+        """The model's own outputs, (B, L, V)."""
+        return self.logits(tokens, **model_kwargs)
+
+
+class LeaveOneOut(_Reading):
+    """A network of the full posterior, as plain cross-entropy teaches it, that gives its leave-one-out posterior.
+
+    `logits`, `token_nll` and `weighted_nll` are the network's own; what bound and reverse step ask for is converted.
+    A process with ``posterior=True`` does this to its network itself. Masked diffusion needs none of it: there a
+    scored token, the mask, says nothing of what it hides.
+
+    Args:
+        model: whatever `as_denoiser` takes.
+        head_loss: how the loss of a network with a `head` is computed.
+    """
+
+    @override
+    def weighted_nll(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return self.inner.weighted_nll(*arguments, **options)
+
+    @override
+    def token_nll(self, *arguments: Any, **options: Any) -> Tensor:
+        return self.inner.token_nll(*arguments, **options)
+
+    @override
+    def interpolated_nll(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return self.inner.interpolated_nll(*arguments, **{**options, "posterior": True})
+
+    @override
+    def clean_logits(self, tokens: Tensor, where: Tensor, mixture: Mixture | None, **model_kwargs: Any) -> Tensor:
+        logits = self.inner.clean_logits(tokens, where, mixture, **model_kwargs)
+        return logits if mixture is None else leave_one_out(logits, tokens.gather(1, where), mixture)
+
+
+class ScoreDenoiser(_Reading):
+    """A network of log-scores, such as SEDD's: log s(y) for every y, of which that of the token itself counts as 0.
+
+    A score that asks for less than the random tokens alone would give counts as xhat(y) = 0. The loss needs the outputs
+    of all scored positions at once. Arguments as those of `LeaveOneOut`.
+    """
+
+    @override
+    def interpolated_nll(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        where: Tensor,
+        weights: Tensor,
+        mixture: Mixture,
+        *,
+        cross_entropy: bool = False,
+        posterior: bool = False,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        scores = self.logits(tokens, where, **model_kwargs)
+        noised = NoisedTokens(targets[where], tokens[where], mixture, posterior)
+        return divergence(_of_scores(scores, tokens[where], mixture), noised, weights, cross_entropy=cross_entropy)
+
+    @override
+    def clean_logits(self, tokens: Tensor, where: Tensor, mixture: Mixture | None, **model_kwargs: Any) -> Tensor:
+        scores = self.logits(tokens, where, **model_kwargs)
+        if mixture is None:  # xhat is proportional to the scores
+            return scores
+        clean = _of_scores(scores[..., : mixture.num_tokens], tokens.gather(1, where), mixture)
+        return only_data(F.pad(clean, (0, scores.shape[-1] - mixture.num_tokens)), mixture)
+
+
+def _of_scores(scores: Tensor, tokens: Tensor, mixture: Mixture) -> Tensor:
+    """Logits of xhat from log-scores, (..., K); tokens (...), and a mixture that broadcasts to them."""
+    number = mixture.num_tokens
+    log_s = scores[..., :number].to(torch.promote_types(scores.dtype, torch.float32))
+    is_data = mixture.is_data(tokens)  # a mask has scores for all data tokens
+    if mixture.hole is not None:
+        log_s = log_s.index_fill(-1, torch.tensor([mixture.hole], device=log_s.device), -torch.inf)
+    at_token = F.one_hot(tokens.where(is_data, 0), number).bool() & is_data[..., None]
+    p = log_s.masked_fill(at_token, 0.0).softmax(-1)  # of the data tokens
+    kept, scattered = (part.expand(tokens.shape)[..., None] for part in mixture[:2])
+    share = ((p * (kept + mixture.count * scattered) - scattered) / kept).clamp(min=torch.finfo(p.dtype).tiny)
+    return share.to(p).log()

@@ -1,0 +1,79 @@
+"""Ancestral sampling with a corrector: between two steps some tokens are drawn again, given all the others.
+
+At time s the law of one noised token given the others is p(x_s^i | x_s without i) = kept_s xhat_i + b_s, with xhat the
+leave-one-out posterior. Drawing a token from it leaves the law of the canvas as it is (Gibbs sampling), so many such
+draws mend what the steps of the predictor did too coarsely. Several tokens drawn in one call are only nearly exact.
+
+Reference: "Uniform Diffusion Models Revisited: Leave-One-Out Denoiser and Absorbing State Reformulation",
+arXiv 2605.22765.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.denoiser import Denoiser
+from llada.process import Process
+from llada.random import RowRandom
+from llada.samplers.order import Order, RandomOrder
+from llada.samplers.propose import inverse_cdf
+from llada.samplers.reverse import AncestralSampler, moved
+from llada.samplers.sampler import Step
+from llada.samplers.state import State
+
+
+@dataclass(frozen=True)
+class GibbsSampler(AncestralSampler):
+    """Steps of the reverse process, each followed by corrections, for noise that draws random tokens.
+
+    Args:
+        corrections: model calls between two steps.
+        positions: tokens that a correction draws again.
+        order: which ones: those that it would write last. `RandomOrder` is exact; `Margin`, `TopProb` and, by the
+            probability of the token that stands there, `Confidence` spend the draws where the model is least sure.
+        options: those of `AncestralSampler`.
+
+    Raises:
+        ValueError: if a number is less than 1.
+    """
+
+    corrections: int = field(default=1, kw_only=True)
+    positions: int = field(default=1, kw_only=True)
+    order: Order = field(default_factory=RandomOrder, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.corrections < 1 or self.positions < 1:
+            raise ValueError(
+                f"corrections and positions must be 1 or more; got {self.corrections} and {self.positions}. "
+                "AncestralSampler corrects nothing"
+            )
+
+    @override
+    def iterate(self, model: Any, tokens: Tensor, process: Process, **options: Any) -> Iterator[Step]:
+        if not process.scatters:
+            raise ValueError(
+                f"GibbsSampler draws written tokens again from what the network says of them, and under {process} it "
+                "never learns to judge them; use PsiSampler, which masks them first"
+            )
+        return super().iterate(model, tokens, process, **options)
+
+    @override
+    def correct(
+        self, denoiser: Denoiser, state: State, s: Tensor, random: RowRandom, model_kwargs: dict[str, Any]
+    ) -> Iterator[Step]:
+        for number in range(self.corrections):
+            before, stream = state.tokens.gather(1, state.columns), random.fold_in(number)
+            logits, clean = self.predict(denoiser, state, s, model_kwargs)
+            judged = replace(state, logits=logits, filtered=logits, drawn=before, random=stream.fold_in(1))
+            last = self.order(judged).double().masked_fill(~state.valid, torch.inf)
+            count = min(self.positions, last.shape[1])
+            chosen = torch.zeros_like(state.valid).scatter(1, last.topk(count, largest=False).indices, True)
+            law = state.process.marginal(clean, s)
+            drawn = inverse_cdf(law.log(), stream.uniform_at(state.positions))
+            state, step = moved(state, torch.where(chosen & state.valid, drawn, before), logits)
+            yield step

@@ -1,0 +1,120 @@
+"""Psi-samplers: between ancestral sampling, which trusts what stands there, and drawing everything anew.
+
+    x_s ~ kappa p(x_s | x_t) + (1 - kappa) q(x_s | x_0 ~ p(x_0 | x_t))
+
+The first part is the reverse step. The second guesses the clean tokens and noises them to the time s. Both have the
+same marginals, so any kappa in [0, 1] has them. With kappa below 1 a token may change after it was written; for masks
+this is remasking, and ReMDM's sigma is (1 - kappa)(1 - alpha_s).
+
+Reference: Sahoo et al., "The Diffusion Duality, Chapter II: Psi-Samplers and Efficient Curriculum", arXiv 2602.21185.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.process import Process
+from llada.samplers.rates.remask import CappedRemasking, Remasking, sigma_max
+from llada.samplers.reverse import AncestralSampler
+
+
+class Kappa(ABC):
+    """How far a step trusts what stands on the canvas."""
+
+    @abstractmethod
+    def __call__(self, process: Process, t: Tensor, s: Tensor) -> Tensor:
+        """Kappa of the step from t to s > 0, in [0, 1]; times and result (B,) float64."""
+
+
+@dataclass(frozen=True)
+class ConstantKappa(Kappa):
+    """The same in all steps.
+
+    Args:
+        value: in [0, 1]; 1 is ancestral sampling.
+
+    Raises:
+        ValueError: if it isn't in [0, 1].
+    """
+
+    value: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.value <= 1.0:
+            raise ValueError(f"kappa must be in [0, 1]; got {self.value}")
+
+    @override
+    def __call__(self, process: Process, t: Tensor, s: Tensor) -> Tensor:
+        return torch.full_like(t, self.value)
+
+
+@dataclass(frozen=True)
+class RemaskingKappa(Kappa):
+    """ReMDM's rates for any noise: kappa = 1 - sigma / (1 - alpha_s), for a sigma of at most 1 - alpha_s.
+
+    Args:
+        rates: rates whose sigma is a function of alpha: `CappedRemasking`, `RescaledRemasking`,
+            `ForwardBackwardRemasking`.
+    """
+
+    rates: Remasking = field(default_factory=CappedRemasking)
+
+    @override
+    def __call__(self, process: Process, t: Tensor, s: Tensor) -> Tensor:
+        alpha_t, alpha_s = process.schedule.alpha(t), process.schedule.alpha(s)
+        sigma = torch.minimum(self.rates.sigma(alpha_t, alpha_s), sigma_max(alpha_t, alpha_s))
+        return (1.0 - sigma / process.schedule.mask_probability(s)).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Stretches(Kappa):
+    """Another kappa while noise is high, in the middle, and while it is low.
+
+    Args:
+        high: for steps that begin above ``t_on``.
+        middle: for those between.
+        low: for those that begin at ``t_off`` or below.
+        t_on: where the middle begins.
+        t_off: where it ends.
+
+    Raises:
+        ValueError: unless 0 <= t_off <= t_on <= 1.
+    """
+
+    high: Kappa = field(default_factory=lambda: ConstantKappa(1.0))
+    middle: Kappa = field(default_factory=RemaskingKappa)
+    low: Kappa = field(default_factory=lambda: ConstantKappa(1.0))
+    t_on: float = 0.55
+    t_off: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.t_off <= self.t_on <= 1.0:
+            raise ValueError(f"need 0 <= t_off <= t_on <= 1; got t_off={self.t_off} and t_on={self.t_on}")
+
+    @override
+    def __call__(self, process: Process, t: Tensor, s: Tensor) -> Tensor:
+        high, middle, low = (kappa(process, t, s) for kappa in (self.high, self.middle, self.low))
+        return torch.where(t > self.t_on, high, torch.where(t > self.t_off, middle, low))
+
+
+@dataclass(frozen=True)
+class PsiSampler(AncestralSampler):
+    """Ancestral sampling that also draws anew; for every process. Its last step is the ancestral one.
+
+    Args:
+        kappa: how far each step trusts the canvas.
+        options: those of `AncestralSampler`.
+    """
+
+    kappa: Kappa = field(default_factory=ConstantKappa, kw_only=True)
+
+    @override
+    def amend(self, law: Tensor, process: Process, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        if not bool((s > 0.0).all()):
+            return super().amend(law, process, tokens, clean, t, s)
+        kappa = self.kappa(process, t, s)[:, None, None]
+        guess = process.reverse(tokens, clean, t, torch.zeros_like(s))
+        return kappa * law + (1.0 - kappa) * process.marginal(guess, s)
