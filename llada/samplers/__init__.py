@@ -1,7 +1,8 @@
 """Decoding: write the open positions of a canvas."""
 
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
-from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
+from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
+from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache

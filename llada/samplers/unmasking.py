@@ -12,7 +12,7 @@ whether tokens are taken back (`Rates`). Each is an object that is swapped alone
 Shapes: B rows, L columns of the canvas, M candidates per row in a step, V vocabulary.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -21,11 +21,11 @@ from typing_extensions import override
 
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers.amount.amount import Amount
+from llada.samplers.amount.amount import Amount, most_in_a_step
 from llada.samplers.amount.quota import Quota
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.joint import agree
-from llada.samplers.layout import Span, first_true
+from llada.samplers.layout import Span, first_true, plan
 from llada.samplers.likelihood import ScoringSampler, check_unread, proposal_gap
 from llada.samplers.order import Confidence, Order
 from llada.samplers.part import Part
@@ -93,7 +93,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
                     f"TopProb or Margin, or, if {name} is your own and doesn't, say reads_drawn = False in it"
                 )
         joint = [type(rule).__name__ for rule in self.adjustments if rule.joint]
-        if joint and self.amount.most(2**62, 0, 1) != 1:
+        if joint and (self.steps is not None or most_in_a_step(self.amount) != 1):
             return f"{joint[0]} draws tokens of one step again until they agree; use amount=PerStep(1)"
         return proposal_gap(self.proposal)
 
@@ -125,12 +125,16 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         return found
 
     @override
+    def _spans(self, state: State) -> list[Span]:
+        return plan(self.window, self.steps, state.open, on_grid=self.amount.on_grid)
+
+    @override
     def _started(self) -> Self:
         return replace(self, amount=self.amount.start())
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        counts = _Counts(self.amount, span, int(state.initial.max()))
+        counts = _Counts(self.amount, span, state.initial.tolist(), not stops_within(self.window))
         for k in range(counts.num_steps):
             still_open = state.open[:, : span.stop]
             number = still_open.sum(1)
@@ -138,7 +142,8 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
             left = int(number.max()) if left is None else left
             if left == 0 and not self.rates.remasks:
                 break
-            if counts.left(k + 1) == left:
+            most = counts.most(k)
+            if most == 0:
                 continue  # this step takes nothing in any row
             streams = random.fold_in(k)
             run.cache.begin_step(state.open, left)
@@ -150,7 +155,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
             if self.rates.remasks:
                 coins = streams.fold_in(_REMASK).uniform_at(state.all_positions)
                 again = state.written & (coins < self.rates.remask(state))
-            chosen = self._choose(run, state, streams, counts.most(k))
+            chosen = self._choose(run, state, streams, most)
             if chosen is None and again is None:
                 continue
             state, step = write(state, again=again) if chosen is None else write(*chosen, again)
@@ -220,17 +225,27 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
 class _Counts:
     """What is known beforehand of the counts of a window's steps, so that the loop needn't wait for the device."""
 
-    def __init__(self, amount: Amount, span: Span, initial: int) -> None:
-        self.amount, self.initial, self.known = amount, initial, span.even
-        self.num_steps = initial if span.total is None else span.total
+    def __init__(self, amount: Amount, span: Span, initial: Sequence[int], known: bool) -> None:
+        self.amount, fullest = amount, max(initial)
+        shares = [fullest] * len(initial) if span.shares is None else span.shares
+        self.rows = {(n, steps) for n, steps in zip(initial, shares, strict=True) if n}
+        self.num_steps = max((steps for _, steps in self.rows), default=0)
+        self.known = known and amount.masks_left(1, 0, 1) is not None
 
     def left(self, step: int) -> int | None:
         """Open positions before a step in the row that has the most of them, or None."""
-        return self.amount.masks_left(self.initial, step, self.num_steps) if self.known else None
+        return max((self._left(n, steps, step) for n, steps in self.rows), default=0) if self.known else None
 
     def most(self, step: int) -> int | None:
         """The most that a step takes in a row, or None."""
-        return self.amount.most(self.initial, step, self.num_steps) if self.known else None
+        if not self.known:
+            return None
+        return max(self._left(n, steps, step) - self._left(n, steps, step + 1) for n, steps in self.rows)
+
+    def _left(self, initial: int, num_steps: int, step: int) -> int:
+        left = self.amount.masks_left(initial, min(step, num_steps), num_steps)
+        assert left is not None
+        return left
 
 
 def stop_at_once(state: State, step: Step, window: Window) -> tuple[State, Step]:

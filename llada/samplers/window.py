@@ -134,12 +134,12 @@ class Sliding(Window):
         if amount is None:
             return
         name = type(amount).__name__
-        if amount.steps is not None:
+        if amount.steps is not None or amount.on_grid:
             raise ValueError(
                 f"{name} shares its steps among all masks, but a sliding window offers {self.width} of them at a time; "
                 "use PerStep(count) or a policy of the Threshold kind, or window=Blocks(block_length)"
             )
-        most = amount.most(2**62, 0, 1)
+        most = amount.most(2**62, 0, 2**62)
         if most is not None and most > self.width:
             raise ValueError(
                 f"{name} takes {most} tokens per step, but the sliding window holds only {self.width} masks"

@@ -14,6 +14,8 @@ from llada.random import RowRandom
 from llada.samplers import (
     Amount,
     Ancestral,
+    Binomial,
+    Blocks,
     Confidence,
     CosineQuota,
     Credit,
@@ -93,11 +95,16 @@ def test_cosine_quota() -> None:
 
 
 def test_threshold_or_quota() -> None:
-    rule = ThresholdOrQuota(2, 0.9)  # of 4 masks 2 per step
+    rule = ThresholdOrQuota(2, 0.9, 4)  # of a block of 4 2 per step
     assert taken(rule, [0.95, 0.96, 0.97, 0.1]) == [0, 1, 2]
     assert taken(rule, [0.95, 0.96, 0.1, 0.2]) == [0, 1]
     assert taken(rule, [0.95, 0.5, 0.1, 0.6]) == [0, 3]
     assert taken(rule, [0.9, 0.9, 0.9, 0.9]) == [0, 1]  # strictly above
+    assert taken(rule, [0.5, 0.6, 0.1]) == [0, 1]  # though a block has fewer masks
+    assert [len(taken(ThresholdOrQuota(3, 0.9, 8), [0.5] * 8, step=k)) for k in range(3)] == [3, 3, 2]
+    assert taken(ThresholdOrQuota(None, 0.9, 8), [0.5, 0.6, 0.1]) == [1]
+    with pytest.raises(ValueError, match="counts on blocks of 8, but the window has blocks of 4"):
+        UnmaskingSampler(ThresholdOrQuota(3, 0.9, 8), window=Blocks(4))
 
 
 def test_hierarchy() -> None:
@@ -110,7 +117,7 @@ def test_hierarchy() -> None:
 
 
 @pytest.mark.parametrize("masks", [1, 7, 24])
-@pytest.mark.parametrize("rule", [Quota(5), PerStep(3), DreamFloor(5)], ids=str)
+@pytest.mark.parametrize("rule", [Quota(5), Quota(), PerStep(3), DreamFloor(5), DreamFloor()], ids=str)
 def test_counts_that_are_told_beforehand_are_those_that_are_taken(rule: Amount, masks: int) -> None:
     total = masks if rule.steps is None else rule.steps
     left = [rule.masks_left(masks, k, total) for k in range(total + 1)]
@@ -171,6 +178,11 @@ def test_rules_that_need_other_scores_are_refused() -> None:
     "make",
     [
         lambda: Quota(0),
+        lambda: Quota(-3),
+        lambda: Binomial(10**9),
+        lambda: CosineQuota(2.5),  # type: ignore[arg-type]
+        lambda: DreamFloor(5000),
+        lambda: ThresholdOrQuota(0),
         lambda: PerStep(0),
         lambda: Factor(0.0),
         lambda: EntropyBound(-1.0),

@@ -55,6 +55,8 @@ class Amount(Part, ABC):
     that its neighbours need. What never does so says False, which saves a question where a cache counts calls."""
     by_rates: ClassVar[bool] = False
     """Whether it asks for ``state.unmask``, so that its counts follow the sampler's rates."""
+    on_grid: ClassVar[bool] = False
+    """Whether it runs on a time grid, which has as many steps as there are open positions where `steps` is None."""
 
     @property
     def steps(self) -> int | None:
@@ -80,12 +82,12 @@ class Amount(Part, ABC):
     def masks_left(self, initial: int, step: int, num_steps: int) -> int | None:
         """Open positions that are left in a window before a step, if that follows from their number alone.
 
-        This is optional: a sampler that knows it needn't wait for the device. Must not decrease with ``initial``.
+        This is optional: a sampler that knows it needn't wait for the device.
 
         Args:
-            initial: open positions when the window was begun.
+            initial: open positions of a row when the window was begun.
             step: index of the step, 0 to ``num_steps``.
-            num_steps: steps of the window; without `steps`, the open positions of its fullest row.
+            num_steps: the row's steps in the window; without `steps`, the open positions of the fullest row.
         """
         return None
 
@@ -108,6 +110,12 @@ class Amount(Part, ABC):
                 f"aren't; {_FIX[self.needs]}. An order of your own says what its scores are by its attribute "
                 f"measure = Measure.{self.needs.name}"
             )
+
+
+def most_in_a_step(amount: Amount) -> int | None:
+    """The most tokens that any step of an amount without `steps` takes in a row, however many masks it has; or None."""
+    many = 2**62
+    return amount.most(many, 0, many)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ The arguments behind ``**common`` are those of `llada.samplers.published.preset.
 from typing import Unpack
 
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
-from llada.samplers.amount.quota import Hierarchy, Quota, ThresholdOrQuota
+from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
+from llada.samplers.amount.quota import Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
@@ -89,18 +90,21 @@ def klass(
 
 
 @preset(block_length=32)
-def llada2(steps: int = 64, threshold: float = 0.95, **common: Unpack[Common]) -> UnmaskingSampler:
+def llada2(steps_per_block: int | None = 32, threshold: float = 0.95, **common: Unpack[Common]) -> UnmaskingSampler:
     """LLaDA2's rule: all tokens above a confidence, or LLaDA's quota if that is more. Blocks count from the start.
 
     Args:
-        steps: most model calls for the whole canvas.
+        steps_per_block: most model calls for a block; None for one per position.
         threshold: least probability.
 
     Reference:
-        Bie et al., "LLaDA2.0", arXiv 2512.15745.
+        Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``, whose quota counts the positions of a
+        block, not its masks.
     """
     parts = common_parts(common, from_start=True)
-    return UnmaskingSampler(ThresholdOrQuota(steps, threshold), Confidence(), **parts)
+    length = common["block_length"]
+    assert length is not None
+    return UnmaskingSampler(ThresholdOrQuota(steps_per_block, threshold, length), Confidence(), **parts)
 
 
 @preset(block_length=32)
@@ -156,11 +160,11 @@ def vicinity(threshold: float = 0.9, radius: int = 16, **common: Unpack[Common])
 
 
 @preset(without=("guidance",))
-def dkv_cache(steps: int = 64, refresh: int | None = 8, **common: Unpack[Common]) -> UnmaskingSampler:
+def dkv_cache(steps: int | None = None, refresh: int | None = 8, **common: Unpack[Common]) -> UnmaskingSampler:
     """dKV-Cache: LLaDA's sampler, with keys kept from one step after their token was written.
 
     Args:
-        steps: model calls.
+        steps: model calls; None for one per mask.
         refresh: steps after which all are computed again; None for never.
 
     Reference:
@@ -171,12 +175,16 @@ def dkv_cache(steps: int = 64, refresh: int | None = 8, **common: Unpack[Common]
 
 @preset()
 def dllm_cache(
-    steps: int = 64, prompt_interval: int = 100, interval: int = 7, share: float = 0.25, **common: Unpack[Common]
+    steps: int | None = None,
+    prompt_interval: int = 100,
+    interval: int = 7,
+    share: float = 0.25,
+    **common: Unpack[Common],
 ) -> UnmaskingSampler:
     """dLLM-Cache: LLaDA's sampler, with only the tokens computed whose values changed most.
 
     Args:
-        steps: model calls.
+        steps: model calls; None for one per mask.
         prompt_interval: steps after which the prompt is computed again.
         interval: steps after which all of the answer is.
         share: of the answer that is computed in between.
