@@ -5,8 +5,10 @@ from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
+from llada.samplers.caches.exact import ExactCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
-from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
+from llada.samplers.caches.regions import DualCache, PrefixCache, RegionCache, VicinityCache
+from llada.samplers.calibrated import AnnealedConfidence
 from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
@@ -42,6 +44,8 @@ from llada.samplers.published.parallel import (
     klass,
     llada2,
     llada21,
+    llada21_quality,
+    llada21_speed,
     self_speculative,
     vicinity,
 )
@@ -93,6 +97,7 @@ __all__ = [
     "Amount",
     "Ancestral",
     "AncestralSampler",
+    "AnnealedConfidence",
     "Binomial",
     "Blocks",
     "CachePolicy",
@@ -177,6 +182,8 @@ __all__ = [
     "left_to_right",
     "llada2",
     "llada21",
+    "llada21_quality",
+    "llada21_speed",
     "low_confidence",
     "maskgit",
     "maskgit_plus",

@@ -48,18 +48,24 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(mass, target, right=True).squeeze(-1)
 
 
-def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Drop all but the smallest set of tokens whose probability is ``top_p`` or more; the best one always stays.
+def keep_top_p(logits: Tensor, top_p: float, *, crossing: bool = True) -> Tensor:
+    """Drop all but the most likely tokens, which together have the probability ``top_p``; the best one always stays.
 
     Of tokens that tie at the edge of the set the first are kept. All of them stay if ``top_p`` is 1, also those that
     are lost in the rounding of a sum.
+
+    Args:
+        logits: (..., V).
+        top_p: in (0, 1].
+        crossing: keep the token with which the sum crosses ``top_p``: the smallest set that has as much or more. False:
+            the largest set that has no more.
     """
     if top_p >= 1.0:
         return logits
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     p = ordered.softmax(-1)
-    before = p.cumsum(-1) - p  # what the more likely tokens have together
-    enough = before >= top_p
+    upto = p.cumsum(-1)
+    enough = upto - p >= top_p if crossing else upto > top_p
     enough[..., 0] = False
     return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(enough, -torch.inf))
 
@@ -79,6 +85,8 @@ class Proposal(Part):
         top_p: keep the smallest set of tokens with at least this much probability, in (0, 1]; None for all.
         top_k: keep this many tokens; None for all.
         suppress_tokens: ids that are never written. The mask token never is, in any case.
+        crossing: whether the nucleus has the token with which it reaches ``top_p`` (Dream, transformers), or ends
+            before it (ReMDM, BD3LM); see `keep_top_p`.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -88,6 +96,7 @@ class Proposal(Part):
     top_p: float | None = None
     top_k: int | None = None
     suppress_tokens: tuple[int, ...] = ()
+    crossing: bool = True
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0.0:
@@ -125,7 +134,7 @@ class Proposal(Part):
         """Logits after temperature, then top-p, then top-k; (..., V)."""
         filtered = logits if self.temperature in (0.0, 1.0) else logits / self.temperature
         if self.top_p is not None:
-            filtered = keep_top_p(filtered, self.top_p)
+            filtered = keep_top_p(filtered, self.top_p, crossing=self.crossing)
         return filtered if self.top_k is None else keep_top_k(filtered, self.top_k)
 
 

@@ -38,7 +38,8 @@ class State:
         random: random streams of the rows for this step; an order and an amount draw from them.
         window_random: random streams that stay the same in every step of a window.
         calls: (B,) int64, model calls that each row has needed so far.
-        confidence: (B, L) float32, the probability that each token had when it was written; NaN where none was.
+        confidence: (B, L) float32, the probability that each token had when it was written, under the law it was drawn
+            from where tokens may be taken back, else under the model; NaN where none was.
         start: first column of the window in which the step may write.
         stop: column after its last.
         step: index of the step in its window, from 0.

@@ -12,10 +12,11 @@ whether tokens are taken back (`Rates`). Each is an object that is swapped alone
 Shapes: B rows, L columns of the canvas, M candidates per row in a step, V vocabulary.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -25,6 +26,7 @@ from llada.samplers.amount.amount import Amount, most_in_a_step
 from llada.samplers.amount.quota import Quota
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.joint import agree
+from llada.samplers.counts import Counts
 from llada.samplers.layout import Span, first_true, plan
 from llada.samplers.likelihood import ScoringSampler, check_unread, proposal_gap
 from llada.samplers.order import Confidence, Order
@@ -134,12 +136,9 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        counts = _Counts(self.amount, span, state.initial.tolist(), not stops_within(self.window))
+        counts = Counts(self.amount, span, state.initial.tolist(), not stops_within(self.window))
         for k in range(counts.num_steps):
-            still_open = state.open[:, : span.stop]
-            number = still_open.sum(1)
-            left = counts.left(k)
-            left = int(number.max()) if left is None else left
+            state, left, width = self._reach(state, span.stop, counts.left(k))
             if left == 0 and not self.rates.remasks:
                 break
             most = counts.most(k)
@@ -147,8 +146,8 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
                 continue  # this step takes nothing in any row
             streams = random.fold_in(k)
             run.cache.begin_step(state.open, left)
-            columns, valid = first_true(still_open, left if self.window.width is None else min(left, self.window.width))
-            state = replace(state, step=k, left=number, columns=columns, valid=valid, random=streams.fold_in(_ORDER))
+            state = self._candidates(state, span.stop, width)
+            state = replace(state, step=k, random=streams.fold_in(_ORDER))
             if self.amount.by_rates:
                 state = replace(state, unmask=self.rates.unmask(state))
             again = None
@@ -163,6 +162,20 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
                 state, step = stop_at_once(state, step, self.window)
             yield step
         return state
+
+    def _reach(self, state: State, stop: int, left: int | None) -> tuple[State, int, int]:
+        """Open positions of the window in each row and in the fullest one, and how many candidates it takes."""
+        number = state.open[:, :stop].sum(1)
+        if self.amount.looks_ahead and stop < state.open.shape[1]:
+            left, width = torch.stack((number.max(), state.open.sum(1).max())).tolist()
+        else:
+            left = width = int(number.max()) if left is None else left
+        width = width if self.window.width is None else min(width, self.window.width)
+        return replace(state, left=number), left, width
+
+    def _candidates(self, state: State, stop: int, width: int) -> State:
+        columns, valid = first_true(state.open if self.amount.looks_ahead else state.open[:, :stop], width)
+        return replace(state, columns=columns, valid=valid & (columns < stop))
 
     def _choose(
         self, run: Run, state: State, random: RowRandom, most: int | None
@@ -220,32 +233,6 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         agreed = agree(state, taken, most, run.adjustments, self.proposal, random)
         counts = self.amount.steps is not None or self.amount.masks_left(1, 0, 1) is not None
         return agreed, taken if counts else taken & (agreed.drawn == state.drawn)
-
-
-class _Counts:
-    """What is known beforehand of the counts of a window's steps, so that the loop needn't wait for the device."""
-
-    def __init__(self, amount: Amount, span: Span, initial: Sequence[int], known: bool) -> None:
-        self.amount, fullest = amount, max(initial)
-        shares = [fullest] * len(initial) if span.shares is None else span.shares
-        self.rows = {(n, steps) for n, steps in zip(initial, shares, strict=True) if n}
-        self.num_steps = max((steps for _, steps in self.rows), default=0)
-        self.known = known and amount.masks_left(1, 0, 1) is not None
-
-    def left(self, step: int) -> int | None:
-        """Open positions before a step in the row that has the most of them, or None."""
-        return max((self._left(n, steps, step) for n, steps in self.rows), default=0) if self.known else None
-
-    def most(self, step: int) -> int | None:
-        """The most that a step takes in a row, or None."""
-        if not self.known:
-            return None
-        return max(self._left(n, steps, step) - self._left(n, steps, step + 1) for n, steps in self.rows)
-
-    def _left(self, initial: int, num_steps: int, step: int) -> int:
-        left = self.amount.masks_left(initial, min(step, num_steps), num_steps)
-        assert left is not None
-        return left
 
 
 def stop_at_once(state: State, step: Step, window: Window) -> tuple[State, Step]:

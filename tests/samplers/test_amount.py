@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -74,6 +75,10 @@ def test_factor() -> None:
     assert taken(Factor(1.0), [0.7, 0.76, 0.9]) == [1, 2]
     assert taken(Factor(1.0), [0.77, 0.78, 0.79]) == [0, 1, 2]
     assert taken(Factor(1.0), [0.1, 0.2]) == [1]
+    # The released code takes one that fails if none is behind it.
+    assert taken(Factor(1.0, last_passes=True), [0.1, 0.2]) == [0, 1]
+    assert taken(Factor(1.0, last_passes=True), [0.1, 0.2, 0.3]) == [2]
+    assert taken(Factor(1.0, last_passes=True), [0.7, 0.76, 0.9]) == [0, 1, 2]
     # One that fails stops the row, though a later one would pass: 0.79 < 1 - 1/5.
     assert taken(Factor(1.0), [0.99, 0.98, 0.97, 0.79, 0.5]) == [0, 1, 2]
 
@@ -144,8 +149,10 @@ def test_stability_counts_the_steps_in_which_a_distribution_hardly_changed() -> 
 
 def test_stability_takes_what_is_sure_and_calm_else_the_best() -> None:
     rule, calm = Stability(0.9, 0.01, history=2, count=2), torch.tensor([[2, 1, 3, 2]])
-    sure = some([0, 1, 2, 3], torch.tensor([[0.95, 0.99, 0.5, 0.92]]))
+    sure = some([0, 1, 2, 3], torch.tensor([[0.95, 0.99, 0.5, 0.92]]), step=1)
     assert rule.choose(sure, calm).tolist() == [[True, False, False, True]]
+    early = replace(sure, step=0)  # of the window, whatever was calm before
+    assert rule.choose(early, calm).tolist() == [[True, True, False, False]]
     unsure = some([0, 1, 2, 3], torch.tensor([[0.8, 0.7, 0.85, 0.1]]))
     assert rule.choose(unsure, calm).tolist() == [[True, False, True, False]]
 

@@ -127,6 +127,8 @@ def test_the_smallest_set_that_reaches_top_p() -> None:
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
     for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.8, 3), (0.875, 3), (1.0, 4)):
         assert int((keep_top_p(logits, top_p) > -torch.inf).sum()) == kept, top_p
+    for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 1), (0.75, 2), (0.8, 2), (0.875, 3), (0.9, 3), (1.0, 4)):
+        assert int((keep_top_p(logits, top_p, crossing=False) > -torch.inf).sum()) == kept, top_p
 
 
 def test_a_draw_inverts_the_distribution_function() -> None:

@@ -63,6 +63,11 @@ class Amount(Part, ABC):
         """Steps for the whole canvas, or None if it goes on until no position is open."""
         return None
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it wants the model's answers at open positions behind the window, too: entries that aren't valid."""
+        return False
+
     @abstractmethod
     def __call__(self, state: State) -> Tensor:
         """Choose.
@@ -154,19 +159,21 @@ class Tied(Amount):
 class Factor(Amount):
     """The more are taken together, the surer each must be: the n-th best passes if p >= 1 - factor / (n + 1).
 
-    Taken are the candidates before the first that fails, and always the best one. (The reference also takes the first
-    that fails if it is the very last candidate, so that its last two masks always go together; that isn't done here.)
+    Taken are the candidates before the first that fails, and always the best one.
 
     Args:
         factor: f, above 0; more is bolder.
+        last_passes: take the first that fails, too, if no candidate is behind it, as the released code does; its last
+            two masks always go together.
 
     Reference:
-        Wu et al., arXiv 2505.22618, section 3.3.
+        Wu et al., arXiv 2505.22618, section 3.3; the released ``get_transfer_index_dynamic``.
     """
 
     reads_drawn: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.PROBABILITY
     factor: float = 1.0
+    last_passes: bool = False
 
     def __post_init__(self) -> None:
         if not self.factor > 0.0:
@@ -175,8 +182,10 @@ class Factor(Amount):
     @override
     def __call__(self, state: State) -> Tensor:
         rank = ranks(state.scores, state.valid)
-        passes = state.scores >= 1.0 - self.factor / (rank + 2.0)
-        return best(state) | _before_first_failure(passes, rank, state.valid)
+        passes = (state.scores >= 1.0 - self.factor / (rank + 2.0)) | (rank == 0)
+        if self.last_passes:
+            passes = passes | (rank == state.valid.sum(1, keepdim=True) - 1)
+        return _before_first_failure(passes, rank, state.valid)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,16 @@ from typing import Unpack
 
 from llada.samplers.amount.amount import Amount
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
-from llada.samplers.order import Confidence, LeftToRight, Margin, NegativeEntropy, Order, RandomOrder, Stochastic
+from llada.samplers.calibrated import AnnealedConfidence
+from llada.samplers.order import (
+    Confidence,
+    LeftToRight,
+    Margin,
+    NegativeEntropy,
+    Order,
+    RandomOrder,
+    Stochastic,
+)
 from llada.samplers.published.preset import Common, common_parts, preset
 from llada.samplers.rates.rates import Ancestral
 from llada.samplers.unmasking import UnmaskingSampler
@@ -53,18 +62,18 @@ def left_to_right(**common: Unpack[Common]) -> UnmaskingSampler:
 
 @preset(temperature=1.0)
 def maskgit(steps: int | None = 12, choice_temperature: float = 4.5, **common: Unpack[Common]) -> UnmaskingSampler:
-    """MaskGIT: cosine counts, and an order drawn by confidence.
-
-    The reference lowers the noise of the order to 0 in the last step; here it stays.
+    """MaskGIT: cosine counts, and an order by log-confidence with noise that falls to 0.
 
     Args:
-        steps: model calls.
-        choice_temperature: noise of the order, in units of the confidence (a probability); 0 for none.
+        steps: model calls; None for one per mask.
+        choice_temperature: noise of the order before the first step, in nats of log-confidence; 0 for none.
 
     Reference:
-        Chang et al., "MaskGIT: Masked Generative Image Transformer", arXiv 2202.04200, section 3.2.
+        Chang et al., "MaskGIT: Masked Generative Image Transformer", arXiv 2202.04200, section 3.2; the released
+        ``parallel_decode``.
     """
-    return _unmasking(CosineQuota(steps), _drawn(Confidence(), choice_temperature), common)
+    order = AnnealedConfidence(choice_temperature) if choice_temperature else Confidence()
+    return _unmasking(CosineQuota(steps), order, common)
 
 
 def _drawn(order: Order, temperature: float) -> Order:
