@@ -17,6 +17,7 @@ from typing_extensions import override
 from llada.denoiser import as_denoiser
 from llada.process import Process
 from llada.random import RowRandom
+from llada.samplers.alignment import align
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
@@ -78,7 +79,24 @@ class ComposedSampler(Sampler):
         seed: int | Tensor = 0,
         **model_kwargs: Any,
     ) -> Iterator[Step]:
-        state = self._begin(tokens, process, given, seed, model_kwargs)
+        wider = align(tokens, model_kwargs.get("attention_mask"), self.window.from_first)
+        if wider is None:
+            yield from self._decode(model, self._begin(tokens, process, given, seed, model_kwargs), model_kwargs)
+            return
+        if self.cache.counts_columns:
+            raise ValueError(
+                f"{type(self.cache).__name__} counts the columns of a canvas, so that it can't begin blocks from the "
+                "start of rows whose padding differs by other than multiples of their length; pad by those, decode the "
+                "rows one by one, or use another cache"
+            )
+        sampler = replace(self, proposal=self.proposal.moved(wider.move))
+        given = None if given is None else wider.move(given) | ~wider.move(torch.ones_like(given))
+        model_kwargs = wider.kwargs(model_kwargs)
+        state = sampler._begin(wider.move(tokens), process, given, seed, model_kwargs)
+        for step in sampler._decode(model, state, model_kwargs):
+            yield wider.back(step)
+
+    def _decode(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
         started = self._started()
         spans = self._spans(state)
         run = started.run(model, state, model_kwargs)
@@ -109,7 +127,6 @@ class ComposedSampler(Sampler):
         cache = self.cache.open(as_denoiser(model), first, state.tokens.shape[1], model_kwargs)
         if self.cache.windowed:
             cache.begin_rows(own_begins(self.window, state.open) * self.guidance.branches)
-        self.window.check_padding(state.offset)
         assert state.process.mask_token_id is not None
         mask = model_kwargs.get("attention_mask")
         guided = self.guidance(cache, state.given, state.process.mask_token_id, mask)

@@ -15,7 +15,7 @@ Reference: Turok et al., arXiv 2603.01367.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -47,6 +47,10 @@ class Forced(Proposal):
             object.__setattr__(self, each.name, getattr(inner, each.name))
         object.__setattr__(self, "inner", inner)
         object.__setattr__(self, "text", text)
+
+    @override
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Proposal:
+        return Forced(self.inner, move(self.text))
 
     @override
     def __call__(self, logits: Tensor, state: State, *, random: RowRandom) -> State:

@@ -9,6 +9,7 @@ Reference: Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Mas
 Categorical Sampling", arXiv 2409.02908.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,6 +125,10 @@ class Proposal(Part):
         else:
             drawn = inverse_cdf(filtered, random.uniform_at(state.positions))
         return replace(state, logits=logits, filtered=filtered, drawn=drawn)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Proposal":
+        """The same proposal on a canvas whose columns were moved; ``move`` is told values for each column."""
+        return self
 
     def suppress(self, logits: Tensor, state: State) -> Tensor:
         """A copy of the (..., V) logits with minus infinity at the tokens that are never written."""

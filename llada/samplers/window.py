@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from typing_extensions import override
 
 from llada.samplers.part import Part
@@ -35,16 +34,10 @@ class Window(Part, ABC):
             must not depend on ``first``: rows with other first open columns may be in the same batch.
         """
 
-    def check_padding(self, offset: Tensor) -> None:
-        """Whether rows with such padding have the windows that they would have alone.
-
-        Args:
-            offset: (B, 1) int64, the padding in front of each row.
-
-        Raises:
-            ValueError: if they don't.
-        """
-        return
+    @property
+    def from_first(self) -> int | None:
+        """Length of blocks that count from the first token of a row, not from the end of the canvas; or None."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,8 @@ class Blocks(Window):
         stop_token_ids: when a finished block holds one of these tokens, what is open in the row is filled with the
             first of them, without model calls. Later blocks can't change earlier ones, so the text up to the stop
             token is the same. None: decode all.
-        from_start: count blocks from the first column (LLaDA2), so that the last may be shorter; otherwise from the
-            end of the canvas, where rows of different prompt lengths are aligned, and the first may be shorter.
+        from_start: count blocks from the first token of a row (LLaDA2), so that the last may be shorter; otherwise from
+            the end of the canvas, where rows of different prompt lengths are aligned, and the first may be shorter.
 
     Raises:
         ValueError: if ``block_length`` is less than 1.
@@ -92,15 +85,10 @@ class Blocks(Window):
         begin = first - (first - shift) % size
         return [(max(start, 0), min(start + size, length)) for start in range(begin, length, size)]
 
+    @property
     @override
-    def check_padding(self, offset: Tensor) -> None:
-        size = self.block_length
-        if self.from_start and bool((offset % size).any()):
-            raise ValueError(
-                f"blocks of {size} that count from the start of a row can't begin together in rows whose padding "
-                f"differs by other than multiples of {size}; pad by those, decode the rows one by one, or use "
-                "Blocks(block_length), which counts from the end of the canvas"
-            )
+    def from_first(self) -> int | None:
+        return self.block_length if self.from_start else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from llada.samplers import (
     CappedRemasking,
     DelayedCache,
     DualCache,
-    EditingSampler,
     ExactCache,
     Guidance,
     IntervalCache,
@@ -230,21 +229,8 @@ def test_wrong_combinations_are_refused() -> None:
         exact(build(), tokens, PROCESS)
     with pytest.raises(ValueError, match=r"whole blocks of the model.*Blocks\(4"):
         exact(build(block_length=4), tokens, PROCESS)
-    ragged, mask, _ = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
-    with pytest.raises(ValueError, match="multiple of the model's block_length=4"):
-        replace(exact, window=Blocks(4, from_start=True))(build(block_length=4), ragged, PROCESS, attention_mask=mask)
     for policy in (DualCache(), PrefixCache(), VicinityCache()):
         with pytest.raises(ValueError, match="1 or more"):
             replace(policy, refresh=0)
     with pytest.raises(ValueError, match="share in"):
         IntervalCache(share=0.0)
-
-
-def test_blocks_that_count_from_the_start_do_not_begin_together_in_every_batch() -> None:
-    ragged, mask, _ = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
-    for sampler in (
-        UnmaskingSampler(window=Blocks(4, from_start=True)),
-        EditingSampler(window=Blocks(4, from_start=True)),
-    ):
-        with pytest.raises(ValueError, match=r"other than multiples of 4; .* use Blocks\(block_length\)"):
-            sampler(build(), ragged, PROCESS, attention_mask=mask)

@@ -10,7 +10,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser
-from llada.rows import left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.regions import region_logits
 from llada.samplers.window import Blocks
@@ -52,12 +51,6 @@ class ExactCache(CachePolicy):
             raise ValueError(
                 f"{type(backbone).__name__} isn't block-causal (it has no block_length), so no cache is exact for it; "
                 "use PrefixCache, DualCache or DelayedCache"
-            )
-        mask = model_kwargs.get("attention_mask")
-        if mask is not None and bool((left_padding(mask, mask) % blocks).any()):
-            raise ValueError(
-                f"rows must start at a multiple of the model's block_length={blocks} columns, so that their blocks end "
-                "together; pad the prompts to lengths that differ by multiples of it"
             )
         return _Exact(backbone, len(first), length, blocks)
 
