@@ -81,7 +81,8 @@ class ComposedSampler(Sampler):
     ) -> Iterator[Step]:
         wider = align(tokens, model_kwargs.get("attention_mask"), self.window.from_first)
         if wider is None:
-            yield from self._decode(model, self._begin(tokens, process, given, seed, model_kwargs), model_kwargs)
+            state = self._begin(tokens, process, given, seed, model_kwargs)
+            yield from self._decode(model, state, self._spans(state), model_kwargs)
             return
         if self.cache.counts_columns:
             raise ValueError(
@@ -93,12 +94,11 @@ class ComposedSampler(Sampler):
         given = None if given is None else wider.move(given) | ~wider.move(torch.ones_like(given))
         model_kwargs = wider.kwargs(model_kwargs)
         state = sampler._begin(wider.move(tokens), process, given, seed, model_kwargs)
-        for step in sampler._decode(model, state, model_kwargs):
+        for step in sampler._decode(model, state, sampler._spans(state), model_kwargs):
             yield wider.back(step)
 
-    def _decode(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+    def _decode(self, model: Any, state: State, spans: list[Span], model_kwargs: dict[str, Any]) -> Iterator[Step]:
         started = self._started()
-        spans = self._spans(state)
         run = started.run(model, state, model_kwargs)
         for index, span in enumerate(spans):
             # Counted from the end, so that rows that begin later have the same random numbers from there on.
@@ -127,6 +127,7 @@ class ComposedSampler(Sampler):
         cache = self.cache.open(as_denoiser(model), first, state.tokens.shape[1], model_kwargs)
         if self.cache.windowed:
             cache.begin_rows(own_begins(self.window, state.open) * self.guidance.branches)
+        self.window.check_padding(state.offset)
         assert state.process.mask_token_id is not None
         mask = model_kwargs.get("attention_mask")
         guided = self.guidance(cache, state.given, state.process.mask_token_id, mask)

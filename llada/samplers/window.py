@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from typing_extensions import override
 
 from llada.samplers.part import Part
@@ -38,6 +39,17 @@ class Window(Part, ABC):
     def from_first(self) -> int | None:
         """Length of blocks that count from the first token of a row, not from the end of the canvas; or None."""
         return None
+
+    def check_padding(self, offset: Tensor) -> None:
+        """Whether rows with such padding have the windows that they would have alone.
+
+        Args:
+            offset: (B, 1) int64, the padding in front of each row.
+
+        Raises:
+            ValueError: if they don't.
+        """
+        return
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,16 @@ class Blocks(Window):
     @override
     def from_first(self) -> int | None:
         return self.block_length if self.from_start else None
+
+    @override
+    def check_padding(self, offset: Tensor) -> None:
+        size = self.block_length
+        if self.from_start and bool((offset % size).any()):
+            raise ValueError(
+                f"blocks of {size} that count from the start of a row can't begin together in rows whose padding "
+                f"differs by other than multiples of {size}; pad by those, decode the rows one by one, or use "
+                "Blocks(block_length), which counts from the end of the canvas"
+            )
 
 
 @dataclass(frozen=True)

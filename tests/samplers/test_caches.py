@@ -178,7 +178,7 @@ def test_what_each_policy_computes() -> None:
         NoCache(): [16] * 8,
         PrefixCache(): [16, 8, 8, 8, 16, 4, 4, 4],
         DualCache(): [16, 4, 4, 4, 16, 4, 4, 4],
-        VicinityCache(warm_up=2, radius=1): [16, 16, 6, 6, 16, 16, 5, 5],
+        VicinityCache(warm_up=2, radius=1): [16, 16, 6, 6, 16, 5, 5, 5],
         DelayedCache(refresh=3): [16, 8, 7, 16, 16, 4, 3, 16],
         IntervalCache(prompt_interval=9, interval=3, share=0.25): [16, 2, 2, 8, 16, 2, 2, 8],
         IntervalCache(prompt_interval=3, interval=2, share=0.5): [16, 4, 8, 16, 16, 4, 8, 16],
