@@ -5,6 +5,7 @@ Windows are decoded one after the other. When a window is finished, rows that ho
 Shapes: B rows, L columns of the canvas.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -23,7 +24,7 @@ from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import Span, first_column, own_begins, plan
 from llada.samplers.part import Part
-from llada.samplers.propose import Proposal
+from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import Run
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
@@ -57,6 +58,8 @@ class ComposedSampler(Sampler):
         for part in (*parts, *self.adjustments):
             if isinstance(part, Part):
                 part.check(self)
+                check_numbers(part)
+        check_numbers(self)
 
     @property
     def steps(self) -> int | None:
@@ -105,6 +108,7 @@ class ComposedSampler(Sampler):
             streams = state.random.fold_in(len(spans) - index)
             run.cache.begin_window(span.start, span.stop)
             after = yield from started._fill(run, span, enter(state, span, streams), streams)
+            check_answers(after)
             state = replace(after, random=state.random)
             step = stop_rows(state, self.window, span)
             if step is not None:
@@ -166,6 +170,19 @@ class ComposedSampler(Sampler):
             )
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         return State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+
+
+def check_numbers(owner: object) -> None:
+    """Whether a part, or one inside of it, has a number that is none: every comparison with NaN is false.
+
+    Raises:
+        ValueError: if it has.
+    """
+    for name, value in (vars(owner) if hasattr(owner, "__dict__") else {}).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{name} of {type(owner).__name__} must be a number; got nan")
+        if isinstance(value, Part):
+            check_numbers(value)
 
 
 def enter(state: State, span: Span, random: RowRandom) -> State:

@@ -41,12 +41,12 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
         uniform: (...) float64 in (0, 1).
 
     Returns:
-        (...) int64; never a token at minus infinity.
+        (...) int64; never a token at minus infinity. The last token where there is no law.
     """
     logits = logits.to(torch.float64, copy=True)
     mass = logits.sub_(logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
     target = uniform[..., None] * mass[..., -1:]
-    return torch.searchsorted(mass, target, right=True).squeeze(-1)
+    return torch.searchsorted(mass, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def keep_top_p(logits: Tensor, top_p: float, *, crossing: bool = True) -> Tensor:
@@ -100,8 +100,8 @@ class Proposal(Part):
     crossing: bool = True
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0.0:
-            raise ValueError(f"temperature must be 0 or more; got {self.temperature}")
+        if self.temperature != 0.0 and not 1e-6 <= self.temperature <= 1e6:
+            raise ValueError(f"temperature must be 0 (greedy), or from 1e-6 to 1e6; got {self.temperature}")
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be in (0, 1]; got {self.top_p}")
         if self.top_k is not None and self.top_k < 1:
@@ -120,11 +120,12 @@ class Proposal(Part):
         """
         logits = self.suppress(logits.float(), state)
         filtered = self.filter(logits)
-        if self.temperature == 0.0:
-            drawn = filtered.argmax(-1)
-        else:
-            drawn = inverse_cdf(filtered, random.uniform_at(state.positions))
-        return replace(state, logits=logits, filtered=filtered, drawn=drawn)
+        best = filtered.max(-1)
+        drawn = best.indices if self.temperature == 0.0 else inverse_cdf(filtered, random.uniform_at(state.positions))
+        lost = ~best.values.isfinite()
+        drawn = drawn.masked_fill(lost, state.process.mask_token_id or 0)  # refused before the window is left
+        broken = broken_rows(state, lost)
+        return replace(state, logits=logits, filtered=filtered, drawn=drawn, broken=broken)
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Proposal":
         """The same proposal on a canvas whose columns were moved; ``move`` is told values for each column."""
@@ -141,6 +142,27 @@ class Proposal(Part):
         if self.top_p is not None:
             filtered = keep_top_p(filtered, self.top_p, crossing=self.crossing)
         return filtered if self.top_k is None else keep_top_k(filtered, self.top_k)
+
+
+def broken_rows(state: State, lost: Tensor) -> Tensor:
+    """(B,) bool, the rows that have had a candidate without an answer; ``lost`` (B, M) bool are those of this step."""
+    now = (lost & state.valid).any(1)
+    return state.broken | now if state.broken.numel() else now
+
+
+def check_answers(state: State) -> None:
+    """Whether the model had an answer at every position that it was asked for; asks the device.
+
+    Raises:
+        ValueError: if it hadn't.
+    """
+    if bool(state.broken.any()):
+        row = int(state.broken.int().argmax())
+        raise ValueError(
+            f"row {row} can't be decoded: at a position to be written the model's logits are NaN or infinite, or no "
+            "token is left to be written; look at the model's weights and dtype (float16 overflows soon), "
+            "suppress_tokens, constraints and the guidance scale"
+        )
 
 
 def suppress(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:

@@ -22,7 +22,7 @@ from llada.denoiser import as_denoiser
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.layout import first_true
-from llada.samplers.propose import Proposal, inverse_cdf
+from llada.samplers.propose import Proposal, broken_rows, check_answers, inverse_cdf
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State, token_probability
 
@@ -88,7 +88,11 @@ class AncestralSampler(Sampler):
             logits = self.proposal.suppress(logits, state)
             if process.num_tokens is not None:
                 logits[..., process.num_tokens :] = -torch.inf
-            clean = self.proposal.filter(logits).double().softmax(-1)
+            filtered = self.proposal.filter(logits)
+            state = replace(state, broken=broken_rows(state, ~filtered.amax(-1).isfinite()))
+            if k in (0, self.steps - 1):
+                check_answers(state)
+            clean = filtered.double().softmax(-1)
             before = x.gather(1, columns)
             law = process.reverse(before, clean, t, s)
             drawn = inverse_cdf(law.log(), random.fold_in(k).uniform_at(state.positions))

@@ -31,7 +31,7 @@ from llada.samplers.layout import Span, first_true, plan
 from llada.samplers.likelihood import ScoringSampler, check_unread, proposal_gap
 from llada.samplers.order import Confidence, Order
 from llada.samplers.part import Part
-from llada.samplers.propose import Proposal
+from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.rates.rates import Ancestral, Rates
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
@@ -160,6 +160,8 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
             state, step = write(state, again=again) if chosen is None else write(*chosen, again)
             if stops_within(self.window):
                 state, step = stop_at_once(state, step, self.window)
+            if k == 0:  # as broken weights show at once; later steps are looked at when the window is left
+                check_answers(state)
             yield step
         return state
 
