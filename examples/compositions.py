@@ -184,7 +184,7 @@ def _order(dice: Dice) -> Any:
 
 
 def _amount(dice: Dice) -> Any:
-    steps = dice.randint(2, 20)
+    steps = dice.choice([None, *[dice.randint(4, 20)] * 3])
     return dice.choice(
         [
             Quota(steps),
@@ -196,7 +196,7 @@ def _amount(dice: Dice) -> Any:
             Factor(1.5),
             EntropyBound(0.5),
             Stability(0.3, 0.5, history=1),
-            ThresholdOrQuota(steps, 0.4),
+            ThresholdOrQuota(dice.randint(1, 4), 0.4, 4),
             Hierarchy(0.6, 0.2),
         ]
     )

@@ -117,6 +117,7 @@ def step_of(
 
 ALL_SAMPLERS: dict[str, Sampler] = {
     "quota": UnmaskingSampler(Quota(5)),
+    "one per mask": UnmaskingSampler(Quota(), window=Blocks(4), proposal=DRAWN),
     "quota, more steps than masks": UnmaskingSampler(Quota(40), proposal=DRAWN),
     "quota in blocks": UnmaskingSampler(Quota(7), window=Blocks(4)),
     "quota in blocks with a stop": UnmaskingSampler(Quota(7), window=Blocks(4, stop_token_ids=2), proposal=DRAWN),
@@ -140,7 +141,7 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "factor": UnmaskingSampler(Factor(1.5)),
     "entropy bound": UnmaskingSampler(EntropyBound(0.5), order=NegativeEntropy(), proposal=DRAWN),
     "stability": UnmaskingSampler(Stability(0.3, 0.5, history=1)),
-    "threshold or quota": UnmaskingSampler(ThresholdOrQuota(6, 0.4), window=Blocks(4)),
+    "threshold or quota": UnmaskingSampler(ThresholdOrQuota(3, 0.4, 4), window=Blocks(4)),
     "hierarchy": UnmaskingSampler(Hierarchy(0.6, 0.2)),
     "credit": UnmaskingSampler(Threshold(0.5), adjustments=(Credit(),)),
     "guided": UnmaskingSampler(Quota(4), guidance=Guidance(1.5)),
@@ -149,6 +150,7 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "ancestral": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN),
     "ancestral to 1e-3": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN, rates=Ancestral(1e-3)),
     "ancestral by confidence": UnmaskingSampler(Binomial(6), proposal=DRAWN),
+    "ancestral, a step per mask": UnmaskingSampler(Binomial(), RandomOrder(), proposal=DRAWN, window=Blocks(4)),
     "tau-leaping": UnmaskingSampler(Binomial(6), order=RandomOrder(), proposal=DRAWN, rates=TauLeaping()),
     "first hitting": UnmaskingSampler(PerStep(1), order=RandomOrder(), proposal=DRAWN, rates=FirstHitting()),
     **{

@@ -1,11 +1,13 @@
 """Decoding: write the open positions of a canvas."""
 
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
-from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
+from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
+from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
+from llada.samplers.calibrated import AnnealedConfidence
 from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
@@ -43,6 +45,8 @@ from llada.samplers.published.parallel import (
     klass,
     llada2,
     llada21,
+    llada21_quality,
+    llada21_speed,
     self_speculative,
     vicinity,
 )
@@ -95,6 +99,7 @@ __all__ = [
     "Amount",
     "Ancestral",
     "AncestralSampler",
+    "AnnealedConfidence",
     "Binomial",
     "Blocks",
     "CachePolicy",
@@ -186,6 +191,8 @@ __all__ = [
     "left_to_right",
     "llada2",
     "llada21",
+    "llada21_quality",
+    "llada21_speed",
     "low_confidence",
     "maskgit",
     "maskgit_plus",

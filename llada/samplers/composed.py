@@ -5,6 +5,7 @@ Windows are decoded one after the other. When a window is finished, rows that ho
 Shapes: B rows, L columns of the canvas.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -17,12 +18,13 @@ from typing_extensions import override
 from llada.denoiser import as_denoiser
 from llada.process import Process
 from llada.random import RowRandom
+from llada.samplers.alignment import align
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import Span, first_column, own_begins, plan
 from llada.samplers.part import Part
-from llada.samplers.propose import Proposal
+from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import Run
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
@@ -56,6 +58,8 @@ class ComposedSampler(Sampler):
         for part in (*parts, *self.adjustments):
             if isinstance(part, Part):
                 part.check(self)
+                check_numbers(part)
+        check_numbers(self)
 
     @property
     def steps(self) -> int | None:
@@ -78,15 +82,33 @@ class ComposedSampler(Sampler):
         seed: int | Tensor = 0,
         **model_kwargs: Any,
     ) -> Iterator[Step]:
-        state = self._begin(tokens, process, given, seed, model_kwargs)
+        wider = align(tokens, model_kwargs.get("attention_mask"), self.window.from_first)
+        if wider is None:
+            state = self._begin(tokens, process, given, seed, model_kwargs)
+            yield from self._decode(model, state, self._spans(state), model_kwargs)
+            return
+        if self.cache.counts_columns:
+            raise ValueError(
+                f"{type(self.cache).__name__} counts the columns of a canvas, so that it can't begin blocks from the "
+                "start of rows whose padding differs by other than multiples of their length; pad by those, decode the "
+                "rows one by one, or use another cache"
+            )
+        sampler = replace(self, proposal=self.proposal.moved(wider.move))
+        given = None if given is None else wider.move(given) | ~wider.move(torch.ones_like(given))
+        model_kwargs = wider.kwargs(model_kwargs)
+        state = sampler._begin(wider.move(tokens), process, given, seed, model_kwargs)
+        for step in sampler._decode(model, state, sampler._spans(state), model_kwargs):
+            yield wider.back(step)
+
+    def _decode(self, model: Any, state: State, spans: list[Span], model_kwargs: dict[str, Any]) -> Iterator[Step]:
         started = self._started()
-        spans = self._spans(state)
         run = started.run(model, state, model_kwargs)
         for index, span in enumerate(spans):
             # Counted from the end, so that rows that begin later have the same random numbers from there on.
             streams = state.random.fold_in(len(spans) - index)
             run.cache.begin_window(span.start, span.stop)
             after = yield from started._fill(run, span, enter(state, span, streams), streams)
+            check_answers(after)
             state = replace(after, random=state.random)
             step = stop_rows(state, self.window, span)
             if step is not None:
@@ -148,6 +170,19 @@ class ComposedSampler(Sampler):
             )
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         return State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+
+
+def check_numbers(owner: object) -> None:
+    """Whether a part, or one inside of it, has a number that is none: every comparison with NaN is false.
+
+    Raises:
+        ValueError: if it has.
+    """
+    for name, value in (vars(owner) if hasattr(owner, "__dict__") else {}).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{name} of {type(owner).__name__} must be a number; got nan")
+        if isinstance(value, Part):
+            check_numbers(value)
 
 
 def enter(state: State, span: Span, random: RowRandom) -> State:

@@ -90,6 +90,7 @@ class EditingSampler(ComposedSampler):
         while bool(active.any()):
             left = state.open[:, : span.stop].sum(1)
             state = replace(state, step=k, left=left, columns=columns, valid=within, random=random.fold_in(-1))
+            run.cache.begin_call(active)
             time = Ancestral().time(state) if state.process.time_conditioned else None
             state = run.propose(state, time, random=random.fold_in(k))
             written, edited = self._choose(state, active)

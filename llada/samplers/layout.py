@@ -1,11 +1,12 @@
 """Which spans a batch has, how many steps each row gets for each of them, and where its candidates stand."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from llada.samplers.window import Window, stops_within
+from llada.samplers.window import Window
 
 
 class Span(NamedTuple):
@@ -15,48 +16,78 @@ class Span(NamedTuple):
         start: the first column.
         stop: the column after the last.
         num_steps: (B,) int64, steps for each row; None if decoding goes on until nothing is open.
-        total: the most that any row with these first and last spans may have.
-        even: whether they are the same for all rows, which no stop token may end within a span, so that counts of
-            open positions can be told without asking the device.
+        shares: the same numbers, known to the host.
     """
 
     start: int
     stop: int
-    num_steps: Tensor | None
-    total: int | None
-    even: bool
+    num_steps: Tensor | None = None
+    shares: tuple[int, ...] | None = None
 
 
-def plan(window: Window, steps: int | None, unknown: Tensor) -> list[Span]:
-    """The spans with open positions, in the order of decoding. A row's steps are for those from its first open one on.
+def plan(window: Window, steps: int | None, unknown: Tensor, *, on_grid: bool = False) -> list[Span]:
+    """The spans with open positions, in the order of decoding; each row shares its steps among its own.
 
     Args:
         window: how the canvas is cut.
         steps: for the whole canvas, or None.
         unknown: (B, L) bool, the open positions.
+        on_grid: whether None means a step for every open position, rather than no number of steps.
 
     Raises:
-        ValueError: if there are fewer steps than spans.
+        ValueError: if there are fewer steps than spans with something open.
     """
     first = torch.where(unknown.any(1), unknown.int().argmax(1), -1)
     low, high = (int(value) for value in torch.stack((_least(first), first.max())).cpu())
     if high < 0:
         return []
-    spans = window.spans(low, unknown.shape[1])
-    ends = torch.tensor([stop for _, stop in spans], device=first.device)
-    numbers = (ends > first[:, None]).sum(1)  # spans of each row
-    fewest = sum(stop > high for _, stop in spans)
-    even = fewest == len(spans) and not stops_within(window)
-    planned = []
-    for index, (start, stop) in enumerate(spans):
-        num_steps, total = None, None
-        if steps is not None:
-            after = len(spans) - index
-            total = max(split_steps(steps, n)[n - after] for n in range(max(fewest, after), len(spans) + 1))
-            begun = numbers >= after
-            num_steps = steps_of_span(steps, numbers.clamp(min=1), numbers - after).masked_fill(~begun, 0)
-        planned.append(Span(start, stop, num_steps, total, even))
-    return planned
+    spans = [Span(start, stop) for start, stop in window.spans(low, unknown.shape[1])]
+    if steps is None and not on_grid:
+        return spans
+    ends = torch.tensor([span.stop - 1 for span in spans], device=unknown.device)
+    masks = unknown.cumsum(1)[:, ends].diff(dim=1, prepend=torch.zeros_like(first[:, None])).tolist()
+    shares = [share_steps(steps, row) for row in masks]
+    numbers = torch.tensor(shares, device=unknown.device)
+    return [
+        span._replace(num_steps=numbers[:, i], shares=tuple(row[i] for row in shares)) for i, span in enumerate(spans)
+    ]
+
+
+def share_steps(steps: int | None, masks: Sequence[int]) -> list[int]:
+    """How many of a row's steps each of its spans gets.
+
+    With at least as many steps as masks every mask has a step of its own. With fewer, a span gets one, and of the rest
+    a share for each mask behind its first. Among spans with equally many masks equal shares result wherever they
+    divide, which are those of LLaDA's released code.
+
+    Args:
+        steps: of the row; None for one per mask.
+        masks: open positions of each span.
+
+    Returns:
+        One number per span: 0 where nothing is open. They add up to ``steps``, where that isn't None.
+
+    Raises:
+        ValueError: if there are fewer steps than spans with something open.
+    """
+    if steps is None:
+        return list(masks)
+    total, begun = sum(masks), sum(number > 0 for number in masks)
+    if steps < begun:
+        raise ValueError(
+            f"{steps} steps can't be shared among {begun} blocks: every block needs one; "
+            "use more steps, larger blocks, or steps=None for one per mask"
+        )
+    shares, done, spans, before = [], 0, 0, 0
+    for number in masks:
+        done, spans = done + number, spans + (number > 0)
+        if steps >= total:
+            upto = -(-steps * done // max(total, 1))
+        else:
+            upto = spans + -(-(steps - begun) * (done - spans) // (total - begun))
+        shares.append(upto - before)
+        before = upto
+    return shares
 
 
 def own_begins(window: Window, unknown: Tensor) -> list[int]:
@@ -76,31 +107,6 @@ def _least(first: Tensor) -> Tensor:
     """The smallest of the numbers that aren't negative, or -1."""
     bound = first.max() + 1
     return torch.where(first < 0, bound, first).min().clamp(max=first.max())
-
-
-def steps_of_span(steps: int, num_spans: Tensor, index: Tensor) -> Tensor:
-    """Steps of a span when they are shared as evenly as integers allow: one more in each of the first ones.
-
-    Args:
-        steps: for the whole canvas.
-        num_spans: how many spans share them, integers of any shape.
-        index: of the span, counted from 0, of the same shape.
-    """
-    return steps // num_spans + (index < steps % num_spans)
-
-
-def split_steps(steps: int, num_spans: int) -> list[int]:
-    """The steps of every span.
-
-    Raises:
-        ValueError: if there are fewer steps than spans.
-    """
-    if steps < num_spans:
-        raise ValueError(
-            f"{steps} steps can't be shared among {num_spans} blocks: every block needs one; "
-            "use more steps or larger blocks"
-        )
-    return steps_of_span(steps, torch.tensor(num_spans), torch.arange(num_spans)).tolist()
 
 
 def first_true(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ Reference: Turok et al., arXiv 2603.01367.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from typing_extensions import override
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.order import Order
-from llada.samplers.propose import Proposal
+from llada.samplers.propose import Proposal, broken_rows
 from llada.samplers.sampler import Sampler, Step, TextLikelihood
 from llada.samplers.state import State
 
@@ -49,14 +49,21 @@ class Forced(Proposal):
         object.__setattr__(self, "text", text)
 
     @override
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Proposal:
+        return Forced(self.inner, move(self.text))
+
+    @override
     def __call__(self, logits: Tensor, state: State, *, random: RowRandom) -> State:
+        before = state
         state = self.inner(logits, state, random=random)
         token = self.text.gather(1, state.columns)
         logits = state.filtered.double()
         law = logits.gather(-1, token[..., None]).squeeze(-1) - logits.logsumexp(-1)
         # Behind a token that was never possible a constraint may allow nothing at all.
-        log_prob = law.masked_fill(logits.amax(-1) == -torch.inf, -torch.inf)
-        return replace(state, drawn=token, log_prob=log_prob)
+        best = logits.amax(-1)
+        log_prob = law.masked_fill(best == -torch.inf, -torch.inf)
+        broken = broken_rows(before, ~(best < torch.inf))
+        return replace(state, drawn=token, log_prob=log_prob, broken=broken)
 
 
 def proposal_gap(proposal: Proposal) -> str | None:

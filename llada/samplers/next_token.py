@@ -20,7 +20,7 @@ from llada.rows import left_padding
 from llada.samplers.caches.policy import caching_backbone
 from llada.samplers.caches.regions import region_logits
 from llada.samplers.likelihood import ScoringSampler, proposal_gap
-from llada.samplers.propose import Proposal
+from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import write
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
@@ -109,7 +109,8 @@ class NextToken(ScoringSampler):
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
         stops = token_ids(self.stop_token_ids)
-        for column in state.open.any(0).nonzero()[:, 0].tolist():
+        places = state.open.any(0).nonzero()[:, 0].tolist()
+        for column in places:
             waiting = state.open[:, column]
             if stops and not bool(waiting.any()):
                 continue
@@ -117,6 +118,8 @@ class NextToken(ScoringSampler):
             state = replace(state, columns=columns, valid=waiting[:, None])
             state = proposal(reader(state.tokens, columns, column, model_kwargs), state, random=random)
             state, step = write(state, waiting[:, None], waiting)
+            if stops or column == places[-1]:
+                check_answers(state)
             if stops:
                 rows = waiting & is_stop(state.tokens[:, column], stops)
                 filled_tokens, filled = fill_rows(state.tokens, state.open, rows, stops)

@@ -199,7 +199,7 @@ class Stochastic(Order):
     """Draw the order: the next position is i with probability proportional to exp(score_i / temperature).
 
     The k best of score / temperature + Gumbel noise are k such draws without replacement. Dream calls the temperature
-    ``alg_temp``; MaskGIT's choice temperature is the same noise on log-confidences.
+    ``alg_temp``. MaskGIT's is `AnnealedConfidence`.
 
     Args:
         inner: the scores.

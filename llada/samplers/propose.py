@@ -9,6 +9,7 @@ Reference: Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Mas
 Categorical Sampling", arXiv 2409.02908.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,26 +41,32 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
         uniform: (...) float64 in (0, 1).
 
     Returns:
-        (...) int64; never a token at minus infinity.
+        (...) int64; never a token at minus infinity. The last token where there is no law.
     """
     logits = logits.to(torch.float64, copy=True)
     mass = logits.sub_(logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
     target = uniform[..., None] * mass[..., -1:]
-    return torch.searchsorted(mass, target, right=True).squeeze(-1)
+    return torch.searchsorted(mass, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
-def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Drop all but the smallest set of tokens whose probability is ``top_p`` or more; the best one always stays.
+def keep_top_p(logits: Tensor, top_p: float, *, crossing: bool = True) -> Tensor:
+    """Drop all but the most likely tokens, which together have the probability ``top_p``; the best one always stays.
 
     Of tokens that tie at the edge of the set the first are kept. All of them stay if ``top_p`` is 1, also those that
     are lost in the rounding of a sum.
+
+    Args:
+        logits: (..., V).
+        top_p: in (0, 1].
+        crossing: keep the token with which the sum crosses ``top_p``: the smallest set that has as much or more. False:
+            the largest set that has no more.
     """
     if top_p >= 1.0:
         return logits
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     p = ordered.softmax(-1)
-    before = p.cumsum(-1) - p  # what the more likely tokens have together
-    enough = before >= top_p
+    upto = p.cumsum(-1)
+    enough = upto - p >= top_p if crossing else upto > top_p
     enough[..., 0] = False
     return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(enough, -torch.inf))
 
@@ -79,6 +86,8 @@ class Proposal(Part):
         top_p: keep the smallest set of tokens with at least this much probability, in (0, 1]; None for all.
         top_k: keep this many tokens; None for all.
         suppress_tokens: ids that are never written. The mask token never is, in any case.
+        crossing: whether the nucleus has the token with which it reaches ``top_p`` (Dream, transformers), or ends
+            before it (ReMDM, BD3LM); see `keep_top_p`.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -88,10 +97,11 @@ class Proposal(Part):
     top_p: float | None = None
     top_k: int | None = None
     suppress_tokens: tuple[int, ...] = ()
+    crossing: bool = True
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0.0:
-            raise ValueError(f"temperature must be 0 or more; got {self.temperature}")
+        if self.temperature != 0.0 and not 1e-6 <= self.temperature <= 1e6:
+            raise ValueError(f"temperature must be 0 (greedy), or from 1e-6 to 1e6; got {self.temperature}")
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be in (0, 1]; got {self.top_p}")
         if self.top_k is not None and self.top_k < 1:
@@ -110,11 +120,16 @@ class Proposal(Part):
         """
         logits = self.suppress(logits.float(), state)
         filtered = self.filter(logits)
-        if self.temperature == 0.0:
-            drawn = filtered.argmax(-1)
-        else:
-            drawn = inverse_cdf(filtered, random.uniform_at(state.positions))
-        return replace(state, logits=logits, filtered=filtered, drawn=drawn)
+        best = filtered.max(-1)
+        drawn = best.indices if self.temperature == 0.0 else inverse_cdf(filtered, random.uniform_at(state.positions))
+        lost = ~best.values.isfinite()
+        drawn = drawn.masked_fill(lost, state.process.mask_token_id or 0)  # refused before the window is left
+        broken = broken_rows(state, lost)
+        return replace(state, logits=logits, filtered=filtered, drawn=drawn, broken=broken)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Proposal":
+        """The same proposal on a canvas whose columns were moved; ``move`` is told values for each column."""
+        return self
 
     def suppress(self, logits: Tensor, state: State) -> Tensor:
         """A copy of the (..., V) logits with minus infinity at the tokens that are never written."""
@@ -125,8 +140,29 @@ class Proposal(Part):
         """Logits after temperature, then top-p, then top-k; (..., V)."""
         filtered = logits if self.temperature in (0.0, 1.0) else logits / self.temperature
         if self.top_p is not None:
-            filtered = keep_top_p(filtered, self.top_p)
+            filtered = keep_top_p(filtered, self.top_p, crossing=self.crossing)
         return filtered if self.top_k is None else keep_top_k(filtered, self.top_k)
+
+
+def broken_rows(state: State, lost: Tensor) -> Tensor:
+    """(B,) bool, the rows that have had a candidate without an answer; ``lost`` (B, M) bool are those of this step."""
+    now = (lost & state.valid).any(1)
+    return state.broken | now if state.broken.numel() else now
+
+
+def check_answers(state: State) -> None:
+    """Whether the model had an answer at every position that it was asked for; asks the device.
+
+    Raises:
+        ValueError: if it hadn't.
+    """
+    if bool(state.broken.any()):
+        row = int(state.broken.int().argmax())
+        raise ValueError(
+            f"row {row} can't be decoded: at a position to be written the model's logits are NaN or infinite, or no "
+            "token is left to be written; look at the model's weights and dtype (float16 overflows soon), "
+            "suppress_tokens, constraints and the guidance scale"
+        )
 
 
 def suppress(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:

@@ -23,7 +23,7 @@ from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.layout import first_true
-from llada.samplers.propose import Proposal, inverse_cdf
+from llada.samplers.propose import Proposal, broken_rows, check_answers, inverse_cdf
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State, token_probability
 
@@ -94,6 +94,9 @@ class AncestralSampler(Sampler):
             t, s = (torch.full_like(state.calls, self.time(n), dtype=torch.float64) for n in (k, k + 1))
             before = state.tokens.gather(1, columns)
             logits, clean = self.predict(denoiser, state, t, model_kwargs)
+            state = replace(state, broken=broken_rows(state, ~clean.isfinite().all(-1)))
+            if k in (0, self.steps - 1):
+                check_answers(state)
             law = self.amend(process.reverse(before, clean, t, s), process, before, clean, t, s)
             drawn = inverse_cdf(law.log(), random.fold_in(k).uniform_at(state.positions))
             state, step = moved(state, torch.where(valid, drawn, before), logits)

@@ -15,7 +15,7 @@ from llada.samplers.caches.policy import OpenCache
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.propose import Proposal
 from llada.samplers.sampler import Step
-from llada.samplers.state import State
+from llada.samplers.state import State, token_probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,14 @@ def write(
     if again is not None and state.process.mask_token_id is not None:
         tokens, still_open = tokens.masked_fill(again, state.process.mask_token_id), still_open | again
         changed = changed | again
-    confidence = torch.where(changed, shown, state.confidence)
+    confidence = torch.where(changed, shown if again is None else _drawn_with(state, shown), state.confidence)
     after = replace(state, tokens=tokens, open=still_open, calls=calls, confidence=confidence)
     return after, Step(tokens, changed, shown, calls, still_open, log_prob)
+
+
+def _drawn_with(state: State, shown: Tensor) -> Tensor:
+    """(B, L), the probability under the law that the tokens were drawn from, where any were proposed."""
+    if state.columns.shape[1] == 0 or state.drawn.shape != state.columns.shape:
+        return shown
+    law = token_probability(state.filtered.float(), state.drawn).masked_fill(~state.valid, torch.nan)
+    return torch.full_like(shown, torch.nan).scatter(1, state.columns, law)

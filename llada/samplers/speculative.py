@@ -175,7 +175,8 @@ class SpeculativeSampler(ComposedSampler):
         sure = proposed.probability.masked_fill(~proposed.valid, torch.nan)[index]
         shown = torch.full((rows, length), torch.nan, device=tokens.device)
         shown = shown.scatter(1, proposed.columns[index], sure)
-        return replace(state, tokens=tokens, open=still_open), shown, self._next(proposed, taken, index, copies - 1)
+        state = replace(state, tokens=tokens, open=still_open, broken=proposed.broken[index])
+        return state, shown, self._next(proposed, taken, index, copies - 1)
 
     def _next(self, proposed: State, taken: Tensor, index: Tensor, number: int) -> Guesses:
         """The favourites of the last true copies, without the one that was written; ``number`` entries."""
@@ -235,5 +236,5 @@ def _written(state: State, guesses: Guesses) -> list[State]:
 
 def _repeat(state: State, copies: int) -> State:
     """Every row so many times, behind one another."""
-    names = ("tokens", "open", "given", "offset")
+    names = ("tokens", "open", "given", "offset", "broken")
     return replace(state, **{name: getattr(state, name).repeat_interleave(copies, 0) for name in names})

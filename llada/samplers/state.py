@@ -38,7 +38,8 @@ class State:
         random: random streams of the rows for this step; an order and an amount draw from them.
         window_random: random streams that stay the same in every step of a window.
         calls: (B,) int64, model calls that each row has needed so far.
-        confidence: (B, L) float32, the probability that each token had when it was written; NaN where none was.
+        confidence: (B, L) float32, the probability that each token had when it was written, under the law it was drawn
+            from where tokens may be taken back, else under the model; NaN where none was.
         start: first column of the window in which the step may write.
         stop: column after its last.
         step: index of the step in its window, from 0.
@@ -55,6 +56,8 @@ class State:
         drawn: (B, M) int64, the proposed tokens.
         log_prob: (B, M) float64, their log-probability under the filtered logits, in nats; only where a text is scored.
         scores: (B, M) float, of the order; the highest come first.
+        broken: (B,) bool, rows in which the model had no answer at a position so far; see
+            `llada.samplers.propose.check_answers`.
     """
 
     process: Process
@@ -80,6 +83,7 @@ class State:
     drawn: Tensor = NOTHING
     log_prob: Tensor | None = None
     scores: Tensor = NOTHING
+    broken: Tensor = NOTHING
 
     @classmethod
     def begin(
@@ -100,15 +104,18 @@ class State:
             attention_mask: (B, L) bool or 0/1, true for real tokens. Padding is never written.
 
         Raises:
-            ValueError: if ``given`` has another shape or type, or is None and the process has no mask token.
+            ValueError: if the canvas isn't (B, L) int64, ``given`` or ``attention_mask`` has another shape or type, or
+                ``given`` is None and the process has no mask token.
         """
+        _check_canvas(tokens, attention_mask)
         unknown = ~_given(process, tokens, given)
         if attention_mask is not None:
             unknown = unknown & attention_mask.bool()
         offset = left_padding(tokens, attention_mask)
         canvas = _noise(process, tokens, unknown, offset, random)
         nothing = torch.full(tokens.shape, torch.nan, device=tokens.device)
-        return cls(process, canvas, unknown, ~unknown, offset, random, random, torch.zeros_like(offset[:, 0]), nothing)
+        calls, broken = torch.zeros_like(offset[:, 0]), torch.zeros_like(unknown[:, 0])
+        return cls(process, canvas, unknown, ~unknown, offset, random, random, calls, nothing, broken=broken)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -164,6 +171,18 @@ def token_probability(logits: Tensor, tokens: Tensor) -> Tensor:
         (...) float32.
     """
     return (logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)).exp()
+
+
+def _check_canvas(tokens: Tensor, attention_mask: Tensor | None) -> None:
+    if tokens.dim() != 2 or tokens.dtype != torch.int64 or 0 in tokens.shape:
+        raise ValueError(
+            "the canvas must be (B, L) int64 with a row and a column at least; "
+            f"got {tuple(tokens.shape)} {tokens.dtype}; see llada.samplers.canvas"
+        )
+    if attention_mask is not None and attention_mask.shape != tokens.shape:
+        raise ValueError(
+            f"attention_mask must have the canvas's shape {tuple(tokens.shape)}; got {tuple(attention_mask.shape)}"
+        )
 
 
 def _given(process: Process, tokens: Tensor, given: Tensor | None) -> Tensor:

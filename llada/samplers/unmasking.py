@@ -16,20 +16,22 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers.amount.amount import Amount
+from llada.samplers.amount.amount import Amount, most_in_a_step
 from llada.samplers.amount.quota import Quota
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.joint import agree
-from llada.samplers.layout import Span, first_true
+from llada.samplers.counts import Counts
+from llada.samplers.layout import Span, first_true, plan
 from llada.samplers.likelihood import ScoringSampler, check_unread, proposal_gap
 from llada.samplers.order import Confidence, Order
 from llada.samplers.part import Part
-from llada.samplers.propose import Proposal
+from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.rates.rates import Ancestral, Rates
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
@@ -93,7 +95,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
                     f"TopProb or Margin, or, if {name} is your own and doesn't, say reads_drawn = False in it"
                 )
         joint = [type(rule).__name__ for rule in self.adjustments if rule.joint]
-        if joint and self.amount.most(2**62, 0, 1) != 1:
+        if joint and (self.steps is not None or most_in_a_step(self.amount) != 1):
             return f"{joint[0]} draws tokens of one step again until they agree; use amount=PerStep(1)"
         return proposal_gap(self.proposal)
 
@@ -125,39 +127,57 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         return found
 
     @override
+    def _spans(self, state: State) -> list[Span]:
+        return plan(self.window, self.steps, state.open, on_grid=self.amount.on_grid)
+
+    @override
     def _started(self) -> Self:
         return replace(self, amount=self.amount.start())
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        counts = _Counts(self.amount, span, int(state.initial.max()))
+        counts = Counts(self.amount, span, state.initial.tolist(), not stops_within(self.window))
         for k in range(counts.num_steps):
-            still_open = state.open[:, : span.stop]
-            number = still_open.sum(1)
-            left = counts.left(k)
-            left = int(number.max()) if left is None else left
+            state, left, width = self._reach(state, span.stop, counts.left(k))
             if left == 0 and not self.rates.remasks:
                 break
-            if counts.left(k + 1) == left:
+            most = counts.most(k)
+            if most == 0:
                 continue  # this step takes nothing in any row
             streams = random.fold_in(k)
             run.cache.begin_step(state.open, left)
-            columns, valid = first_true(still_open, left if self.window.width is None else min(left, self.window.width))
-            state = replace(state, step=k, left=number, columns=columns, valid=valid, random=streams.fold_in(_ORDER))
+            state = self._candidates(state, span.stop, width)
+            state = replace(state, step=k, random=streams.fold_in(_ORDER))
             if self.amount.by_rates:
                 state = replace(state, unmask=self.rates.unmask(state))
             again = None
             if self.rates.remasks:
                 coins = streams.fold_in(_REMASK).uniform_at(state.all_positions)
                 again = state.written & (coins < self.rates.remask(state))
-            chosen = self._choose(run, state, streams, counts.most(k))
+            chosen = self._choose(run, state, streams, most)
             if chosen is None and again is None:
                 continue
             state, step = write(state, again=again) if chosen is None else write(*chosen, again)
             if stops_within(self.window):
                 state, step = stop_at_once(state, step, self.window)
+            if k == 0:  # as broken weights show at once; later steps are looked at when the window is left
+                check_answers(state)
             yield step
         return state
+
+    def _reach(self, state: State, stop: int, left: int | None) -> tuple[State, int, int]:
+        """Open positions of the window in each row and in the fullest one, and how many candidates it takes."""
+        number = state.open[:, :stop].sum(1)
+        if self.amount.looks_ahead and stop < state.open.shape[1]:
+            left, width = torch.stack((number.max(), state.open.sum(1).max())).tolist()
+        else:
+            left = width = int(number.max()) if left is None else left
+        width = width if self.window.width is None else min(width, self.window.width)
+        return replace(state, left=number), left, width
+
+    def _candidates(self, state: State, stop: int, width: int) -> State:
+        columns, valid = first_true(state.open if self.amount.looks_ahead else state.open[:, :stop], width)
+        return replace(state, columns=columns, valid=valid & (columns < stop))
 
     def _choose(
         self, run: Run, state: State, random: RowRandom, most: int | None
@@ -215,22 +235,6 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         agreed = agree(state, taken, most, run.adjustments, self.proposal, random)
         counts = self.amount.steps is not None or self.amount.masks_left(1, 0, 1) is not None
         return agreed, taken if counts else taken & (agreed.drawn == state.drawn)
-
-
-class _Counts:
-    """What is known beforehand of the counts of a window's steps, so that the loop needn't wait for the device."""
-
-    def __init__(self, amount: Amount, span: Span, initial: int) -> None:
-        self.amount, self.initial, self.known = amount, initial, span.even
-        self.num_steps = initial if span.total is None else span.total
-
-    def left(self, step: int) -> int | None:
-        """Open positions before a step in the row that has the most of them, or None."""
-        return self.amount.masks_left(self.initial, step, self.num_steps) if self.known else None
-
-    def most(self, step: int) -> int | None:
-        """The most that a step takes in a row, or None."""
-        return self.amount.most(self.initial, step, self.num_steps) if self.known else None
 
 
 def stop_at_once(state: State, step: Step, window: Window) -> tuple[State, Step]:

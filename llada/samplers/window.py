@@ -35,6 +35,11 @@ class Window(Part, ABC):
             must not depend on ``first``: rows with other first open columns may be in the same batch.
         """
 
+    @property
+    def from_first(self) -> int | None:
+        """Length of blocks that count from the first token of a row, not from the end of the canvas; or None."""
+        return None
+
     def check_padding(self, offset: Tensor) -> None:
         """Whether rows with such padding have the windows that they would have alone.
 
@@ -67,8 +72,8 @@ class Blocks(Window):
         stop_token_ids: when a finished block holds one of these tokens, what is open in the row is filled with the
             first of them, without model calls. Later blocks can't change earlier ones, so the text up to the stop
             token is the same. None: decode all.
-        from_start: count blocks from the first column (LLaDA2), so that the last may be shorter; otherwise from the
-            end of the canvas, where rows of different prompt lengths are aligned, and the first may be shorter.
+        from_start: count blocks from the first token of a row (LLaDA2), so that the last may be shorter; otherwise from
+            the end of the canvas, where rows of different prompt lengths are aligned, and the first may be shorter.
 
     Raises:
         ValueError: if ``block_length`` is less than 1.
@@ -91,6 +96,11 @@ class Blocks(Window):
         shift = 0 if self.from_start else length % size
         begin = first - (first - shift) % size
         return [(max(start, 0), min(start + size, length)) for start in range(begin, length, size)]
+
+    @property
+    @override
+    def from_first(self) -> int | None:
+        return self.block_length if self.from_start else None
 
     @override
     def check_padding(self, offset: Tensor) -> None:
@@ -134,12 +144,12 @@ class Sliding(Window):
         if amount is None:
             return
         name = type(amount).__name__
-        if amount.steps is not None:
+        if amount.steps is not None or amount.on_grid:
             raise ValueError(
                 f"{name} shares its steps among all masks, but a sliding window offers {self.width} of them at a time; "
                 "use PerStep(count) or a policy of the Threshold kind, or window=Blocks(block_length)"
             )
-        most = amount.most(2**62, 0, 1)
+        most = amount.most(2**62, 0, 2**62)
         if most is not None and most > self.width:
             raise ValueError(
                 f"{name} takes {most} tokens per step, but the sliding window holds only {self.width} masks"

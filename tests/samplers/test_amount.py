@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,8 @@ from llada.random import RowRandom
 from llada.samplers import (
     Amount,
     Ancestral,
+    Binomial,
+    Blocks,
     Confidence,
     CosineQuota,
     Credit,
@@ -72,6 +75,10 @@ def test_factor() -> None:
     assert taken(Factor(1.0), [0.7, 0.76, 0.9]) == [1, 2]
     assert taken(Factor(1.0), [0.77, 0.78, 0.79]) == [0, 1, 2]
     assert taken(Factor(1.0), [0.1, 0.2]) == [1]
+    # The released code takes one that fails if none is behind it.
+    assert taken(Factor(1.0, last_passes=True), [0.1, 0.2]) == [0, 1]
+    assert taken(Factor(1.0, last_passes=True), [0.1, 0.2, 0.3]) == [2]
+    assert taken(Factor(1.0, last_passes=True), [0.7, 0.76, 0.9]) == [0, 1, 2]
     # One that fails stops the row, though a later one would pass: 0.79 < 1 - 1/5.
     assert taken(Factor(1.0), [0.99, 0.98, 0.97, 0.79, 0.5]) == [0, 1, 2]
 
@@ -93,11 +100,16 @@ def test_cosine_quota() -> None:
 
 
 def test_threshold_or_quota() -> None:
-    rule = ThresholdOrQuota(2, 0.9)  # of 4 masks 2 per step
+    rule = ThresholdOrQuota(2, 0.9, 4)  # of a block of 4 2 per step
     assert taken(rule, [0.95, 0.96, 0.97, 0.1]) == [0, 1, 2]
     assert taken(rule, [0.95, 0.96, 0.1, 0.2]) == [0, 1]
     assert taken(rule, [0.95, 0.5, 0.1, 0.6]) == [0, 3]
     assert taken(rule, [0.9, 0.9, 0.9, 0.9]) == [0, 1]  # strictly above
+    assert taken(rule, [0.5, 0.6, 0.1]) == [0, 1]  # though a block has fewer masks
+    assert [len(taken(ThresholdOrQuota(3, 0.9, 8), [0.5] * 8, step=k)) for k in range(3)] == [3, 3, 2]
+    assert taken(ThresholdOrQuota(None, 0.9, 8), [0.5, 0.6, 0.1]) == [1]
+    with pytest.raises(ValueError, match="counts on blocks of 8, but the window has blocks of 4"):
+        UnmaskingSampler(ThresholdOrQuota(3, 0.9, 8), window=Blocks(4))
 
 
 def test_hierarchy() -> None:
@@ -110,7 +122,7 @@ def test_hierarchy() -> None:
 
 
 @pytest.mark.parametrize("masks", [1, 7, 24])
-@pytest.mark.parametrize("rule", [Quota(5), PerStep(3), DreamFloor(5)], ids=str)
+@pytest.mark.parametrize("rule", [Quota(5), Quota(), PerStep(3), DreamFloor(5), DreamFloor()], ids=str)
 def test_counts_that_are_told_beforehand_are_those_that_are_taken(rule: Amount, masks: int) -> None:
     total = masks if rule.steps is None else rule.steps
     left = [rule.masks_left(masks, k, total) for k in range(total + 1)]
@@ -137,8 +149,10 @@ def test_stability_counts_the_steps_in_which_a_distribution_hardly_changed() -> 
 
 def test_stability_takes_what_is_sure_and_calm_else_the_best() -> None:
     rule, calm = Stability(0.9, 0.01, history=2, count=2), torch.tensor([[2, 1, 3, 2]])
-    sure = some([0, 1, 2, 3], torch.tensor([[0.95, 0.99, 0.5, 0.92]]))
+    sure = some([0, 1, 2, 3], torch.tensor([[0.95, 0.99, 0.5, 0.92]]), step=1)
     assert rule.choose(sure, calm).tolist() == [[True, False, False, True]]
+    early = replace(sure, step=0)  # of the window, whatever was calm before
+    assert rule.choose(early, calm).tolist() == [[True, True, False, False]]
     unsure = some([0, 1, 2, 3], torch.tensor([[0.8, 0.7, 0.85, 0.1]]))
     assert rule.choose(unsure, calm).tolist() == [[True, False, True, False]]
 
@@ -171,6 +185,11 @@ def test_rules_that_need_other_scores_are_refused() -> None:
     "make",
     [
         lambda: Quota(0),
+        lambda: Quota(-3),
+        lambda: Binomial(10**9),
+        lambda: CosineQuota(2.5),  # type: ignore[arg-type]
+        lambda: DreamFloor(5000),
+        lambda: ThresholdOrQuota(0),
         lambda: PerStep(0),
         lambda: Factor(0.0),
         lambda: EntropyBound(-1.0),

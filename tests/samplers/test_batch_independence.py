@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from examples.batch_independence import Outcome, main, outcomes
-from examples.compositions import MASK, PROCESS, network
+from examples.compositions import MASK, PROCESS, Letters, network
 from llada.samplers import (
     Blocks,
     CachePolicy,
@@ -19,15 +19,25 @@ from llada.samplers import (
     DelayedCache,
     DreamFloor,
     DualCache,
+    ExactCache,
+    Guidance,
     IntervalCache,
+    Margin,
     NextToken,
     PerStep,
     PrefixCache,
+    Proposal,
     Quota,
+    RegularExpression,
     Sampler,
+    SpeculativeSampler,
+    Stability,
     UnmaskingSampler,
     VicinityCache,
+    block_diffusion,
     canvas,
+    llada2,
+    llada21,
 )
 from llada.samplers.caches.turns import Turns
 
@@ -109,6 +119,12 @@ def test_counts_of_calls() -> None:
     assert turns.due(even) is True
 
 
+def test_what_a_row_remembers_of_later_blocks_does_not_count_its_neighbours_calls() -> None:
+    rule = Stability(0.05, 1.0, history=2)
+    same_alone(UnmaskingSampler(rule, window=Blocks(4)), GAPS, 12, network(()))
+    same_alone(UnmaskingSampler(PerStep(2), window=Blocks(4), cache=VicinityCache(warm_up=5)), GAPS, 12, network(()))
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_first_token_of_a_padded_row_is_read_at_itself(cached: bool) -> None:
     causal = network((("causal", True), ("shift", True)))
@@ -128,3 +144,50 @@ def test_a_shifted_output_crosses_no_border() -> None:
     torch.testing.assert_close(padded[:, 2:], alone[0])
     packed = model(torch.cat((short, long), 1), segment_ids=torch.tensor([[0, 0, 0, 1, 1, 1, 1]]))
     torch.testing.assert_close(packed, torch.cat(alone, 1))
+
+
+RAGGED = {
+    "llada2": llada2(2, 0.3, block_length=4),
+    "llada21": llada21(0.3, 0.2, block_length=4, temperature=0.8, stop_token_ids=2),
+    "quota, dual cache": UnmaskingSampler(Quota(9), window=Blocks(4, from_start=True), cache=DualCache()),
+    "prefix cache": UnmaskingSampler(PerStep(2), window=Blocks(4, from_start=True), cache=PrefixCache(refresh=2)),
+    "delayed cache": UnmaskingSampler(Quota(), window=Blocks(4, from_start=True), cache=DelayedCache(2)),
+    "guided": UnmaskingSampler(Quota(), window=Blocks(3, from_start=True), guidance=Guidance(1.0)),
+    "speculative": SpeculativeSampler(3, window=Blocks(3, from_start=True)),
+    "expression": UnmaskingSampler(
+        PerStep(1), window=Blocks(3, from_start=True), adjustments=(RegularExpression("[a-v]*", Letters()),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_blocks_that_count_from_the_start_begin_where_they_would_alone(name: str) -> None:
+    """Prompts differ by anything; nothing has to be padded to a multiple of the block."""
+    options = (("convolution", 3),) if name == "llada2" else (("shift", True),) if name == "guided" else ()
+    same_alone(RAGGED[name], GAPS, 7, network(options))
+
+
+def test_block_diffusion_of_rows_of_any_length() -> None:
+    prompts = [[1, 7, 3, 9, 5, 6, 2, 8], [4, 7, 3, 9, 1], [2, 5], [6, 2, 8, 1, 4, 9, 3, 2, 5, 5, 5]]
+    for shift in (False, True):
+        model = network((("block_length", 4), ("shift", shift)))
+        same_alone(block_diffusion(block_length=4, top_p=0.9), prompts, 7, model)
+        same_alone(UnmaskingSampler(PerStep(2), window=Blocks(8, 5, True), cache=ExactCache()), prompts, 9, model)
+
+
+def test_the_likelihood_of_rows_of_any_length() -> None:
+    tokens, mask, given = canvas([[1, 7, 3], [4, 7, 3, 9, 1, 2]], 7, mask_token_id=MASK, pad_token_id=0)
+    text = torch.where(tokens == MASK, torch.arange(tokens.shape[1]) % 9 + 1, tokens)
+    sampler = UnmaskingSampler(PerStep(2), Margin(), proposal=Proposal(1.0), window=Blocks(4, from_start=True))
+    together = sampler.likelihood(network(()), text, PROCESS, given=given, attention_mask=mask)
+    for row, real in enumerate(mask):
+        alone = sampler.likelihood(network(()), text[row][real][None], PROCESS, given=given[row][real][None])
+        torch.testing.assert_close(alone.log_likelihood[0], together.log_likelihood[row])
+        assert alone.calls[0] == together.calls[row]
+
+
+def test_a_cache_that_counts_columns_is_refused_for_rows_that_are_moved() -> None:
+    tokens, mask, _ = canvas([[1, 7, 3], [4, 7]], 7, mask_token_id=MASK, pad_token_id=0)
+    sampler = UnmaskingSampler(PerStep(2), window=Blocks(4, from_start=True), cache=IntervalCache(4, 2))
+    with pytest.raises(ValueError, match="IntervalCache counts the columns of a canvas"):
+        sampler(network(()), tokens, PROCESS, attention_mask=mask)

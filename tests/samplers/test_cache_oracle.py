@@ -155,6 +155,7 @@ class Call:
     start: int
     stop: int
     first: int  # column of the row's first mask before decoding
+    made: int  # calls of the row before this one
 
     def whole(self) -> Tensor:
         return self.network.region(self.tokens, torch.arange(self.network.length))
@@ -169,7 +170,7 @@ Rule = Callable[[Call], Tensor]
 
 
 def every(call: Call, refresh: int | None, warm_up: int = 1) -> bool:
-    return call.index < warm_up or (refresh is not None and call.index % refresh == 0)
+    return call.index == 0 or call.made < warm_up or (refresh is not None and call.index % refresh == 0)
 
 
 def prefix(refresh: int | None = None, warm_up: int = 1) -> Rule:
@@ -210,12 +211,13 @@ def decode(
     model: BidirectionalTransformer, row: Tensor, rule: Rule, amount: Amount, spans: list[tuple[int, int]]
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """For each window the canvas and the confidences after each of its steps."""
-    network, first = ByHand(model, len(row)), int((row == MASK).nonzero()[0])
+    network, first, made = ByHand(model, len(row)), int((row == MASK).nonzero()[0]), 0
     for start, stop in spans:
         steps: list[tuple[Tensor, Tensor]] = []
         before = row
         while (row[:stop] == MASK).any():
-            log_p = rule(Call(network, row, before, len(steps), start, stop, first))
+            log_p = rule(Call(network, row, before, len(steps), start, stop, first, made))
+            made += 1
             places = (row[:stop] == MASK).nonzero()[:, 0]
             best = log_p[places].max(-1)
             taken = amount(best.values.exp())
@@ -275,7 +277,7 @@ CACHES: list[tuple[Any, Rule]] = [
     (PrefixCache(refresh=3, warm_up=2), prefix(refresh=3, warm_up=2)),
     (DualCache(), dual()),
     (DualCache(refresh=3), dual(refresh=3)),
-    (VicinityCache(warm_up=2, radius=2), dual(warm_up=2, radius=2)),
+    (VicinityCache(warm_up=4, radius=2), dual(warm_up=4, radius=2)),
     (VicinityCache(warm_up=1, radius=4, refresh=4), dual(refresh=4, radius=4)),
     (DelayedCache(refresh=None), delayed(None)),
     (DelayedCache(refresh=4), delayed(4)),

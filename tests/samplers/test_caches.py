@@ -15,7 +15,6 @@ from llada.samplers import (
     CappedRemasking,
     DelayedCache,
     DualCache,
-    EditingSampler,
     ExactCache,
     Guidance,
     IntervalCache,
@@ -179,7 +178,7 @@ def test_what_each_policy_computes() -> None:
         NoCache(): [16] * 8,
         PrefixCache(): [16, 8, 8, 8, 16, 4, 4, 4],
         DualCache(): [16, 4, 4, 4, 16, 4, 4, 4],
-        VicinityCache(warm_up=2, radius=1): [16, 16, 6, 6, 16, 16, 5, 5],
+        VicinityCache(warm_up=2, radius=1): [16, 16, 6, 6, 16, 5, 5, 5],
         DelayedCache(refresh=3): [16, 8, 7, 16, 16, 4, 3, 16],
         IntervalCache(prompt_interval=9, interval=3, share=0.25): [16, 2, 2, 8, 16, 2, 2, 8],
         IntervalCache(prompt_interval=3, interval=2, share=0.5): [16, 4, 8, 16, 16, 4, 8, 16],
@@ -230,21 +229,8 @@ def test_wrong_combinations_are_refused() -> None:
         exact(build(), tokens, PROCESS)
     with pytest.raises(ValueError, match=r"whole blocks of the model.*Blocks\(4"):
         exact(build(block_length=4), tokens, PROCESS)
-    ragged, mask, _ = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
-    with pytest.raises(ValueError, match="multiple of the model's block_length=4"):
-        replace(exact, window=Blocks(4, from_start=True))(build(block_length=4), ragged, PROCESS, attention_mask=mask)
     for policy in (DualCache(), PrefixCache(), VicinityCache()):
         with pytest.raises(ValueError, match="1 or more"):
             replace(policy, refresh=0)
     with pytest.raises(ValueError, match="share in"):
         IntervalCache(share=0.0)
-
-
-def test_blocks_that_count_from_the_start_do_not_begin_together_in_every_batch() -> None:
-    ragged, mask, _ = canvas([[1, 2, 3, 4], [1, 2]], 8, mask_token_id=31, pad_token_id=0)
-    for sampler in (
-        UnmaskingSampler(window=Blocks(4, from_start=True)),
-        EditingSampler(window=Blocks(4, from_start=True)),
-    ):
-        with pytest.raises(ValueError, match=r"other than multiples of 4; .* use Blocks\(block_length\)"):
-            sampler(build(), ragged, PROCESS, attention_mask=mask)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from llada.noise import CosineSchedule, LinearSchedule
@@ -38,7 +40,7 @@ from llada.samplers import (
     Window,
 )
 from llada.samplers.composed import stop_rows
-from llada.samplers.layout import Span, first_column, first_true, plan, split_steps
+from llada.samplers.layout import Span, first_column, first_true, plan, share_steps
 from llada.samplers.propose import gumbel_argmax, inverse_cdf, keep_top_p
 from llada.samplers.stopping import ended
 from tests.helpers import step_of
@@ -125,6 +127,8 @@ def test_the_smallest_set_that_reaches_top_p() -> None:
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
     for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 2), (0.75, 2), (0.8, 3), (0.875, 3), (1.0, 4)):
         assert int((keep_top_p(logits, top_p) > -torch.inf).sum()) == kept, top_p
+    for top_p, kept in ((0.4, 1), (0.5, 1), (0.6, 1), (0.75, 2), (0.8, 2), (0.875, 3), (0.9, 3), (1.0, 4)):
+        assert int((keep_top_p(logits, top_p, crossing=False) > -torch.inf).sum()) == kept, top_p
 
 
 def test_a_draw_inverts_the_distribution_function() -> None:
@@ -155,25 +159,45 @@ def test_spans(window: Window, spans: list[tuple[int, int]]) -> None:
     assert window.spans(5, 11) == spans
 
 
-def test_rows_that_begin_later_have_fewer_windows_and_all_steps() -> None:
-    fillable = torch.zeros(3, 12, dtype=torch.bool)
-    fillable[0, 2:], fillable[1, 9:] = True, True  # blocks of 4: the first row has three, the second one
-    first, second, third = plan(Blocks(4), 7, fillable)
-    assert [part[:2] for part in (first, second, third)] == [(0, 4), (4, 8), (8, 12)]
-    steps = [part.num_steps.tolist() for part in (first, second, third) if part.num_steps is not None]
-    assert [row[:2] for row in steps] == [[3, 0], [2, 0], [2, 7]]
-    # A row of two windows would have 4 steps in the second of the three.
-    assert [part.total for part in (first, second, third)] == [3, 4, 7]
-    assert not third.even
-    assert plan(Blocks(4), 7, fillable[2:]) == []
-    assert all(part.even for part in plan(Blocks(4), 7, fillable[:1]))
-    assert not plan(Sliding(4, stop_token_ids=1), None, fillable[:1])[0].even
+def test_every_row_shares_its_steps_by_its_own_masks() -> None:
+    unknown = torch.zeros(4, 12, dtype=torch.bool)
+    unknown[0, 2:], unknown[1, 9:], unknown[3, 1], unknown[3, 10] = True, True, True, True
+    spans = plan(Blocks(4), 7, unknown)  # blocks of 4: 2, 4 and 4 masks, then 3 in the last block, none, and 1 and 1
+    assert [span[:2] for span in spans] == [(0, 4), (4, 8), (8, 12)]
+    assert [span.shares for span in spans] == [(2, 0, 0, 4), (3, 0, 0, 0), (2, 7, 0, 3)]
+    assert [span.num_steps.tolist() for span in spans if span.num_steps is not None] == [
+        [2, 0, 0, 4],
+        [3, 0, 0, 0],
+        [2, 7, 0, 3],
+    ]
+    assert plan(Blocks(4), 7, unknown[2:3]) == []
+    assert [span.shares for span in plan(Blocks(4), None, unknown, on_grid=True)] == [
+        (2, 0, 0, 1),
+        (4, 0, 0, 0),
+        (4, 3, 0, 1),
+    ]
+    assert all(span.shares is None for span in plan(Blocks(4), None, unknown))
 
 
-def test_shares_of_steps() -> None:
-    assert split_steps(7, 3) == [3, 2, 2]
-    with pytest.raises(ValueError, match="2 steps can't be shared among 3 blocks"):
-        split_steps(2, 3)
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 600) | st.none())
+def test_shares_of_steps(masks: list[int], steps: int | None) -> None:
+    begun, total = sum(number > 0 for number in masks), sum(masks)
+    if steps is not None and steps < begun:
+        with pytest.raises(ValueError, match=rf"^{steps} steps can't be shared among {begun} blocks"):
+            share_steps(steps, masks)
+        return
+    shares = share_steps(steps, masks)
+    assert sum(shares) == (total if steps is None else steps * (total > 0))
+    for share, number in zip(shares, masks, strict=True):
+        assert (share > 0) == (number > 0)
+        assert share <= number or (steps or 0) >= total
+        assert share >= number or (steps is not None and steps < total)
+
+
+@pytest.mark.parametrize(("blocks", "length", "each"), [(4, 8, 3), (3, 32, 32), (16, 8, 1), (5, 4, 9)])
+def test_shares_of_equal_blocks_are_those_of_the_released_code(blocks: int, length: int, each: int) -> None:
+    assert share_steps(blocks * each, [length] * blocks) == [each] * blocks
 
 
 def test_columns() -> None:
@@ -190,7 +214,7 @@ def test_stops() -> None:
     tokens = torch.tensor([[7, 1, 7, MASK], [7, MASK, 7, MASK], [7, 1, 2, 7]])
     fillable = torch.tensor([[False, True, True, True]]).expand(3, -1)
     state = replace(State.begin(MaskingProcess(MASK), tokens, None, RowRandom.from_seed(0, 3)), given=~fillable)
-    early, late = Span(0, 2, None, None, True), Span(2, 4, None, None, True)
+    early, late = Span(0, 2), Span(2, 4)
     assert stop_rows(state, Blocks(2, 7), early) is None  # one that was given isn't a stop
     step = stop_rows(state, Blocks(2, (7, 1)), late)
     assert step is not None

@@ -59,7 +59,7 @@ ALLOWED: dict[str, tuple[int, Sampler]] = {
     "factor": (1, UnmaskingSampler(Factor(0.5))),
     "entropy bound": (1, UnmaskingSampler(EntropyBound(0.1), order=NegativeEntropy())),
     "stability": (1, UnmaskingSampler(Stability(0.3, 0.5, history=1))),
-    "threshold or quota": (1, UnmaskingSampler(ThresholdOrQuota(6, 0.9))),
+    "threshold or quota": (1, UnmaskingSampler(ThresholdOrQuota(6, 0.9, 12))),
     "ancestral by confidence": (1, UnmaskingSampler(Binomial(6), proposal=DRAWN)),
     "sliding, with a stop": (1, UnmaskingSampler(PerStep(1), window=Sliding(4, stop_token_ids=2))),
     "editing": (1, EditingSampler(0.3, 0.2, window=WholeCanvas())),

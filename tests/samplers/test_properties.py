@@ -12,14 +12,17 @@ from llada.backbones import BidirectionalTransformer
 from llada.process import MaskingProcess
 from llada.samplers import (
     Blocks,
+    CosineQuota,
     EditingSampler,
     Quota,
     Sampler,
     SpeculativeSampler,
     Step,
     UnmaskingSampler,
+    WholeCanvas,
+    Window,
 )
-from llada.samplers.layout import split_steps
+from llada.samplers.layout import share_steps
 from tests.helpers import ALL_SAMPLERS
 
 VOCABULARY, MASK, LENGTH = 12, 11, 12
@@ -56,7 +59,7 @@ def most_calls(sampler: Sampler, masks: int) -> int:
     if isinstance(sampler, SpeculativeSampler):
         return masks
     assert isinstance(sampler, UnmaskingSampler)
-    if sampler.amount.steps is None:
+    if sampler.amount.steps is None:  # on a grid of coins, a step may find nothing to write
         return masks
     known = sampler.amount.most(1, 0, 1) is not None  # empty steps are known to be empty, and skipped
     blind = sampler.order.blind and not sampler.rates.remasks
@@ -114,29 +117,41 @@ def test_the_same_seed_gives_the_same_row_in_any_batch(name: str, made: tuple[Te
         assert alone.calls[0] == together.calls[row]
 
 
-@pytest.mark.parametrize("steps", [3, 5, 8, 20])
-@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize("steps", [3, 5, 8, 20, None])
+@pytest.mark.parametrize("window", [WholeCanvas(), Blocks(4), Blocks(5)], ids=str)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(canvases())
-def test_quota_sums(size: int | None, steps: int, made: tuple[Tensor, Tensor]) -> None:
-    """Every block commits, in each of its steps, n // S tokens and one more in the first n mod S."""
+def test_quota_sums(window: Window, steps: int | None, made: tuple[Tensor, Tensor]) -> None:
+    """Every block writes, in each of its steps, n // S tokens and one more in the first n mod S."""
     tokens, mask = made
-    sampler = UnmaskingSampler(Quota(steps)) if size is None else UnmaskingSampler(Quota(steps), window=Blocks(size))
-    written = [step.changed for step in run(sampler, tokens, mask)]
+    written = [step.changed for step in run(UnmaskingSampler(Quota(steps), window=window), tokens, mask)]
     for row in range(len(tokens)):
         masked = PROCESS.is_masked(tokens[row])
-        if not masked.any():
-            continue
-        first = int(masked.int().argmax())
-        spans = [(first, tokens.shape[1])] if size is None else Blocks(size).spans(first, tokens.shape[1])
-        expected = []
-        for (start, stop), share in zip(spans, split_steps(steps, len(spans)), strict=True):
-            assert share is not None
-            count = int(masked[max(start, first) : stop].sum())
+        spans = window.spans(int(masked.int().argmax()), tokens.shape[1])
+        numbers = [int(masked[start:stop].sum()) for start, stop in spans]
+        expected: list[int] = []
+        for count, share in zip(numbers, share_steps(steps, numbers), strict=True):
             expected += [count // share + (k < count % share) for k in range(share)]
         counts = [int(changed[row].sum()) for changed in written]
         assert [c for c in counts if c] == [c for c in expected if c]
         assert sum(counts) == int(masked.sum())
+
+
+@pytest.mark.parametrize("kind", [Quota, CosineQuota])
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(canvases(), st.sampled_from([0, 0, 3, None]), st.integers(1, 9) | st.none())
+def test_as_many_steps_as_masks_write_one_each(
+    kind: type[Quota] | type[CosineQuota], made: tuple[Tensor, Tensor], enough: int | None, size: int | None
+) -> None:
+    """Over lengths, blocks that don't divide them, and gaps anywhere."""
+    tokens, mask = made
+    masks = PROCESS.is_masked(tokens).sum(1)
+    steps = None if enough is None else max(1, int(masks.max()) + enough)
+    window = WholeCanvas() if size is None else Blocks(size)
+    sampler = UnmaskingSampler(kind(steps), window=window)
+    counts = torch.stack([torch.zeros_like(masks), *(step.changed.sum(1) for step in run(sampler, tokens, mask))])
+    assert int(counts.max()) <= 1
+    assert torch.equal(counts.sum(0), masks)
 
 
 @pytest.mark.parametrize("name", ALL_SAMPLERS)

@@ -55,11 +55,18 @@ class Amount(Part, ABC):
     that its neighbours need. What never does so says False, which saves a question where a cache counts calls."""
     by_rates: ClassVar[bool] = False
     """Whether it asks for ``state.unmask``, so that its counts follow the sampler's rates."""
+    on_grid: ClassVar[bool] = False
+    """Whether it runs on a time grid, which has as many steps as there are open positions where `steps` is None."""
 
     @property
     def steps(self) -> int | None:
         """Steps for the whole canvas, or None if it goes on until no position is open."""
         return None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it wants the model's answers at open positions behind the window, too: entries that aren't valid."""
+        return False
 
     @abstractmethod
     def __call__(self, state: State) -> Tensor:
@@ -80,12 +87,12 @@ class Amount(Part, ABC):
     def masks_left(self, initial: int, step: int, num_steps: int) -> int | None:
         """Open positions that are left in a window before a step, if that follows from their number alone.
 
-        This is optional: a sampler that knows it needn't wait for the device. Must not decrease with ``initial``.
+        This is optional: a sampler that knows it needn't wait for the device.
 
         Args:
-            initial: open positions when the window was begun.
+            initial: open positions of a row when the window was begun.
             step: index of the step, 0 to ``num_steps``.
-            num_steps: steps of the window; without `steps`, the open positions of its fullest row.
+            num_steps: the row's steps in the window; without `steps`, the open positions of the fullest row.
         """
         return None
 
@@ -108,6 +115,12 @@ class Amount(Part, ABC):
                 f"aren't; {_FIX[self.needs]}. An order of your own says what its scores are by its attribute "
                 f"measure = Measure.{self.needs.name}"
             )
+
+
+def most_in_a_step(amount: Amount) -> int | None:
+    """The most tokens that any step of an amount without `steps` takes in a row, however many masks it has; or None."""
+    many = 2**62
+    return amount.most(many, 0, many)
 
 
 @dataclass(frozen=True)
@@ -146,19 +159,21 @@ class Tied(Amount):
 class Factor(Amount):
     """The more are taken together, the surer each must be: the n-th best passes if p >= 1 - factor / (n + 1).
 
-    Taken are the candidates before the first that fails, and always the best one. (The reference also takes the first
-    that fails if it is the very last candidate, so that its last two masks always go together; that isn't done here.)
+    Taken are the candidates before the first that fails, and always the best one.
 
     Args:
         factor: f, above 0; more is bolder.
+        last_passes: take the first that fails, too, if no candidate is behind it, as the released code does; its last
+            two masks always go together.
 
     Reference:
-        Wu et al., arXiv 2505.22618, section 3.3.
+        Wu et al., arXiv 2505.22618, section 3.3; the released ``get_transfer_index_dynamic``.
     """
 
     reads_drawn: ClassVar[bool] = False
     needs: ClassVar[Measure] = Measure.PROBABILITY
     factor: float = 1.0
+    last_passes: bool = False
 
     def __post_init__(self) -> None:
         if not self.factor > 0.0:
@@ -167,8 +182,10 @@ class Factor(Amount):
     @override
     def __call__(self, state: State) -> Tensor:
         rank = ranks(state.scores, state.valid)
-        passes = state.scores >= 1.0 - self.factor / (rank + 2.0)
-        return best(state) | _before_first_failure(passes, rank, state.valid)
+        passes = (state.scores >= 1.0 - self.factor / (rank + 2.0)) | (rank == 0)
+        if self.last_passes:
+            passes = passes | (rank == state.valid.sum(1, keepdim=True) - 1)
+        return _before_first_failure(passes, rank, state.valid)
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,28 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.samplers.amount.amount import Amount, best, take_best
-from llada.samplers.order import Measure
 from llada.samplers.state import State
+
+MOST_STEPS = 1_000_000
+"""More would run for days, and are a slip of the pen."""
 
 
 @dataclass(frozen=True)
 class _Stepped(Amount):
     reads_drawn: ClassVar[bool] = False
-    steps: int = 64
+    steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be 1 or more; got {self.steps}")
+        if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= MOST_STEPS):
+            raise ValueError(
+                f"steps must be a whole number from 1 to {MOST_STEPS:,}, or None for one per mask; got {self.steps}"
+            )
 
 
 def _shares(state: State) -> Tensor:
     """LLaDA's quota of this step, (B,) int64."""
-    assert state.num_steps is not None
+    if state.num_steps is None:
+        return torch.ones_like(state.initial)
     steps = state.num_steps.clamp(min=1)
     return state.initial // steps + (state.step < state.initial % steps)
 
@@ -36,7 +41,9 @@ class Quota(_Stepped):
     """LLaDA's rule: n masks over S steps are n // S each, and one more in each of the first n mod S.
 
     Args:
-        steps: S for the whole canvas; blocks share them.
+        steps: S for the whole canvas, shared among blocks by their masks; with as many steps as masks, or more, every
+            step writes one token. None: one step per mask. Where LLaDA's released code accepts the numbers (blocks
+            divide the answer, and the number of blocks the steps) the quotas are its own.
 
     Reference:
         arXiv 2502.09992, section 2.4; the released ``get_num_transfer_tokens``.
@@ -50,6 +57,8 @@ class Quota(_Stepped):
 
     @override
     def masks_left(self, initial: int, step: int, num_steps: int) -> int:
+        if self.steps is None:
+            return max(0, initial - step)
         return initial - initial // num_steps * step - min(step, initial % num_steps)
 
 
@@ -85,7 +94,7 @@ class Binomial(_Stepped):
     with probability (alpha_s - alpha_t) / (1 - alpha_t).
 
     Args:
-        steps: of the time grid.
+        steps: of the time grid; None for as many as there are masks.
 
     Reference:
         arXiv 2406.07524, equation 7.
@@ -93,6 +102,7 @@ class Binomial(_Stepped):
 
     by_chance: ClassVar[bool] = True
     by_rates: ClassVar[bool] = True
+    on_grid: ClassVar[bool] = True
 
     @override
     def __call__(self, state: State) -> Tensor:
@@ -124,11 +134,12 @@ def _dream_masks_left(initial: int, num_steps: int, t_min: float) -> tuple[int, 
 class DreamFloor(_Stepped):
     """Dream's rule: of the masks of a row a step takes the integer part of n (1 - s / t), and the last takes all.
 
-    The reference uses the batch's mean of n for every row, so rows with different numbers of masks disturb each other;
-    here each row has its own n, which is the same where they agree.
+    Being cut to integers, it takes nothing in some steps, such as the first of as many as there are masks, and what is
+    left, often two, in the last. The reference uses the batch's mean of n for every row, so rows with different numbers
+    of masks disturb each other; here each row has its own n, which is the same where they agree.
 
     Args:
-        steps: of the grid.
+        steps: of the grid, at most 4096; None for one token in every step.
         t_min: the grid's last time (``eps``).
 
     Reference:
@@ -139,93 +150,46 @@ class DreamFloor(_Stepped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.steps is not None and self.steps > 4096:
+            raise ValueError(f"steps of Dream's grid must be at most 4096; got {self.steps}; use None for one per mask")
         if not 0.0 < self.t_min < 1.0:
             raise ValueError(f"t_min must be in (0, 1); got {self.t_min}")
 
     @override
     def __call__(self, state: State) -> Tensor:
-        assert state.num_steps is not None
+        if self.steps is None or state.num_steps is None:
+            return best(state)
         table = _dream_shares(self.steps, self.t_min, state.initial.device)
-        shares = table[state.num_steps, state.step]
+        shares = table[state.num_steps, min(state.step, self.steps - 1)]
         count = (state.left.float() * shares).long()
         return take_best(state.scores, state.valid, torch.where(state.is_last, state.left, count))
 
     @override
     def masks_left(self, initial: int, step: int, num_steps: int) -> int:
+        if self.steps is None:
+            return max(0, initial - step)
         return _dream_masks_left(initial, num_steps, self.t_min)[step]
 
 
 @dataclass(frozen=True)
 class CosineQuota(_Stepped):
-    """MaskGIT's rule: after k of K steps floor(n cos(pi k / 2 K)) of n masks are left; every step takes at least one.
+    """MaskGIT's rule: after k of K steps floor(n cos(pi k / 2 K)) of n masks are left.
+
+    Every step takes at least one, and leaves at least one to the last step while it can.
 
     Args:
-        steps: K for the whole canvas; blocks share them.
+        steps: K for the whole canvas; blocks share them. None for one token in every step.
 
     Reference:
-        Chang et al., "MaskGIT", arXiv 2202.04200.
+        Chang et al., "MaskGIT", arXiv 2202.04200; the released ``parallel_decode``.
     """
 
     pauses: ClassVar[bool] = False
 
     @override
     def __call__(self, state: State) -> Tensor:
-        kept = (state.initial * (math.pi / 2 * (1.0 - state.grid(1))).cos()).floor().long()
-        kept = kept.masked_fill(state.is_last, 0)
-        return take_best(state.scores, state.valid, state.left - torch.minimum(kept, state.left - 1))
-
-
-@dataclass(frozen=True)
-class ThresholdOrQuota(_Stepped):
-    """LLaDA2's rule: all candidates above a confidence, if they are at least as many as LLaDA's quota; else the quota.
-
-    Args:
-        steps: S for the whole canvas; blocks share them. Fewer are used when many tokens pass.
-        threshold: a candidate passes if its probability is above it.
-
-    Reference:
-        Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``.
-    """
-
-    pauses: ClassVar[bool] = False
-    needs: ClassVar[Measure] = Measure.PROBABILITY
-    threshold: float = 0.95
-
-    @override
-    def __call__(self, state: State) -> Tensor:
-        above = state.valid & (state.scores > self.threshold)
-        share = _shares(state)
-        return torch.where((above.sum(1) >= share)[:, None], above, take_best(state.scores, state.valid, share))
-
-
-@dataclass(frozen=True)
-class Hierarchy(Amount):
-    """All candidates at or above a confidence, and the best of every run of neighbouring masks that is not too unsure.
-
-    Tokens far apart hardly depend on one another, so a run needs less certainty; writing in its middle halves it.
-
-    Args:
-        threshold: a candidate with this probability is taken.
-        low_threshold: the best of a run is taken above this one. The best of all is taken always.
-
-    Reference:
-        Ma et al., "dInfer", arXiv 2510.08666.
-    """
-
-    reads_drawn: ClassVar[bool] = False
-    needs: ClassVar[Measure] = Measure.PROBABILITY
-    threshold: float = 0.9
-    low_threshold: float = 0.4
-
-    @override
-    def __call__(self, state: State) -> Tensor:
-        scores = state.scores.masked_fill(~state.valid, -torch.inf)
-        begins = torch.ones_like(state.valid)
-        begins[:, 1:] = state.columns.diff(dim=1) != 1
-        run = begins.cumsum(1) - 1
-        top = torch.full_like(scores, -torch.inf).scatter_reduce(1, run, scores, "amax").gather(1, run)
-        index = torch.arange(scores.shape[1], device=scores.device).expand_as(run)
-        tied = torch.where(scores == top, index, scores.shape[1])
-        first = torch.full_like(run, scores.shape[1]).scatter_reduce(1, run, tied, "amin").gather(1, run)
-        of_runs = (index == first) & (scores > self.low_threshold)
-        return best(state) | (state.valid & (of_runs | (scores >= self.threshold)))
+        if state.num_steps is None:
+            return best(state)
+        kept = (state.initial * (math.pi / 2 * (1.0 - state.grid(1))).cos()).floor().long().clamp(min=1)
+        kept = torch.minimum(kept, state.left - 1).masked_fill(state.is_last, 0)
+        return take_best(state.scores, state.valid, state.left - kept)

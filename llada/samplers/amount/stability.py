@@ -1,7 +1,7 @@
 """Rules that remember what the model predicted in earlier steps."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from llada.samplers.amount.amount import Amount, take_best
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.order import Measure
 from llada.samplers.state import State
+from llada.samplers.window import Blocks
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,22 @@ class Stability(Amount):
     """KLASS: every candidate that is sure and has stopped changing its mind; where there is none, the best few.
 
     A candidate has stopped if KL(p_k || p_{k-1}) stayed below a bound in each of the last steps, p_k being the model's
-    distribution at its position in step k.
+    distribution at its position in step k. In the first ``history - 1`` steps of a window none has.
 
     Args:
         threshold: its probability must be above this.
         max_divergence: bound of the divergence in nats.
         history: steps for which the bound must have held.
         count: tokens that are taken where no candidate qualifies.
+        ahead: whether positions behind the window are watched, too, so that they begin it with a history (KLASS); needs
+            the model's answers at all open positions. False: history begins with the window.
 
     Raises:
-        ValueError: if ``history`` or ``count`` is less than 1.
+        ValueError: if ``history`` or ``count`` is less than 1, or the cache computes one block alone.
 
     Reference:
-        Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664.
+        Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664; the released
+        ``stable_confident_decode``.
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -39,10 +43,25 @@ class Stability(Amount):
     max_divergence: float = 0.01
     history: int = 2
     count: int = 1
+    ahead: bool = True
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.count < 1:
             raise ValueError(f"history and count must be 1 or more; got {self.history} and {self.count}")
+
+    @property
+    @override
+    def looks_ahead(self) -> bool:
+        return self.ahead
+
+    @override
+    def check(self, sampler: Any) -> None:
+        super().check(sampler)
+        if self.ahead and not sampler.cache.everywhere and isinstance(sampler.window, Blocks):
+            raise ValueError(
+                f"Stability watches all masks, but {type(sampler.cache).__name__} computes one block at a time; "
+                "use Stability(ahead=False), whose history begins with the block, or cache=NoCache()"
+            )
 
     @override
     def start(self) -> Amount:
@@ -60,6 +79,8 @@ class Stability(Amount):
             calm: (B, M) int64, for how many steps the divergence has been small.
         """
         ready = state.valid & (state.scores > self.threshold) & (calm >= self.history)
+        if state.step < self.history - 1:
+            ready = torch.zeros_like(ready)
         count = torch.full_like(state.columns[:, 0], self.count)
         return torch.where(ready.any(1, keepdim=True), ready, take_best(state.scores, state.valid, count))
 
@@ -75,8 +96,14 @@ class _StabilityRun(Amount):
         self.place = torch.empty(0)  # (B, L), where in it a column is, or -1
         self.calm = torch.empty(0)  # (B, L)
 
+    @property
+    @override
+    def looks_ahead(self) -> bool:
+        return self.rule.ahead
+
     def __call__(self, state: State) -> Tensor:
         columns, log_p = state.columns, state.logits.log_softmax(-1)
+        asking = state.valid.any(1)[:, None]  # others have finished the window, and alone they wouldn't have asked
         if self.log_p is None:
             self.calm = torch.zeros_like(state.tokens)
         else:
@@ -85,11 +112,12 @@ class _StabilityRun(Amount):
             terms = log_p.exp() * (log_p - before)
             divergence = terms.masked_fill(log_p == -torch.inf, 0.0).sum(-1)
             small = (place >= 0) & (divergence < self.rule.max_divergence)
-            calm = torch.where(small, self.calm.gather(1, columns) + 1, 0)
-            self.calm = self.calm.scatter(1, columns, calm)
+            calm = self.calm.gather(1, columns)
+            self.calm = self.calm.scatter(1, columns, torch.where(asking, torch.where(small, calm + 1, 0), calm))
+            log_p = torch.where(asking[..., None] | (place < 0)[..., None], log_p, before)
         self.log_p = log_p
         index = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
-        index = index.masked_fill(~state.valid, -1)
+        index = index.masked_fill(~state.open.gather(1, columns), -1)
         self.place = torch.full_like(state.tokens, -1).scatter(1, columns, index)
         return self.rule.choose(state, self.calm.gather(1, columns))
 

@@ -123,6 +123,7 @@ class IntervalCache(CachePolicy):
         Liu et al., "dLLM-Cache", arXiv 2506.06295.
     """
 
+    counts_columns: ClassVar[bool] = True
     prompt_interval: int = 100
     interval: int = 7
     share: float = 0.25

@@ -76,6 +76,10 @@ class CachePolicy(Part, ABC):
     """Whether written tokens of the open window may be replaced."""
     windowed: ClassVar[bool] = True
     """Whether it must be told when a window begins."""
+    counts_columns: ClassVar[bool] = False
+    """Whether columns behind a row's last token change what it computes."""
+    everywhere: ClassVar[bool] = True
+    """Whether it has an answer at all open positions, rather than at those of the window alone."""
 
     @property
     def memoryless(self) -> bool:

@@ -6,14 +6,14 @@ Shapes: B rows, L columns of the canvas, Q columns of the region, M wanted posit
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
-from llada.rows import has_context, left_padding
+from llada.rows import has_context
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns
 from llada.samplers.window import Blocks
@@ -72,7 +72,9 @@ class _Regions(OpenCache):
     def __init__(self, policy: "RegionCache", backbone: CachingBackbone, rows: int, length: int) -> None:
         self.policy, self.backbone, self.length = policy, backbone, length
         self.store = backbone.new_cache(rows, length)
-        self.turns, self.begins = Turns(rows), [0] * rows
+        self.turns, self.begins, self.stop = Turns(rows), [0] * rows, length
+        self.made: list[int] | None = [0] * rows if policy.warm_up > 1 else None  # calls of each input while warming up
+        self.asking: Tensor | None = None
         self.spans, self.even = [(0, length)] * rows, True  # the region of each row, and whether there is but one
 
     @override
@@ -82,6 +84,7 @@ class _Regions(OpenCache):
     @override
     def begin_window(self, start: int, stop: int) -> None:
         self.turns.begin_window()
+        self.stop = stop
         # A row that begins behind the window has nothing open in it.
         begins = [begin if start < begin < stop else start for begin in self.begins]
         regions = {begin: self.policy.region(begin, stop, self.length) for begin in set(begins)}
@@ -90,16 +93,36 @@ class _Regions(OpenCache):
         self.even = len(set(self.spans)) == 1
 
     @override
+    def begin_step(self, still_open: Tensor, most: int) -> None:
+        if self.made is not None:
+            self.asking = still_open[:, : self.stop].any(1)
+
+    @override
     def begin_call(self, asking: Tensor) -> None:
+        self.asking = asking
         self.turns.begin_call(asking)
 
     @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits at positions of the window, (B, M, V)."""
         assert where is not None
-        region = self._region(self.turns.due(self.policy.refreshes), tokens.device)
+        region = self._region(self._warm(self.turns.due(self.policy.refreshes)), tokens.device)
         self.turns.end_call()
         return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
+
+    def _warm(self, full: bool | Tensor) -> bool | Tensor:
+        """Whether inputs make a full pass, with those that are warming up; counts the call."""
+        if self.made is None:
+            return full
+        warming = torch.tensor([number < self.policy.warm_up for number in self.made])
+        asking = [True] * len(self.made)
+        if self.asking is not None:
+            asking = self.asking.repeat(len(self.made) // len(self.asking)).tolist()
+        self.made = [number + asks for number, asks in zip(self.made, asking, strict=True)]
+        if min(self.made) >= self.policy.warm_up:
+            self.made = None
+        full = warming | full
+        return bool(full[0]) if bool((full == full[0]).all()) else full
 
     def _region(self, full: bool | Tensor, device: torch.device) -> slice | Tensor:
         """What a call computes, where all inputs, none or some of them make a full pass."""
@@ -117,12 +140,13 @@ class RegionCache(CachePolicy):
     Args:
         refresh: steps after which a full pass is made again within a window; None: only when it is opened. With 1
             nothing is reused.
-        warm_up: full passes when a window is opened.
+        warm_up: the first calls of a row are full passes.
 
     Raises:
         ValueError: if either is less than 1.
     """
 
+    everywhere: ClassVar[bool] = False
     refresh: int | None = None
     warm_up: int = 1
 
@@ -140,8 +164,8 @@ class RegionCache(CachePolicy):
         """Columns that are computed in every step while start to stop are decoded; cut at the ends of the canvas."""
 
     def refreshes(self, call: int) -> bool:
-        """Whether a call, counted from 0 in each window, is a full pass."""
-        return call < self.warm_up or (self.refresh is not None and call % self.refresh == 0)
+        """Whether a call, counted from 0 in each window, is a full pass when the row has warmed up."""
+        return call == 0 or (self.refresh is not None and call % self.refresh == 0)
 
     @override
     def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
@@ -210,6 +234,8 @@ class ExactCache(CachePolicy):
         Arriola et al., "Block Diffusion", arXiv 2503.09573, section 3.
     """
 
+    everywhere: ClassVar[bool] = False
+
     @property
     @override
     def memoryless(self) -> bool:
@@ -232,12 +258,6 @@ class ExactCache(CachePolicy):
             raise ValueError(
                 f"{type(backbone).__name__} isn't block-causal (it has no block_length), so no cache is exact for it; "
                 "use PrefixCache, DualCache or DelayedCache"
-            )
-        mask = model_kwargs.get("attention_mask")
-        if mask is not None and bool((left_padding(mask, mask) % blocks).any()):
-            raise ValueError(
-                f"rows must start at a multiple of the model's block_length={blocks} columns, so that their blocks end "
-                "together; pad the prompts to lengths that differ by multiples of it"
             )
         return _Exact(backbone, len(first), length, blocks)
 

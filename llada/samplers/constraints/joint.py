@@ -46,15 +46,17 @@ def agree(
         return state
     order = ranks(state.probability, taken).argsort(dim=1)  # taken candidates, the surest first
     canvas, still_open, drawn, logits = state.tokens, state.open, state.drawn, state.logits.clone()
+    broken = state.broken
     for rank in range(most):
         entry = order[:, rank : rank + 1]
         valid, column = taken.gather(1, entry), state.columns.gather(1, entry)
-        one = replace(state, columns=column, valid=valid, tokens=canvas, open=still_open)
+        one = replace(state, columns=column, valid=valid, tokens=canvas, open=still_open, broken=broken)
         index = entry[..., None].expand(-1, -1, logits.shape[-1])
         allowed = logits.gather(1, index)
         for adjustment in joint:
             allowed = adjustment(allowed, one)
         again = proposal(allowed, one, random=random.fold_in(rank))
+        broken = again.broken
         now = drawn.gather(1, entry)
         fits = allowed.gather(-1, now[..., None]).squeeze(-1) > -torch.inf
         now = torch.where(fits | ~valid, now, again.drawn)
@@ -62,4 +64,4 @@ def agree(
         drawn = drawn.scatter(1, entry, now)
         canvas = canvas.scatter(1, column, torch.where(valid, now, canvas.gather(1, column)))
         still_open = still_open.scatter(1, column, still_open.gather(1, column) & ~valid)
-    return replace(state, drawn=drawn, logits=logits)
+    return replace(state, drawn=drawn, logits=logits, broken=broken)

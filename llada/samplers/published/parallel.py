@@ -6,7 +6,8 @@ The arguments behind ``**common`` are those of `llada.samplers.published.preset.
 from typing import Unpack
 
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
-from llada.samplers.amount.quota import Hierarchy, Quota, ThresholdOrQuota
+from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
+from llada.samplers.amount.quota import Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
@@ -40,10 +41,16 @@ def fast_dllm(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSamp
 def fast_dllm_factor(factor: float = 1.0, **common: Unpack[Common]) -> UnmaskingSampler:
     """Fast-dLLM's factor rule: the more tokens are written together, the surer each must be.
 
+    The last two masks of a block always go together, as in the released code; `llada.samplers.Factor` alone is the
+    paper's rule.
+
     Args:
         factor: above 0; more is bolder.
+
+    Reference:
+        Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.3; the released ``get_transfer_index_dynamic``.
     """
-    return _sure(Factor(factor), common)
+    return _sure(Factor(factor, last_passes=True), common)
 
 
 @preset(block_length=32)
@@ -71,46 +78,70 @@ def eb_sampler(gamma: float = 0.1, **common: Unpack[Common]) -> UnmaskingSampler
     return UnmaskingSampler(EntropyBound(gamma), NegativeEntropy(), **common_parts(common))
 
 
-@preset()
+@preset(block_length=64)
 def klass(
     threshold: float = 0.9, max_divergence: float = 0.01, history: int = 2, **common: Unpack[Common]
 ) -> UnmaskingSampler:
-    """KLASS: tokens that are sure and whose distribution has stopped changing.
+    """KLASS: tokens that are sure and whose distribution has stopped changing; where there is none, the surest one.
+
+    The authors' scripts for LLaDA have blocks of 64, and as threshold and divergence 0.9 and 0.01 for HumanEval, 0.7
+    and 0.01 for MBPP, 0.6 and 0.01 for MATH, 0.6 and 0.015 for GSM8K.
 
     Args:
         threshold: least probability.
         max_divergence: between steps, nats.
-        history: steps for which it must have been below that.
+        history: steps for which it must have been below that, those before the block was begun included.
 
     Reference:
-        Kim et al., "KLASS", arXiv 2511.05664.
+        Kim et al., "KLASS", arXiv 2511.05664; the released ``stable_confident_decode``.
     """
     return _sure(Stability(threshold, max_divergence, history), common)
 
 
 @preset(block_length=32)
-def llada2(steps: int = 64, threshold: float = 0.95, **common: Unpack[Common]) -> UnmaskingSampler:
+def llada2(steps_per_block: int | None = 32, threshold: float = 0.95, **common: Unpack[Common]) -> UnmaskingSampler:
     """LLaDA2's rule: all tokens above a confidence, or LLaDA's quota if that is more. Blocks count from the start.
 
     Args:
-        steps: most model calls for the whole canvas.
+        steps_per_block: most model calls for a block; None for one per position.
         threshold: least probability.
 
     Reference:
-        Bie et al., "LLaDA2.0", arXiv 2512.15745.
+        Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``, whose quota counts the positions of a
+        block, not its masks.
     """
     parts = common_parts(common, from_start=True)
-    return UnmaskingSampler(ThresholdOrQuota(steps, threshold), Confidence(), **parts)
+    length = common["block_length"]
+    assert length is not None
+    return UnmaskingSampler(ThresholdOrQuota(steps_per_block, threshold, length), Confidence(), **parts)
 
 
 @preset(block_length=32)
 def llada21(threshold: float = 0.95, edit_threshold: float = 0.9, **common: Unpack[Common]) -> EditingSampler:
     """LLaDA2.1's token editing: a block is corrected until the model is content with it.
 
+    The numbers are the defaults of the released ``generate``; `llada21_quality` and `llada21_speed` are the paper's two
+    modes. A row may spend 16 calls on a block after its last mask.
+
     Args:
         threshold: least probability of what is written.
         edit_threshold: least probability of what replaces a written token.
+
+    Reference:
+        Bie et al., "LLaDA2.1: Speeding Up Text Diffusion via Token Editing", arXiv 2602.08676.
     """
+    return EditingSampler(threshold, edit_threshold, **common_parts(common, from_start=True))
+
+
+@preset(block_length=32)
+def llada21_quality(threshold: float = 0.7, edit_threshold: float = 0.5, **common: Unpack[Common]) -> EditingSampler:
+    """LLaDA2.1's quality mode, with the numbers that diffusers has for it. Arguments as in `llada21`."""
+    return EditingSampler(threshold, edit_threshold, **common_parts(common, from_start=True))
+
+
+@preset(block_length=32)
+def llada21_speed(threshold: float = 0.5, edit_threshold: float = 0.0, **common: Unpack[Common]) -> EditingSampler:
+    """LLaDA2.1's speedy mode, with the numbers that SGLang has for it. Arguments as in `llada21`."""
     return EditingSampler(threshold, edit_threshold, **common_parts(common, from_start=True))
 
 
@@ -142,25 +173,29 @@ def credit(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler
 
 
 @preset(block_length=32)
-def vicinity(threshold: float = 0.9, radius: int = 16, **common: Unpack[Common]) -> UnmaskingSampler:
+def vicinity(threshold: float = 0.9, radius: int = 16, warm_up: int = 4, **common: Unpack[Common]) -> UnmaskingSampler:
     """DInfer's vicinity refresh: the block and its neighbours are computed in each step.
+
+    The whole canvas is computed in the first calls of a row and in the first of each block.
 
     Args:
         threshold: least probability.
         radius: neighbours on each side.
+        warm_up: dInfer's ``warmup_steps``, after which one more call fills its cache.
 
     Reference:
-        arXiv 2510.08666.
+        Ma et al., "dInfer", arXiv 2510.08666; the released ``VicinityCacheIteration``, whose call that fills the cache
+        is followed by one over the neighbourhood without a look at what is left.
     """
-    return _sure(Threshold(threshold), common, VicinityCache(radius=radius))
+    return _sure(Threshold(threshold), common, VicinityCache(warm_up=warm_up + 1, radius=radius))
 
 
 @preset(without=("guidance",))
-def dkv_cache(steps: int = 64, refresh: int | None = 8, **common: Unpack[Common]) -> UnmaskingSampler:
+def dkv_cache(steps: int | None = None, refresh: int | None = 8, **common: Unpack[Common]) -> UnmaskingSampler:
     """dKV-Cache: LLaDA's sampler, with keys kept from one step after their token was written.
 
     Args:
-        steps: model calls.
+        steps: model calls; None for one per mask.
         refresh: steps after which all are computed again; None for never.
 
     Reference:
@@ -171,12 +206,16 @@ def dkv_cache(steps: int = 64, refresh: int | None = 8, **common: Unpack[Common]
 
 @preset()
 def dllm_cache(
-    steps: int = 64, prompt_interval: int = 100, interval: int = 7, share: float = 0.25, **common: Unpack[Common]
+    steps: int | None = None,
+    prompt_interval: int = 100,
+    interval: int = 7,
+    share: float = 0.25,
+    **common: Unpack[Common],
 ) -> UnmaskingSampler:
     """dLLM-Cache: LLaDA's sampler, with only the tokens computed whose values changed most.
 
     Args:
-        steps: model calls.
+        steps: model calls; None for one per mask.
         prompt_interval: steps after which the prompt is computed again.
         interval: steps after which all of the answer is.
         share: of the answer that is computed in between.

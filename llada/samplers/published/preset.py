@@ -92,17 +92,18 @@ def preset(without: tuple[str, ...] = (), **defaults: Unpack[Common]) -> Callabl
     return register
 
 
-def common_parts(common: Common, *, from_start: bool = False) -> dict[str, Any]:
+def common_parts(common: Common, *, from_start: bool = False, crossing: bool = True) -> dict[str, Any]:
     """Proposal, window and guidance of a sampler, as keywords.
 
     Args:
         common: complete, as `preset` makes it.
         from_start: whether blocks count from the first column.
+        crossing: whether the nucleus has the token with which it reaches ``top_p``.
 
     Raises:
         ValueError: if the whole canvas is to stop early.
     """
-    proposal = Proposal(common["temperature"], common["top_p"], common["top_k"], common["suppress_tokens"])
+    proposal = Proposal(common["temperature"], common["top_p"], common["top_k"], common["suppress_tokens"], crossing)
     window: Window = WholeCanvas()
     if common["block_length"] is not None:
         window = Blocks(common["block_length"], common["stop_token_ids"], from_start)

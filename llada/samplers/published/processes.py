@@ -20,12 +20,14 @@ from llada.samplers.rates.remask import (
 from llada.samplers.unmasking import UnmaskingSampler
 
 
-def _on_grid(steps: int, rates: Rates, common: Common) -> UnmaskingSampler:
-    return UnmaskingSampler(Binomial(steps), RandomOrder(), rates=rates, **common_parts(common))
+def _on_grid(steps: int | None, rates: Rates, common: Common) -> UnmaskingSampler:
+    # ReMDM's nucleus ends before the token with which it would cross top_p.
+    parts = common_parts(common, crossing=not rates.remasks)
+    return UnmaskingSampler(Binomial(steps), RandomOrder(), rates=rates, **parts)
 
 
 @preset(temperature=1.0)
-def ancestral(steps: int = 64, **common: Unpack[Common]) -> UnmaskingSampler:
+def ancestral(steps: int | None = None, **common: Unpack[Common]) -> UnmaskingSampler:
     """MDLM's ancestral sampling on a uniform time grid.
 
     Which positions a step uncovers doesn't depend on the model, so they are drawn first and the model is run for them
@@ -33,7 +35,7 @@ def ancestral(steps: int = 64, **common: Unpack[Common]) -> UnmaskingSampler:
     formula on the page.
 
     Args:
-        steps: of the time grid.
+        steps: of the time grid; None for as many as there are masks.
 
     Reference:
         arXiv 2406.07524, equation 7.
@@ -52,11 +54,11 @@ def first_hitting(**common: Unpack[Common]) -> UnmaskingSampler:
 
 
 @preset(temperature=1.0)
-def sedd_analytic(steps: int = 128, **common: Unpack[Common]) -> UnmaskingSampler:
+def sedd_analytic(steps: int | None = 128, **common: Unpack[Common]) -> UnmaskingSampler:
     """SEDD's analytic sampler (Tweedie), which for masks is ancestral sampling.
 
     Args:
-        steps: of the time grid.
+        steps: of the time grid; None for as many as there are masks.
 
     Reference:
         arXiv 2310.16834, section 4.1.
@@ -65,11 +67,11 @@ def sedd_analytic(steps: int = 128, **common: Unpack[Common]) -> UnmaskingSample
 
 
 @preset(temperature=1.0)
-def tau_leaping(steps: int = 128, **common: Unpack[Common]) -> UnmaskingSampler:
+def tau_leaping(steps: int | None = 128, **common: Unpack[Common]) -> UnmaskingSampler:
     """SEDD's Euler sampler.
 
     Args:
-        steps: of the time grid.
+        steps: of the time grid; None for as many as there are masks.
 
     Reference:
         arXiv 2310.16834, section 4.1.
@@ -78,11 +80,14 @@ def tau_leaping(steps: int = 128, **common: Unpack[Common]) -> UnmaskingSampler:
 
 
 @preset(temperature=1.0, top_p=0.9)
-def remdm_cap(steps: int = 256, eta: float = 0.008, **common: Unpack[Common]) -> UnmaskingSampler:
+def remdm_cap(steps: int | None = 1024, eta: float = 0.008, **common: Unpack[Common]) -> UnmaskingSampler:
     """ReMDM-cap: written tokens are masked again with probability min(eta, sigma_max) per step.
 
+    The numbers are those of the released script, and so is the nucleus, which ends before the token that crosses
+    ``top_p``. The released grid ends at 1e-5 and writes what is left then greedily; here the last step draws it.
+
     Args:
-        steps: of the time grid.
+        steps: of the time grid; None for as many as there are masks.
         eta: in [0, 1].
 
     Reference:
@@ -92,26 +97,38 @@ def remdm_cap(steps: int = 256, eta: float = 0.008, **common: Unpack[Common]) ->
 
 
 @preset(temperature=1.0, top_p=0.9)
-def remdm_rescale(steps: int = 256, eta: float = 0.015, **common: Unpack[Common]) -> UnmaskingSampler:
-    """ReMDM-rescale: sigma = eta sigma_max. Arguments as in `remdm_cap`."""
+def remdm_rescale(steps: int | None = 1024, eta: float = 0.015, **common: Unpack[Common]) -> UnmaskingSampler:
+    """ReMDM-rescale: sigma = eta sigma_max. Arguments, nucleus and the end of the grid as in `remdm_cap`."""
     return _on_grid(steps, RescaledRemasking(eta), common)
 
 
 @preset(temperature=1.0, top_p=0.9)
-def remdm_conf(steps: int = 256, **common: Unpack[Common]) -> UnmaskingSampler:
-    """ReMDM-conf: tokens that were written with little confidence are doubted most. Arguments as in `remdm_cap`."""
+def remdm_conf(steps: int | None = 1024, **common: Unpack[Common]) -> UnmaskingSampler:
+    """ReMDM-conf: tokens that were written with little confidence are doubted most.
+
+    Confidence is the probability in the nucleus from which a token was drawn. Masked tokens are uncovered as if
+    nothing were taken back, which is what the released code does, too: their sigma is 0 there. Arguments, nucleus and
+    the end of the grid as in `remdm_cap`.
+    """
     return _on_grid(steps, ConfidenceRemasking(), common)
 
 
 @preset(temperature=1.0, top_p=0.9)
-def remdm_loop(steps: int = 256, eta: float = 0.02, **common: Unpack[Common]) -> UnmaskingSampler:
-    """ReMDM-loop: to nine tenths of the tokens, then rewriting, then to the end. Arguments as in `remdm_cap`."""
+def remdm_loop(steps: int | None = 1024, eta: float = 0.02, **common: Unpack[Common]) -> UnmaskingSampler:
+    """ReMDM-loop: to nine tenths of the tokens, then rewriting, then to the end.
+
+    A step that crosses the beginning of the loop stops at its share of tokens, and one that crosses its end holds it.
+    The released code overshoots in those two steps, by less than a step's change. Arguments, nucleus and the end of
+    the grid as in `remdm_cap`.
+    """
     return _on_grid(steps, LoopRemasking(eta), common)
 
 
 @preset(temperature=1.0, top_p=0.9)
-def forward_backward(steps: int = 256, **common: Unpack[Common]) -> UnmaskingSampler:
-    """Each step masks again what the grid would have masked in going back. Arguments as in `remdm_cap`.
+def forward_backward(steps: int | None = 1024, **common: Unpack[Common]) -> UnmaskingSampler:
+    """Each step masks again what the grid would have masked in going back, as in ReMDM's comparison.
+
+    Arguments, nucleus and the end of the grid as in `remdm_cap`.
 
     Reference:
         Campbell et al., arXiv 2205.14987, section 4.4.
@@ -128,5 +145,5 @@ def block_diffusion(**common: Unpack[Common]) -> UnmaskingSampler:
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
     """
-    parts = common_parts(common, from_start=True)
+    parts = common_parts(common, from_start=True, crossing=False)
     return UnmaskingSampler(PerStep(1), RandomOrder(), rates=FirstHitting(), cache=ExactCache(), **parts)

@@ -7,7 +7,16 @@ from typing import Unpack
 
 from llada.samplers.amount.amount import Amount
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
-from llada.samplers.order import Confidence, LeftToRight, Margin, NegativeEntropy, Order, RandomOrder, Stochastic
+from llada.samplers.calibrated import AnnealedConfidence
+from llada.samplers.order import (
+    Confidence,
+    LeftToRight,
+    Margin,
+    NegativeEntropy,
+    Order,
+    RandomOrder,
+    Stochastic,
+)
 from llada.samplers.published.preset import Common, common_parts, preset
 from llada.samplers.rates.rates import Ancestral
 from llada.samplers.unmasking import UnmaskingSampler
@@ -18,11 +27,11 @@ def _unmasking(amount: Amount, order: Order, common: Common) -> UnmaskingSampler
 
 
 @preset()
-def low_confidence(steps: int = 64, **common: Unpack[Common]) -> UnmaskingSampler:
+def low_confidence(steps: int | None = None, **common: Unpack[Common]) -> UnmaskingSampler:
     """LLaDA's low-confidence remasking: write what the model is surest of, keep the rest masked.
 
     Args:
-        steps: model calls for the whole canvas, shared evenly by the blocks.
+        steps: model calls for the whole canvas, shared by the blocks; None for one per mask.
 
     Reference:
         arXiv 2502.09992, algorithm 5.
@@ -31,13 +40,13 @@ def low_confidence(steps: int = 64, **common: Unpack[Common]) -> UnmaskingSample
 
 
 @preset(temperature=1.0)
-def random_remasking(steps: int = 64, **common: Unpack[Common]) -> UnmaskingSampler:
+def random_remasking(steps: int | None = None, **common: Unpack[Common]) -> UnmaskingSampler:
     """LLaDA's random remasking: the quota of each step goes to random positions.
 
     At one token per step and temperature 1 this samples from the model's any-order distribution.
 
     Args:
-        steps: model calls for the whole canvas, shared evenly by the blocks.
+        steps: model calls for the whole canvas, shared by the blocks; None for one per mask.
 
     Reference:
         arXiv 2502.09992, algorithm 4.
@@ -52,19 +61,19 @@ def left_to_right(**common: Unpack[Common]) -> UnmaskingSampler:
 
 
 @preset(temperature=1.0)
-def maskgit(steps: int = 16, choice_temperature: float = 4.5, **common: Unpack[Common]) -> UnmaskingSampler:
-    """MaskGIT: cosine counts, and an order drawn by confidence.
-
-    The reference lowers the noise of the order to 0 in the last step; here it stays.
+def maskgit(steps: int | None = 12, choice_temperature: float = 4.5, **common: Unpack[Common]) -> UnmaskingSampler:
+    """MaskGIT: cosine counts, and an order by log-confidence with noise that falls to 0.
 
     Args:
-        steps: model calls.
-        choice_temperature: noise of the order, in units of the confidence (a probability); 0 for none.
+        steps: model calls; None for one per mask.
+        choice_temperature: noise of the order before the first step, in nats of log-confidence; 0 for none.
 
     Reference:
-        Chang et al., "MaskGIT: Masked Generative Image Transformer", arXiv 2202.04200, section 3.2.
+        Chang et al., "MaskGIT: Masked Generative Image Transformer", arXiv 2202.04200, section 3.2; the released
+        ``parallel_decode``.
     """
-    return _unmasking(CosineQuota(steps), _drawn(Confidence(), choice_temperature), common)
+    order = AnnealedConfidence(choice_temperature) if choice_temperature else Confidence()
+    return _unmasking(CosineQuota(steps), order, common)
 
 
 def _drawn(order: Order, temperature: float) -> Order:
@@ -72,11 +81,11 @@ def _drawn(order: Order, temperature: float) -> Order:
 
 
 @preset(temperature=0.2, top_p=0.95)
-def dream_entropy(steps: int = 512, alg_temp: float = 0.0, **common: Unpack[Common]) -> UnmaskingSampler:
+def dream_entropy(steps: int | None = None, alg_temp: float = 0.0, **common: Unpack[Common]) -> UnmaskingSampler:
     """Dream's recommended sampler (``alg="entropy"``): the most certain distribution first, after top-p and top-k.
 
     Args:
-        steps: of the grid; those that write nothing are free.
+        steps: of the grid; those that write nothing are free. None for one token in every step.
         alg_temp: noise of the order; 0 for none.
 
     Reference:
@@ -86,11 +95,11 @@ def dream_entropy(steps: int = 512, alg_temp: float = 0.0, **common: Unpack[Comm
 
 
 @preset(temperature=0.2, top_p=0.95)
-def topk_margin(steps: int = 512, alg_temp: float = 0.0, **common: Unpack[Common]) -> UnmaskingSampler:
+def topk_margin(steps: int | None = None, alg_temp: float = 0.0, **common: Unpack[Common]) -> UnmaskingSampler:
     """Dream with ``alg="topk_margin"``: the largest lead of the best token over the second first.
 
     Args:
-        steps: of the grid; those that write nothing are free.
+        steps: of the grid; those that write nothing are free. None for one token in every step.
         alg_temp: noise of the order; 0 for none.
 
     Reference:
@@ -100,21 +109,21 @@ def topk_margin(steps: int = 512, alg_temp: float = 0.0, **common: Unpack[Common
 
 
 @preset(temperature=0.2, top_p=0.95)
-def maskgit_plus(steps: int = 512, alg_temp: float = 0.0, **common: Unpack[Common]) -> UnmaskingSampler:
+def maskgit_plus(steps: int | None = None, alg_temp: float = 0.0, **common: Unpack[Common]) -> UnmaskingSampler:
     """Dream with ``alg="maskgit_plus"``: the most confident token first.
 
     Args:
-        steps: of the grid; those that write nothing are free.
+        steps: of the grid; those that write nothing are free. None for one token in every step.
         alg_temp: noise of the order; 0 for none.
     """
     return _unmasking(DreamFloor(steps), _drawn(Confidence(filtered=True), alg_temp), common)
 
 
 @preset(temperature=0.2, top_p=0.95)
-def dream_origin(steps: int = 512, **common: Unpack[Common]) -> UnmaskingSampler:
+def dream_origin(steps: int | None = None, **common: Unpack[Common]) -> UnmaskingSampler:
     """Dream with ``alg="origin"``: every mask is uncovered with probability 1 - s / t on a grid from 1 to 0.001.
 
     Args:
-        steps: of the grid; those that write nothing are free.
+        steps: of the grid; those that write nothing are free. None for as many as masks.
     """
     return UnmaskingSampler(Binomial(steps), RandomOrder(), rates=Ancestral(t_min=1e-3), **common_parts(common))

@@ -14,11 +14,11 @@ from llada.samplers.unmasking import UnmaskingSampler
 
 
 @preset(temperature=1.0)
-def spread(steps: int = 64, **common: Unpack[Common]) -> UnmaskingSampler:
+def spread(steps: int | None = None, **common: Unpack[Common]) -> UnmaskingSampler:
     """Positions in the order of their number read backwards in binary; the model runs only where a token is written.
 
     Args:
-        steps: model calls for the whole canvas.
+        steps: model calls for the whole canvas; None for one per mask.
     """
     return UnmaskingSampler(Quota(steps), Spread(), **common_parts(common))
 

@@ -176,8 +176,8 @@ class LoopRemasking(Remasking):
             raise ValueError(f"the loop needs 0 < t_off < t_on < 1 and alpha_on in (0, 1); got {self}")
 
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Eta inside the loop, which is where alpha stands still."""
-        return torch.where(alpha_t == alpha_s, self.eta, 0.0).to(alpha_t)
+        """Eta inside the loop, which is where alpha stands still, up to rounding."""
+        return torch.where((alpha_t - alpha_s).abs() < 1e-9, self.eta, 0.0).to(alpha_t)
 
     @override
     def alphas(self, state: State) -> tuple[Tensor, Tensor]:

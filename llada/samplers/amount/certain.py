@@ -1,0 +1,99 @@
+"""Counts that follow from how sure the model is, and from where in a block the candidates stand.
+
+Shapes: B rows, M candidates per row.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.samplers.amount.amount import Amount, best, take_best
+from llada.samplers.order import Measure
+from llada.samplers.state import State
+
+
+@dataclass(frozen=True)
+class ThresholdOrQuota(Amount):
+    """LLaDA2's rule: all candidates above a confidence, if they are at least as many as a quota; else the quota.
+
+    The quota is LLaDA's for a block without a prompt: n // S, and one more in each of the first n mod S steps, of n
+    positions in S steps. It is the same in a block that is partly filled.
+
+    Args:
+        steps_per_block: S, most steps of a block; None for one per position.
+        threshold: a candidate passes if its probability is above it.
+        block_length: n; that of the sampler's blocks.
+
+    Raises:
+        ValueError: if ``steps_per_block`` or ``block_length`` is less than 1.
+
+    Reference:
+        Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``.
+    """
+
+    reads_drawn: ClassVar[bool] = False
+    needs: ClassVar[Measure] = Measure.PROBABILITY
+    steps_per_block: int | None = 32
+    threshold: float = 0.95
+    block_length: int = 32
+
+    def __post_init__(self) -> None:
+        if self.block_length < 1 or (self.steps_per_block is not None and self.steps_per_block < 1):
+            raise ValueError(
+                "steps_per_block and block_length must be 1 or more; "
+                f"got {self.steps_per_block} and {self.block_length}"
+            )
+
+    @override
+    def check(self, sampler: Any) -> None:
+        super().check(sampler)
+        length = getattr(sampler.window, "block_length", self.block_length)
+        if length != self.block_length:
+            raise ValueError(
+                f"ThresholdOrQuota counts on blocks of {self.block_length}, but the window has blocks of {length}; "
+                "give both the same block_length"
+            )
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        above = state.valid & (state.scores > self.threshold)
+        steps = self.block_length if self.steps_per_block is None else self.steps_per_block
+        share = max(1, self.block_length // steps + (state.step < self.block_length % steps))
+        enough = above.sum(1, keepdim=True) >= share
+        return torch.where(enough, above, take_best(state.scores, state.valid, torch.full_like(state.left, share)))
+
+
+@dataclass(frozen=True)
+class Hierarchy(Amount):
+    """All candidates at or above a confidence, and the best of every run of neighbouring masks that is not too unsure.
+
+    Tokens far apart hardly depend on one another, so a run needs less certainty; writing in its middle halves it.
+
+    Args:
+        threshold: a candidate with this probability is taken.
+        low_threshold: the best of a run is taken above this one. The best of all is taken always.
+
+    Reference:
+        Ma et al., "dInfer", arXiv 2510.08666.
+    """
+
+    reads_drawn: ClassVar[bool] = False
+    needs: ClassVar[Measure] = Measure.PROBABILITY
+    threshold: float = 0.9
+    low_threshold: float = 0.4
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        scores = state.scores.masked_fill(~state.valid, -torch.inf)
+        begins = torch.ones_like(state.valid)
+        begins[:, 1:] = state.columns.diff(dim=1) != 1
+        run = begins.cumsum(1) - 1
+        top = torch.full_like(scores, -torch.inf).scatter_reduce(1, run, scores, "amax").gather(1, run)
+        index = torch.arange(scores.shape[1], device=scores.device).expand_as(run)
+        tied = torch.where(scores == top, index, scores.shape[1])
+        first = torch.full_like(run, scores.shape[1]).scatter_reduce(1, run, tied, "amin").gather(1, run)
+        of_runs = (index == first) & (scores > self.low_threshold)
+        return best(state) | (state.valid & (of_runs | (scores >= self.threshold)))
