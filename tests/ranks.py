@@ -2,18 +2,18 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.processes import Running
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
-def run_two_ranks(script: str, *arguments: object, cwd: Path | None = None) -> str:
+def run_two_ranks(script: str, *arguments: object, cwd: Path | None = None, expected: int = 0) -> str:
     """What both have printed.
 
     Raises:
-        AssertionError: if one of them fails, with what both have printed.
+        AssertionError: if one of them ends with another status, with what both have printed.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -30,16 +30,10 @@ def run_two_ranks(script: str, *arguments: object, cwd: Path | None = None) -> s
         "GROUP_RANK": "0",
     }
     ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPTS / script), *map(str, arguments)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=cwd,
-        )
+        Running(SCRIPTS / script, *arguments, cwd=cwd, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    output = "\n".join([rank.communicate(timeout=300)[0] for rank in ranks])
-    assert [rank.returncode for rank in ranks] == [0, 0], output
+    ended = [rank.end() for rank in ranks]
+    output = "\n".join(rank.output for rank in ended)
+    assert [rank.returncode for rank in ended] == [expected, expected], output
     return output

@@ -1,8 +1,6 @@
 """Every benchmark runs, at toy size; the equality that each asserts first is part of it."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from benchmarks import (
     train_memory,
     train_step,
 )
+from tests.processes import run_python
 
 TOY = ["--width", "16", "--layers", "1", "--rounds", "1"]
 
@@ -38,9 +37,9 @@ def test_train_memory(monkeypatch):
     arguments = [*TOY, "--vocab", "3000", "--rows", "32", "--length", "128"]
     found = {}
     for kind in ("plain", "ours", "head"):  # each in a process of its own: a peak is that of the whole process
-        command = [sys.executable, "-m", "benchmarks.train_memory", *arguments, "--child", kind]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-        found[kind] = int(run.stdout)
+        run = run_python("-m", "benchmarks.train_memory", *arguments, "--child", kind, cwd=Path(__file__).parents[2])
+        assert run.returncode == 0, run.output
+        found[kind] = int(run.output)
     assert found["plain"] > 2 * 4 * 32 * 128 * 3000  # two cubes of logits at least
     assert found["ours"] < found["plain"]
     monkeypatch.setattr(train_memory, "measure", lambda kind, vocab, given, rows: {"plain": 80.0}.get(kind, 10.0))

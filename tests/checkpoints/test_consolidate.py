@@ -1,7 +1,5 @@
 """``python -m llada.checkpoints.consolidate`` makes one file of a folder that several ranks wrote."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
 from llada.checkpoints.consolidate import REST, WEIGHTS, consolidate
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
+from tests.processes import run_python
 
 
 def write(folder: Path) -> DiffusionLM:
@@ -26,9 +25,8 @@ def write(folder: Path) -> DiffusionLM:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_command(tmp_path: Path) -> None:
     model = write(tmp_path / "model.ckpt")
-    command = [sys.executable, "-m", "llada.checkpoints.consolidate", "model.ckpt", "one.ckpt"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    run = run_python("-m", "llada.checkpoints.consolidate", "model.ckpt", "one.ckpt", cwd=tmp_path)
+    assert run.returncode == 0, run.output
     again = DiffusionLM.load_from_checkpoint(tmp_path / "one.ckpt")
     assert again.seed == 5
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())

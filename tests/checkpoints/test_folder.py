@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
+from tests.processes import run_python
 
 
 def model(fill: float = 1.0) -> DiffusionLM:
@@ -89,9 +89,7 @@ model(2.0).save_pretrained(sys.argv[1], max_shard_size=600)
 def test_a_killed_save_leaves_the_old_folder(tmp_path: Path) -> None:
     model(1.0).save_pretrained(tmp_path / "out", max_shard_size=600)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    root = Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], cwd=root, check=False)
-    assert run.returncode == -9
+    assert run_python("-c", KILLED, tmp_path / "out").returncode == -9
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 

@@ -1,7 +1,5 @@
 """Loading peaks at the model in its target dtype plus one shard."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
+from tests.processes import run_python
 
 MEASURE = """
 import resource, sys, torch
@@ -24,23 +23,26 @@ print(peak() - before, size)
 """
 
 
+SHARD = 40_000_000
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A folder of 5 shards or more, and the number of its parameters."""
+    folder = tmp_path_factory.mktemp("memory") / "m"
+    backbone = BidirectionalTransformer(8000, width=1024, num_layers=3, num_heads=8, hidden_width=4096)
+    DiffusionLM(backbone, MaskingProcess(0)).save_pretrained(folder, layout="llada", max_shard_size=SHARD)
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) > 200_000_000
+    return folder, sum(parameter.numel() for parameter in backbone.parameters())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux reports it")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_peak_memory(tmp_path: Path, dtype: str) -> None:
-    shard = 40_000_000
-    backbone = BidirectionalTransformer(8000, width=1024, num_layers=3, num_heads=8, hidden_width=4096)
-    DiffusionLM(backbone, MaskingProcess(0)).save_pretrained(tmp_path / "m", layout="llada", max_shard_size=shard)
-    stored = sum(path.stat().st_size for path in (tmp_path / "m").glob("*.safetensors"))
-    assert stored > 200_000_000
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "m"), dtype],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    used, size = map(int, run.stdout.split())
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+def test_peak_memory(stored: tuple[Path, int], dtype: str) -> None:
+    folder, parameters = stored
+    run = run_python("-c", MEASURE, folder, dtype)
+    assert run.returncode == 0, run.output
+    used, size = map(int, run.output.split())
     assert size == parameters * (4 if dtype == "float32" else 2)
     slack = 25_000_000  # the allocator's own
-    assert used < size + shard + slack, f"{used / 1e6:.0f} MB for a model of {size / 1e6:.0f} MB"
+    assert used < size + SHARD + slack, f"{used / 1e6:.0f} MB for a model of {size / 1e6:.0f} MB"

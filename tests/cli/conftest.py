@@ -1,10 +1,13 @@
 """A command line that runs in this process, and a model trained with it once."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
 from llada.cli import main
 
@@ -29,19 +32,42 @@ model:
   objective: {class_path: llada.objectives.masked_mean}
   sampler: {class_path: llada.samplers.low_confidence, init_args: {steps: 16}}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-2}}
-  lr_scheduler: {class_path: llada.training.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 800}}
+  lr_scheduler: {class_path: llada.training.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 320}}
 trainer:
   accelerator: cpu
-  max_epochs: 50
+  max_epochs: 20
   logger: false
   enable_progress_bar: false
   enable_model_summary: false
   num_sanity_val_steps: 0
-  check_val_every_n_epoch: 50
+  check_val_every_n_epoch: 20
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {dirpath: FOLDER, filename: model, enable_version_counter: false}
 """
+
+
+QUIET = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+SMALL = ["--model.backbone.width=16", "--model.backbone.num_layers=1", "--model.backbone.num_heads=2"]
+SHORT = ["--trainer.max_steps=3", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
+"""The last step is none after which a validation saves."""
+
+
+def text(story: Path) -> list[object]:
+    """Options of the data."""
+    return [
+        "--data.source=TextFiles",
+        f"--data.source.paths={story}",
+        "--data.source.split_on_blank_lines=true",
+        "--data.tokenizer.vocab_size=290",
+        "--data.max_length=16",
+        "--data.batch_size=4",
+        "--data.val_fraction=0.2",
+    ]
 
 
 class Result(NamedTuple):
@@ -97,11 +123,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, story: Path) -> Trained:
-    """A model that knows the story."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = folder / "tiny.yaml"
-    config.write_text(TINY.replace("STORY", str(story)).replace("FOLDER", str(folder)), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        assert run_here(monkeypatch, "fit", "--config", config) == 0
-    return Trained(folder, config, folder / "model.ckpt", story)
+    """A model that knows the story: the first of the tests' processes trains it, all of them read it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    made = Trained(folder, folder / "tiny.yaml", folder / "model.ckpt", folder / story.name)
+    with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as monkeypatch:
+        if not folder.exists():
+            folder.mkdir()
+            shutil.copy(story, folder)
+            settings = TINY.replace("STORY", str(made.story)).replace("FOLDER", str(folder))
+            made.config.write_text(settings, encoding="utf-8")
+            monkeypatch.chdir(folder)
+            assert run_here(monkeypatch, "fit", "--config", made.config) == 0
+    return made

@@ -1,9 +1,12 @@
 """Speculative decoding is step-by-step decoding, with fewer calls."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
 
+from llada.backbones import BidirectionalTransformer
 from llada.denoiser import BackboneDenoiser
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
@@ -18,8 +21,10 @@ from llada.samplers import (
     PerStep,
     Proposal,
     RandomOrder,
+    Sampler,
     Sliding,
     SpeculativeSampler,
+    Step,
     Stochastic,
     UnmaskingSampler,
     WholeCanvas,
@@ -39,18 +44,36 @@ WINDOWS: list[Window] = [
 ]
 
 
-@pytest.mark.parametrize("order", [Confidence(), Margin(), NegativeEntropy()], ids=str)
-@pytest.mark.parametrize("window", WINDOWS, ids=str)
-@pytest.mark.parametrize("guesses", [1, 4, 40])
-def test_the_result_is_that_of_single_steps(guesses: int, window: Window, order: Order) -> None:
-    model, process = tiny_llada(torch.float64), MaskingProcess(MASK)
+@cache
+def model() -> BidirectionalTransformer:
+    return tiny_llada(torch.float64)
+
+
+def steps_of(sampler: Sampler) -> list[Step]:
     tokens, mask, _ = canvas(PROMPTS, 16, mask_token_id=MASK, pad_token_id=0)
-    plain = UnmaskingSampler(PerStep(1), order, window=window)
-    expected = list(plain.iterate(model, tokens, process, attention_mask=mask))
-    steps = list(SpeculativeSampler(guesses, order, window=window).iterate(model, tokens, process, attention_mask=mask))
+    return list(sampler.iterate(model(), tokens, MaskingProcess(MASK), attention_mask=mask))
+
+
+@cache
+def single_steps(window: Window, order: Order) -> list[Step]:
+    return steps_of(UnmaskingSampler(PerStep(1), order, window=window))
+
+
+ORDERS: list[Order] = [Confidence(), Margin(), NegativeEntropy()]
+PAIRS = [
+    (guesses, window, ORDERS[(first + second) % 3])  # every pair of a number, a window and an order
+    for first, guesses in enumerate((1, 4, 40))
+    for second, window in enumerate(WINDOWS)
+]
+
+
+@pytest.mark.parametrize(("guesses", "window", "order"), PAIRS, ids=str)
+def test_the_result_is_that_of_single_steps(guesses: int, window: Window, order: Order) -> None:
+    expected = single_steps(window, order)
+    steps = steps_of(SpeculativeSampler(guesses, order, window=window))
     assert torch.equal(steps[-1].tokens, expected[-1].tokens)
     assert (steps[-1].calls <= expected[-1].calls).all()
-    for row in range(len(tokens)):  # every canvas on the way is one of the others, in the same sequence
+    for row in range(len(PROMPTS)):  # every canvas on the way is one of the others, in the same sequence
         way = [tuple(step.tokens[row].tolist()) for step in expected]
         places = [way.index(tuple(step.tokens[row].tolist())) for step in steps]
         assert places == sorted(places)
@@ -61,7 +84,7 @@ def test_calls_are_saved() -> None:
     case = next(name for name, c in values("llada-tiny", "generate")["cases"].items() if "seeded" not in name)
     prompt = golden[f"{case}.prompt"]
     tokens = torch.cat((prompt, torch.full((len(prompt), 24), MASK)), 1)
-    sample = SpeculativeSampler(6)(tiny_llada(torch.float64), tokens, MaskingProcess(MASK))
+    sample = SpeculativeSampler(6)(model(), tokens, MaskingProcess(MASK))
     assert (sample.calls < 24).all()
     assert (sample.tokens_per_call > 1.0).all()
 
@@ -110,8 +133,7 @@ def test_what_leaves_something_to_chance_is_refused() -> None:
 
 def test_a_denoiser_is_taken_too() -> None:
     tokens = torch.full((1, 4), MASK)
-    model = tiny_llada()
     one, other = (
-        SpeculativeSampler()(m, tokens, MaskingProcess(MASK)).tokens for m in (model, BackboneDenoiser(model))
+        SpeculativeSampler()(m, tokens, MaskingProcess(MASK)).tokens for m in (model(), BackboneDenoiser(model()))
     )
     assert torch.equal(one, other)

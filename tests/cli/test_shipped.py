@@ -1,0 +1,163 @@
+"""Every YAML file that is shipped, by the commands that take it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from llada.backbones import BidirectionalTransformer
+from llada.checkpoints.checkpoint import read_checkpoint
+from llada.checkpoints.consolidate import consolidate
+from llada.module import DiffusionLM
+from llada.noise import LinearSchedule
+from llada.objectives import RandomLength, llada_finetuning, llada_pretraining
+from tests.cli.conftest import QUIET, SHORT, SMALL, Command, text
+from tests.ranks import run_two_ranks
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+
+
+def checkpoint_in(folder: Path) -> Path:
+    (path,) = folder.rglob("*.ckpt")
+    return path
+
+
+@pytest.mark.parametrize("name", ["demo", "pretrain_llada", "mdlm", "own_parts"])
+def test_shipped_configurations_train_validate_predict_and_resume(llada: Command, story: Path, name: str) -> None:
+    options = ["--config", CONFIGS / f"{name}.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    if name in ("demo", "pretrain_llada"):
+        options.append("--model.backbone.hidden_width=32")
+    run = llada("fit", *options)
+    assert run.code == 0, run.err
+    path = checkpoint_in(Path.cwd())
+    assert read_checkpoint(path)["global_step"] == 3
+    saved, following = run.out.splitlines()[-2:]
+    shown = path.relative_to(Path.cwd())
+    assert re.fullmatch(rf"saved {shown} at step 3; best val/nll \d+\.\d{{4}} at step 2", saved)
+    assert following == f"next: llada sample {shown}"
+    assert DiffusionLM.load_from_checkpoint(path).backbone.width == 16
+
+    run = llada("validate", *options, "--ckpt_path", path)
+    assert run.code == 0, run.err
+    assert "val/nll" in run.out
+    assert "val/bits_per_byte_se" in run.out
+
+    run = llada("predict", *options, "--ckpt_path", path, "--trainer.limit_predict_batches=1")
+    assert run.code == 0, run.err
+    rows = [json.loads(line) for line in run.out.splitlines() if line.startswith("{")]
+    assert len(rows) == 4
+    assert all(row["generated"] == 8 and 1 <= row["calls"] <= 8 for row in rows)
+    assert all("boat" in row["text"] or "river" in row["text"] for row in rows)  # the half that was given
+
+    run = llada("fit", *options, "--ckpt_path", path, "--trainer.max_steps=5")
+    assert run.code == 0, run.err
+    assert read_checkpoint(path)["global_step"] == 5
+    assert checkpoint_in(Path.cwd()) == path
+
+
+def test_the_autoregressive_configuration_keeps_its_last_step(llada: Command, story: Path) -> None:
+    options = ["--config", CONFIGS / "autoregressive.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    run = llada("fit", *options, "--model.backbone.hidden_width=32")
+    assert run.code == 0, run.err
+    assert read_checkpoint(checkpoint_in(Path.cwd()))["global_step"] == 3
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, story: Path, tmp_path: Path) -> None:
+    pretraining = ["--config", CONFIGS / "pretrain_llada.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    assert llada("fit", *pretraining, "--model.backbone.hidden_width=32").code == 0
+    pretrained = tmp_path / "runs/pretrain_llada/model.ckpt"
+    folder = tmp_path / "runs/pretrain_llada/tokenizer"
+    run = llada("tokenizer", "extract", "--checkpoint", pretrained, "--out", folder)
+    assert (run.code, run.out) == (0, f"290 tokens, in {folder}\n")
+
+    pairs = [{"prompt": f"where is boat {number}", "answer": "on the river"} for number in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    options = ["--config", CONFIGS / "finetune.yaml", *SMALL, *QUIET, *SHORT, "--model.backbone.hidden_width=32"]
+    still = ["--model.optimizer.lr=0", "--data.val_fraction=0.2"]
+    run = llada("fit", *options, *still)
+    assert run.code == 0, run.err
+    tuned = tmp_path / "runs/finetune/model.ckpt"
+    assert read_checkpoint(tuned)["global_step"] == 3
+    first, second = (read_checkpoint(path)["state_dict"] for path in (pretrained, tuned))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert DiffusionLM.load_from_checkpoint(tuned).objective == llada_finetuning()
+
+    run = llada("fit", *options, *still, "--model.backbone.num_layers=2")
+    assert run.code == 1
+    assert "the weights of another model" in run.err
+    assert "blocks.1" in run.err
+
+    (tmp_path / "other.txt").write_text("\n\n".join(f"a house with {n} rooms" for n in range(90)), encoding="utf-8")
+    source = ["--source=TextFiles", "--source.paths=other.txt"]
+    assert llada("tokenizer", "train", *source, "--training.vocab_size=290", "--out=other").code == 0
+    run = llada("fit", *options, *still, "--data.tokenizer.path=other")
+    assert run.code == 1
+    assert "trained with another tokenizer" in run.err
+
+
+def test_the_paper_configuration_is_the_papers(llada: Command, story: Path) -> None:
+    options = ["--config", CONFIGS / "pretrain_llada.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    assert llada("fit", *options).code == 0
+    model = DiffusionLM.load_from_checkpoint(checkpoint_in(Path.cwd()))
+    assert model.objective == RandomLength(llada_pretraining(1e-3), 0.01)
+    assert (model.process.schedule, model.process.time_conditioned) == (LinearSchedule(), False)
+    assert model.process.predicts_mask
+    assert model.optimizer.keywords["weight_decay"] == 0.1
+
+
+def test_a_strategy_in_yaml_splits_the_model(llada: Command, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With FSDP2 on one rank: the backbone is built without storage, trains, and is resumed from its folder."""
+    built = []
+    reset = BidirectionalTransformer.reset_parameters
+    monkeypatch.setattr(
+        BidirectionalTransformer,
+        "reset_parameters",
+        lambda self: (built.append(self.head.weight.device.type), reset(self)),
+    )
+    files = [CONFIGS / "pretrain_llada.yaml", CONFIGS / "scaling/fsdp.yaml"]
+    options = [f"--config={file}" for file in files] + [*text(story), *SMALL, *QUIET, *SHORT]
+    options += ["--model.backbone.hidden_width=32", "--trainer.devices=1", "--trainer.precision=32-true"]
+    options += ["--trainer.strategy.data_parallel_size=1"]
+    try:
+        run = llada("fit", *options)
+        assert run.code == 0, run.err
+        assert built[:2] == ["meta", "cpu"]
+        assert set(built[2:]) <= {"meta"}  # what is only looked at has no storage
+        folder = Path("runs/pretrain_llada/model.ckpt")
+        assert folder.is_dir()
+        run = llada("fit", *options, "--ckpt_path", folder, "--trainer.max_steps=4")
+        assert run.code == 0, run.err
+        consolidate(folder, "model.ckpt")
+        assert read_checkpoint("model.ckpt")["global_step"] == 4
+        run = llada("fit", *options, "--init_from=model.ckpt", "--model.optimizer.lr=0", "--trainer.max_steps=2")
+        assert run.code == 0, run.err
+        consolidate(folder, "tuned.ckpt")
+        first, second = (read_checkpoint(path)["state_dict"] for path in ("model.ckpt", "tuned.ckpt"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_overlays_for_more_cards_run_as_two_processes(story: Path, tmp_path: Path) -> None:
+    """Each of them on two ranks, and the folder of FSDP2 is resumed under tensor parallelism."""
+    gloo = {"ddp": [], "fsdp": ["2", "1"], "tensor_parallel": ["1", "2"]}
+    commands = []
+    for name, sizes in gloo.items():
+        files = [CONFIGS / "pretrain_llada.yaml", CONFIGS / f"scaling/{name}.yaml"]
+        options = [f"--config={file}" for file in files] + [*text(story), *SMALL, *QUIET, *SHORT]
+        options += ["--model.backbone.hidden_width=32", "--model.backbone.num_kv_heads=2", "--trainer.devices=2"]
+        options += ["--trainer.num_nodes=1", "--trainer.precision=32-true", f"--trainer.logger.name={name}"]
+        for size, kind in zip(sizes, ("data", "tensor"), strict=False):
+            options.append(f"--trainer.strategy.{kind}_parallel_size={size}")
+        commands.append(["fit", *options])
+    commands[2] += ["--trainer.max_steps=4", "--ckpt_path=runs/pretrain_llada/model.ckpt"]
+    commands[2] += ["--data.batch_size=8"]  # of both ranks together, as on two that see different rows
+    (tmp_path / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
+    run_two_ranks("run_commands.py", tmp_path / "commands.json", cwd=tmp_path)
+    consolidate(tmp_path / "runs/pretrain_llada/model.ckpt", tmp_path / "model.ckpt")
+    assert read_checkpoint(tmp_path / "model.ckpt")["global_step"] == 4
+    assert {path.name for path in (tmp_path / "runs/pretrain_llada").iterdir()} >= set(gloo)
