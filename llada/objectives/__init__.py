@@ -14,11 +14,17 @@ from llada.objectives.nelbo import (
 from llada.objectives.next_token import NextTokens
 from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput
+from llada.objectives.preference import PreferenceObjective
+from llada.objectives.preference_links import IPO, KTO, Hinge, Link, PairBounds, Sigmoid, SimPO
+from llada.objectives.preference_reference import AdapterOff, FrozenCopy, Reference, StoredBounds
 from llada.objectives.random_length import RandomLength
 from llada.objectives.weight import BoundWeight, ContextWeight, UnitWeight, Weight
 
 __all__ = [
+    "IPO",
+    "KTO",
     "NELBO",
+    "AdapterOff",
     "Batch",
     "Blockwise",
     "BoundWeight",
@@ -27,16 +33,25 @@ __all__ = [
     "Design",
     "Draw",
     "ExactCounts",
+    "FrozenCopy",
+    "Hinge",
     "IndependentMasks",
+    "Link",
     "NextTokens",
     "Normaliser",
     "Objective",
     "ObjectiveOutput",
+    "PairBounds",
     "PerPosition",
     "PerRow",
     "PerScored",
     "PerToken",
+    "PreferenceObjective",
     "RandomLength",
+    "Reference",
+    "Sigmoid",
+    "SimPO",
+    "StoredBounds",
     "TimeGrid",
     "UnitWeight",
     "Weight",
