@@ -35,6 +35,21 @@ from llada.random import RowRandom
 PREFIX = "rejected_"
 """Columns of the rejected answers are those of the chosen ones with this before their names."""
 
+MARGIN = "preference_margin"
+REPORTED = ("preference_loss", MARGIN, "preference_accuracy", "preference_noise_se", "preference_kl")
+"""Names of the sums over pairs that an output has; the last two only where there is noise, and a reference."""
+
+
+@dataclass(frozen=True)
+class PreferenceOutput(ObjectiveOutput):
+    """A loss of pairs; ``nelbo`` and the counts are those of the chosen answers.
+
+    Attributes:
+        margins: (P,) float64, detached: by how much the chosen answer of each pair is preferred, nats.
+    """
+
+    margins: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+
 
 @dataclass(frozen=True)
 class PreferenceObjective(Objective):
@@ -69,7 +84,7 @@ class PreferenceObjective(Objective):
             )
 
     @override
-    def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
+    def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> PreferenceOutput:
         if process.scatters:
             raise ValueError(f"preferences are learnt by masked diffusion and by autoregressive models; got {process}")
         denoiser, answers = as_denoiser(model), sides_of(batch)
@@ -124,7 +139,7 @@ class PreferenceObjective(Objective):
         other = torch.stack(reference) if reference else torch.zeros_like(bounds)
         return _Side(bounds, other, reader.tokens(first), first, -sums[0, 1].detach().sum(1))
 
-    def _output(self, chosen: "_Side", rejected: "_Side") -> ObjectiveOutput:
+    def _output(self, chosen: "_Side", rejected: "_Side") -> PreferenceOutput:
         """The loss of the pairs, and what is told of them."""
         size = min(chosen.tokens.shape[1], rejected.tokens.shape[1])  # a row's tail of padding is no datum
         is_pair = (chosen.tokens[:, :size] > 0) & (rejected.tokens[:, :size] > 0)
@@ -138,7 +153,7 @@ class PreferenceObjective(Objective):
         losses = self.link(pairs)
         supervised = -pairs.chosen / pairs.chosen_tokens
         rows = len(chosen.tokens)
-        return ObjectiveOutput(
+        return PreferenceOutput(
             numerator=(losses + self.sft_weight * supervised).sum(),
             denominator=is_pair.sum().double().clamp(min=1.0),
             nelbo=-chosen.model.detach().mean(0).sum(1),
@@ -147,6 +162,7 @@ class PreferenceObjective(Objective):
             scored_nll=chosen.scored_nll,
             num_scored=chosen.first.scored.sum(1)[:rows],
             sums=_report(self.link, pairs, by_draw, losses),
+            margins=self.link.margin(pairs).detach(),
         )
 
 
@@ -155,9 +171,9 @@ def _report(link: Link, pairs: PairBounds, by_draw: PairBounds, losses: Tensor) 
     """Sums over pairs of what is logged as a mean over them."""
     margin, draws = link.margin(pairs), len(by_draw.chosen)
     right = (margin > 0).double() + 0.5 * (margin == 0).double()
-    found = {"preference_loss": losses, "preference_margin": margin, "preference_accuracy": right}
+    found = {"preference_loss": losses, MARGIN: margin, "preference_accuracy": right}
     if draws > 1:
-        found["preference_margin_se"] = link.margin(by_draw).std(0) / draws**0.5
+        found["preference_noise_se"] = link.margin(by_draw).std(0) / draws**0.5
     if link.needs_reference:
         found["preference_kl"] = -pairs.chosen_gain
     return {name: values.detach().sum() for name, values in found.items()}

@@ -96,7 +96,7 @@ def test_a_model_that_is_its_reference_costs_exactly_log_2_for_any_noise(design:
         assert means.pop("preference_accuracy") == 0.5
         assert set(means.values()) == {0.0}
         names = {"preference_margin", "preference_kl"}
-        assert set(means) == (names if design.left_to_right else names | {"preference_margin_se"})
+        assert set(means) == (names if design.left_to_right else names | {"preference_noise_se"})
 
 
 def unrolled(objective: PreferenceObjective, model: Any, reference: Any, batch: dict[str, Tensor]) -> Tensor:
