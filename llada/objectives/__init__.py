@@ -15,11 +15,17 @@ from llada.objectives.next_token import NextTokens
 from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput
 from llada.objectives.plain import PlainCrossEntropy
+from llada.objectives.preference import PreferenceObjective
+from llada.objectives.preference_links import IPO, KTO, Hinge, Link, PairBounds, Sigmoid, SimPO
+from llada.objectives.preference_reference import AdapterOff, FrozenCopy, Reference, StoredBounds
 from llada.objectives.random_length import RandomLength
 from llada.objectives.weight import BoundWeight, ClippedWeight, ContextWeight, DynamicWeight, UnitWeight, Weight
 
 __all__ = [
+    "IPO",
+    "KTO",
     "NELBO",
+    "AdapterOff",
     "Batch",
     "Blockwise",
     "BoundWeight",
@@ -30,17 +36,26 @@ __all__ = [
     "Draw",
     "DynamicWeight",
     "ExactCounts",
+    "FrozenCopy",
+    "Hinge",
     "IndependentMasks",
+    "Link",
     "NextTokens",
     "Normaliser",
     "Objective",
     "ObjectiveOutput",
+    "PairBounds",
     "PerPosition",
     "PerRow",
     "PerScored",
     "PerToken",
     "PlainCrossEntropy",
+    "PreferenceObjective",
     "RandomLength",
+    "Reference",
+    "Sigmoid",
+    "SimPO",
+    "StoredBounds",
     "TimeGrid",
     "UnitWeight",
     "Weight",

@@ -7,7 +7,7 @@ batch. The report is the negative evidence lower bound (NELBO) of each row in na
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,8 @@ class ObjectiveOutput:
         scored_nll: (B,) float64, detached: sum of the unweighted divergences of the row's scored tokens, nats; for
             masked diffusion the cross-entropy of the masked ones.
         num_scored: (B,) int64.
+        sums: further numbers to log by name, () each; their mean is the sum over all batches divided by that of the
+            denominators.
     """
 
     numerator: Tensor
@@ -41,6 +43,7 @@ class ObjectiveOutput:
     t: Tensor
     scored_nll: Tensor
     num_scored: Tensor
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def loss(self) -> Tensor:

@@ -7,6 +7,7 @@ the loss of the step, the bound of an evaluation. A subclass can't lose it by ov
     train/grad_norm      of the whole step, before clipping
     train/masked_share   scored tokens / maskable tokens
     train/tokens_seen    real tokens of the run so far
+    train/NAME           what else the objective sums up, such as preference_margin (`ObjectiveOutput.sums`)
     train/skipped_steps  steps that were left out because of a number that isn't finite, once there is one
 
 They are logged at the Trainer's log steps (``log_every_n_steps``) and at the end of an epoch and of the run; at every
@@ -202,6 +203,7 @@ class TrainingLoop(Callback):
                 "train/grad_norm": norm,
                 "train/masked_share": step.scored / step.maskable.clamp(min=1.0),
                 "train/tokens_seen": self.tokens_seen,
+                **{f"train/{name}": value for name, value in step.means.items()},
             }
             module.log_dict({name: value.float() for name, value in values.items()})
             module.log("train/loss", step.loss.float(), prog_bar=True)

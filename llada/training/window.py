@@ -1,5 +1,6 @@
 """The loss and the gradient of a step whose batch comes in M parts: sum n_m / sum d_m, not the mean of n_m / d_m."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ class Totals(NamedTuple):
         scored: tokens whose divergence counts.
         maskable: tokens that noise may change.
         tokens: real tokens, without padding.
+        further: what else the objective sums up, by name; see `ObjectiveOutput.sums`.
     """
 
     numerator: Tensor
@@ -26,11 +28,17 @@ class Totals(NamedTuple):
     scored: Tensor
     maskable: Tensor
     tokens: Tensor
+    further: Mapping[str, Tensor] = {}
 
     @property
     def loss(self) -> Tensor:
         """The loss, n / d."""
         return self.numerator / self.denominator
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """The further sums, divided by d."""
+        return {name: value / self.denominator for name, value in self.further.items()}
 
 
 class AccumulationWindow:
@@ -43,6 +51,7 @@ class AccumulationWindow:
 
     def __init__(self) -> None:
         self._totals: list[Tensor] = []
+        self._names: tuple[str, ...] = ()
 
     def open(self) -> None:
         """Begin a step; what an interrupted one has left behind is forgotten."""
@@ -60,13 +69,14 @@ class AccumulationWindow:
             Scalar whose gradient, averaged over ranks and micro-batches and corrected by `close`, is the step's; and
             the micro-batch's sums over ranks.
         """
+        self._names = tuple(output.sums)
         counts = (output.numerator, output.denominator, output.num_scored.sum(), output.num_tokens.sum(), tokens)
-        total = torch.stack([count.detach().double() for count in counts])
+        total = torch.stack([count.detach().double() for count in (*counts, *output.sums.values())])
         if ranks.size > 1:
             dist.all_reduce(total, group=ranks.group)
         self._totals.append(total)
         first = self._totals[0][Totals._fields.index("denominator")]
-        return output.numerator * ranks.size / first, Totals(*total)
+        return output.numerator * ranks.size / first, self._named(total)
 
     def close(self, module: nn.Module, num_micro_batches: int) -> Totals | None:
         """Correct the accumulated gradients, and end the step.
@@ -81,10 +91,14 @@ class AccumulationWindow:
         window, self._totals = self._totals, []
         if not window:
             return None
-        first, step = Totals(*window[0]), Totals(*torch.stack(window).sum(0))
+        first, step = self._named(window[0]), self._named(torch.stack(window).sum(0))
         if num_micro_batches > 1:
             factor = float(num_micro_batches * first.denominator / step.denominator)
             for parameter in module.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
         return step
+
+    def _named(self, total: Tensor) -> Totals:
+        fixed = len(Totals._fields) - 1
+        return Totals(*total[:fixed], further=dict(zip(self._names, total[fixed:], strict=True)))

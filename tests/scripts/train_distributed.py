@@ -1,6 +1,6 @@
 """Train a tiny model on given ranks and accumulation steps, and save its gradients and weights.
 
-`main` is run on two ranks by tests/training/test_distributed.py as: train_distributed.py OUT NORMALISER...
+`main` is run on two ranks by tests/training/test_distributed.py as: train_distributed.py OUT OBJECTIVE...
 """
 
 import sys
@@ -13,15 +13,25 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
-from llada.objectives import NELBO, Normaliser, PerPosition, PerRow, PerScored, PerToken
+from llada.objectives import (
+    NELBO,
+    Objective,
+    PerPosition,
+    PerRow,
+    PerScored,
+    PerToken,
+    PreferenceObjective,
+    SimPO,
+)
 from llada.process import MaskingProcess
 
 ROWS, LENGTH, VOCAB, STEPS = 24, 12, 16, 3
-NORMALISERS: dict[str, Normaliser] = {
-    "position": PerPosition(),
-    "token": PerToken(),
-    "row": PerRow(),
-    "masked": PerScored(),
+OBJECTIVES: dict[str, Objective] = {
+    "position": NELBO(normaliser=PerPosition()),
+    "token": NELBO(normaliser=PerToken()),
+    "row": NELBO(normaliser=PerRow()),
+    "masked": NELBO(normaliser=PerScored()),
+    "preference": PreferenceObjective(SimPO(), draws=2),  # which needs no reference
 }
 
 
@@ -31,7 +41,8 @@ def rows() -> list[dict[str, torch.Tensor]]:
     tokens = torch.randint(VOCAB - 1, (ROWS, LENGTH), generator=generator)
     start = torch.randint(LENGTH, (ROWS, 1), generator=generator)
     maskable = torch.arange(LENGTH) >= start
-    return [{"tokens": t, "maskable": m} for t, m in zip(tokens, maskable, strict=True)]
+    columns = {"tokens": tokens, "maskable": maskable, "rejected_tokens": tokens.flip(0), "rejected_maskable": maskable}
+    return [{name: column[row] for name, column in columns.items()} for row in range(ROWS)]
 
 
 class Recorder(DiffusionLM):
@@ -50,13 +61,13 @@ class Recorder(DiffusionLM):
         self.gradients.append(torch.cat([p.grad.flatten().clone() for p in self.parameters() if p.grad is not None]))
 
 
-def fit(devices: int, accumulate: int, batch: int, normaliser: str) -> dict[str, torch.Tensor]:
+def fit(devices: int, accumulate: int, batch: int, objective: str) -> dict[str, torch.Tensor]:
     """Train for a few steps; gradients (STEPS, N) and weights (N,), float64."""
     torch.manual_seed(0)
     model = Recorder(
         BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2).double(),
         MaskingProcess(mask_token_id=VOCAB - 1),
-        NELBO(normaliser=NORMALISERS[normaliser]),
+        OBJECTIVES[objective],
     )
     model.gradients, model.batch = [], batch
     trainer = Trainer(
@@ -76,10 +87,10 @@ def fit(devices: int, accumulate: int, batch: int, normaliser: str) -> dict[str,
     return {"gradients": torch.stack(model.gradients), "weights": weights}
 
 
-def main(out: str, *normalisers: str) -> None:
+def main(out: str, *objectives: str) -> None:
     """Two ranks with two micro-batches of two rows each."""
     torch.set_num_threads(1)
-    results = {name: fit(2, 2, 2, name) for name in normalisers}
+    results = {name: fit(2, 2, 2, name) for name in objectives}
     if dist.get_rank() == 0:
         torch.save(results, Path(out))
     dist.destroy_process_group()

@@ -1,0 +1,228 @@
+"""Preferences as batches: the columns of the chosen answers, and the same again for the rejected ones.
+
+    tokens, maskable, attention_mask, segment_ids             prompt and chosen answer
+    rejected_tokens, rejected_maskable, ...                   prompt and rejected answer
+    row                                                       (B,) int64, number of the pair; of rows of one pair each
+
+To an objective that knows nothing of preferences this is fine-tuning on the chosen answers, and so the bound that
+validation reports is theirs.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import override
+
+from llada.data.batch import AnswerRow, ExcludedPadding, Padding, TokenBatch
+from llada.data.chat.chat_template import ChatTemplate, make_row, plain_template
+from llada.data.chat.packed_answers import PackedAnswers, RowPacking
+from llada.data.chat.preferences import Preference, PreferenceSource
+from llada.data.datamodule import TokenDataModule
+from llada.data.packing import AnswerRows, Canvases, TokenRows
+from llada.data.token_file import TokenFile, TokenFileWriter
+from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
+
+_PAIRS = 1
+"""Number of the way in which pairs are written; another one gives another folder of token files."""
+_log = logging.getLogger(__name__)
+
+
+class PairRows(AnswerRows):
+    """Pairs over a token file of prompts and answers in turn: of pair k, row 2 k is the chosen one and 2 k + 1 not.
+
+    Args:
+        file: the tokens.
+        padding: makes a batch of rows of unequal length.
+        tokenizer: knows the ids that the padding needs.
+
+    Raises:
+        ValueError: if the file is empty or doesn't hold whole pairs.
+    """
+
+    def __init__(self, file: TokenFile, padding: Padding, tokenizer: Tokenizer) -> None:
+        super().__init__(file, padding, tokenizer)
+        if file.num_documents % 4:
+            raise ValueError(f"{file.path} has {file.num_documents} documents; pairs are four each")
+
+    def __len__(self) -> int:
+        return self.file.num_documents // 4
+
+    def __getitems__(self, indices: list[int]) -> TokenBatch:
+        """A batch of pairs, padded; -1 gives a pair without maskable tokens."""
+        filling, sides = torch.tensor(indices) < 0, []
+        for side in range(2):
+            batch = self.padding([self._answer(2 * (index % len(self)) + side) for index in indices], self.tokenizer)
+            batch["maskable"][filling] = False
+            sides.append(batch)
+        return _joined(*sides, row=torch.tensor(indices))
+
+    @override
+    def row(self, index: int) -> AnswerRow:
+        return self._answer(2 * (index % len(self)))
+
+    def _answer(self, number: int) -> AnswerRow:
+        start, middle, end = (int(offset) for offset in self.file.offsets[2 * number : 2 * number + 3])
+        return AnswerRow(torch.from_numpy(self.file.tokens[start:end].astype(np.int64)), middle - start)
+
+
+class PackedPairs(PackedAnswers):
+    """Rows of several pairs: segment k of a row and segment k of its rejected row are a pair.
+
+    Args:
+        alone: the same pairs, a row each.
+        max_length: L, of either row.
+        packing: decides what shares a row, by the longer answer of each pair.
+
+    Raises:
+        ValueError: if a prompt with its answer is longer than a row.
+    """
+
+    def __init__(self, alone: PairRows, max_length: int, packing: RowPacking) -> None:
+        super().__init__(alone, max_length, _OneSide(packing, 0))
+        self._rejected = PackedAnswers(alone, max_length, _OneSide(packing, 1))
+
+    @property
+    def fill(self) -> float:
+        """Share of the positions that hold tokens."""
+        return float(self._bounds[-1] - self._bounds[0]) / (2 * len(self) * self.max_length)
+
+    def __getitems__(self, indices: list[int]) -> TokenBatch:
+        """A batch of rows; indices as in `PackedAnswers.__getitems__`."""
+        return _joined(super().__getitems__(indices), self._rejected.__getitems__(indices))
+
+
+@dataclass(frozen=True)
+class _OneSide(RowPacking):
+    """Packs pairs by the longer answer of each, and gives the rows of one of the answers."""
+
+    packing: RowPacking
+    side: int
+
+    @override
+    def __call__(self, lengths: NDArray[np.int64], max_length: int) -> list[list[int]]:
+        longer = lengths.reshape(-1, 2).max(1)
+        return [[2 * pair + self.side for pair in row] for row in self.packing(longer, max_length)]
+
+
+class PreferenceDataModule(TokenDataModule[Preference]):
+    """Pairs of answers to a prompt, which is never masked.
+
+    Args:
+        source: the pairs.
+        tokenizer: a tokenizer, or how to train one on the messages.
+        max_length: tokens that a prompt with one of its answers may have.
+        batch_size: rows per batch and rank: pairs, or packed rows of them.
+        template: how messages become tokens.
+        padding: what follows short rows. What counts as an answer mustn't depend on its neighbours here, so nothing is
+            added to it.
+        drop_over_long: whether pairs of which an answer is too long are left out, and their number logged, instead of
+            being an error.
+        val_source: see `TokenDataModule`.
+        test_source: see `TokenDataModule`.
+        val_fraction: see `TokenDataModule`; all pairs of a prompt fall on the same side.
+        test_fraction: see `TokenDataModule`.
+        cache_folder: where token files and tokenizer go, in a sub-folder per setting.
+        num_workers: processes that load batches.
+        seed: of the order of rows; the split doesn't depend on it.
+        packing: what shares a row; None: a row for each pair.
+
+    Raises:
+        ValueError: if the sizes or fractions are out of range.
+    """
+
+    def __init__(
+        self,
+        source: PreferenceSource,
+        tokenizer: Tokenizer | TokenizerTraining,
+        max_length: int,
+        batch_size: int,
+        template: ChatTemplate = plain_template(),  # noqa: B008 - frozen
+        padding: Padding = ExcludedPadding(),  # noqa: B008 - frozen
+        drop_over_long: bool = False,
+        val_source: PreferenceSource | None = None,
+        test_source: PreferenceSource | None = None,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.0,
+        cache_folder: str = "token_cache",
+        num_workers: int = 0,
+        seed: int = 0,
+        packing: RowPacking | None = None,
+    ) -> None:
+        super().__init__(
+            source, tokenizer, cache_folder, batch_size, val_source, test_source, val_fraction, test_fraction,
+            num_workers, seed,
+        )  # fmt: skip
+        if max_length < 1:
+            raise ValueError(f"max_length must be 1 or more; got {max_length}")
+        self.max_length, self.template, self.padding = max_length, template, padding
+        self.drop_over_long, self.packing = drop_over_long, packing
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        own = ["pairs", _PAIRS, self.max_length, repr(self.template), self.drop_over_long]
+        return {**super().settings(), "rows": own}
+
+    def key(self, document: Preference) -> str:
+        """The prompt."""
+        return repr([message.as_object() for message in document.prompt])
+
+    def texts(self, document: Preference) -> Iterable[str]:
+        """The messages."""
+        messages = [*document.prompt, document.chosen, document.rejected]
+        return [text for message in messages for text in message.texts()]
+
+    @override
+    def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
+        dropped = kept = 0
+        for part, pair in self.documents():
+            rows = self._encode(pair, tokenizer)
+            longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+            if longest > self.max_length and not self.drop_over_long:
+                raise ValueError(
+                    f"{pair.where}: a prompt with its answer has {longest} tokens, but max_length is "
+                    f"{self.max_length}; raise it, shorten the text, or set drop_over_long"
+                )
+            if longest > self.max_length:
+                dropped += 1
+                continue
+            kept += 1
+            for document in (document for row in rows for document in row):
+                writers[part].add(document)
+        if dropped:
+            _log.warning("left out %d of %d pairs with more than %d tokens", dropped, dropped + kept, self.max_length)
+
+    @override
+    def make_rows(self, file: TokenFile) -> PairRows | PackedPairs:
+        alone = PairRows(file, self.padding, self.tokenizer)
+        if self.packing is None:
+            return alone
+        packed = PackedPairs(alone, self.max_length, self.packing)
+        _log.info("%s: %d rows hold %d pairs, %.1f%% full", file.path, len(packed), len(alone), 100 * packed.fill)
+        return packed
+
+    def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
+        """Prompts with as many masks as the chosen answers have tokens."""
+        return Canvases(rows, self.mask_token_id)
+
+    def _encode(self, pair: Preference, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+        rows = []
+        for answer in (pair.chosen, pair.rejected):
+            try:
+                row = make_row(self.template, [*pair.prompt, answer], tokenizer, pair.tools)
+            except ValueError as error:
+                raise ValueError(f"{pair.where}: {error}") from error
+            if not row.answer:
+                raise ValueError(f"{pair.where}: an answer has no tokens, so it can't be compared")
+            rows.append((row.prompt, row.answer))
+        return rows
+
+
+def _joined(chosen: TokenBatch, rejected: TokenBatch, **further: Tensor) -> TokenBatch:
+    other = {f"rejected_{name}": value for name, value in rejected.items()}
+    return cast(TokenBatch, {**chosen, **other, **further})
