@@ -46,6 +46,7 @@ class Body(nn.Module):
         head_dim: width of a head.
         max_length: longest row that is accepted, in tokens.
         rope_theta: base of the rotary wavelengths.
+        rotary_dim: how many dimensions of a head are rotated, from the first; None: all.
         causal: whether a token sees only itself and those before it.
         shift: whether the output at position i is read at i - 1; the first token of a row, or of a packed segment,
             reads its own.
@@ -65,6 +66,7 @@ class Body(nn.Module):
     head_dim: int
     max_length: int
     rope_theta: float
+    rotary_dim: int | None = None
     causal: bool = False
     shift: bool = False
     block_length: int | None = None
@@ -210,7 +212,9 @@ class Body(nn.Module):
 
     def rotation(self, positions: Tensor) -> rotary.Rotation:
         """The rotation of positions, (L,) or (B, L) integers."""
-        return rotary.rotation(positions, self.head_dim, self.rope_theta, self.embedding.weight.dtype)
+        return rotary.rotation(
+            positions, self.rotary_dim or self.head_dim, self.rope_theta, self.embedding.weight.dtype
+        )
 
     def finish(self, x: Tensor, context: Context, select: Tensor | None) -> Tensor:
         """What follows the last layer: the final norm of (B, L, D), or of (N, D) with ``select``."""

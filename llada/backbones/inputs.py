@@ -1,5 +1,7 @@
 """Checks of a backbone's arguments, and the positions that its tokens are rotated by."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,7 +64,9 @@ def rotary_positions(tokens: Tensor, segment_ids: Tensor | None, region: Region 
     return torch.arange(start, start + tokens.shape[1], device=tokens.device)
 
 
-def check_heads(width: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None) -> None:
+def check_heads(
+    width: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None, rotary_dim: int | None = None
+) -> None:
     """Whether widths and heads divide.
 
     Raises:
@@ -72,5 +76,26 @@ def check_heads(width: int, num_heads: int, num_kv_heads: int | None, head_dim: 
         raise ValueError(f"width={width} isn't divisible by num_heads={num_heads}; choose another or give head_dim")
     if num_kv_heads is not None and num_heads % num_kv_heads:
         raise ValueError(f"num_kv_heads={num_kv_heads} must divide num_heads={num_heads}")
-    if (width // num_heads if head_dim is None else head_dim) % 2:
+    head = width // num_heads if head_dim is None else head_dim
+    if rotary_dim is None and head % 2:
         raise ValueError(f"rotary embedding needs an even head width; got width={width}, num_heads={num_heads}")
+    if rotary_dim is not None and (rotary_dim % 2 or not 2 <= rotary_dim <= head):
+        raise ValueError(f"rotary_dim must be even and in 2 .. {head}, the width of a head; got {rotary_dim}")
+
+
+def check_mixture(num_experts: int, feed_forward: Any, **of_mixtures: Any) -> None:
+    """Whether the feed-forward layers are described once, and nothing is said of a mixture that isn't there.
+
+    Args:
+        num_experts: 0 for no mixture.
+        feed_forward: what makes each layer instead, or None.
+        of_mixtures: arguments that only a mixture reads; 0 and None are nothing said.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if feed_forward is not None and num_experts:
+        raise ValueError(f"give feed_forward or num_experts, not both; got {feed_forward} and {num_experts=}")
+    for name, value in of_mixtures.items():
+        if value and not num_experts:
+            raise ValueError(f"{name}={value} is of a mixture of experts; give num_experts, or leave it out")

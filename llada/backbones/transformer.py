@@ -16,9 +16,10 @@ from llada.backbones.body import Body
 from llada.backbones.checkpointing import Checkpointing
 from llada.backbones.convolution import ShortConvolution
 from llada.backbones.features import FeatureCache
-from llada.backbones.inputs import check_heads
+from llada.backbones.inputs import check_heads, check_mixture
 from llada.backbones.layers import Attention, Block, SwiGLU, TiedHead
 from llada.backbones.mixture import MixtureOfExperts
+from llada.backbones.router import Router
 from llada.backbones.two_copy import two_copy_hidden
 
 
@@ -45,6 +46,10 @@ class BidirectionalTransformer(Body):
             for no mixture.
         experts_per_token: number of experts that compute a token.
         shared_width: width of an additional expert that computes every token; 0 for none.
+        router: how experts are chosen and weighted, see `llada.backbones.router`; None for LLaDA-MoE's softmax.
+        dense_layers: how many layers, from the first, have a plain feed-forward layer in place of the mixture (LLaDA2).
+        dense_width: width inside of those; None for ``hidden_width``.
+        rotary_dim: how many dimensions of a head are rotated, from the first (LLaDA2: half); None for all.
         causal: see only earlier tokens; for the autoregressive twin and for converted checkpoints.
         shift: the output at position i is read at i - 1 (models adapted from next-token prediction, such as Dream).
             Position 0 reads its own.
@@ -87,6 +92,10 @@ class BidirectionalTransformer(Body):
         num_experts: int = 0,
         experts_per_token: int = 8,
         shared_width: int = 0,
+        router: Router | None = None,
+        dense_layers: int = 0,
+        dense_width: int | None = None,
+        rotary_dim: int | None = None,
         causal: bool = False,
         shift: bool = False,
         convolution: int = 0,
@@ -95,13 +104,12 @@ class BidirectionalTransformer(Body):
         block_length: int | None = None,
         feed_forward: Callable[[int], nn.Module] | None = None,
     ) -> None:
-        check_heads(width, num_heads, num_kv_heads, head_dim)
+        check_heads(width, num_heads, num_kv_heads, head_dim, rotary_dim)
         if block_length is not None and (block_length < 1 or causal):
             raise ValueError(f"block_length must be 1 or more, without causal; got {block_length}, {causal=}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be 1 or more; got {num_layers}")
-        if feed_forward is not None and num_experts:
-            raise ValueError(f"give feed_forward or num_experts, not both; got {feed_forward} and {num_experts=}")
+        check_mixture(num_experts, feed_forward, router=router, dense_layers=dense_layers, dense_width=dense_width)
         super().__init__()
         self.vocab_size, self.width, self.num_layers, self.num_heads = vocab_size, width, num_layers, num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -113,6 +121,12 @@ class BidirectionalTransformer(Body):
         self.activation_checkpointing, self.attention = activation_checkpointing, attention
         self.block_length, self.head_bias, self.feed_forward = block_length, head_bias, feed_forward
         self.num_experts, self.experts_per_token, self.shared_width = num_experts, experts_per_token, shared_width
+        self.router, self.dense_layers, self.dense_width, self.rotary_dim = (
+            router,
+            dense_layers,
+            dense_width,
+            rotary_dim,
+        )
 
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(self.new_block(layer) for layer in range(num_layers))
@@ -144,16 +158,18 @@ class BidirectionalTransformer(Body):
         if self.convolution:
             backwards = self.causal or self.block_length is not None  # never into a block that isn't visible
             convolution = ShortConvolution(self.width, self.convolution, causal=backwards, norm_eps=self.norm_eps)
-        return Block(self.width, attention, self._feed_forward(), norm_eps=self.norm_eps, convolution=convolution)
+        return Block(self.width, attention, self._feed_forward(layer), norm_eps=self.norm_eps, convolution=convolution)
 
-    def _feed_forward(self) -> nn.Module:
+    def _feed_forward(self, layer: int) -> nn.Module:
         if self.feed_forward is not None:
             return self.feed_forward(self.width)
         if self.num_experts == 0:
             return SwiGLU(self.width, self.hidden_width, bias=self.bias)
+        if layer < self.dense_layers:
+            return SwiGLU(self.width, self.dense_width or self.hidden_width, bias=self.bias)
         experts: list[nn.Module] = [SwiGLU(self.width, self.hidden_width) for _ in range(self.num_experts)]
         shared = SwiGLU(self.width, self.shared_width) if self.shared_width else None
-        return MixtureOfExperts(self.width, experts, self.experts_per_token, shared)
+        return MixtureOfExperts(self.width, experts, self.experts_per_token, shared, self.router)
 
     def reset_parameters(self) -> None:
         """LLaDA's "mitchell" initialisation: truncated normal at 3 standard deviations.

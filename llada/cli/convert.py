@@ -132,7 +132,7 @@ def _remarks(out: str, words: Tokenizer | None, kept: Carried) -> Iterator[str]:
         yield f"next: llada chat {out}" if words is not None else f"next: llada sample {out} --tokenizer FOLDER"
         return
     if kept.files:
-        others = [name for name in kept.files if name not in TOKENIZER_FILES]
+        others = [name for name in kept.files if name.partition("/")[0] not in TOKENIZER_FILES]
         yield f"a .ckpt has no place for these, which stay where they are: {', '.join(others)}" if others else ""
     stem = Path(out).with_suffix("")
     named = "" if words is None else f" --config {stem}.tokenizer.json"

@@ -12,8 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from llada.checkpoints.known import trust
-from llada.checkpoints.released.options import LoadOptions
-from llada.files.json_object import parse_object
+from llada.checkpoints.released.options import LOADING_OPTIONS, LoadOptions
 from llada.samplers import PRESETS
 
 LOADING = "loading"
@@ -91,39 +90,15 @@ def run(
 
 def _add_loading(parser: ArgumentParser) -> None:
     """The options of `LoadOptions`, which are the same for all commands that name a checkpoint."""
-    for name, text in {
-        "mask": "Id or name of the mask token, where a released folder names none or another is wanted.",
-        "revision": "Branch, tag or commit of a checkpoint on the hub.",
-        "adapter": "Folder or hub name of a PEFT adapter (LoRA) to be added to the weights.",
-    }.items():
-        parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
-    for name, text in {
-        "ignore_config_field": "Field of config.json to go on without.",
-        "backbone": "NAME=VALUE: argument of the backbone that replaces the configuration's, such as shift=false.",
-    }.items():
-        parser.add_argument(f"--{name}", action="append", type=str, help=f"{text} Repeatable.")
+    for name, (repeatable, text) in LOADING_OPTIONS.items():
+        if repeatable:
+            parser.add_argument(f"--{name}", action="append", type=str, help=f"{text} Repeatable.")
+        else:
+            parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
 
 
 def _loading(built: Any) -> LoadOptions:
-    mask = built["mask"]
-    return LoadOptions(
-        int(mask) if mask is not None and mask.isdecimal() else mask,
-        built["revision"],
-        tuple(built["ignore_config_field"] or ()),
-        dict(_assignment(text) for text in built["backbone"] or ()),
-        built["adapter"],
-    )
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """``shift=false`` -> ("shift", False): a number, true, false or null, and else the text as it stands."""
-    name, equals, value = text.partition("=")
-    if not (name.isidentifier() and equals):
-        raise ValueError(f"--backbone takes NAME=VALUE, such as shift=false; got {text!r}")
-    try:
-        return name, parse_object(f'{{"value": {value}}}', "--backbone")["value"]
-    except ValueError:
-        return name, value
+    return LoadOptions.of(**{name: built[name] for name in LOADING_OPTIONS})
 
 
 def _line(function: Callable[..., None], name: str) -> str:

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -30,44 +30,21 @@ import llada.samplers
 import llada.training.callbacks
 import llada.training.lr_schedulers
 from llada.checkpoints.changes import ChangedParts, Choice
-from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
+from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.known import trust
 from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
+from llada.checkpoints.released.options import LOADING_OPTIONS, LoadOptions
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
 from llada.cli.options import TRUST
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
 from llada.training.callbacks.run_file import run_folders
-from llada.training.weights import load_whole
+from llada.training.initial_weights import InitialWeights
 
 for _name in llada.data.__all__:  # which loads its names on first use
     getattr(llada.data, _name)
-
-
-class InitialWeights(Callback):
-    """Begin with the weights of a checkpoint, and with nothing else of it, as fine-tuning does.
-
-    Args:
-        checkpoint: file of a model with the same backbone and tokenizer.
-    """
-
-    def __init__(self, checkpoint: str) -> None:
-        self.checkpoint = checkpoint
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load them when the tokenizer is there and before any other callback copies the weights.
-
-        Raises:
-            ValueError: if the tokenizer is another one.
-            RuntimeError: if the backbone is another one.
-        """
-        stored = read_checkpoint(self.checkpoint)
-        tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
-        if tokenizer is not None:
-            check_tokenizer(stored, tokenizer, self.checkpoint)
-        load_whole(pl_module, stored["state_dict"])
 
 
 class SaveTrainingConfig(SaveConfigCallback):
@@ -102,9 +79,12 @@ class LLaDACLI(LightningCLI):
             "--init_from",
             type=str | None,
             default=None,
-            help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
+            help="Weights to begin with, as for fine-tuning: a checkpoint, a released folder, or a name on the hub; "
+            "--ckpt_path goes on with a run instead.",
         )
-
+        for name, (repeatable, text) in LOADING_OPTIONS.items():
+            kind: dict[str, Any] = {"action": "append", "type": str} if repeatable else {"type": int | str | None}
+            parser.add_argument(f"--{name}", **kind, help=f"With --init_from: {text}")
         parser.add_argument(
             "--changed_parts",
             type=Choice,
@@ -128,6 +108,9 @@ class LLaDACLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Build a backbone that is going to be split without storage: no process ever holds the whole."""
         trust(*(self._get(self.config, "trust") or ()))
+        given = [name for name in LOADING_OPTIONS if self._get(self.config, name)]
+        if given and self._get(self.config, "init_from") is None:
+            raise ValueError(f"--{given[0]} tells how the weights of --init_from are read; give that too")
         strategy = self._get(self.config, "trainer.strategy")
         if issubclass(_class_of(strategy), ModelParallelStrategy):
             self.parser.add_instantiator(_without_storage, nn.Module, subclasses=True)
@@ -149,7 +132,8 @@ class LLaDACLI(LightningCLI):
         check_lengths(self.model.backbone, self.datamodule)
         initial = self._get(self.config_init, "init_from")
         if initial is not None:
-            self.trainer.callbacks.insert(0, InitialWeights(initial))  # type: ignore[attr-defined]
+            given = {name: self._get(self.config_init, name) for name in LOADING_OPTIONS}
+            self.trainer.callbacks.insert(0, InitialWeights(initial, LoadOptions.of(**given)))  # type: ignore[attr-defined]
 
     def fit(self, **arguments: Any) -> None:
         """Train, and say at the end where the model is, whatever has ended the training."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.data.chat.conversations import ChatMessages, Conversation, ConversationSource, Message, PromptAnswers
     from llada.data.chat.instructions import InstructionDataModule
     from llada.data.chat.jinja_template import JinjaTemplate, checkpoint_template
+    from llada.data.chat.over_long import CutRight, CutTurns, DropChat, DropRow, OverLong, Refuse
     from llada.data.chat.packed_answers import FirstFitDecreasing, PackedAnswers, RowPacking
     from llada.data.chat.preference_pairs import PackedPairs, PairRows, PreferenceDataModule
     from llada.data.chat.preferences import Preference, PreferencePairs, PreferenceSource
@@ -46,6 +47,7 @@ _MODULES = {
     "chat.jinja_template": ["JinjaTemplate", "checkpoint_template"],
     "tokenizers.json_tokenizer": ["JsonTokenizer"],
     "loader": ["EvaluationSampler", "ResumableLoader", "TrainingSampler"],
+    "chat.over_long": ["CutRight", "CutTurns", "DropChat", "DropRow", "OverLong", "Refuse"],
     "chat.packed_answers": ["FirstFitDecreasing", "PackedAnswers", "RowPacking"],
     "chat.preference_pairs": ["PackedPairs", "PairRows", "PreferenceDataModule"],
     "chat.preferences": ["Preference", "PreferencePairs", "PreferenceSource"],
@@ -72,6 +74,10 @@ __all__ = [
     "ChatTemplate",
     "Conversation",
     "ConversationSource",
+    "CutRight",
+    "CutTurns",
+    "DropChat",
+    "DropRow",
     "EosInAnswer",
     "EvaluationSampler",
     "ExcludedPadding",
@@ -85,6 +91,7 @@ __all__ = [
     "MarkupTemplate",
     "Message",
     "Mixture",
+    "OverLong",
     "PackedAnswers",
     "PackedPairs",
     "Padding",
@@ -97,6 +104,7 @@ __all__ = [
     "PromptAnswers",
     "PythonDocs",
     "RecordSource",
+    "Refuse",
     "ResumableLoader",
     "RowPacking",
     "SentencePieceTokenizer",

@@ -76,7 +76,8 @@ class TextModel:
                 "`llada sample` continues its texts. If it was trained on conversations, name its template: --template "
                 "llada.data.llada_template or --template llada.data.plain_template"
             )
-        return JinjaTemplate(source, variables=self.variables)
+        tool_source = getattr(self.tokenizer, "tool_template", None)
+        return JinjaTemplate(source, variables=self.variables, tool_source=tool_source)
 
     @cached_property
     def stop_token_ids(self) -> frozenset[int]:

@@ -61,6 +61,35 @@ EXPERTS: Names = {
     "model.layers.{n}.mlp.experts.{e}.up_proj.weight": ("F", "D"),
     "model.layers.{n}.mlp.experts.{e}.down_proj.weight": ("D", "F"),
 }
+LLADA2: Names = {
+    "model.word_embeddings.weight": ("V", "D"),
+    "model.norm.weight": ("D",),
+    "lm_head.weight": ("V", "D"),
+    "model.layers.{n}.input_layernorm.weight": ("D",),
+    "model.layers.{n}.post_attention_layernorm.weight": ("D",),
+    "model.layers.{n}.attention.query_key_value.weight": ("QKV", "D"),
+    "model.layers.{n}.attention.query_layernorm.weight": ("d",),
+    "model.layers.{n}.attention.key_layernorm.weight": ("d",),
+    "model.layers.{n}.attention.dense.weight": ("D", "Q"),
+    "model.layers.{dense}.mlp.gate_proj.weight": ("I", "D"),
+    "model.layers.{dense}.mlp.up_proj.weight": ("I", "D"),
+    "model.layers.{dense}.mlp.down_proj.weight": ("D", "I"),
+    "model.layers.{mixed}.mlp.gate.weight": ("E", "D"),
+    "model.layers.{mixed}.mlp.gate.expert_bias": ("E",),
+    "model.layers.{mixed}.mlp.shared_experts.gate_proj.weight": ("F", "D"),
+    "model.layers.{mixed}.mlp.shared_experts.up_proj.weight": ("F", "D"),
+    "model.layers.{mixed}.mlp.shared_experts.down_proj.weight": ("D", "F"),
+}
+LLADA2_EXPERTS: Names = {
+    "model.layers.{mixed}.mlp.experts.{e}.gate_proj.weight": ("F", "D"),
+    "model.layers.{mixed}.mlp.experts.{e}.up_proj.weight": ("F", "D"),
+    "model.layers.{mixed}.mlp.experts.{e}.down_proj.weight": ("D", "F"),
+}
+LLADA2_STACKED: Names = {
+    "model.layers.{mixed}.mlp.experts.gate_proj": ("E", "F", "D"),
+    "model.layers.{mixed}.mlp.experts.up_proj": ("E", "F", "D"),
+    "model.layers.{mixed}.mlp.experts.down_proj": ("E", "D", "F"),
+}
 DIT: Names = {
     "backbone.vocab_embed.embedding": ("V", "D"),
     "backbone.sigma_map.mlp.0.weight": ("C", "256"),
@@ -100,7 +129,7 @@ class Released:
     Args:
         source: "seen", "told" or "assumed", see above.
         config: content of config.json; None where there is none.
-        names: tensors, with {n} for the layer and {e} for the expert.
+        names: tensors, with {n} for the layer, {dense} and {mixed} for one without or with experts, {e} for the expert.
         tokenizer: files beside the weights that name special tokens.
         options: what the caller has to say.
         expected: attributes of the backbone, and "mask".
@@ -201,14 +230,39 @@ BD3LM_OWT: dict[str, Any] = {
     "adaln": True, "causal": False, "model_type": "bd3lm", "sampling_eps_max": 0.999, "sampling_eps_min": 0.001,
     "var_min": True,
 }  # fmt: skip
+SDAR_30B: dict[str, Any] = {
+    **SDAR_17B, "architectures": ["SDARMoeForCausalLM"],
+    "auto_map": {"AutoConfig": "configuration_sdar_moe.SDARMoeConfig", "AutoModel": "modeling_sdar_moe.SDARMoeModel",
+                 "AutoModelForCausalLM": "modeling_sdar_moe.SDARMoeForCausalLM"},
+    "decoder_sparse_step": 1, "max_window_layers": 48, "mlp_only_layers": [], "model_type": "sdar_moe",
+    "moe_intermediate_size": 768, "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128,
+    "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4, "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+}  # fmt: skip
+QWEN3_30B: dict[str, Any] = {
+    **QWEN3_06B, "architectures": ["Qwen3MoeForCausalLM"], "decoder_sparse_step": 1, "hidden_size": 2048,
+    "intermediate_size": 6144, "max_window_layers": 48, "mlp_only_layers": [], "model_type": "qwen3_moe",
+    "moe_intermediate_size": 768, "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128,
+    "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4, "output_router_logits": False,
+    "router_aux_loss_coef": 0.001, "tie_word_embeddings": False,
+}  # fmt: skip
 LLADA2_MINI: dict[str, Any] = {
-    "architectures": ["LLaDA2MoeModelLM"], "first_k_dense_replace": 1, "head_dim": 128, "hidden_act": "silu",
-    "hidden_size": 2048, "intermediate_size": 5120, "max_position_embeddings": 32768, "model_type": "llada2_moe",
-    "moe_intermediate_size": 512, "n_group": 8, "norm_topk_prob": True, "num_attention_heads": 16, "num_experts": 256,
-    "num_experts_per_tok": 8, "num_hidden_layers": 20, "num_key_value_heads": 4, "num_shared_experts": 1,
-    "pad_token_id": 156892, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-6, "rope_theta": 600000,
-    "routed_scaling_factor": 2.5, "score_function": "sigmoid", "tie_word_embeddings": False, "topk_group": 4,
-    "vocab_size": 157184,
+    "architectures": ["LLaDA2MoeModelLM"], "attention_dropout": 0.0,
+    "auto_map": {"AutoConfig": "configuration_llada2_moe.LLaDA2MoeConfig",
+                 "AutoModel": "modeling_llada2_moe.LLaDA2MoeModel",
+                 "AutoModelForCausalLM": "modeling_llada2_moe.LLaDA2MoeModelLM"},
+    "num_hidden_layers": 20, "hidden_size": 2048, "intermediate_size": 5120, "first_k_dense_replace": 1,
+    "hidden_act": "silu", "max_position_embeddings": 16384, "model_type": "llada2_moe_veomni",
+    "moe_intermediate_size": 512, "norm_topk_prob": True, "num_experts_per_tok": 8, "norm_head": False,
+    "num_attention_heads": 16, "num_experts": 256, "num_key_value_heads": 4, "rope_theta": 600000,
+    "rope_scaling": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.52.3",
+    "use_bias": False, "use_rmsnorm": True, "rms_norm_eps": 1e-6, "head_dim": 128, "num_shared_experts": 1,
+    "use_cache": False, "use_qkv_bias": False, "embedding_dropout": 0.0, "norm_softmax": False,
+    "output_dropout": 0.0, "vocab_size": 157184, "rotary_dim": 64, "using_split_qkv_in_self_attention": False,
+    "router_dtype": "fp32", "moe_router_enable_expert_bias": True, "routed_scaling_factor": 2.5, "n_group": 8,
+    "topk_group": 4, "score_function": "sigmoid", "initializer_range": 0.02, "max_window_layers": 28,
+    "output_router_logits": False, "pad_token_id": 156892, "partial_rotary_factor": 0.5,
+    "use_sliding_window": False,
 }  # fmt: skip
 A2D = {
     "auto_map": {"AutoConfig": "modeling_qwen3.A2DQwen3Config"},
@@ -268,9 +322,13 @@ LAYOUTS: dict[str, Released] = {
         | {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_hidden_layers": 36},
         BODY | NORMS | DENSE | HEAD, options={"block_length": 4}, expected={"block_length": 4}, warns="attn_impl",
     ),
-    "SDAR-30B-A3B": Released(
-        "told", SDAR_17B | {"model_type": "sdar_moe", "num_experts": 128}, BODY | NORMS | EXPERTS | HEAD,
-        refused="model_type='sdar_moe', which isn't one of",
+    "SDAR-30B-A3B-Chat": Released(
+        "told", SDAR_30B, BODY | NORMS | EXPERTS | HEAD, warns="attn_implementation",
+        expected={"shift": False, "block_length": 4, "mask": 151669, "hidden_width": 768},
+    ),
+    "Qwen3-30B-A3B": Released(
+        "told", QWEN3_30B, BODY | NORMS | EXPERTS | HEAD, options={"mask_token_id": 151669},
+        expected={"shift": True, "experts_per_token": 8},
     ),
     "Qwen3-0.6B-diffusion-mdlm": Released(
         "told", QWEN3_06B | A2D | {"architectures": ["A2DQwen3LMHeadModel"], "model_type": "a2d-qwen3"},
@@ -335,7 +393,23 @@ LAYOUTS: dict[str, Released] = {
         BODY | DENSE | HEAD | {"model.layers.{n}.self_attn.rotary_emb.inv_freq": ("r",)},
         options={"mask_token_id": 31999}, expected={"max_length": 2048},
     ),
-    "LLaDA2.0-mini": Released("told", LLADA2_MINI, {}, refused="model_type='llada2_moe', which isn't one of"),
+    "LLaDA2.0-mini": Released(
+        "told", LLADA2_MINI | {"model_type": "llada2_moe"}, LLADA2 | LLADA2_EXPERTS, at("<|mask|>", 156895),
+        expected={"mask": 156895, "shift": False, "block_length": 32, "dense_layers": 1, "rotary_dim": 64},
+    ),
+    "LLaDA2.0-mini of dFactory": Released(
+        "seen", LLADA2_MINI, LLADA2 | LLADA2_STACKED, at("<|mask|>", 156895), expected={"mask": 156895}
+    ),
+    "LLaDA2.1-flash": Released(
+        "assumed",
+        LLADA2_MINI | {"model_type": "llada2_moe", "num_hidden_layers": 32, "hidden_size": 4096,
+                       "intermediate_size": 9216, "moe_intermediate_size": 1024, "num_attention_heads": 32},
+        LLADA2 | LLADA2_EXPERTS, at("<|mask|>", 156895),
+        expected={"mask": 156895, "width": 4096, "dense_width": 9216, "hidden_width": 1024, "shared_width": 1024},
+    ),
+    "LLaDA2 without a tokenizer": Released(
+        "told", LLADA2_MINI, LLADA2 | LLADA2_STACKED, refused=r"give one with mask_token_id= \(--mask ID\)"
+    ),
     "DiffusionGemma-26B-A4B": Released("told", {"model_type": "diffusion_gemma"}, {}, refused="isn't one of"),
     "Nemotron-Labs-Diffusion-8B": Released(
         "told", {"model_type": "nemotron_labs_diffusion"}, {}, refused="isn't one of"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llada.backbones import BidirectionalTransformer
+from llada.backbones.router import GroupedRouter, SoftmaxRouter
 from llada.checkpoints.released import LAYOUTS
 from llada.checkpoints.released.families import layout_of
 from llada.module import DiffusionLM
@@ -26,6 +27,11 @@ MOE = {
     "expert_intermediate_size": 16, "model_type": "llada", "num_experts": 4, "num_experts_per_tok": 2,
     "qk_layernorm": True, "rope_theta": 5e4, **{k: v for k, v in LLAMA.items() if k != "intermediate_size"},
 }  # fmt: skip
+LLADA2 = {
+    "hidden_act": "silu", "hidden_size": 512, "mask_token_id": 3, "model_type": "llada2_moe",
+    "moe_intermediate_size": 16, "num_attention_heads": 32, "num_hidden_layers": 2, "num_key_value_heads": 4,
+    "use_bias": False, "vocab_size": 11,
+}  # fmt: skip
 MDLM = {
     "cond_dim": 8, "hidden_dim": 16, "model_length": 12, "model_type": "mdlm", "n_blocks": 2, "n_heads": 2,
     "vocab_size": 11,
@@ -34,7 +40,8 @@ FROM_LLAMA = {"rope_theta": 10_000.0, "norm_eps": 1e-6, "tie_embeddings": False,
 
 # name -> configuration without its optional fields, and what the official configuration classes make of that:
 # transformers' Llama, Qwen2 and Qwen3, configuration_dream.py, configuration_llada.py, configuration_lladamoe.py,
-# configuration_mdlm.py and configuration_bd3lm.py.
+# configuration_mdlm.py,
+# configuration_bd3lm.py and configuration_llada2_moe.py.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llama": ({"model_type": "llama", **LLAMA}, {**FROM_LLAMA, "qkv_bias": False, "qk_norm": False, "shift": True}),
     "llama of few heads": (
@@ -56,6 +63,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llada_moe": (
         MOE,
         {"norm_eps": 1e-5, "tie_embeddings": False, "num_kv_heads": 32, "head_dim": 16, "shared_width": 0},
+    ),
+    "qwen3_moe": (
+        {"model_type": "qwen3_moe", **LLAMA},
+        {**FROM_LLAMA, "num_kv_heads": 4, "num_experts": 128, "experts_per_token": 8, "hidden_width": 768,
+         "router": SoftmaxRouter(), "shift": True},
+    ),
+    "sdar_moe": ({"model_type": "sdar_moe", **LLAMA, "block_size": 4}, {"num_kv_heads": 4, "block_length": 4}),
+    "llada2": (
+        LLADA2,
+        {"norm_eps": 1e-5, "rope_theta": 10_000.0, "head_dim": 16, "rotary_dim": 8, "num_experts": 16,
+         "experts_per_token": 2, "shared_width": 0, "dense_layers": 0, "max_length": 16384, "block_length": 32,
+         "router": GroupedRouter(8, 4, 2.5), "shift": False},
     ),
     "llada": (
         LLADA,

@@ -19,9 +19,13 @@ TINY: dict[str, int] = {
     "d_model": 16, "embedding_size": 24, "expert_intermediate_size": 12, "hidden_dim": 16, "hidden_size": 16,
     "intermediate_size": 12, "mlp_hidden_size": 12, "n_blocks": 2, "n_heads": 2, "n_kv_heads": 1, "n_layers": 2,
     "num_attention_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2,
-    "num_key_value_heads": 1, "vocab_size": 24, "cond_dim": 8, "head_dim": 6,
+    "num_key_value_heads": 1, "vocab_size": 24, "cond_dim": 8, "head_dim": 8, "moe_intermediate_size": 10,
+    "n_group": 2, "topk_group": 1, "rotary_dim": 4,
 }  # fmt: skip
 MASK = 21
+FEW = {"num_hidden_layers": 2, "num_experts": 32}
+"""Thousands of experts alike would take minutes and show nothing more."""
+INSIDE = ("mlp_hidden_size", "expert_intermediate_size", "moe_intermediate_size", "intermediate_size")
 
 
 def sizes(config: dict[str, Any], names: dict[str, tuple[str, ...]]) -> dict[str, int]:
@@ -30,10 +34,11 @@ def sizes(config: dict[str, Any], names: dict[str, tuple[str, ...]]) -> dict[str
     heads = config.get("num_attention_heads", config.get("n_heads", 1))
     groups = config.get("num_key_value_heads", config.get("n_kv_heads", heads))
     head = config.get("head_dim", width // heads)
-    inside = config.get("mlp_hidden_size", config.get("expert_intermediate_size", config.get("intermediate_size", 1)))
+    inside = next((config[name] for name in INSIDE if name in config), 1)
     rows = config.get("embedding_size", config.get("vocab_size", 1))
     found = {"V": rows, "W": rows + 1, "D": width, "Q": heads * head, "K": groups * head, "d": head, "F": inside}
     found |= {f"{factor}D": factor * width for factor in (2, 3, 4, 6)}
+    found |= {"QKV": (heads + 2 * groups) * head, "I": config.get("intermediate_size", 1)}
     return found | {"C": config.get("cond_dim", 1), "E": config.get("num_experts", 1), "r": head // 2, "256": 256}
 
 
@@ -41,10 +46,13 @@ def shapes(released: Released, config: dict[str, Any]) -> dict[str, tuple[int, .
     """The stored tensors of a release of these sizes."""
     layers = config.get("num_hidden_layers", config.get("n_layers", config.get("n_blocks", 1)))
     letters, found = sizes(config, released.names), {}
+    dense = config.get("first_k_dense_replace", 0)
+    of_layers = {"{n}": range(layers), "{dense}": range(dense), "{mixed}": range(dense, layers)}
     for name, shape in released.names.items():
-        for layer in range(layers if "{n}" in name else 1):
+        for layer in next((where for part, where in of_layers.items() if part in name), range(1)):
             for expert in range(config["num_experts"] if "{e}" in name else 1):
-                found[name.format(n=layer, e=expert)] = tuple(letters[letter] for letter in shape)
+                spelt = name.format(n=layer, dense=layer, mixed=layer, e=expert)
+                found[spelt] = tuple(letters[letter] for letter in shape)
     return found
 
 
@@ -113,17 +121,19 @@ def test_tiny_files_of_the_layout(name: str, tmp_path: Path) -> None:
 def test_its_own_sizes_without_files(name: str) -> None:
     released = LAYOUTS[name]
     assert released.config is not None
-    layout, mask = layout_of(released.config), released.options.get("mask_token_id")
+    config = released.config | (FEW if "num_experts" in released.config else {})
+    config |= {"moe_layer_freq": [1, 1]} if "moe_layer_freq" in config else {}
+    layout, mask = layout_of(config), released.options.get("mask_token_id")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            described = layout.read(released.config, mask)
+            described = layout.read(config, mask)
         except MaskMissing:
-            described = layout.read(released.config, released.expected["mask"])
+            described = layout.read(config, released.expected["mask"])
     rest = {key: value for key, value in released.options.items() if key != "mask_token_id"}
-    stored = shapes(released, released.config)
+    stored = shapes(released, config)
     own_head = {"tie_embeddings": False} if "lm_head.weight" in stored else {}
-    backbone = build_on_meta(described, {**rest, **own_head}, len(stored))
+    backbone = build_on_meta(described, {**rest, **own_head})
     assert check_fit(backbone, layout, stored, described.grows) == ({"head.weight"} if described.grows else set())
     for field, value in released.expected.items():
         assert (described.process.mask_token_id if field == "mask" else getattr(backbone, field)) == value, field
@@ -133,5 +143,5 @@ def test_the_table_says_where_its_facts_are_from() -> None:
     assert {released.source for released in LAYOUTS.values()} == {"seen", "told", "assumed"}
     assert {layout_of(r.config).name for r in LAYOUTS.values() if r.config and not r.refused} == {
         "llada", "llada_moe", "dream", "a2d-qwen2", "a2d-qwen3", "a2d-llama", "sdar", "fast_dllm", "qwen2", "qwen3",
-        "llama", "mdlm",
+        "llama", "mdlm", "llada2", "sdar_moe", "qwen3_moe",
     }  # fmt: skip

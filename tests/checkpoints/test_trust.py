@@ -6,6 +6,7 @@ import shutil
 import sys
 import types
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_a_checkpoint_cannot_call_functions(attack: Callable[[str], Any], where:
     assert not sprung.exists()
 
 
-def test_only_data_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pickles_are_downloaded_and_code_only_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="the extra hf isn't installed")
     asked: list[tuple[str, Any, list[str]]] = []
 
@@ -138,7 +139,11 @@ def test_only_data_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert model.process.mask_token_id == 380
     ((name, revision, patterns),) = asked
     assert (name, revision) == ("GSAI-ML/LLaDA-8B-Base", "abc")
-    assert set(patterns) == {"*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"}
+    repository = ["modeling_llada.py", "README.md", "LICENSE", "model.safetensors", "config.json", "merges.txt"]
+    pickles = ["pytorch_model.bin", "model.pt", "model.pth", "last.ckpt", "weights.pkl", "model.gguf", "x.npz"]
+    wanted = {name for name in [*repository, *pickles] if any(fnmatch(name, pattern) for pattern in patterns)}
+    assert wanted == set(repository)
+    assert "modeling_llada" not in sys.modules
     (tmp_path / "GSAI-ML").mkdir()
     shutil.copytree(GOLDEN / "dream-tiny/checkpoint", tmp_path / "GSAI-ML/LLaDA-8B-Base")
     assert DiffusionLM.from_pretrained("GSAI-ML/LLaDA-8B-Base").backbone.shift  # a folder comes first

@@ -139,8 +139,15 @@ def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None 
         if {len(sides["A"]), sides["B"].shape[-1]} != {rank}:
             raise ValueError(f"{CONFIG} says that the addition to {path} has rank {rank}; it has {len(sides['A'])}")
         stable = bool(config.get("use_rslora"))
-        additions[named[f"{path}.weight"]] = Addition(sides["A"], sides["B"], alpha, stable, path in embeddings)
-    adapter = Adapter(additions, {named[name]: tensor for name, tensor in whole_ones.items()})
+        addition = Addition(sides["A"], sides["B"], alpha, stable, path in embeddings)
+        names = named[f"{path}.weight"]
+        for name, rows in zip(names, _split(addition.b, names, backbone, path), strict=True):
+            additions[name] = addition._replace(b=rows)
+    replacements = {}
+    for stored, tensor in whole_ones.items():
+        parts = _split(tensor, named[stored], backbone, stored)
+        replacements |= dict(zip(named[stored], parts, strict=True))
+    adapter = Adapter(additions, replacements)
     _check_shapes(adapter, backbone)
     return adapter
 
@@ -177,15 +184,28 @@ def _pattern(config: dict[str, Any], kind: str, path: str) -> Any:
     return read(config, field)
 
 
-def _our_names(stored: list[str], backbone: nn.Module, layout: Layout | None) -> dict[str, str]:
-    """Our names of the parameters that an adapter changes."""
+def _split(tensor: Tensor, names: tuple[str, ...], backbone: nn.Module, path: str) -> tuple[Tensor, ...]:
+    """The rows of a stored tensor that belong to each of our parameters: all to the only one, mostly."""
+    if len(names) == 1:
+        return (tensor,)
+    rows = [len(backbone.get_parameter(name)) for name in names]
+    if len(tensor) != sum(rows):
+        raise ValueError(f"the adapter's {path} has {len(tensor)} rows, but the model's {sum(rows)}")
+    return tensor.split(rows)
+
+
+def _our_names(stored: list[str], backbone: nn.Module, layout: Layout | None) -> dict[str, tuple[str, ...]]:
+    """Our names of the parameters that an adapter changes; of several for a matrix that the layout joins."""
     parameters = {name for name, _ in backbone.named_parameters()}
-    best: dict[str, str] = {}
+    best: dict[str, tuple[str, ...]] = {}
     layouts: Iterable[Layout | None] = (layout, None, *LAYOUTS)
     for candidate in layouts:
         for prefix in ("", "model."):  # an adapter of the body alone lacks the second
-            ours = {name: prefix + name if candidate is None else candidate.ours(prefix + name) for name in stored}
-            found = {name: own for name, own in ours.items() if own in parameters}
+            ours = {
+                name: (prefix + name,) if candidate is None else candidate.holds(prefix + name, backbone)
+                for name in stored
+            }
+            found = {name: own for name, own in ours.items() if own and parameters.issuperset(own)}
             best = max(best, found, key=len)
     lost = [name for name in stored if name not in best]
     if lost or not stored:

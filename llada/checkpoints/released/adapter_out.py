@@ -37,7 +37,8 @@ def write_adapter(
         base: name or folder of the base model, for programs that look for it.
 
     Raises:
-        ValueError: if there are no additions, or the layout has no name for one of the matrices.
+        ValueError: if there are no additions, or the layout has no name for one of the matrices, or stores several of
+            them as one.
     """
     if not additions:
         raise ValueError("there are no additions to write")
@@ -46,6 +47,12 @@ def write_adapter(
         return name if layout is None else layout.theirs(f"{name}.weight").removesuffix(".weight")
 
     names = {name: theirs(name) for name in additions}
+    if len(set(names.values())) < len(names):
+        joined = next(path for path in names.values() if list(names.values()).count(path) > 1)
+        raise ValueError(
+            f"the layout stores several of the matrices as one, {joined}, so that their additions have no place in an "
+            "adapter; merge them into the weights instead"
+        )
     ranks = {name: len(a) for name, (a, _) in additions.items()}
     rank, alpha = _commonest(ranks), _commonest(alphas)
     config: dict[str, Any] = {

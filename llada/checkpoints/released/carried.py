@@ -36,7 +36,8 @@ class Carried(NamedTuple):
 
     def without_tokenizer(self) -> "Carried":
         """The same without the files of a tokenizer, where another one takes its place."""
-        return self._replace(files={name: path for name, path in self.files.items() if name not in TOKENIZER_FILES})
+        kept = {name: path for name, path in self.files.items() if name.partition("/")[0] not in TOKENIZER_FILES}
+        return self._replace(files=kept)
 
 
 def carried(folder: Path) -> Carried:

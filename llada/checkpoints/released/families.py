@@ -9,20 +9,25 @@ from llada.checkpoints.released.dream import DREAM
 from llada.checkpoints.released.fields import Config
 from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.llada import LLaDALayout
+from llada.checkpoints.released.llada2 import LLaDA2Layout
 from llada.checkpoints.released.llada_moe import LLaDAMoELayout
 from llada.checkpoints.released.mdlm import MDLMLayout
+from llada.checkpoints.released.qwen3_moe import QWEN3_MOE, SDAR_MOE
 
 LAYOUTS: tuple[Layout, ...] = (
     LLaDAMoELayout(),
     LLaDALayout(),
+    LLaDA2Layout(),
     DREAM,
     A2D_QWEN2,
     A2D_QWEN3,
     A2D_LLAMA,
     SDAR,
+    SDAR_MOE,
     FAST_DLLM,
     QWEN2,
     QWEN3,
+    QWEN3_MOE,
     LLAMA,
     MDLMLayout(),
 )

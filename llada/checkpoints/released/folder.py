@@ -11,6 +11,7 @@ from llada.files.json_object import read_object
 WEIGHTS_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 TOKENIZER_FILES = {
     "added_tokens.json",
+    "additional_chat_templates",
     "chat_template.jinja",
     "merges.txt",
     "special_tokens_map.json",

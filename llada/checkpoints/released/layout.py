@@ -118,6 +118,18 @@ class Layout(ABC):
     def ours(self, name: str) -> str:
         """Our name of a stored tensor; one that isn't known comes back as it is."""
 
+    def holds(self, name: str, backbone: nn.Module) -> tuple[str, ...]:
+        """Our names of the parameters in a stored tensor: mostly one, or several that it holds one behind the other.
+
+        They stand behind one another along the first dimension, or are stacked along a further one in front. `theirs`
+        gives each of several that are to be written together the same name.
+
+        Args:
+            name: of the stored tensor.
+            backbone: the network, for the number of its parts.
+        """
+        return (self.ours(name),)
+
     @abstractmethod
     def theirs(self, name: str) -> str:
         """The stored name of one of our parameters.

@@ -11,7 +11,7 @@ Reference: Hugging Face's Llama, Qwen2 and Qwen3 configurations.
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ SERVED: dict[str, tuple[Any, ...]] = {
     "use_mrope": (False, None),
     "use_sliding_window": (False, None),
 }
-THEIRS = {
+THEIRS: Mapping[str, str] = {
     "attention_norm": "input_layernorm",
     "attention.": "self_attn.",
     "feed_forward_norm": "post_attention_layernorm",
@@ -61,7 +61,7 @@ THEIRS = {
     "feed_forward.shared.": "mlp.shared_expert.",
     "feed_forward.": "mlp.",
 }
-TOP = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "final_norm.weight"}
+TOP: Mapping[str, str] = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "final_norm.weight"}
 WAVELENGTHS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
@@ -96,6 +96,11 @@ class LlamaStyleLayout(Layout):
     known: tuple[str, ...] = ()
     written: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    inside: ClassVar[Mapping[str, str]] = THEIRS
+    """Our names within a layer and theirs, by their beginnings; the first that fits counts."""
+    top: ClassVar[Mapping[str, str]] = TOP
+    """Their names outside of the layers, and ours."""
 
     @property
     @override
@@ -221,27 +226,27 @@ class LlamaStyleLayout(Layout):
 
     @override
     def ours(self, name: str) -> str:
-        if name in TOP:
-            return TOP[name]
+        if name in self.top:
+            return self.top[name]
         if name.startswith("lm_head."):
             return "head." + name.removeprefix("lm_head.")
         found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
         if found is not None:
-            for ours, theirs in THEIRS.items():
+            for ours, theirs in self.inside.items():
                 if found[2].startswith(theirs):
                     return f"blocks.{found[1]}.{ours}{found[2].removeprefix(theirs)}"
         return name
 
     @override
     def theirs(self, name: str) -> str:
-        for theirs, ours in TOP.items():
+        for theirs, ours in self.top.items():
             if name == ours:
                 return theirs
         if name.startswith("head."):
             return "lm_head." + name.removeprefix("head.")
         found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
         if found is not None:
-            for ours, theirs in THEIRS.items():
+            for ours, theirs in self.inside.items():
                 if found[2].startswith(ours):
                     return f"model.layers.{found[1]}.{theirs}{found[2].removeprefix(ours)}"
         raise ValueError(f"the {self.name} layout has no name for the parameter {name}")

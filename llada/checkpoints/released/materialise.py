@@ -44,6 +44,11 @@ def build_on_meta(described: Described, options: Mapping[str, Any], num_stored: 
         raise ValueError(f"{described.backbone.__name__} can't be built from config.json: {error}") from error
 
 
+def count_tensors(stored: Mapping[str, Stored]) -> int:
+    """How many tensors the files hold, one for each matrix that is stacked with others."""
+    return sum(tensor.shape[0] if len(tensor.shape) == 3 and tensor.size else 1 for tensor in stored.values())
+
+
 def settle_head(
     described: Described, layout: Layout, stored: Mapping[str, Stored], options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Stored]]:
@@ -96,27 +101,36 @@ def check_fit(
     shaped: list[str] = []
     growing: set[str] = set()
     for stored, shape in shapes.items():
-        name = layout.ours(stored)
-        if name in found:
-            raise ValueError(f"the checkpoint holds {name} twice: as {found[name]} and as {stored}")
-        if name not in expected:
+        names = layout.holds(stored, backbone)
+        for name in names:
+            if name in found:
+                raise ValueError(f"the checkpoint holds {name} twice: as {found[name]} and as {stored}")
+        if not expected.keys() >= set(names):
             with torch.device("meta"):  # its size is what the configuration claims
                 unknown += [] if layout.constant(stored, backbone) is not None else [stored]
             continue
-        found[name] = stored
-        if grows and name in GROWING and shape == (expected[name][0] - 1, *expected[name][1:]):
-            growing.add(name)
-        elif shape != expected[name]:
-            shaped.append(f"the tensor {stored} has shape {shape}, but config.json asks for {expected[name]}")
+        found |= dict.fromkeys(names, stored)
+        wanted = _joined([expected[name] for name in names])
+        if grows and names[0] in GROWING and shape == (wanted[0][0] - 1, *wanted[0][1:]):
+            growing.add(names[0])
+        elif shape not in wanted:
+            shaped.append(f"the tensor {stored} has shape {shape}, but config.json asks for {wanted[0]}")
     missing = [name for name in expected if name not in found]
     lines = [
-        _line("the checkpoint lacks the tensor {}", [layout.theirs(name) for name in missing]),
+        _line("the checkpoint lacks the tensor {}", list(dict.fromkeys(layout.theirs(name) for name in missing))),
         _line(f"the checkpoint holds the tensor {{}}, which a {layout.name} model hasn't", unknown),
         _line("{}", shaped),
     ]
     if any(lines):
         raise ValueError("\n".join(filter(None, [*lines, _advice(missing, unknown)])))
     return growing
+
+
+def _joined(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shapes of a tensor that holds some of these: one behind the other, or stacked if they are equal."""
+    joined = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    stacked = (len(shapes), *shapes[0])
+    return [joined, stacked] if len(shapes) > 1 and len(set(shapes)) == 1 else [joined]
 
 
 def _line(text: str, names: list[str]) -> str:
@@ -155,16 +169,27 @@ def fill(
     if dtype is not None and not getattr(dtype, "is_floating_point", False):
         raise ValueError(f"dtype must be one of floating-point numbers, such as torch.bfloat16; got {dtype!r}")
     places = _places(backbone)
+    sizes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
+    trained = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
     for stored_name, tensor in tensors:
-        name = layout.ours(stored_name)
-        if name not in places:
+        names = layout.holds(stored_name, backbone)
+        if not places.keys() >= set(names):
             _check_constant(stored_name, tensor, layout, backbone)
             continue
-        if name in growing:
+        if names[0] in growing:
             tensor = torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype)])
-        parameter = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True))
-        for module, leaf in places[name]:
-            setattr(module, leaf, parameter)
+        for name, part in zip(names, _split(tensor, [sizes[name] for name in names]), strict=True):
+            own = part.to(device=device, dtype=dtype or part.dtype, copy=True)
+            parameter = nn.Parameter(own, requires_grad=trained[name])
+            for module, leaf in places[name]:
+                setattr(module, leaf, parameter)
+
+
+def _split(tensor: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
+    """The parts of a stored tensor, one behind the other or stacked."""
+    if len(shapes) == 1:
+        return [tensor]
+    return list(tensor.reshape(-1, *shapes[0][1:]).split([shape[0] for shape in shapes]))
 
 
 def _places(backbone: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

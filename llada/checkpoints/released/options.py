@@ -1,8 +1,22 @@
 """How a checkpoint is to be read, beyond what its own files say: the options that all commands share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from llada.files.json_object import parse_object
+
+LOADING_OPTIONS: Mapping[str, tuple[bool, str]] = {
+    "mask": (False, "Id or name of the mask token, where a released folder names none or another is wanted."),
+    "revision": (False, "Branch, tag or commit of a checkpoint on the hub."),
+    "adapter": (False, "Folder or hub name of a PEFT adapter (LoRA) to be added to the weights."),
+    "ignore_config_field": (True, "Field of config.json to go on without."),
+    "backbone": (
+        True,
+        "NAME=VALUE: argument of the backbone that replaces the configuration's, such as shift=false.",
+    ),
+}
+"""The options of a command line: whether each may be given several times, and what it does."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,24 @@ class LoadOptions:
     ignore_fields: tuple[str, ...] = ()
     backbone: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        mask: int | str | None = None,
+        revision: str | None = None,
+        adapter: str | None = None,
+        ignore_config_field: Iterable[str] | str | None = None,
+        backbone: Iterable[str] | str | None = None,
+    ) -> "LoadOptions":
+        """From the options of a command line, `LOADING_OPTIONS`.
+
+        Raises:
+            ValueError: if one for the backbone isn't NAME=VALUE.
+        """
+        given = int(mask) if isinstance(mask, str) and mask.isdecimal() else mask
+        assigned = dict(_assignment(text) for text in _several(backbone))
+        return cls(given, revision, tuple(_several(ignore_config_field)), assigned, adapter)
 
     def released(self) -> dict[str, Any]:
         """Arguments of `llada.checkpoints.released.read_pretrained`."""
@@ -46,3 +78,18 @@ class LoadOptions:
         for name, value in {**given, "backbone": self.backbone}.items():
             if value:
                 raise ValueError(f"--{name} is for released folders; {path} says itself what it holds")
+
+
+def _several(given: Iterable[str] | str | None) -> Iterable[str]:
+    return [given] if isinstance(given, str) else given or ()
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """``shift=false`` -> ("shift", False): a number, true, false or null, and else the text as it stands."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise ValueError(f"--backbone takes NAME=VALUE, such as shift=false; got {text!r}")
+    try:
+        return name, parse_object(f'{{"value": {value}}}', "--backbone")["value"]
+    except ValueError:
+        return name, value

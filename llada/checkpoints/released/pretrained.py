@@ -19,7 +19,7 @@ from llada.checkpoints.released.fields import Config, MaskMissing
 from llada.checkpoints.released.folder import write_folder
 from llada.checkpoints.released.layout import Described, Layout
 from llada.checkpoints.released.mask import find_mask
-from llada.checkpoints.released.materialise import build_on_meta, check_fit, fill, settle_head
+from llada.checkpoints.released.materialise import build_on_meta, check_fit, count_tensors, fill, settle_head
 from llada.checkpoints.released.notice import warn
 from llada.checkpoints.released.shards import read_tensors, stored_tensors, write_tensors
 from llada.checkpoints.released.source import find_folder
@@ -93,7 +93,7 @@ def read_pretrained(
     layout = layout_of(config, layouts)
     described = _describe(layout, config, folder, mask_token_id)
     options, stored = settle_head(described, layout, stored_tensors(folder), backbone_options)
-    backbone = build_on_meta(described, options, len(stored))
+    backbone = build_on_meta(described, options, count_tensors(stored))
     growing = check_fit(backbone, layout, {name: tensor.shape for name, tensor in stored.items()}, described.grows)
     if growing:
         warn(
@@ -185,8 +185,14 @@ def parse_size(size: int | str) -> int:
 
 
 def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in backbone.named_parameters():
-        yield layout.theirs(name), parameter.detach().to(dtype or parameter.dtype)
+    parameters = dict(backbone.named_parameters())
+    for name in parameters:
+        stored = layout.theirs(name)
+        names = layout.holds(stored, backbone)
+        if name == names[0]:  # the others that are stored with it go along
+            found = [parameters[part].detach() for part in names]
+            tensor = found[0] if len(found) == 1 else torch.cat(found)
+            yield stored, tensor.to(dtype or tensor.dtype)
     yield from layout.constants(backbone)
 
 

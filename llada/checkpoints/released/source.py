@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+DATA = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+CARRIED = ("*.py", "*.md", "*.yaml", "*.yml", "LICENSE*", "NOTICE*")
+"""Patterns of files on the hub: what is read, and what is only carried along."""
+
 
 def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint, downloaded if it is a name on the hub.
 
-    Only data are downloaded: configurations, safetensors and the tokenizer's files; no code and no pickles.
+    Weights come as safetensors alone, never as pickles. Remote code and notes are downloaded as files that
+    ``llada convert`` carries along; nothing here runs or imports them.
 
     Raises:
         FileNotFoundError: if there is no such folder, and no such name on the hub or no way to it.
@@ -21,8 +26,7 @@ def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Pa
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ImportError(f"there is no folder {path}; to download it from the hub: pip install llada[hf]") from error
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=[*DATA, *CARRIED]))
     except (OSError, ValueError) as error:  # the hub's own errors are among these
         raise FileNotFoundError(f"there is no folder {path} here, and the hub didn't give it: {error}") from error

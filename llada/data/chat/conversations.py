@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from llada.data.sources import RecordSource, text_field
@@ -13,44 +13,19 @@ Content = str | list[dict[str, Any]] | None
 """What a message says: text, parts such as ``{"type": "text", "text": "Hi"}``, or None beside a call of a tool."""
 
 
-class Turn(NamedTuple):
-    """Who says what.
+@dataclass(frozen=True)
+class Message:
+    """Who says what, and what else the template is handed.
 
     Attributes:
         role: "user", "assistant", or whatever else the template knows, such as "system" or "tool".
-        content: what is said.
-    """
-
-    role: str
-    content: Content
-
-
-class Message(Turn):
-    """A turn, with what else the template is handed.
-
-    Attributes:
-        role: who says it, as in a `Turn`.
         content: what is said; None where the fields say it all.
         fields: further entries, such as ``tool_calls`` or ``reasoning_content``.
     """
 
-    fields: dict[str, Any]
-
-    def __new__(cls, role: str, content: Content, fields: Mapping[str, Any] | None = None) -> "Message":  # noqa: D102
-        message = super().__new__(cls, role, content)
-        message.fields = dict(fields or {})
-        return message
-
-    def __eq__(self, other: object) -> bool:
-        return tuple(self) == other and self.fields == getattr(other, "fields", {})
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = Turn.__hash__
-
-    def __repr__(self) -> str:
-        return f"Message({self.role!r}, {self.content!r}{f', {self.fields!r}' if self.fields else ''})"
+    role: str
+    content: Content
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def as_object(self) -> dict[str, Any]:
         """The message as it stands in a file; an entry without a value is left out, as the hub's own reader does."""

@@ -1,21 +1,22 @@
 """Prompts with answers for supervised fine-tuning: only answers are maskable."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from typing_extensions import override
 
 from llada.data.batch import EosInAnswer, Padding
-from llada.data.chat.chat_template import ChatRow, ChatTemplate, make_row, plain_template
-from llada.data.chat.conversations import ASSISTANT, Conversation, ConversationSource
+from llada.data.chat.chat_template import ChatRow, ChatTemplate, Tools, make_row, plain_template
+from llada.data.chat.conversations import ASSISTANT, Conversation, ConversationSource, Message
+from llada.data.chat.over_long import Account, OverLong, Refuse, size
 from llada.data.chat.packed_answers import PackedAnswers, RowPacking
 from llada.data.datamodule import TokenDataModule
 from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
 
-_ROWS = 2
+_ROWS = 3
 """Number of the way in which rows are made; another one gives another folder of token files."""
 _log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         template: how messages become tokens.
         padding: what follows short answers.
         every_turn: whether every answer of a chat gives a row, instead of the last one alone.
-        drop_over_long: whether rows of more than ``max_length`` tokens are left out, and their number logged, instead
-            of being an error.
+        over_long: what becomes of rows with more than ``max_length`` tokens, see `llada.data.chat.over_long`; how many
+            there were is logged.
         val_source: see `TokenDataModule`.
         test_source: see `TokenDataModule`.
         val_fraction: see `TokenDataModule`; all rows of a chat fall on the same side.
@@ -63,7 +64,7 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         template: ChatTemplate = plain_template(),  # noqa: B008 - frozen
         padding: Padding = EosInAnswer(),  # noqa: B008 - frozen
         every_turn: bool = True,
-        drop_over_long: bool = False,
+        over_long: OverLong = Refuse(),  # noqa: B008 - frozen
         val_source: ConversationSource | None = None,
         test_source: ConversationSource | None = None,
         val_fraction: float = 0.05,
@@ -88,16 +89,16 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         if max_length < 1:
             raise ValueError(f"max_length must be 1 or more; got {max_length}")
         self.max_length, self.template, self.padding = max_length, template, padding
-        self.every_turn, self.drop_over_long, self.packing = every_turn, drop_over_long, packing
+        self.every_turn, self.over_long, self.packing = every_turn, over_long, packing
 
     @override
     def settings(self) -> dict[str, Any]:
-        own = [_ROWS, self.max_length, repr(self.template), self.every_turn, self.drop_over_long]
+        own = [_ROWS, self.max_length, repr(self.template), self.every_turn, repr(self.over_long)]
         return {**super().settings(), "rows": own}
 
     def key(self, document: Conversation) -> str:
         """The whole chat."""
-        said = [tuple(message) if not message.fields else (*message, message.fields) for message in document.messages]
+        said = [(m.role, m.content, m.fields) if m.fields else (m.role, m.content) for m in document.messages]
         return repr(said if document.tools is None else [said, document.tools])
 
     def texts(self, document: Conversation) -> Iterable[str]:
@@ -106,23 +107,13 @@ class InstructionDataModule(TokenDataModule[Conversation]):
 
     @override
     def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
-        dropped = kept = 0
+        account = Account()
         for part, conversation in self.documents():
-            for prompt, answer in self._encode(conversation, tokenizer):
-                length = len(prompt) + len(answer)
-                if length > self.max_length and not self.drop_over_long:
-                    raise ValueError(
-                        f"{conversation.where}: the row has {length} tokens, but max_length is {self.max_length}; "
-                        "raise it, shorten the text, or set drop_over_long"
-                    )
-                if length > self.max_length:
-                    dropped += 1
-                    continue
-                kept += 1
+            for prompt, answer in self._rows_of(conversation, tokenizer, account):
                 writers[part].add(prompt)
                 writers[part].add(answer)
-        if dropped:
-            _log.warning("left out %d of %d rows with more than %d tokens", dropped, dropped + kept, self.max_length)
+        for warning in account.warnings(self.max_length, self.over_long):
+            _log.warning("%s", warning)
 
     @override
     def make_rows(self, file: TokenFile) -> AnswerRows | PackedAnswers:
@@ -137,16 +128,41 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         """Prompts with as many masks as the answers have tokens."""
         return Canvases(rows, self.mask_token_id)
 
-    def _encode(self, conversation: Conversation, tokenizer: Tokenizer) -> Iterator[ChatRow]:
+    def _rows_of(self, conversation: Conversation, tokenizer: Tokenizer, account: Account) -> list[ChatRow]:
+        """The rows of a chat, none of them over-long."""
         where, messages, tools = conversation
         turns = [index for index, message in enumerate(messages) if message.role == ASSISTANT]
         if not turns:
             raise ValueError(f"{where}: there is no message with the role {ASSISTANT!r}, so nothing to learn")
-        for turn in turns if self.every_turn else turns[-1:]:
+        found = []
+        turns = turns if self.every_turn else turns[-1:]
+        for turn in turns:
             try:
-                row = make_row(self.template, messages[: turn + 1], tokenizer, tools)
+                row = self._fitted(messages[: turn + 1], tokenizer, tools, account)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
+            if not any(text.strip() for text in messages[turn].texts()):
+                account.empty += 1
+                account.first_empty = account.first_empty or where
+            found += [] if row is None else [row]
+        found = [] if self.over_long.takes_the_chat and len(found) < len(turns) else found
+        account.rows += len(turns)
+        account.left_out += len(turns) - len(found)
+        return found
+
+    def _fitted(self, messages: list[Message], tokenizer: Tokenizer, tools: Tools, account: Account) -> ChatRow | None:
+        """The row of a conversation that ends with an answer; None if it is too long and is to be left out."""
+
+        def write(turns: Sequence[Message]) -> ChatRow:
+            row = make_row(self.template, turns, tokenizer, tools)
             if not row.answer:
-                raise ValueError(f"{where}: the answer has no tokens, so no position of the row may be masked")
-            yield row
+                raise ValueError("the answer has no tokens, so no position of the row may be masked")
+            return row
+
+        row = write(messages)
+        if size(row) <= self.max_length:
+            return row
+        account.over_long += 1
+        fitted = self.over_long.fit(row, messages, write, self.max_length)
+        account.fitted += fitted is not None
+        return fitted

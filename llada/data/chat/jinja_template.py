@@ -18,7 +18,7 @@ from llada.data.chat.chat_template import ChatRow, ChatTemplate, Part, Special, 
 from llada.data.chat.conversations import ASSISTANT, USER, Message
 from llada.data.chat.rendering import REASONING, Printed, Rendering, spell
 from llada.data.chat.template_program import names_in
-from llada.data.tokenizers.special_tokens import read_files, template_source
+from llada.data.tokenizers.special_tokens import read_files, template_source, tool_template_source
 from llada.data.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class JinjaTemplate(ChatTemplate):
             only if the template opens the next answer whatever ``add_generation_prompt`` says, as LLaDA's does; what it
             opens is no part of a row.
         variables: what the program sees besides, such as ``{"enable_thinking": False}``.
+        tool_source: the program for conversations with tools; None: the same one.
 
     Raises:
         ImportError: without the package ``jinja2``, when it is first used.
@@ -45,6 +46,7 @@ class JinjaTemplate(ChatTemplate):
     source: str
     eos: bool | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
+    tool_source: str | None = None
 
     def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> list[int]:
         """See `ChatTemplate`.
@@ -58,8 +60,8 @@ class JinjaTemplate(ChatTemplate):
             ValueError: if the template fails, refuses the messages, doesn't write a field of theirs, or does with them
                 what can't be told from its own text; or if a role could spell a special token.
         """
-        view = Rendering(self.source, self.variables, tokenizer, tools)
-        self._check_taken(view, messages, prompt=True)
+        view = self._view(tokenizer, tools)
+        _check_taken(view, messages, prompt=True)
         return encode_parts(view.parts(messages, prompt=True), tokenizer)
 
     def answer(self, message: Message, tokenizer: Tokenizer) -> list[int]:
@@ -77,8 +79,8 @@ class JinjaTemplate(ChatTemplate):
             raise ValueError(
                 f"a row ends with a message of the {ASSISTANT}; got one with the role {messages[-1].role!r}"
             )
-        view = Rendering(self.source, self.variables, tokenizer, tools)
-        self._check_taken(view, messages, prompt=False)
+        view = self._view(tokenizer, tools)
+        _check_taken(view, messages, prompt=False)
         whole, ahead = view.parts(messages, prompt=False), view.parts(messages[:-1], prompt=True)
         if not _prints_last(view, messages, whole):
             raise ValueError("the chat template doesn't print the assistant's message, so there is nothing to learn")
@@ -94,24 +96,9 @@ class JinjaTemplate(ChatTemplate):
         shared = _shared(ids, start)
         return ChatRow(ids[:shared], ids[shared:])
 
-    def _check_taken(self, view: Rendering, messages: Sequence[Message], prompt: bool) -> None:
-        """Refuse what the template would leave out without a word."""
-        if view.tools and "tools" not in names_in(self.source):
-            raise ValueError("there are tools, which the chat template doesn't write; leave out the field 'tools'")
-        for index, message in enumerate(messages):
-            last = index == len(messages) - 1 and message.role == ASSISTANT
-            for name in (name for name, value in message.fields.items() if value):
-                aliases = REASONING if name in REASONING else (name,)
-                known = any(alias in names_in(self.source) for alias in aliases)
-                if (known and not last) or _writes(view, messages, index, aliases, prompt):
-                    continue
-                if name in _LABELS:
-                    _warn_once(name)
-                    continue
-                raise ValueError(
-                    f"the chat template doesn't write the field {name!r} of a message with the role {message.role!r}; "
-                    f"give another template, or leave it out with ignore_fields=[{name!r}]"
-                )
+    def _view(self, tokenizer: Tokenizer, tools: Tools) -> Rendering:
+        source = self.source if self.tool_source is None or not tools else self.tool_source
+        return Rendering(source, self.variables, tokenizer, tools)
 
 
 _ENDLESS = (
@@ -134,13 +121,34 @@ def checkpoint_template(
     Raises:
         ValueError: if the checkpoint has none, as base models don't.
     """
-    found = template_source(read_files(Path(folder)))
+    files = read_files(Path(folder))
+    found = template_source(files)
     if found is None:
         raise ValueError(
             f"{folder} has no chat template, and none is made up; a base model has learnt no turns. Give one, such as "
             "llada.data.plain_template or llada.data.llada_template"
         )
-    return JinjaTemplate(found, eos, variables or {})
+    return JinjaTemplate(found, eos, variables or {}, tool_template_source(files))
+
+
+def _check_taken(view: Rendering, messages: Sequence[Message], prompt: bool) -> None:
+    """Refuse what the template would leave out without a word."""
+    if view.tools and "tools" not in names_in(view.source):
+        raise ValueError("there are tools, which the chat template doesn't write; leave out the field 'tools'")
+    for index, message in enumerate(messages):
+        last = index == len(messages) - 1 and message.role == ASSISTANT
+        for name in (name for name, value in message.fields.items() if value):
+            aliases = REASONING if name in REASONING else (name,)
+            known = any(alias in names_in(view.source) for alias in aliases)
+            if (known and not last) or _writes(view, messages, index, aliases, prompt):
+                continue
+            if name in _LABELS:
+                _warn_once(name)
+                continue
+            raise ValueError(
+                f"the chat template doesn't write the field {name!r} of a message with the role {message.role!r}; "
+                f"give another template, or leave it out with ignore_fields=[{name!r}]"
+            )
 
 
 def _warn_once(name: str) -> None:

@@ -37,6 +37,7 @@ from llada.data.tokenizers.special_tokens import (
     stop_ids,
     template_source,
     token_ids,
+    tool_template_source,
 )
 from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
@@ -125,6 +126,11 @@ class JsonTokenizer(Tokenizer):
     def chat_template(self) -> str | None:
         """Source of the chat template that came with it, for `llada.data.JinjaTemplate`; None if there was none."""
         return template_source(self._others)
+
+    @property
+    def tool_template(self) -> str | None:
+        """Source of the chat template for conversations with tools; None if the usual one writes these, too."""
+        return tool_template_source(self._others)
 
     @property
     def mask_token_id(self) -> int:
@@ -217,6 +223,7 @@ class JsonTokenizer(Tokenizer):
         if self._own:
             written[OWN_FILE] = (json.dumps(self._own, indent=1) + "\n").encode()
         for name, content in written.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             write_bytes(folder / name, content)
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ OWN_FILE = "llada_tokenizer.json"
 MODEL_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TEMPLATE_FILE = "chat_template.jinja"
+TOOL_TEMPLATE_FILE = "additional_chat_templates/tool_use.jinja"
 
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>", "<|end|>")
 """Spellings of the end of a turn. Hardly a checkpoint says which token it is, so the first one that it has is taken."""
@@ -150,7 +151,7 @@ def mask_among(given: str | int | None, said: dict[str, int | None], ids: dict[s
 
 def read_files(folder: Path) -> dict[str, bytes]:
     """What lies beside a ``tokenizer.json`` and belongs to it, by name."""
-    names = (*TOKENIZER_FILES, TEMPLATE_FILE)
+    names = (*TOKENIZER_FILES, TEMPLATE_FILE, TOOL_TEMPLATE_FILE)
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
@@ -160,13 +161,24 @@ def template_source(files: Mapping[str, bytes]) -> str | None:
     Raises:
         ValueError: if a file is damaged.
     """
-    if TEMPLATE_FILE in files:
-        return files[TEMPLATE_FILE].decode("utf-8")
-    name = TOKENIZER_FILES[0]
-    found = parse_object(files[name], name).get("chat_template") if name in files else None
-    if isinstance(found, list):  # several under names, of which "default" is the usual one
-        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get("default")
-    return found if isinstance(found, str) else None
+    return _templates(files).get("default")
+
+
+def tool_template_source(files: Mapping[str, bytes]) -> str | None:
+    """The chat template for conversations with tools, if there is another one for these; as `template_source`."""
+    return _templates(files).get("tool_use")
+
+
+def _templates(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Templates by their names: a file of its own each, or one or several in the configuration."""
+    own = {"default": TEMPLATE_FILE, "tool_use": TOOL_TEMPLATE_FILE}
+    found: Any = {name: files[file].decode("utf-8") for name, file in own.items() if file in files}
+    if not found:
+        name = TOKENIZER_FILES[0]
+        said = parse_object(files[name], name).get("chat_template") if name in files else None
+        listed = said if isinstance(said, list) else [{"name": "default", "template": said}]
+        found = {entry.get("name"): entry.get("template") for entry in listed if isinstance(entry, dict)}
+    return {name: source for name, source in found.items() if isinstance(name, str) and isinstance(source, str)}
 
 
 def end_of_turn(special: Iterable[str]) -> str | None:

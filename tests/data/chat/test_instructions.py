@@ -1,15 +1,20 @@
 import json
-import logging
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 
 from llada.data import (
     ChatMessages,
+    CutRight,
+    CutTurns,
+    DropChat,
+    DropRow,
     ExcludedPadding,
     InstructionDataModule,
     JsonLines,
     MarkupTemplate,
+    Message,
     PromptAnswers,
     SentencePieceTraining,
     llada_template,
@@ -108,13 +113,74 @@ def test_the_rows_of_a_chat_are_on_one_side_of_the_split(tokenizer, tmp_path):
     assert not seen["train"] & seen["val"]
 
 
-def test_over_long_rows_are_an_error_unless_dropped(tokenizer, tmp_path, caplog):
-    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 2: the row has \d+ tokens, but max_length is 10"):
-        make(tokenizer, tmp_path, pairs(tmp_path), max_length=10)
-    with caplog.at_level(logging.WARNING):
-        data = make(tokenizer, tmp_path, pairs(tmp_path), max_length=10, drop_over_long=True)
-    assert "left out 1 of 2 rows with more than 10 tokens" in caplog.text
-    assert len(data.rows("train")) == 1
+def turns(*said):
+    return [
+        {"role": role, "content": text} for role, text in zip(("user", "assistant") * len(said), said, strict=False)
+    ]
+
+
+LONG = [
+    {"messages": [{"role": "system", "content": "S"}, *turns("the boy", "red", "river", "wide", "hill", "the boat")]},
+    {"messages": turns("a", "b")},
+]
+MARKED = MarkupTemplate(ending=("|",), answer_ending=("|",))
+FIRST, SECOND, LAST = ("S|the boy|", "red|"), ("S|the boy|red|river|", "wide|"), ("a|", "b|")
+THIRD = ("S|the boy|red|river|wide|hill|", "the boat|")
+OVER_LONG = {
+    DropRow(): ([FIRST, SECOND, LAST], "1 left out"),
+    DropChat(): ([LAST], "3 left out"),
+    CutTurns(): ([FIRST, SECOND, ("S|river|wide|hill|", "the boat|"), LAST], "1 without their oldest turns"),
+    CutRight(): ([FIRST, SECOND, (THIRD[0], "the boat"), LAST], "1 without the end of their answers"),
+}
+
+
+def spelt(data):
+    rows = [data.rows("train").row(index) for index in range(len(data.rows("train")))]
+    halves = [(row.tokens[: row.answer_start].tolist(), row.tokens[row.answer_start :].tolist()) for row in rows]
+    return [tuple(data.tokenizer.decode(half) for half in both) for both in halves]
+
+
+@pytest.mark.parametrize("policy", OVER_LONG)
+def test_what_becomes_of_an_over_long_row(tokenizer, tmp_path, caplog, policy):
+    source = chats(tmp_path, LONG)
+    assert spelt(make(tokenizer, tmp_path, source, template=MARKED)) == [FIRST, SECOND, THIRD, LAST]
+    limit = sum(len(tokenizer.encode(half)) for half in THIRD) - 1
+    with pytest.raises(
+        ValueError, match=rf"line 1: the row has {limit + 1} tokens, but max_length is {limit}; .*CutTurns"
+    ):
+        make(tokenizer, tmp_path, source, template=MARKED, max_length=limit)
+    caplog.clear()
+    data = make(tokenizer, tmp_path, source, template=MARKED, max_length=limit, over_long=policy)
+    expected, told = OVER_LONG[policy]
+    assert spelt(data) == expected
+    assert caplog.messages == [f"1 of 4 rows have more than {limit} tokens: {told}"]
+
+
+def test_what_cannot_be_cut_to_fit_is_left_out(tokenizer, tmp_path, caplog):
+    records = [*LONG[1:], {"messages": turns("a", "b", "the boy and the river " * 9, "c")}]
+    for policy in (CutTurns(), CutRight()):
+        caplog.clear()
+        data = make(tokenizer, tmp_path, chats(tmp_path, records), template=MARKED, max_length=12, over_long=policy)
+        assert spelt(data) == [LAST, LAST]
+        assert caplog.messages == ["1 of 3 rows have more than 12 tokens: 1 left out"]
+
+
+def test_answers_that_say_nothing_are_counted(tokenizer, tmp_path, caplog):
+    make(
+        tokenizer, tmp_path, pairs(tmp_path, [*PAIRS, {"prompt": "a", "answer": " \n"}, {"prompt": "b", "answer": ""}])
+    )
+    (told,) = caplog.messages
+    assert "2 of 4 answers say nothing, the first one at" in told
+    assert "pairs.jsonl, line 3; a model learns from them to end at once" in told
+
+
+def test_a_message_is_a_plain_record():
+    said = Message("user", "Hi", {"name": "Ann"})
+    assert said == Message("user", "Hi", fields={"name": "Ann"}) != Message("user", "Hi")
+    assert replace(said, content="Yes").as_object() == {"role": "user", "content": "Yes", "name": "Ann"}
+    assert len({said, Message("user", "Hi", {"name": "Ann"})}) == 1
+    with pytest.raises(FrozenInstanceError):
+        said.role = "assistant"
 
 
 def test_fields_have_names_of_their_own(tokenizer, tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llada.data import Message, llada_template
 from llada.data.chat.jinja_template import JinjaTemplate, checkpoint_template
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
+from llada.text import TextModel
 from tests.tiny_checkpoint import BOS, EOS, EOT, SPECIAL, START_HEADER, TEMPLATE, write_checkpoint, write_tokenizer
 
 CHAT_ML = (
@@ -120,7 +121,7 @@ def test_prompts_equal_those_of_transformers(tokenizer):
     theirs = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer.path / "tokenizer.json"), bos_token=SPECIAL[0]
     )
-    chat = [message._asdict() for message in CHAT]
+    chat = [message.as_object() for message in CHAT]
     for source in (TEMPLATE, CHAT_ML, ALWAYS_OPEN):
         text = theirs.apply_chat_template(chat, chat_template=source, add_generation_prompt=True, tokenize=False)
         assert JinjaTemplate(source).prompt(CHAT, tokenizer) == theirs.encode(text, add_special_tokens=False)
@@ -176,11 +177,40 @@ def test_where_a_checkpoint_keeps_its_template(tokenizer, tmp_path):
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config["chat_template"] = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": CHAT_ML}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    assert checkpoint_template(folder) == JinjaTemplate(CHAT_ML)
+    assert checkpoint_template(folder) == JinjaTemplate(CHAT_ML, tool_source="no")
     (folder / "chat_template.jinja").write_text(ALWAYS_OPEN)
     assert checkpoint_template(folder, eos=False) == JinjaTemplate(ALWAYS_OPEN, eos=False)
     JsonTokenizer(folder, mask=2).save(tmp_path / "copy")
     assert checkpoint_template(tmp_path / "copy") == JinjaTemplate(ALWAYS_OPEN)
+
+
+@pytest.mark.parametrize("kind", ["list", "files"])
+def test_tools_choose_the_template_of_that_name_as_in_transformers(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    named = {"default": CHAT_ML, "tool_use": "{{ tools | tojson }}" + CHAT_ML, "rag": "{{ 1 / 0 }}"}
+    folder = write_tokenizer(tmp_path / "named", template=None)
+    if kind == "list":
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["chat_template"] = [{"name": name, "template": source} for name, source in named.items()]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    else:
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "chat_template.jinja").write_text(named["default"])
+        (folder / "additional_chat_templates/tool_use.jinja").write_text(named["tool_use"])
+    JsonTokenizer(folder, mask=2).save(tmp_path / "copy")
+    tools = [{"type": "function", "function": {"name": "add", "description": "a sum", "parameters": {}}}]
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder))
+    said = [{"role": "user", "content": "Hi"}]
+    for known in (None, tools):
+        text = theirs.apply_chat_template(said, tools=known, add_generation_prompt=True, tokenize=False)
+        assert ("a sum" in text) == (known is not None)
+        for place in (folder, tmp_path / "copy"):
+            ours = JsonTokenizer(place, mask=2)
+            for template in (checkpoint_template(place), TextModel(None, ours).chat_template):
+                ids = template.prompt([Message("user", "Hi")], ours, known)
+                assert ids == theirs.encode(text, add_special_tokens=False)
+                row = template.row([Message("user", "Hi"), Message("assistant", "Yes")], ours, known)
+                assert row.prompt == ids
 
 
 def test_none_is_made_up(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llada.data import ChatMessages, JsonLines, ShareGPT
+from llada.data import ChatMessages, JsonLines, Message, ShareGPT
 
 
 def source(tmp_path: Path, *records: dict) -> ShareGPT:
@@ -22,7 +22,7 @@ def test_turns_are_messages(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(json.dumps({"messages": messages}))
     (same,) = ChatMessages(JsonLines(str(tmp_path / "b.jsonl")))
     assert found[0].messages == same.messages
-    assert tuple(found[1].messages[0])[:2] == ("system", "Be kind.")
+    assert found[1].messages[0] == Message("system", "Be kind.")
     assert found[1].messages[1:] == same.messages
 
 
