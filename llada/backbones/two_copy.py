@@ -20,7 +20,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.backbones.attention.block_causal import look_up, token_blocks
-from llada.backbones.attention.visibility import Rule, Visibility, indices
+from llada.backbones.attention.halves import block_parts
+from llada.backbones.attention.visibility import Rule, Runs, Visibility, indices
 from llada.backbones.body import Body
 from llada.backbones.convolution import Neighbours, moved
 from llada.backbones.inputs import check_inputs, rotary_positions
@@ -55,6 +56,11 @@ class TwoCopies(Visibility):
             return result & self.shown(row, query % length, key % length)
 
         return seen
+
+    @override
+    def parts(self, rows: int) -> tuple[Runs, ...]:
+        blocks = self.blocks.expand(rows, -1)
+        return self.once(("parts", rows), lambda: block_parts(blocks, self.keys, self.segments, two_copies=True))
 
 
 @dataclass(frozen=True)

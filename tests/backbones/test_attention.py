@@ -37,6 +37,7 @@ ROWS, LENGTH, WIDTH = 3, 7, 8
 KEYS = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 0], [1, 0, 1, 1, 0, 1, 1]]).bool()
 SEGMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [0] * 7, [4, 5, 5, 5, 5, 5, 6]])
 BLOCKS = (torch.arange(LENGTH) // 2)[None]
+ROW_BLOCKS = BLOCKS.expand(ROWS, -1)
 VISIBILITIES = {
     "full": Visibility(),
     "padding": Visibility(keys=KEYS),
@@ -47,7 +48,7 @@ VISIBILITIES = {
     "causal_segments": Visibility(segments=SEGMENTS, causal=True),
     "causal_all": Visibility(KEYS, SEGMENTS, causal=True),
     "blocks": BlockCausal(query_blocks=BLOCKS, key_blocks=BLOCKS),
-    "blocks_padding": BlockCausal(keys=KEYS, query_blocks=BLOCKS.expand(3, -1), key_blocks=BLOCKS.expand(3, -1)),
+    "blocks_padding": BlockCausal(keys=KEYS, query_blocks=ROW_BLOCKS, key_blocks=ROW_BLOCKS),
     "blocks_segments": BlockCausal(segments=SEGMENTS, query_blocks=BLOCKS, key_blocks=BLOCKS),
 }
 
@@ -93,7 +94,16 @@ def test_a_kernel_equals_the_formula_or_says_why_it_cannot(name: str, groups: in
             with pytest.raises(ValueError, match=r"use 'auto'") as error:
                 kernel(*arguments, visibility)
             assert str(error.value) == reason
-    expected = {"auto": 2, "sdpa": 2, "segments": 0 if "blocks" in layout else 2, "flex": 1, "varlen": 0, "flash": 0}
+    blocks = "blocks" in layout
+    expected = {
+        "auto": 2,
+        "sdpa": 2,
+        "segments": 2 - 2 * blocks,
+        "union": 2 * blocks,
+        "flex": 1,
+        "varlen": 0,
+        "flash": 0,
+    }
     assert ran == expected[name]  # on a CPU
 
 
@@ -193,6 +203,8 @@ BOTH = frozenset({FLASH_2, FLASH_3})
         (replace(CPU, structure=Structure.PACKED, cells_per_run=100.0), "sdpa"),
         (replace(CPU, structure=Structure.PACKED, compiling=True), "sdpa"),
         (replace(CPU, structure=Structure.STRUCTURED), "sdpa"),
+        (replace(CPU, structure=Structure.STRUCTURED, union_gain=1.5), "union"),
+        (replace(CPU, structure=Structure.STRUCTURED, union_gain=1.5, compiling=True), "sdpa"),
         (replace(CPU, device="mps", structure=Structure.PACKED), "segments"),
         (HOPPER, "sdpa"),
         (replace(HOPPER, installed=BOTH), "flash"),

@@ -13,7 +13,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada import rows
-from llada.backbones.attention.visibility import Rule, Visibility, indices
+from llada.backbones.attention.halves import block_parts
+from llada.backbones.attention.visibility import Rule, Runs, Visibility, indices
 from llada.backbones.cache import KeyValueCache, Region
 
 
@@ -43,6 +44,13 @@ class BlockCausal(Visibility):
             return (of_key(row, key) <= of_query(row, query)) & self.shown(row, query, key)
 
         return seen
+
+    @override
+    def parts(self, rows: int) -> tuple[Runs, ...] | None:
+        if self.query_blocks is not self.key_blocks:
+            return None  # a region of a canvas
+        blocks = self.key_blocks.expand(rows, -1)
+        return self.once(("parts", rows), lambda: block_parts(blocks, self.keys, self.segments))
 
 
 def look_up(blocks: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

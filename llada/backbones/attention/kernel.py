@@ -37,6 +37,8 @@ class Case:
         capability: compute capability of the CUDA device, such as (9, 0); None elsewhere.
         installed: which of `FLASH_2` and `FLASH_3` are there.
         cells_per_run: entries that a mask would have, B L^2, per packed segment; asked for on the CPU only.
+        union_gain: how many times faster than with a mask a block structure is as a union of runs, by arithmetic; asked
+            for on the CPU only, 0 where it can't be.
     """
 
     device: str
@@ -49,6 +51,7 @@ class Case:
     capability: tuple[int, int] | None = None
     installed: frozenset[str] = frozenset()
     cells_per_run: float = math.inf
+    union_gain: float = 0.0
 
     @classmethod
     def of(cls, q: Tensor, visibility: Visibility) -> "Case":
@@ -65,6 +68,7 @@ class Case:
             capability=torch.cuda.get_device_capability(q.device) if cuda else None,
             installed=installed() if cuda else frozenset(),
             cells_per_run=_cells_per_run(q, visibility),
+            union_gain=_union_gain(q, visibility),
         )
 
     @property
@@ -91,6 +95,28 @@ def _cells_per_run(q: Tensor, visibility: Visibility) -> float:
     rows, length = len(q), q.shape[2]
     runs = len(visibility.runs(rows, length, length, q.device).query_bounds) - 1
     return rows * length**2 / max(runs, 1)
+
+
+CELLS_PER_PAIR, CELLS_PER_TOKEN, CELLS_PER_PART = 0.75, 70, 5000
+"""What a union of runs costs the CPU, in entries of a mask: a pair that sees one another, a query or key that is
+gathered for a part, and a part. Measured, one thread, forward and backward, 4 heads of 64 and 2 of 16."""
+
+
+def _union_gain(q: Tensor, visibility: Visibility) -> float:
+    rows, length = len(q), q.shape[2]
+    if q.device.type != "cpu" or visibility.structure is not Structure.STRUCTURED or torch.compiler.is_compiling():
+        return 0.0
+    if length <= 2 * CELLS_PER_TOKEN:  # one part with all queries and keys costs as much as the mask
+        return 0.0
+    return visibility.once(("gain", rows, length), lambda: _gain(visibility, rows, length))
+
+
+def _gain(visibility: Visibility, rows: int, length: int) -> float:
+    parts = visibility.parts(rows)
+    if parts is None:
+        return 0.0
+    cost = sum(CELLS_PER_PAIR * part.pairs + CELLS_PER_TOKEN * part.tokens + CELLS_PER_PART for part in parts)
+    return rows * length**2 / cost
 
 
 class Kernel(ABC):

@@ -20,6 +20,7 @@ from typing_extensions import override
 from llada.backbones.attention.flash import FlashAttention, is_installed, prefers_version_3
 from llada.backbones.attention.flex import FlexAttention
 from llada.backbones.attention.kernel import Case, Kernel
+from llada.backbones.attention.union import UnionAttention
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
 from llada.backbones.attention.visibility import Structure, Visibility
 
@@ -100,6 +101,7 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Visibility], Tensor]] = {
     "varlen": TorchVarlen(),
     "flash": FlashAttention(),
     "flex": FlexAttention(),
+    "union": UnionAttention(),
 }
 
 
@@ -113,13 +115,16 @@ def kernel_for(case: Case) -> str:
     Padding alone needs no kernel of its own, for its mask stays (B, 1, 1, K), and backbones leave padding out before it
     gets here where they can, see `llada.backbones.attention.unpadded`. Packed segments go to a kernel over runs, so
     that no (L, L) matrix is built. But on the CPU many short segments of a short row are faster with a mask, and while
-    `torch.compile` traces, a loop over runs would be unrolled.
+    `torch.compile` traces, a loop over runs would be unrolled. Block structure is a union of runs on the CPU where that
+    is faster than a mask; on CUDA, where it isn't measured, FlexAttention.
 
     Args:
         case: device, dtype and structure.
     """
     if case.structure is Structure.STRUCTURED:
-        return "flex" if case.device == "cuda" else "sdpa"
+        if case.device == "cuda":
+            return "flex"
+        return "union" if case.union_gain > 1 and not case.compiling else "sdpa"
     if case.structure is Structure.PACKED:
         if case.half_on_ampere:
             return "flash" if is_installed(case) else "varlen"

@@ -135,6 +135,14 @@ class Visibility:
             raise ValueError(f"{type(self).__name__} isn't made of runs of tokens that all see one another")
         return self.once(("runs", rows, queries, columns), lambda: self._runs(rows, queries, columns, device))
 
+    def parts(self, rows: int) -> "tuple[Runs, ...] | None":
+        """What block-structured queries see, as disjoint sets of runs; None where it isn't known.
+
+        Args:
+            rows: number of rows, B.
+        """
+        return None
+
     def prepare(self, tokens: Tensor) -> None:
         """Find the runs of tokens (B, L) on a GPU before the first block: blocks that are compiled one by one can't.
 
@@ -234,3 +242,13 @@ class Runs:
         same = self.key_bounds is self.query_bounds
         lengths: list[int] = self.query_lengths if same else self.key_bounds.diff().tolist()
         return lengths
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of a query and a key see one another."""
+        return int((self.query_bounds.diff().long() * self.key_bounds.diff()).sum())
+
+    @property
+    def tokens(self) -> int:
+        """How many queries and keys the runs hold together."""
+        return int(self.query_bounds[-1] + self.key_bounds[-1])
