@@ -35,7 +35,8 @@ from llada.checkpoints.known import trust
 from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
-from llada.cli.options import TRUST
+from llada.cli.mistakes import OneSentence
+from llada.cli.train_options import OPTIONS
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
@@ -44,6 +45,10 @@ from llada.training.weights import load_whole
 
 for _name in llada.data.__all__:  # which loads its names on first use
     getattr(llada.data, _name)
+
+
+class TrainParser(OneSentence, LightningArgumentParser):
+    """Lightning's parser, whose refusals are one sentence."""
 
 
 class InitialWeights(Callback):
@@ -88,32 +93,15 @@ class LLaDACLI(LightningCLI):
         parser.link_arguments("data.mask_token_id", "model.process.init_args.mask_token_id", apply_on="instantiate")
         parser.link_arguments("data.vocab_size", "model.process.init_args.num_tokens", apply_on="instantiate")
         parser.set_defaults({"model.process": {"class_path": "llada.process.MaskingProcess"}})
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            default=None,
-            help="Checkpoint whose weights to begin with, as for fine-tuning; --ckpt_path goes on with a run instead.",
-        )
-
-        parser.add_argument(
-            "--changed_parts",
-            type=Choice,
-            default="refuse",
-            help="Where the optimiser or schedule isn't that of --ckpt_path: refuse, or go on with either side's.",
-        )
-        parser.add_argument(
-            "--undescribed",
-            type=Literal["refuse", "weights"],
-            default="refuse",
-            help="Parts that a checkpoint can't describe: refuse them, or keep their weights alone.",
-        )
-        parser.add_argument("--trust", action="append", type=str, help=TRUST)
-        parser.add_argument(
-            "--share_folder",
-            type=bool,
-            default=False,
-            help="Start although another run writes its checkpoints to the same folder.",
-        )
+        kinds: dict[str, Any] = {
+            "changed_parts": {"type": Choice, "default": "refuse"},
+            "undescribed": {"type": Literal["refuse", "weights"], "default": "refuse"},
+            "trust": {"type": str, "action": "append"},
+            "share_folder": {"type": bool, "default": False},
+            "overwrite": {"type": bool, "default": False},
+        }
+        for name, text in OPTIONS.items():
+            parser.add_argument(f"--{name}", **kinds.get(name, {"type": str | None, "default": None}), help=text)
 
     def before_instantiate_classes(self) -> None:
         """Build a backbone that is going to be split without storage: no process ever holds the whole."""
@@ -236,6 +224,7 @@ def run(arguments: ArgsType) -> LLaDACLI:
         auto_configure_optimizers=False,  # DiffusionLM takes its optimiser as an argument
         save_config_callback=SaveTrainingConfig,
         save_config_kwargs={"overwrite": True},  # a run that is resumed or repeated keeps its folder
+        parser_class=TrainParser,
         parser_kwargs={"prog": "llada", **exact, **{name: dict(exact) for name in LLaDACLI.subcommands()}},
         args=arguments,
     )
