@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checkpoints",
     },  # knows what a batch is, not where it comes from
     "autoregressive": PARTS | {"module", "training"},
-    "text": {"module", "data", "checkpoints", "samplers", "process", "rows"},
+    "text": {"module", "data", "checkpoints", "samplers", "process", "rows", "files"},
     "evaluation": PARTS | {"text", "data"},
     "serving": PARTS | {"text", "data", "inference", "files", "viewers"},
     "cli": PARTS | {"module", "text", "data", "training", "evaluation", "checkpoints", "viewers", "files", "serving"},
@@ -66,7 +66,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 CORE = {
-    "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch",
+    "einops", "jsonargparse", "lightning", "numpy", "rich", "yaml", "safetensors", "sentencepiece", "torch",
     "torchmetrics", "typing_extensions",
 }  # fmt: skip
 OPTIONAL = {

@@ -1,27 +1,19 @@
-"""The command line: ``llada COMMAND ...``. This file needs neither torch nor Lightning, so that help comes at once."""
+"""The command line: ``llada COMMAND ...``. Nothing here needs torch or Lightning: help and refusals come at once.
+
+A command is a function whose arguments are its options. `llada.cli.signature` reads them from the source, and its words
+are looked at (`llada.cli.preflight`) before the module is imported.
+"""
 
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llada.cli.boundary import guarded
+from llada.cli.commands import COMMANDS, TRAINER
+from llada.cli.nearest import no_such
 
-COMMANDS = {
-    "fit": ("llada.cli.train", "train a model (LightningCLI: YAML, class paths, every Trainer option)"),
-    "validate": ("llada.cli.train", "bound on the validation data"),
-    "test": ("llada.cli.train", "bound on the test data"),
-    "predict": ("llada.cli.train", "fill the masks of prepared canvases"),
-    "sample": ("llada.cli.sample", "write text, continue prompts, fill gaps"),
-    "chat": ("llada.cli.chat", "talk to a model and watch it write"),
-    "generate": ("llada.cli.generate", "answer a file of prompts"),
-    "serve": ("llada.cli.serve", "a page where one watches the model write, and an API of OpenAI's kind"),
-    "score": ("llada.cli.score", "log-likelihood of answers given prompts"),
-    "evaluate": ("llada.cli.evaluate", "tasks of the evaluation harness, and LLaDA's published measurements"),
-    "convert": ("llada.cli.convert", "between checkpoint layouts, and to and from the Trainer's files"),
-    "tokenizer": ("llada.cli.tokenizer", "train a tokenizer, or look at one"),
-}
-"""Command -> the module whose ``main(command, arguments)`` runs it, and a line of help."""
+__all__ = ["COMMANDS", "help_text", "main"]
 
 
 def help_text() -> str:
@@ -50,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: instead of the process's own.
 
     Returns:
-        The exit status, see `llada.cli.boundary`; 2 for a command that doesn't exist.
+        The exit status, see `llada.cli.boundary`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = arguments[:1] == ["--debug"]
@@ -65,11 +57,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     if command not in COMMANDS:
-        print(f"llada: there is no command {command!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"llada: {no_such('command', command, COMMANDS)}", file=sys.stderr)
         return 2
     if os.getcwd() not in sys.path:  # last, so that a user's own parts are found and nothing else is hidden by them
         sys.path.append(os.getcwd())
+    run = _prepared(command, rest)
     if debug or os.environ.get("LLADA_DEBUG"):
-        importlib.import_module(COMMANDS[command][0]).main(command, rest)
+        run()
         return 0
-    return guarded(command, lambda: importlib.import_module(COMMANDS[command][0]).main(command, rest))
+    return guarded(command, run)
+
+
+def _prepared(command: str, words: list[str]) -> Callable[[], None]:
+    """The command with its words, which are looked at before the module is imported."""
+    module = COMMANDS[command][0]
+
+    def run() -> None:
+        if module == TRAINER:
+            from llada.cli.train_front import answered
+        else:
+            from llada.cli.function_front import answered
+        if not answered(module, command, words):
+            importlib.import_module(module).main(command, words)
+
+    return run

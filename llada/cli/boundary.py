@@ -21,11 +21,15 @@ from collections.abc import Callable
 
 from llada.files.visible import visible
 
-FAILED, BUG, INTERRUPTED, PIPE_CLOSED = 1, 70, 130, 141
+FAILED, MISUNDERSTOOD, BUG, INTERRUPTED, PIPE_CLOSED = 1, 2, 70, 130, 141
 
 _REFUSALS = ("MisconfigurationException",)  # by name, since their modules are slow to import
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 _DISK_FULL = "PytorchStreamWriter failed"
+
+
+class Misunderstood(Exception):
+    """The command line isn't understood; the text is the one sentence that says why."""
 
 
 def guarded(command: str, run: Callable[[], None]) -> int:
@@ -43,6 +47,8 @@ def guarded(command: str, run: Callable[[], None]) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _say(command, "interrupted", INTERRUPTED)
+    except Misunderstood as error:
+        return _say(command, str(error), MISUNDERSTOOD)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             # The interpreter flushes once more at its end, and would complain there.

@@ -22,10 +22,12 @@ from rich.live import Live
 from rich.text import Text
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
 from llada.cli.dialogue import History, answer_sampler, context_length, with_bos
+from llada.cli.kinds import Checkpoint, InputFolder
 from llada.cli.limits import MAX_TOKENS, check_total
-from llada.cli.options import expand_sampler, name_positional, run
+from llada.cli.options import run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
 from llada.files.visible import visible
@@ -44,7 +46,7 @@ HELP = {
 
 
 def chat(
-    checkpoint: str,
+    checkpoint: Checkpoint,
     system: str = "",
     num_new_tokens: int = 128,
     sampler: Sampler | None = None,
@@ -53,11 +55,12 @@ def chat(
     bos: bool | None = None,
     context: int | None = None,
     seed: int = 0,
-    tokenizer: str | None = None,
+    tokenizer: InputFolder | None = None,
     device: str = "auto",
     dtype: str | None = None,
     no_stream: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
     max_tokens: int = MAX_TOKENS,
 ) -> None:
     """Talk to a model, turn by turn; /help lists what can be typed beside messages.
@@ -78,6 +81,7 @@ def chat(
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         no_stream: show answers when they are finished.
         loading: what to add to a released checkpoint's own word.
+        changes: arguments of the sampler by their short names.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
     """
     if num_new_tokens < 1:
@@ -92,6 +96,7 @@ def chat(
         raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
     text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
+    text = changed(text, changes)
     live = console.is_terminal and not no_stream
     talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream))
     talk.history.system = system
@@ -239,4 +244,4 @@ class ChatSession:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    run(chat, command, expand_sampler(name_positional(arguments, "checkpoint")), flags=("no_stream",))
+    run(chat, command, arguments)

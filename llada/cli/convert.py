@@ -25,24 +25,26 @@ from llada.checkpoints.released.carried import Carried, carried, without_links_o
 from llada.checkpoints.released.folder import TOKENIZER_FILES
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.source import find_folder
-from llada.cli.options import name_positional, run
+from llada.cli.kinds import Checkpoint, InputFolder, NewPlace
+from llada.cli.options import run
 from llada.data import Tokenizer, load_tokenizer
 from llada.files.atomic import replacing, write_bytes
 from llada.files.json_object import read_object
+from llada.files.places import is_released
 from llada.module import DiffusionLM
 from llada.text.loading import load_parts
-from llada.text.released import is_released, torch_dtype
+from llada.text.released import torch_dtype
 from llada.training.adapters import write_run_adapter
 
 
 def convert(
-    checkpoint: str,
-    out: str,
+    checkpoint: Checkpoint,
+    out: NewPlace,
     dtype: str | None = None,
     max_shard_size: str = "5GB",
     layout: str | None = None,
-    tokenizer: str | None = None,
-    files_from: str | None = None,
+    tokenizer: InputFolder | None = None,
+    files_from: InputFolder | None = None,
     mdlm: bool = False,
     adapter_only: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
@@ -61,8 +63,6 @@ def convert(
         adapter_only: write the low-rank additions of a run with LoRA alone, as PEFT does; --adapter alone means this.
         loading: what to add to a released checkpoint's own word.
     """
-    if Path(out).exists() and (Path(out).is_file() or any(Path(out).iterdir())):
-        raise ValueError(f"{out} is there already; name a folder or file that isn't")
     if adapter_only:
         write_run_adapter(checkpoint, out, layout)
         print(f"adapter written to {out}; next: llada chat BASE --adapter {out}")
@@ -173,16 +173,6 @@ def _configuration(model: DiffusionLM, out: Path) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _told_apart(arguments: Sequence[str]) -> list[str]:
-    """``--adapter`` with nothing behind it asks for an adapter instead of naming one."""
-    ends = [*arguments[1:], "--"]
-    return [
-        "--adapter_only" if word == "--adapter" and behind.startswith("--") else word
-        for word, behind in zip(arguments, ends, strict=True)
-    ]
-
-
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    named = _told_apart(name_positional(arguments, "checkpoint", "out"))
-    run(convert, command, named, flags=("mdlm", "adapter_only"))
+    run(convert, command, arguments)

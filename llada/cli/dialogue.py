@@ -5,9 +5,9 @@ from dataclasses import replace
 from llada.data import Message, Tokenizer
 from llada.data.chat.chat_template import FixedBos
 from llada.data.chat.conversations import ASSISTANT
+from llada.files.places import is_released
 from llada.samplers import Sampler, low_confidence
 from llada.text import TextModel
-from llada.text.released import is_released
 
 SYSTEM = "system"
 BLOCK = 32

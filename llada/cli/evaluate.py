@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
+from llada.cli.kinds import Checkpoint, InputFolder
 from llada.cli.limits import MAX_TOKENS, check_total
-from llada.cli.options import expand_sampler, name_positional, run
+from llada.cli.options import run
 from llada.data import ChatTemplate
 from llada.evaluation import PROTOCOLS, EvaluationModel, Protocol, harness
 from llada.metrics import ConditionalLikelihood
@@ -25,7 +27,7 @@ from llada.text import load
 
 
 def evaluate(
-    checkpoint: str | None = None,
+    checkpoint: Checkpoint | None = None,
     tasks: list[str] | None = None,
     protocol: str | None = None,
     num_fewshot: int | None = None,
@@ -40,13 +42,14 @@ def evaluate(
     template: ChatTemplate | None = None,
     variables: dict[str, Any] | None = None,
     allow_code: bool = False,
-    include_path: str | None = None,
+    include_path: InputFolder | None = None,
     output: str | None = None,
     seed: int = 0,
-    tokenizer: str | None = None,
+    tokenizer: InputFolder | None = None,
     device: str = "auto",
     dtype: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
     max_tokens: int = MAX_TOKENS,
     gen_kwargs: str | None = None,
     strict: bool = False,
@@ -78,6 +81,7 @@ def evaluate(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         loading: what to add to a released checkpoint's own word.
+        changes: arguments of the sampler by their short names.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
         gen_kwargs: what takes the place of the tasks' generation_kwargs, such as temperature=0.6,top_p=0.95.
         strict: let a row that doesn't fit, or can't be answered, end the evaluation; default: count and name them.
@@ -101,6 +105,7 @@ def evaluate(
     check_total("the new tokens of an answer", num_new_tokens or 0, "max_tokens", max_tokens)
     text = load(path, tokenizer, usable(device), dtype, loading)
     text = replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {})
+    text = changed(text, changes)
     found = harness.run_tasks(
         EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict),
         names,
@@ -162,5 +167,4 @@ def report(found: dict[str, dict[str, Any]], protocol: Protocol | None) -> str:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    named = expand_sampler(name_positional(arguments, "checkpoint"))
-    run(evaluate, command, named, repeatable=("tasks",), flags=("check_greedy", "chat", "allow_code", "strict"))
+    run(evaluate, command, arguments)

@@ -22,11 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
 from llada.cli.dialogue import answer_sampler, context_length, with_bos
 from llada.cli.expression import MAX_STATES, matching
+from llada.cli.kinds import Checkpoint, InputFile, InputFolder
 from llada.cli.limits import MAX_TOKENS, check_length, check_total
-from llada.cli.options import expand_sampler, name_positional, run
+from llada.cli.options import run
 from llada.data import ChatTemplate, JsonLines
 from llada.data.chat.conversations import read_messages, read_tools
 from llada.files.json_object import parse_object
@@ -43,8 +45,8 @@ class Row(NamedTuple):
 
 
 def generate(
-    checkpoint: str,
-    input: str,
+    checkpoint: Checkpoint,
+    input: InputFile,
     output: str,
     num_new_tokens: int = 128,
     batch_size: int = 8,
@@ -55,10 +57,11 @@ def generate(
     ignore_fields: list[str] | None = None,
     bos: bool | None = None,
     seed: int = 0,
-    tokenizer: str | None = None,
+    tokenizer: InputFolder | None = None,
     device: str = "auto",
     dtype: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
     regex_max_states: int = MAX_STATES,
     max_tokens: int = MAX_TOKENS,
 ) -> None:
@@ -82,6 +85,7 @@ def generate(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         loading: what to add to a released checkpoint's own word.
+        changes: arguments of the sampler by their short names.
         regex_max_states: states that the automaton of the expression may have; bounds its time and memory.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
     """
@@ -98,7 +102,7 @@ def generate(
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
     text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
-    text = matching(text, regex, text.stop_token_ids, regex_max_states)
+    text = matching(changed(text, changes), regex, text.stop_token_ids, regex_max_states)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))
@@ -205,5 +209,4 @@ def _answers(text: TextModel, rows: list[Row], num_new_tokens: int) -> Iterator[
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    named = name_positional(arguments, "checkpoint", "input", "output")
-    run(generate, command, expand_sampler(named), repeatable=("ignore_fields",))
+    run(generate, command, arguments)

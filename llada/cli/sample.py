@@ -11,11 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
 from llada.cli.expression import MAX_STATES, matching
 from llada.cli.files import read_lines
+from llada.cli.kinds import Checkpoint, InputFile, InputFolder
 from llada.cli.limits import MAX_TOKENS, check_length, check_total, gap_tokens
-from llada.cli.options import expand_sampler, name_positional, run
+from llada.cli.options import run
 from llada.files.atomic import write_bytes
 from llada.files.visible import visible
 from llada.rows import count_before
@@ -25,9 +27,9 @@ from llada.viewers import denoising_page, denoising_picture, watch
 
 
 def sample(
-    checkpoint: str,
+    checkpoint: Checkpoint,
     prompt: list[str] | None = None,
-    prompts_file: str | None = None,
+    prompts_file: InputFile | None = None,
     infill: list[str] | None = None,
     num_samples: int = 1,
     num_new_tokens: int = 64,
@@ -36,7 +38,7 @@ def sample(
     bos: bool | None = None,
     seed: int = 0,
     batch_size: int = 16,
-    tokenizer: str | None = None,
+    tokenizer: InputFolder | None = None,
     device: str = "auto",
     dtype: str | None = None,
     page: str | None = None,
@@ -44,6 +46,7 @@ def sample(
     show: bool = False,
     jsonl: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
     overwrite: bool = False,
     regex_max_states: int = MAX_STATES,
     max_tokens: int = MAX_TOKENS,
@@ -71,6 +74,7 @@ def sample(
         show: draw each sample in place while it comes out of the masks, one at a time.
         jsonl: print one JSON object per sample instead of text.
         loading: what to add to a released checkpoint's own word.
+        changes: arguments of the sampler by their short names.
         overwrite: replace the files of page and picture if they are there.
         regex_max_states: states that the automaton of the expression may have; bounds its time and memory.
         max_tokens: tokens that may be asked for in all, against a slip of the keyboard.
@@ -80,7 +84,9 @@ def sample(
             raise ValueError(f"{name} must be 1 or more; got {value}")
     for path in (page, picture):
         _check_place(path, overwrite)
-    text = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), sampler=sampler, bos=bos)
+    text = changed(
+        replace(load(checkpoint, tokenizer, usable(device), dtype, loading), sampler=sampler, bos=bos), changes
+    )
     pictures = {path: draw for path, draw in ((page, denoising_page), (picture, denoising_picture)) if path is not None}
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:
@@ -208,5 +214,4 @@ def _runs(text: TextModel, pieces: list[tuple[int, bool]]) -> list[tuple[str, bo
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    named = expand_sampler(name_positional(arguments, "checkpoint"))
-    run(sample, command, named, repeatable=("prompt", "infill"), flags=("show", "jsonl", "overwrite"))
+    run(sample, command, arguments)

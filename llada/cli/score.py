@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.changes import SamplerChanges
 from llada.cli.devices import usable
 from llada.cli.files import read_text
+from llada.cli.kinds import Checkpoint, InputFile, InputFolder
 from llada.cli.limits import MAX_TOKENS as MAX_ROWS
 from llada.cli.limits import check_total
-from llada.cli.options import expand_sampler, name_positional, run
+from llada.cli.options import run
 from llada.data import JsonLines
 from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood, UnderSampler
 from llada.module import DiffusionLM
@@ -39,11 +41,11 @@ class Comparison(NamedTuple):
 
 
 def score(
-    checkpoint: str,
+    checkpoint: Checkpoint,
     prompt: list[str] | None = None,
     answer: list[str] | None = None,
-    pairs: str | None = None,
-    text: str | None = None,
+    pairs: InputFile | None = None,
+    text: InputFile | None = None,
     max_length: int | None = None,
     draws: int = 8,
     batch_size: int = 32,
@@ -51,11 +53,12 @@ def score(
     sampler: Sampler | None = None,
     bos: bool | None = None,
     seed: int = 0,
-    tokenizer: str | None = None,
+    tokenizer: InputFolder | None = None,
     device: str = "auto",
     dtype: str | None = None,
     jsonl: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
     max_rows: int = MAX_ROWS,
 ) -> None:
     """Log-likelihoods of answers given prompts, or the bound of a text.
@@ -79,10 +82,14 @@ def score(
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         jsonl: print JSON objects, one per line.
         loading: what to add to a released checkpoint's own word.
+        changes: arguments of the sampler by their short names.
         max_rows: rows of all draws of the text together, against a slip of the keyboard.
     """
     if sum([bool(prompt or answer), pairs is not None, text is not None]) != 1:
         raise ValueError("give one of: --prompt with --answer, --pairs FILE.jsonl, or --text FILE")
+    if changes and sampler is None:
+        raise ValueError(f"{changes.given} changes a sampler; name the one to score under with --sampler")
+    sampler = None if sampler is None else changes(sampler)
     if text is not None:
         if max_length is None:
             raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
@@ -266,5 +273,4 @@ def _plus_minus(value: float, error: float | None) -> str:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    named = expand_sampler(name_positional(arguments, "checkpoint"))
-    run(score, command, named, repeatable=("prompt", "answer"), flags=("jsonl",))
+    run(score, command, arguments)

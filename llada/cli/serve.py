@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from llada.checkpoints.released.options import LoadOptions
+from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
 from llada.cli.dialogue import answer_sampler, with_bos
-from llada.cli.options import expand_sampler, name_positional, run
+from llada.cli.kinds import Checkpoint, InputFolder
+from llada.cli.options import run
 from llada.data import ChatTemplate
 from llada.samplers import Sampler
 from llada.serving import Limits, Service, build_app
@@ -27,7 +29,7 @@ TOKEN = "LLADA_TOKEN"
 
 
 def serve(
-    checkpoint: str,
+    checkpoint: Checkpoint,
     host: str = "127.0.0.1",
     port: int = 8000,
     sampler: Sampler | None = None,
@@ -39,10 +41,11 @@ def serve(
     template: ChatTemplate | None = None,
     variables: dict[str, Any] | None = None,
     bos: bool | None = None,
-    tokenizer: str | None = None,
+    tokenizer: InputFolder | None = None,
     device: str = "auto",
     dtype: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
 ) -> None:
     """Serve a model: a page that shows it write, and completions in OpenAI's form.
 
@@ -63,6 +66,7 @@ def serve(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         loading: what to add to a released checkpoint's own word.
+        changes: arguments of the sampler by their short names.
     """
     try:
         import uvicorn
@@ -79,6 +83,7 @@ def serve(
     text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = with_bos(replace(text, template=template, variables=variables or {}), bos)
     text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
+    text = changed(text, changes)
     service = Service(text, name or Path(checkpoint).stem, limits, batch_size, queue_limit, token)
     shown = f"[{host}]" if ":" in host else host
     print(f"the page: http://{shown}:{port}/   the API: http://{shown}:{port}/v1   (Ctrl-C ends)", flush=True)
@@ -96,4 +101,4 @@ def _is_own(host: str) -> bool:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    run(serve, command, expand_sampler(name_positional(arguments, "checkpoint")))
+    run(serve, command, arguments)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llada.checkpoints.checkpoint import read_checkpoint, write_tokenizer
-from llada.cli.options import run_one_of
+from llada.cli.kinds import Checkpoint, InputFolder
+from llada.cli.options import run
 from llada.data import SentencePieceTraining, Source, TokenizerTraining, load_tokenizer
 from llada.files.visible import visible
 
@@ -25,7 +26,7 @@ def train(
     print(f"{tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint[:16]}, in {out}")
 
 
-def show(tokenizer: str, text: str = "") -> None:
+def show(tokenizer: InputFolder, text: str = "") -> None:
     """Print what a tokenizer is, and how it cuts a text.
 
     Args:
@@ -40,7 +41,7 @@ def show(tokenizer: str, text: str = "") -> None:
         print(f"{len(ids)} tokens: " + " ".join(f"{i}:{loaded.decode([i])!r}" for i in ids))
 
 
-def extract(checkpoint: str, out: str) -> None:
+def extract(checkpoint: Checkpoint, out: str) -> None:
     """Write the tokenizer of a checkpoint into a folder, for fine-tuning on other data.
 
     Args:
@@ -56,4 +57,5 @@ def extract(checkpoint: str, out: str) -> None:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    run_one_of([train, show, extract], command, arguments)
+    name, *rest = arguments
+    run({"train": train, "show": show, "extract": extract}[name], f"{command} {name}", rest)

@@ -34,9 +34,11 @@ from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.known import trust
 from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
-from llada.checkpoints.released.options import LOADING_OPTIONS, LoadOptions
+from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
-from llada.cli.options import TRUST
+from llada.cli.mistakes import OneSentence
+from llada.cli.shared import GROUPS, LOADING, REPEATABLE
+from llada.cli.train_options import OPTIONS
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
@@ -45,6 +47,10 @@ from llada.training.initial_weights import InitialWeights
 
 for _name in llada.data.__all__:  # which loads its names on first use
     getattr(llada.data, _name)
+
+
+class TrainParser(OneSentence, LightningArgumentParser):
+    """Lightning's parser, whose refusals are one sentence."""
 
 
 class SaveTrainingConfig(SaveConfigCallback):
@@ -75,40 +81,21 @@ class LLaDACLI(LightningCLI):
         parser.link_arguments("data.mask_token_id", "model.process.init_args.mask_token_id", apply_on="instantiate")
         parser.link_arguments("data.vocab_size", "model.process.init_args.num_tokens", apply_on="instantiate")
         parser.set_defaults({"model.process": {"class_path": "llada.process.MaskingProcess"}})
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            default=None,
-            help="Weights to begin with, as for fine-tuning: a checkpoint, a released folder, or a name on the hub; "
-            "--ckpt_path goes on with a run instead.",
-        )
-        for name, (repeatable, text) in LOADING_OPTIONS.items():
-            kind: dict[str, Any] = {"action": "append", "type": str} if repeatable else {"type": int | str | None}
-            parser.add_argument(f"--{name}", **kind, help=f"With --init_from: {text}")
-        parser.add_argument(
-            "--changed_parts",
-            type=Choice,
-            default="refuse",
-            help="Where the optimiser or schedule isn't that of --ckpt_path: refuse, or go on with either side's.",
-        )
-        parser.add_argument(
-            "--undescribed",
-            type=Literal["refuse", "weights"],
-            default="refuse",
-            help="Parts that a checkpoint can't describe: refuse them, or keep their weights alone.",
-        )
-        parser.add_argument("--trust", action="append", type=str, help=TRUST)
-        parser.add_argument(
-            "--share_folder",
-            type=bool,
-            default=False,
-            help="Start although another run writes its checkpoints to the same folder.",
-        )
+        kinds: dict[str, Any] = {
+            "changed_parts": {"type": Choice, "default": "refuse"},
+            "undescribed": {"type": Literal["refuse", "weights"], "default": "refuse"},
+            "trust": {"type": str, "action": "append"},
+            "share_folder": {"type": bool, "default": False},
+            "overwrite": {"type": bool, "default": False},
+        }
+        kinds |= {name: {"type": str, "action": "append"} for name in REPEATABLE if name in GROUPS[LOADING]}
+        for name, text in OPTIONS.items():
+            parser.add_argument(f"--{name}", **kinds.get(name, {"type": str | None, "default": None}), help=text)
 
     def before_instantiate_classes(self) -> None:
         """Build a backbone that is going to be split without storage: no process ever holds the whole."""
         trust(*(self._get(self.config, "trust") or ()))
-        given = [name for name in LOADING_OPTIONS if self._get(self.config, name)]
+        given = [name for name in GROUPS[LOADING] if self._get(self.config, name)]
         if given and self._get(self.config, "init_from") is None:
             raise ValueError(f"--{given[0]} tells how the weights of --init_from are read; give that too")
         strategy = self._get(self.config, "trainer.strategy")
@@ -132,7 +119,7 @@ class LLaDACLI(LightningCLI):
         check_lengths(self.model.backbone, self.datamodule)
         initial = self._get(self.config_init, "init_from")
         if initial is not None:
-            given = {name: self._get(self.config_init, name) for name in LOADING_OPTIONS}
+            given = {name: self._get(self.config_init, name) for name in GROUPS[LOADING]}
             self.trainer.callbacks.insert(0, InitialWeights(initial, LoadOptions.of(**given)))  # type: ignore[attr-defined]
 
     def fit(self, **arguments: Any) -> None:
@@ -230,6 +217,7 @@ def run(command: str, arguments: ArgsType) -> LLaDACLI:
         auto_configure_optimizers=False,  # DiffusionLM takes its optimiser as an argument
         save_config_callback=SaveTrainingConfig,
         save_config_kwargs={"overwrite": True},  # a run that is resumed or repeated keeps its folder
+        parser_class=TrainParser,
         parser_kwargs={"prog": "llada", **exact, command: dict(exact)},
         args=arguments,
     )

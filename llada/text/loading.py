@@ -9,8 +9,9 @@ from llada.checkpoints.released import merge_adapter
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.source import find_folder
 from llada.data import Tokenizer, load_tokenizer
+from llada.files.places import is_released
 from llada.module import DiffusionLM
-from llada.text.released import is_released, load_released, released_stops, torch_dtype
+from llada.text.released import load_released, released_stops, torch_dtype
 from llada.text.text_model import TextModel
 
 

@@ -1,6 +1,5 @@
 """Released checkpoints by name: a folder with ``config.json``, or a name on the Hugging Face hub."""
 
-import re
 from pathlib import Path
 
 import torch
@@ -10,17 +9,8 @@ from llada.checkpoints.released.source import find_folder
 from llada.data import Tokenizer, load_tokenizer
 from llada.data.tokenizers.saved_tokenizer import has_tokenizer
 from llada.data.tokenizers.special_tokens import stop_ids
+from llada.files.places import is_released
 from llada.module import DiffusionLM
-
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-def is_released(checkpoint: str) -> bool:
-    """Whether a checkpoint is a folder or a hub name, as opposed to a file of the Trainer."""
-    path = Path(checkpoint)
-    return path.is_dir() or (
-        not path.exists() and _HUB_NAME.fullmatch(checkpoint) is not None and path.suffix != ".ckpt"
-    )
 
 
 def load_released(

@@ -24,7 +24,7 @@ from llada.evaluation import PROTOCOLS, EvaluationModel
 from llada.metrics import ConditionalLikelihood
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
-from llada.samplers import RegularExpression, comb, low_confidence
+from llada.samplers import Quota, RegularExpression, UnmaskingSampler, comb, low_confidence
 from llada.text import TextModel
 from tests.tiny_checkpoint import BOS, MASK, TEMPLATE, write_tokenizer
 
@@ -91,6 +91,10 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "The hill", "answer": " is red"}\n')
     (tmp_path / "text.txt").write_text("The hill is red.")
     (tmp_path / "there.html").write_text("mine")
+    for name in ("a.ckpt", "other.ckpt"):
+        (tmp_path / name).touch()
+    for name in ("words", "mine"):
+        (tmp_path / name).mkdir()
     return tmp_path
 
 
@@ -199,6 +203,16 @@ def loading() -> dict[str, Case]:
     }
 
 
+CHANGES = ["--temperature", "0.5", "--steps", "3"]
+
+
+def changed(text: TextModel | None) -> bool:
+    assert text is not None
+    used = text.decoding
+    assert isinstance(used, UnmaskingSampler)
+    return (used.proposal.temperature, used.amount) == (0.5, Quota(3))
+
+
 def sampled(seen: Seen) -> bool:
     assert seen.model is not None
     return seen.model.sampler == low_confidence(steps=2)
@@ -219,6 +233,7 @@ SAMPLE: dict[str, Case] = {
     "batch_size": (["--batch_size", "1", "--num_samples", "2"], lambda seen: seen.prompts == [[""], [""]]),
     "page": (["--page", "a.html"], lambda seen: Path("a.html").is_file()),
     "picture": (["--picture", "a.svg"], lambda seen: Path("a.svg").is_file()),
+    "changes": (CHANGES, lambda seen: changed(seen.model)),
     "show": (["--show"], lambda seen: seen.watched),
     "jsonl": (["--jsonl"], lambda seen: seen.out.startswith("{")),
     "overwrite": (["--page", "there.html", "--overwrite"], lambda seen: Path("there.html").read_text() != "mine"),
@@ -240,6 +255,7 @@ GENERATE: dict[str, Case] = {
         ["--variables", '{"enable_thinking": false}'],
         lambda seen: written_by(seen).variables == {"enable_thinking": False},
     ),
+    "changes": (CHANGES, lambda seen: changed(seen.model)),
     "ignore_fields": (
         ["--input", "labelled.jsonl", "--ignore_fields", "weight"],
         lambda seen: "The hill" in seen.prompts[0][0],
@@ -262,6 +278,7 @@ CHAT: dict[str, Case] = {
         lambda seen: written_by(seen).variables == {"enable_thinking": False},
     ),
     "bos": (["--bos", "false"], lambda seen: written_by(seen).template == FixedBos(JinjaTemplate(TEMPLATE), False)),
+    "changes": (CHANGES, lambda seen: changed(seen.model)),
     "context": (["--context", "150"], lambda seen: session(seen)["context"] == 150),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7]),
     "no_stream": (["--no_stream"], lambda seen: session(seen)["pieces"] is False),
@@ -282,6 +299,10 @@ SCORE: dict[str, Case] = {
     "sampler": (
         [*TEXT, "--sampler", "comb", "--sampler.stride", "3"],
         lambda seen: seen.bound[7:] == (comb(stride=3),),
+    ),
+    "changes": (
+        [*TEXT, "--sampler", "UnmaskingSampler", "--sampler.order", "RandomOrder", *CHANGES],
+        lambda seen: len(seen.bound) > 7 and seen.bound[7].amount == Quota(3),
     ),
     "estimator": (
         ["--estimator.num_samples", "64"],
@@ -311,6 +332,7 @@ EVALUATE: dict[str, Case] = {
         ["--estimator.num_samples", "64"],
         lambda seen: evaluated(seen).estimator == ConditionalLikelihood(64),
     ),
+    "changes": (CHANGES, lambda seen: changed(evaluated(seen).text)),
     "rows_per_call": (["--rows_per_call", "3"], lambda seen: evaluated(seen).rows_per_call == 3),
     "check_greedy": (["--check_greedy"], lambda seen: evaluated(seen).check_greedy),
     "bos": (["--bos", "true"], lambda seen: evaluated(seen).text.bos),

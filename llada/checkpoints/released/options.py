@@ -6,19 +6,6 @@ from typing import Any
 
 from llada.files.json_object import parse_object
 
-LOADING_OPTIONS: Mapping[str, tuple[bool, str]] = {
-    "mask": (False, "Id or name of the mask token, where a released folder names none or another is wanted."),
-    "revision": (False, "Branch, tag or commit of a checkpoint on the hub."),
-    "adapter": (False, "Folder or hub name of a PEFT adapter (LoRA) to be added to the weights."),
-    "ignore_config_field": (True, "Field of config.json to go on without."),
-    "backbone": (
-        True,
-        "NAME=VALUE: argument of the backbone that replaces the configuration's, such as shift=false.",
-    ),
-}
-"""The options of a command line: whether each may be given several times, and what it does."""
-
-
 @dataclass(frozen=True)
 class LoadOptions:
     """What the caller adds to a checkpoint's own word; see `llada.checkpoints.released.read_pretrained`.
@@ -46,7 +33,7 @@ class LoadOptions:
         ignore_config_field: Iterable[str] | str | None = None,
         backbone: Iterable[str] | str | None = None,
     ) -> "LoadOptions":
-        """From the options of a command line, `LOADING_OPTIONS`.
+        """From the options of a command line.
 
         Raises:
             ValueError: if one for the backbone isn't NAME=VALUE.

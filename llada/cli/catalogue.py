@@ -1,0 +1,85 @@
+"""Which classes and presets could stand in a place of a configuration, and which arguments they take."""
+
+import collections.abc
+import inspect
+import sys
+import typing
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from llada.checkpoints.signatures import argument_names, constructor_hints
+
+_OTHERS = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
+
+
+def arguments_of(path: str) -> list[str]:
+    """Names of the arguments of a class or function.
+
+    Args:
+        path: its class path.
+    """
+    found = _loaded(path)
+    if inspect.isclass(found):
+        return argument_names(found)
+    return list(inspect.signature(found).parameters) if callable(found) else []
+
+
+def argument_kinds(path: str) -> dict[str, Any]:
+    """Names and types of the arguments of a class or function."""
+    found = _loaded(path)
+    if inspect.isclass(found):
+        return constructor_hints(found)
+    try:
+        return {p.name: p.annotation for p in inspect.signature(found).parameters.values()}
+    except (TypeError, ValueError):
+        return {}
+
+
+def choices(kind: Any) -> list[str]:
+    """Short names of what may stand where a type is asked for; without a type, of all public parts.
+
+    Args:
+        kind: the annotation, such as ``Sampler | None`` or ``Callable[[Iterable], Optimizer]``.
+    """
+    bases = tuple(_classes(kind))
+    names = {
+        name
+        for module in [m for m in sys.modules if m.startswith("llada.") or m in _OTHERS]
+        for name in getattr(sys.modules[module], "__all__", ())
+        if _fits(getattr(sys.modules[module], name, None), bases)
+    }
+    return sorted(names)
+
+
+def _fits(candidate: Any, bases: tuple[type, ...]) -> bool:
+    if inspect.isfunction(candidate):
+        try:
+            candidate = typing.get_type_hints(candidate).get("return") or inspect.signature(candidate).return_annotation
+        except (NameError, TypeError, ValueError):
+            return False
+    elif inspect.isabstract(candidate):
+        return False
+    return inspect.isclass(candidate) and (not bases or issubclass(candidate, bases))
+
+
+def _classes(kind: Any) -> Iterator[type]:
+    """The classes that a type is made of; of a callable, what it returns."""
+    if inspect.isclass(kind) and kind is not type(None):
+        if kind.__module__ not in ("builtins", "collections.abc"):
+            yield kind
+        return
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is collections.abc.Callable:
+        parts = parts[-1:]
+    for part in parts:
+        if not isinstance(part, list):
+            yield from _classes(part)
+
+
+def _loaded(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name, None) if module else None
+    except ImportError:
+        return None

@@ -1,0 +1,22 @@
+"""The commands, and where each is."""
+
+COMMANDS = {
+    "fit": ("llada.cli.train", "train a model (LightningCLI: YAML, class paths, every Trainer option)"),
+    "validate": ("llada.cli.train", "bound on the validation data"),
+    "test": ("llada.cli.train", "bound on the test data"),
+    "predict": ("llada.cli.train", "fill the masks of prepared canvases"),
+    "sample": ("llada.cli.sample", "write text, continue prompts, fill gaps"),
+    "chat": ("llada.cli.chat", "talk to a model and watch it write"),
+    "generate": ("llada.cli.generate", "answer a file of prompts"),
+    "serve": ("llada.cli.serve", "a page where one watches the model write, and an API of OpenAI's kind"),
+    "score": ("llada.cli.score", "log-likelihood of answers given prompts"),
+    "evaluate": ("llada.cli.evaluate", "tasks of the evaluation harness, and LLaDA's published measurements"),
+    "samplers": ("llada.cli.samplers", "the decoding methods, their arguments and sources"),
+    "convert": ("llada.cli.convert", "between checkpoint layouts, and to and from the Trainer's files"),
+    "tokenizer": ("llada.cli.tokenizer", "train a tokenizer, or look at one"),
+}
+"""Command -> the module whose ``main(command, arguments)`` runs it, and a line of help."""
+SUBCOMMANDS = {"tokenizer": ("train", "show", "extract")}
+"""Command -> the functions among which its first word chooses; otherwise it is the function of the command's name."""
+TRAINER = "llada.cli.train"
+"""The module whose commands are not functions but a LightningCLI."""
