@@ -24,6 +24,7 @@ from rich.text import Text
 from llada.checkpoints.released.options import LoadOptions
 from llada.cli.devices import usable
 from llada.cli.dialogue import History, answer_sampler, context_length, with_bos
+from llada.cli.length import growing, most_tokens
 from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
@@ -59,6 +60,7 @@ def chat(
     no_stream: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
     max_tokens: int = MAX_TOKENS,
+    max_new_tokens: int | None = None,
 ) -> None:
     """Talk to a model, turn by turn; /help lists what can be typed beside messages.
 
@@ -79,21 +81,25 @@ def chat(
         no_stream: show answers when they are finished.
         loading: what to add to a released checkpoint's own word.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
+        max_new_tokens: longest answer: masks are appended block by block until it ends; default: num_new_tokens,
+            all of them there from the start.
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    check_total("the new tokens of an answer", num_new_tokens, "max_tokens", max_tokens)
+    most = most_tokens(num_new_tokens, max_new_tokens)
+    check_total("the new tokens of an answer", most, "max_tokens", max_tokens)
     text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = replace(text, template=template, variables=variables or {})
     text.chat_template  # noqa: B018 - says that there is none before the first message is typed
     text = with_bos(text, bos)
     limit = context_length(text, context)
-    if limit is not None and limit <= num_new_tokens:
-        raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
+    if limit is not None and limit <= most:
+        raise ValueError(f"an answer of {most} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
-    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, most))
+    text = growing(text, max_new_tokens)
     live = console.is_terminal and not no_stream
-    talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream))
+    talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream), most=most)
     talk.history.system = system
     if sys.stdin.isatty():
         console.print("[dim]/help lists the commands, /quit leaves[/dim]")
@@ -124,6 +130,7 @@ class ChatSession:
         stream: whether to draw the answer while it comes out of the masks.
         pieces: whether otherwise to print text as soon as it is final.
         history: what has been said.
+        most: tokens that an answer may grow to; those of ``num_new_tokens`` if they are more.
     """
 
     text: TextModel
@@ -134,6 +141,7 @@ class ChatSession:
     stream: bool
     pieces: bool = False
     history: History = field(default_factory=History)
+    most: int = 0
 
     def __post_init__(self) -> None:
         self._dropped = 0
@@ -198,7 +206,7 @@ class ChatSession:
         self._note(f"{len(entry['messages'])} messages added to {rest}")
 
     def _answer(self) -> str:
-        room = None if self.context is None else self.context - self.num_new_tokens
+        room = None if self.context is None else self.context - max(self.num_new_tokens, self.most)
         prompt, dropped = self.history.prompt(self.text, room)
         if dropped > self._dropped:
             self._note(f"the context is full: the first {dropped} messages are left out from here on")
@@ -210,10 +218,10 @@ class ChatSession:
 
     def _draw(self, made: Canvas, steps: Iterator[Step]) -> str:
         """Draw the answer anew in place after every step, and leave its text there."""
-        answer = ""
+        answer, begin = "", made.tokens.shape[1] - self.num_new_tokens
         with Live(console=self.console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
             for step in steps:
-                row = step.tokens[0, -self.num_new_tokens :].tolist()
+                row = step.tokens[0, begin:].tolist()
                 answer = self.text.decode(row)
                 picture = Text(visible(self.text.decode(row, show_mask=MASK_SIGN)))
                 picture.highlight_regex(f"{MASK_SIGN}+", "dim")

@@ -7,12 +7,14 @@ from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.canvas import Canvas, canvas
+from llada.samplers.columns import Edit
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.allow_lists import AllowLists
 from llada.samplers.constraints.regular import RegularExpression
 from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
+from llada.samplers.length.until_stop import UntilStop
 from llada.samplers.next_token import NextToken
 from llada.samplers.order import (
     Confidence,
@@ -78,7 +80,7 @@ from llada.samplers.rates.remask import (
     RescaledRemasking,
 )
 from llada.samplers.reverse import AncestralSampler
-from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood
+from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood, finish
 from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.state import State
@@ -107,6 +109,7 @@ __all__ = [
     "Demote",
     "DreamFloor",
     "DualCache",
+    "Edit",
     "EditingSampler",
     "EntropyBound",
     "ExactCache",
@@ -152,6 +155,7 @@ __all__ = [
     "Tied",
     "TopProb",
     "UnmaskingSampler",
+    "UntilStop",
     "VicinityCache",
     "WholeCanvas",
     "Window",
@@ -169,6 +173,7 @@ __all__ = [
     "fast_dllm_dual",
     "fast_dllm_factor",
     "fast_dllm_prefix",
+    "finish",
     "first_hitting",
     "forward_backward",
     "hierarchy",

@@ -11,7 +11,7 @@ prompt may hold the mask token itself.
 Shapes: B rows, L columns of the canvas, M candidates per row in a step, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from llada.process import Process
 from llada.random import RowRandom
 from llada.rows import left_padding
+from llada.samplers.columns import Edit
 
 NOTHING = torch.empty(0)
 """What a field holds that isn't known yet."""
@@ -109,6 +110,23 @@ class State:
         canvas = _noise(process, tokens, unknown, offset, random)
         nothing = torch.full(tokens.shape, torch.nan, device=tokens.device)
         return cls(process, canvas, unknown, ~unknown, offset, random, random, torch.zeros_like(offset[:, 0]), nothing)
+
+    def moved(self, edit: Edit, pad_token_id: int) -> "State":
+        """The state after an edit of the columns: new ones hold the mask and are open.
+
+        Args:
+            edit: of the canvas.
+            pad_token_id: what stands in the padding behind a row.
+        """
+        mask = self.process.mask_token_id
+        assert mask is not None
+        return replace(
+            self,
+            tokens=edit(self.tokens, mask, pad_token_id),
+            open=edit(self.open, True, False),
+            given=edit(self.given, False, True),
+            confidence=edit(self.confidence, torch.nan),
+        )
 
     @cached_property
     def positions(self) -> Tensor:

@@ -125,6 +125,11 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         return found
 
     @override
+    def _remembering(self) -> list[Part]:
+        kept = [self.amount] if type(self.amount).start is not Amount.start else []
+        return [*super()._remembering(), *kept]
+
+    @override
     def _started(self) -> Self:
         return replace(self, amount=self.amount.start())
 

@@ -38,15 +38,16 @@ def stream_text(
     to_write = (~given[row]).tolist()
     if not any(to_write):
         return
-    begin, shown = to_write.index(True), ""
+    begin, shown, whole, grows, real = to_write.index(True), "", "", False, None
     for step in steps:
-        ids, waits = step.tokens[row, begin:].tolist(), step.open[row, begin:].tolist()
+        if step.edit is not None:  # more may come behind a row that is full
+            grows, real = True, int(step.edit.real[row, begin:].sum())
+        ids, waits = step.tokens[row, begin:][:real].tolist(), step.open[row, begin:][:real].tolist()
         written = count_before(waits, {True})
         final = count_before(ids[:written], stops)
-        ended = final < written or written == len(ids)
-        text = decode(ids[:final])
-        if not ended:
-            text = text.rstrip(_TORN)
+        ended = final < written or (written == len(ids) and not grows)
+        whole = decode(ids[:final])
+        text = whole if ended else whole.rstrip(_TORN)
         if not text.startswith(shown):
             raise ValueError(
                 f"a step turned {shown!r} into {text!r} after it was given out; show the steps of a sampler that takes "
@@ -57,3 +58,5 @@ def stream_text(
         shown = text
         if ended:
             return
+    if grows and len(whole) > len(shown):
+        yield whole[len(shown) :]

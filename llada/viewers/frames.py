@@ -1,6 +1,6 @@
 """What a row looked like before the first step and after each one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -16,12 +16,20 @@ class Frame(NamedTuple):
         changed: whether the step wrote here, or masked again.
         confidence: probability that the model gave to the token it proposed here; None where it proposed none.
         calls: model calls so far.
+        given: whether the position was never open.
+        source: place in the frame before of each token, -1 for those that came with the step; None if none moved.
     """
 
     ids: list[int | None]
     changed: list[bool]
     confidence: list[float | None]
     calls: int
+    given: list[bool]
+    source: list[int] | None = None
+
+
+ABSENT = -1
+"""What stands where a token was deleted, or has still to come."""
 
 
 def frames_of(steps: Iterable[Step], tokens: Tensor, given: Tensor, row: int = 0) -> list[Frame]:
@@ -34,13 +42,64 @@ def frames_of(steps: Iterable[Step], tokens: Tensor, given: Tensor, row: int = 0
         row: which row of the batch.
     """
     length = tokens.shape[1]
-    frames = [Frame(_ids(tokens[row], ~given[row]), [False] * length, [None] * length, 0)]
+    frames = [Frame(_ids(tokens[row], ~given[row]), [False] * length, [None] * length, 0, given[row].tolist())]
     for step in steps:
-        confidence = [None if p != p else round(p, 3) for p in step.confidence[row].tolist()]  # NaN: not considered
+        given, source = step.carried(given), None
+        if step.edit is not None:  # padding behind a row isn't shown
+            before, length = length, last_column(step.edit.real[row])
+            source = step.edit.source[row, :length].tolist()
+            source = None if source == list(range(before)) else source
+        confidence = [None if p != p else round(p, 3) for p in step.confidence[row, :length].tolist()]  # NaN: none
         frames.append(
-            Frame(_ids(step.tokens[row], step.open[row]), step.changed[row].tolist(), confidence, int(step.calls[row]))
+            Frame(
+                _ids(step.tokens[row, :length], step.open[row, :length]),
+                step.changed[row, :length].tolist(),
+                confidence,
+                int(step.calls[row]),
+                given[row, :length].tolist(),
+                source,
+            )
         )
     return frames
+
+
+def aligned(frames: Sequence[Frame]) -> list[Frame]:
+    """The same frames with a place for every token that was ever there, `ABSENT` while it isn't.
+
+    Args:
+        frames: of a row whose tokens may move.
+    """
+    places = list(range(len(frames[0].ids)))  # of the frame at hand, in the order of all places
+    order, shown = list(places), [places]
+    for frame in frames[1:]:
+        if frame.source is not None:
+            before, places = places, []
+            for source in frame.source:
+                places.append(before[source] if source >= 0 else len(order))
+                if source < 0:  # behind its left neighbour
+                    order.insert(order.index(places[-2]) + 1 if len(places) > 1 else 0, len(order))
+        shown.append(places)
+    spread, there = [], dict.fromkeys(shown[0])
+    for frame, places in zip(frames, shown, strict=True):
+        index = {place: i for i, place in enumerate(places)}
+        at = [index.get(place) for place in order]
+        toggled = [(place in there) != (place in index) for place in order]
+        spread.append(
+            Frame(
+                [ABSENT if i is None else frame.ids[i] for i in at],
+                [new or (i is not None and frame.changed[i]) for i, new in zip(at, toggled, strict=True)],
+                [None if i is None else frame.confidence[i] for i in at],
+                frame.calls,
+                [i is not None and frame.given[i] for i in at],
+            )
+        )
+        there = dict.fromkeys(places)
+    return spread
+
+
+def last_column(real: Tensor) -> int:
+    """The number of columns up to the last real token of a row, (L,) bool: without the padding behind it."""
+    return int(real.nonzero()[-1]) + 1 if bool(real.any()) else 0
 
 
 def _ids(tokens: Tensor, waits: Tensor) -> list[int | None]:

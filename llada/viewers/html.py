@@ -49,7 +49,7 @@ function draw() {
     const cell = document.createElement("span"), fresh = frame.changed[i];
     cell.textContent = id < 0 ? "\\u2591\\u2591" : DATA.texts[id];
     if (id < 0) cell.className = fresh ? "mask again" : "mask";
-    else if (DATA.given[i]) cell.className = "given";
+    else if ((frame.given || DATA.given)[i]) cell.className = "given";
     else if (fresh) { cell.className = "new"; cell.style.background = colour(frame.confidence[i]); }
     if (fresh && frame.confidence[i] !== null) cell.title = "confidence " + frame.confidence[i];
     return cell;
@@ -103,10 +103,11 @@ def denoising_page(
     def numbered(frame: Frame) -> dict[str, Any]:
         ids = [-1 if token is None else numbers.setdefault(token, len(numbers)) for token in frame.ids]
         changed = [int(new) for new in frame.changed]
-        return {"ids": ids, "changed": changed, "confidence": frame.confidence, "calls": frame.calls}
+        data = {"ids": ids, "changed": changed, "confidence": frame.confidence, "calls": frame.calls}
+        return data if frame.given == frames[0].given else {**data, "given": [int(old) for old in frame.given]}
 
     shown = [numbered(frame) for frame in frames]
-    fixed = [int(token is not None) for token in frames[0].ids]
+    fixed = [int(old) for old in frames[0].given]
     data = {"texts": [text(token) for token in numbers], "given": fixed, "frames": shown}
     # Inside a script only "<" could end it or open a comment.
     script = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")

@@ -24,7 +24,7 @@ from llada.evaluation import PROTOCOLS, EvaluationModel
 from llada.metrics import ConditionalLikelihood
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
-from llada.samplers import RegularExpression, comb, low_confidence
+from llada.samplers import RegularExpression, UntilStop, comb, low_confidence
 from llada.text import TextModel
 from tests.tiny_checkpoint import BOS, MASK, TEMPLATE, write_tokenizer
 
@@ -169,6 +169,14 @@ def spy_on_the_screen(monkeypatch: pytest.MonkeyPatch, found: Seen) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Where?\n"))
 
 
+BLOCKS = ["--sampler", "low_confidence", "--sampler.block_length", "2", "--sampler.steps", "6"]
+
+
+def grows_to(seen: "Seen") -> int | None:
+    sampler = written_by(seen).sampler
+    return sampler.max_new_tokens if isinstance(sampler, UntilStop) else None
+
+
 Check = Callable[[Seen], bool]
 Case = tuple[list[str], Check]
 
@@ -223,6 +231,10 @@ SAMPLE: dict[str, Case] = {
     "jsonl": (["--jsonl"], lambda seen: seen.out.startswith("{")),
     "overwrite": (["--page", "there.html", "--overwrite"], lambda seen: Path("there.html").read_text() != "mine"),
     "regex_max_states": (["--regex", "ab", "--regex_max_states", "9"], lambda seen: seen.max_states() == [9]),
+    "max_new_tokens": (
+        ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
+        lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
@@ -247,6 +259,10 @@ GENERATE: dict[str, Case] = {
     "bos": (["--bos", "true"], lambda seen: written_by(seen).bos is True),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7, 8]),
     "regex_max_states": (["--regex", "ab", "--regex_max_states", "9"], lambda seen: seen.max_states() == [9]),
+    "max_new_tokens": (
+        ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
+        lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
@@ -265,6 +281,10 @@ CHAT: dict[str, Case] = {
     "context": (["--context", "150"], lambda seen: session(seen)["context"] == 150),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7]),
     "no_stream": (["--no_stream"], lambda seen: session(seen)["pieces"] is False),
+    "max_new_tokens": (
+        ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
+        lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 

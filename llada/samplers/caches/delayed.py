@@ -15,6 +15,7 @@ from llada.rows import left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.regions import read_columns, region_logits
 from llada.samplers.caches.turns import Turns
+from llada.samplers.columns import Edit
 from llada.samplers.layout import first_true
 
 
@@ -58,6 +59,12 @@ class _Delayed(OpenCache):
     def begin_window(self, start: int, stop: int) -> None:
         self.stop = stop
         self.turns.begin_window()
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.store.move(edit.source)
+        self.length = edit.source.shape[1]
+        self.turns.begin_window()  # the next call computes everything
 
     @override
     def begin_step(self, still_open: Tensor, most: int) -> None:
@@ -154,6 +161,14 @@ class _Interval(OpenCache):
     @override
     def begin_window(self, start: int, stop: int) -> None:
         self.turns.begin_window()
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.features.move(edit.source)
+        self.length = edit.source.shape[1]
+        self.start = torch.minimum(self.start, (edit.first - self.features.lead).clamp(min=0))
+        self.width = self.length - int(self.start.min())
+        self.turns.begin_window()  # the next call computes everything
 
     @override
     def begin_call(self, asking: Tensor) -> None:

@@ -6,7 +6,7 @@ Shapes: B rows, L columns of the canvas, Q columns of the region, M wanted posit
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from llada.denoiser import Denoiser, flat_indices
 from llada.rows import has_context, left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns
+from llada.samplers.columns import Edit
 from llada.samplers.window import Blocks
 
 
@@ -73,6 +74,7 @@ class _Regions(OpenCache):
         self.policy, self.backbone, self.length = policy, backbone, length
         self.store = backbone.new_cache(rows, length)
         self.turns, self.begins = Turns(rows), [0] * rows
+        self.edited = [length] * rows  # from where on what is kept is of columns that have moved since
         self.spans, self.even = [(0, length)] * rows, True  # the region of each row, and whether there is but one
 
     @override
@@ -84,10 +86,31 @@ class _Regions(OpenCache):
         self.turns.begin_window()
         # A row that begins behind the window has nothing open in it.
         begins = [begin if start < begin < stop else start for begin in self.begins]
-        regions = {begin: self.policy.region(begin, stop, self.length) for begin in set(begins)}
-        cut = {begin: (max(0, low - self.store.lead), min(high, self.length)) for begin, (low, high) in regions.items()}
+        cut = {begin: self._cut(begin, stop) for begin in set(begins)}
         self.spans = [cut[begin] for begin in begins]
         self.even = len(set(self.spans)) == 1
+
+    @override
+    def begin_windows(self, starts: Sequence[int], stops: Sequence[int], begun: Sequence[bool]) -> None:
+        self.turns.restart(begun)
+        spans = [self._cut(start, stop) for start, stop in zip(starts, stops, strict=True)]
+        self.spans = [
+            span if edited >= self.length else (min(span[0], max(0, edited - self.store.lead)), self.length)
+            for span, edited in zip(spans, self.edited, strict=True)
+        ]
+        self.even = len(set(self.spans)) == 1
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.store.move(edit.source)
+        self.length = edit.source.shape[1]
+        first = [min(a, b) for a, b in zip(self.edited, edit.first.tolist(), strict=True)]
+        rows = edit.real.sum(1) + left_padding(edit.real, edit.real)[:, 0]
+        self.edited = [self.length if a >= end else a for a, end in zip(first, rows.tolist(), strict=True)]
+
+    def _cut(self, start: int, stop: int) -> tuple[int, int]:
+        low, high = self.policy.region(start, stop, self.length)
+        return max(0, low - self.store.lead), min(high, self.length)
 
     @override
     def begin_call(self, asking: Tensor) -> None:
@@ -99,6 +122,7 @@ class _Regions(OpenCache):
         assert where is not None
         region = self._region(self.turns.due(self.policy.refreshes), tokens.device)
         self.turns.end_call()
+        self.edited = [self.length] * len(self.edited)
         return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
 
     def _region(self, full: bool | Tensor, device: torch.device) -> slice | Tensor:
@@ -123,6 +147,7 @@ class RegionCache(CachePolicy):
         ValueError: if either is less than 1.
     """
 
+    ragged: ClassVar[bool] = True
     refresh: int | None = None
     warm_up: int = 1
 
@@ -258,6 +283,12 @@ class _Exact(OpenCache):
                 f"; use window=Blocks({self.blocks}, from_start=True)"
             )
         self.start, self.stop = start, stop
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.store.move(edit.source)
+        self.length = edit.source.shape[1]
+        self.written = min(self.written, int(edit.first.min()) // self.blocks * self.blocks)
 
     @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
