@@ -30,7 +30,7 @@ from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
 from llada.files.visible import visible
-from llada.samplers import Canvas, Sampler, Step
+from llada.samplers import Canvas, LengthPolicy, Sampler, Step
 from llada.text import TextModel, load
 
 MASK_SIGN = "░"
@@ -61,6 +61,7 @@ def chat(
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
     max_tokens: int = MAX_TOKENS,
     max_new_tokens: int | None = None,
+    length: LengthPolicy | None = None,
 ) -> None:
     """Talk to a model, turn by turn; /help lists what can be typed beside messages.
 
@@ -83,6 +84,7 @@ def chat(
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
         max_new_tokens: longest answer: masks are appended block by block until it ends; default: num_new_tokens,
             all of them there from the start.
+        length: when masks come and go, as a class such as Daedal; default: blocks are appended until the text ends.
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
@@ -97,7 +99,7 @@ def chat(
         raise ValueError(f"an answer of {most} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
     text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, most))
-    text = growing(text, max_new_tokens)
+    text = growing(text, max_new_tokens, length)
     live = console.is_terminal and not no_stream
     talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream), most=most)
     talk.history.system = system

@@ -31,7 +31,7 @@ from llada.cli.options import expand_sampler, name_positional, run
 from llada.data import ChatTemplate, JsonLines
 from llada.data.chat.conversations import read_messages, read_tools
 from llada.files.json_object import parse_object
-from llada.samplers import Sampler
+from llada.samplers import LengthPolicy, Sampler
 from llada.text import TextModel, load
 
 
@@ -63,6 +63,7 @@ def generate(
     regex_max_states: int = MAX_STATES,
     max_tokens: int = MAX_TOKENS,
     max_new_tokens: int | None = None,
+    length: LengthPolicy | None = None,
 ) -> None:
     """Answer a file of prompts; run it again to go on after an interruption.
 
@@ -88,6 +89,7 @@ def generate(
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
         max_new_tokens: longest answer: masks are appended block by block until it ends; default: num_new_tokens,
             all of them there from the start.
+        length: when masks come and go, as a class such as Daedal; default: blocks are appended until the text ends.
     """
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
@@ -103,7 +105,7 @@ def generate(
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
     text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, most))
-    text = growing(matching(text, regex, text.stop_token_ids, regex_max_states), max_new_tokens)
+    text = growing(matching(text, regex, text.stop_token_ids, regex_max_states), max_new_tokens, length)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))

@@ -1,8 +1,9 @@
-"""``--max_new_tokens``: an answer that is as long as it needs to be."""
+"""``--max_new_tokens`` and ``--length``: an answer that is as long as it needs to be."""
 
 from dataclasses import replace
+from typing import Any, cast
 
-from llada.samplers import UntilStop
+from llada.samplers import LengthPolicy, ResizingSampler, UntilStop
 from llada.text import TextModel
 
 
@@ -26,28 +27,35 @@ def most_tokens(num_new_tokens: int, max_new_tokens: int | None) -> int:
     return max_new_tokens
 
 
-def growing(text: TextModel, max_new_tokens: int | None) -> TextModel:
-    """The model with a sampler that appends masks until the text has ended, see `llada.samplers.UntilStop`.
+def growing(text: TextModel, max_new_tokens: int | None, length: LengthPolicy | None = None) -> TextModel:
+    """The model with a sampler that finds out how long a text is to be.
 
     Args:
         text: model and tokenizer, with the sampler that is to be used.
         max_new_tokens: most tokens of an answer; None to leave the sampler as it is.
+        length: when masks come and go, see `llada.samplers.ResizingSampler`; None for `llada.samplers.UntilStop`, which
+            appends blocks until the text has ended.
 
     Raises:
-        ValueError: if nothing ends a text, or the sampler can't follow a canvas that grows.
+        ValueError: if nothing ends a text, or the sampler can't follow a canvas whose length changes.
     """
     if max_new_tokens is None:
+        if length is not None:
+            raise ValueError("--length changes how long a text becomes; say by --max_new_tokens how long at most")
         return text
     first = text.tokenizer.eos_token_id  # what a row is filled with
-    stops = sorted(text.stop_token_ids, key=lambda token: (token != first, token))
+    stops = tuple(sorted(text.stop_token_ids, key=lambda token: (token != first, token)))
     if not stops:
         raise ValueError(
             "--max_new_tokens lets a text go on until it ends, but the tokenizer has no token that ends one; say how "
             "long it is to be by --num_new_tokens alone"
         )
+    preset = "low_confidence" if length is None else "fast_dllm"
     try:
-        return replace(text, sampler=UntilStop(text.decoding, tuple(stops), max_new_tokens))
+        if length is None:
+            return replace(text, sampler=UntilStop(text.decoding, stops, max_new_tokens))
+        return replace(text, sampler=ResizingSampler(cast(Any, text.decoding), length, stops, max_new_tokens))
     except ValueError as error:
         raise ValueError(
-            f"--max_new_tokens: {error}; at the command line: --sampler low_confidence --sampler.block_length 32"
+            f"--max_new_tokens: {error}; at the command line: --sampler {preset} --sampler.block_length 32"
         ) from error

@@ -20,7 +20,7 @@ from llada.cli.options import expand_sampler, name_positional, run
 from llada.files.atomic import write_bytes
 from llada.files.visible import visible
 from llada.rows import count_before
-from llada.samplers import Canvas, Sample, Sampler, Step, finish
+from llada.samplers import Canvas, LengthPolicy, Sample, Sampler, Step, finish
 from llada.text import TextModel, load
 from llada.viewers import denoising_page, denoising_picture, watch
 
@@ -49,6 +49,7 @@ def sample(
     regex_max_states: int = MAX_STATES,
     max_tokens: int = MAX_TOKENS,
     max_new_tokens: int | None = None,
+    length: LengthPolicy | None = None,
 ) -> None:
     """Write text with a trained model.
 
@@ -78,6 +79,7 @@ def sample(
         max_tokens: tokens that may be asked for in all, against a slip of the keyboard.
         max_new_tokens: longest text behind a prompt: masks are appended block by block until it
             ends; default: num_new_tokens, all of them there from the start.
+        length: when masks come and go, as a class such as Daedal; default: blocks are appended until the text ends.
     """
     for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
@@ -97,6 +99,7 @@ def sample(
             growing(
                 matching(text, regex if prompts else None, text.stop_token_ids, regex_max_states),
                 max_new_tokens if prompts else None,
+                length if prompts else None,
             ),
             [*map(text.encode, prompts)],
             num_new_tokens,

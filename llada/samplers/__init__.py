@@ -14,6 +14,9 @@ from llada.samplers.constraints.allow_lists import AllowLists
 from llada.samplers.constraints.regular import RegularExpression
 from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
+from llada.samplers.length.daedal import Daedal
+from llada.samplers.length.policy import Asked, Change, LengthPolicy
+from llada.samplers.length.resizing import ResizingSampler
 from llada.samplers.length.until_stop import UntilStop
 from llada.samplers.next_token import NextToken
 from llada.samplers.order import (
@@ -94,17 +97,20 @@ __all__ = [
     "Amount",
     "Ancestral",
     "AncestralSampler",
+    "Asked",
     "Binomial",
     "Blocks",
     "CachePolicy",
     "Canvas",
     "CappedRemasking",
+    "Change",
     "Comb",
     "ComposedSampler",
     "Confidence",
     "ConfidenceRemasking",
     "CosineQuota",
     "Credit",
+    "Daedal",
     "DelayedCache",
     "Demote",
     "DreamFloor",
@@ -121,6 +127,7 @@ __all__ = [
     "Hierarchy",
     "IntervalCache",
     "LeftToRight",
+    "LengthPolicy",
     "LoopRemasking",
     "Margin",
     "Measure",
@@ -139,6 +146,7 @@ __all__ = [
     "RegularExpression",
     "Remasking",
     "RescaledRemasking",
+    "ResizingSampler",
     "Sample",
     "Sampler",
     "Sliding",

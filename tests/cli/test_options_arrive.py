@@ -24,7 +24,15 @@ from llada.evaluation import PROTOCOLS, EvaluationModel
 from llada.metrics import ConditionalLikelihood
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
-from llada.samplers import RegularExpression, UntilStop, comb, low_confidence
+from llada.samplers import (
+    Daedal,
+    LengthPolicy,
+    RegularExpression,
+    ResizingSampler,
+    UntilStop,
+    comb,
+    low_confidence,
+)
 from llada.text import TextModel
 from tests.tiny_checkpoint import BOS, MASK, TEMPLATE, write_tokenizer
 
@@ -177,6 +185,14 @@ def grows_to(seen: "Seen") -> int | None:
     return sampler.max_new_tokens if isinstance(sampler, UntilStop) else None
 
 
+GROWS = ["--num_new_tokens", "4", "--sampler", "fast_dllm", "--sampler.block_length", "2"]
+
+
+def policy(seen: "Seen") -> LengthPolicy | None:
+    sampler = written_by(seen).sampler
+    return sampler.length if isinstance(sampler, ResizingSampler) else None
+
+
 Check = Callable[[Seen], bool]
 Case = tuple[list[str], Check]
 
@@ -235,6 +251,10 @@ SAMPLE: dict[str, Case] = {
         ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
         lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
     ),
+    "length": (
+        [*GROWS, "--max_new_tokens", "6", "--length", "Daedal", "--length.expand_by", "3"],
+        lambda seen: policy(seen) == Daedal(expand_by=3),
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
@@ -263,6 +283,10 @@ GENERATE: dict[str, Case] = {
         ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
         lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
     ),
+    "length": (
+        [*GROWS, "--max_new_tokens", "6", "--length", "Daedal", "--length.expand_by", "3"],
+        lambda seen: policy(seen) == Daedal(expand_by=3),
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
@@ -284,6 +308,10 @@ CHAT: dict[str, Case] = {
     "max_new_tokens": (
         ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
         lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
+    ),
+    "length": (
+        [*GROWS, "--max_new_tokens", "6", "--length", "Daedal", "--length.expand_by", "3"],
+        lambda seen: policy(seen) == Daedal(expand_by=3),
     ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }

@@ -105,6 +105,8 @@ class CachePolicy(Part, ABC):
     """Whether it must be told when a window begins."""
     ragged: ClassVar[bool] = False
     """Whether each row may be in a window of its own."""
+    computes_the_end: ClassVar[bool] = False
+    """Whether everything behind the window is computed in each call, so that its logits may be asked for."""
 
     @property
     def memoryless(self) -> bool:
@@ -162,6 +164,7 @@ class NoCache(CachePolicy):
 
     windowed: ClassVar[bool] = False
     ragged: ClassVar[bool] = True
+    computes_the_end: ClassVar[bool] = True
 
     @property
     @override

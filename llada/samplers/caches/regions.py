@@ -181,6 +181,8 @@ class PrefixCache(RegionCache):
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.2.
     """
 
+    computes_the_end: ClassVar[bool] = True
+
     @override
     def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
         return start, length

@@ -17,6 +17,7 @@ from llada.samplers.columns import Edit
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.length.growth import Growth
+from llada.samplers.length.room import check_room
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds, is_stop, token_ids
@@ -107,12 +108,7 @@ class UntilStop(Sampler):
         if behind == 0:
             raise ValueError("every row must end with at least one mask, behind which others are appended")
         more = max(0, self.max_new_tokens - behind)
-        longest, limit = tokens.shape[1] + more, getattr(model, "max_length", None)
-        if limit is not None and longest > limit:
-            raise ValueError(
-                f"max_new_tokens={self.max_new_tokens} makes rows of up to {longest} tokens, and the model takes "
-                f"{limit}; ask for at most {self.max_new_tokens - longest + limit}"
-            )
+        check_room(model, tokens.shape[1] + more, self.max_new_tokens)
         sampler = self.sampler.stopping(self.stop_token_ids)
         if isinstance(sampler, ComposedSampler):
             growth = Growth(more, sampler.window, tokens.shape[1])
