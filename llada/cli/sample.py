@@ -104,7 +104,15 @@ def sample(
             [*map(text.encode, prompts)],
             num_new_tokens,
         ),
-        (matching(text, regex if infill else None, (), regex_max_states), [*map(text.encode_gaps, infill or [])], 0),
+        (
+            growing(
+                matching(text, regex if infill else None, (), regex_max_states),
+                max_new_tokens if infill and length is not None else None,  # nothing is appended behind a gap
+                length if infill else None,
+            ),
+            [*map(text.encode_gaps, infill or [])],
+            0,
+        ),
     )
     for model, made in _canvases(kinds, num_samples, 1 if show else batch_size):
         steps: Iterable[Step] = model.steps(made, seed)

@@ -1,5 +1,6 @@
 """Decoding: write the open positions of a canvas."""
 
+from llada.process.columns import Edit
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, Hierarchy, PerStep, Quota, ThresholdOrQuota
 from llada.samplers.amount.stability import Credit, Stability
@@ -7,7 +8,6 @@ from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.canvas import Canvas, canvas
-from llada.samplers.columns import Edit
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.allow_lists import AllowLists
@@ -15,6 +15,7 @@ from llada.samplers.constraints.regular import RegularExpression
 from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.length.daedal import Daedal
+from llada.samplers.length.dreamon import DreamOn
 from llada.samplers.length.policy import Asked, Change, LengthPolicy
 from llada.samplers.length.resizing import ResizingSampler
 from llada.samplers.length.until_stop import UntilStop
@@ -114,6 +115,7 @@ __all__ = [
     "DelayedCache",
     "Demote",
     "DreamFloor",
+    "DreamOn",
     "DualCache",
     "Edit",
     "EditingSampler",

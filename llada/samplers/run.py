@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from llada.denoiser import Denoiser
+from llada.process.columns import Edit
 from llada.random import RowRandom
 from llada.samplers.caches.policy import OpenCache
-from llada.samplers.columns import Edit
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
 from llada.samplers.propose import Proposal

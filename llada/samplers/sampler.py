@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from llada.process import Process
+from llada.process.columns import Edit
 from llada.random import RowRandom
-from llada.samplers.columns import Edit
 from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds
 

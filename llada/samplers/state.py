@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from llada.process import Process
+from llada.process.columns import Edit
 from llada.random import RowRandom
 from llada.rows import left_padding
-from llada.samplers.columns import Edit
 
 NOTHING = torch.empty(0)
 """What a field holds that isn't known yet."""

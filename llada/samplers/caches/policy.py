@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import BackboneDenoiser, Denoiser
-from llada.samplers.columns import Edit
+from llada.process.columns import Edit
 from llada.samplers.part import Part
 
 

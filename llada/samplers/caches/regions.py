@@ -13,10 +13,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
+from llada.process.columns import Edit
 from llada.rows import has_context, left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns
-from llada.samplers.columns import Edit
 from llada.samplers.window import Blocks
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from llada.samplers.columns import Edit
+from llada.process.columns import Edit
 from llada.samplers.layout import Span, plan
 from llada.samplers.run import Run
 from llada.samplers.sampler import Step

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.part import Part
 from llada.samplers.state import State
 
@@ -99,6 +100,32 @@ class LengthPolicy(Part, ABC):
         """
         return torch.zeros_like(real)
 
+    def adjusted(self, logits: Tensor, state: State, room: Tensor) -> Tensor:
+        """The logits without what can't be obeyed now.
+
+        Args:
+            logits: (B, M, V) float32; not edited.
+            state: the step; ``state.columns`` (B, M) are where the candidates stand.
+            room: (B,) int64, by how many tokens each row may still grow.
+        """
+        return logits
+
     @abstractmethod
     def __call__(self, asked: Asked) -> Change:
         """What is to change after a step, in which `Asked.taken` is written."""
+
+
+class Obeyable(Adjustment):
+    """A policy's word on the logits of one step.
+
+    Args:
+        policy: that is asked.
+        room: (B,) int64, by how many tokens each row may still grow.
+    """
+
+    def __init__(self, policy: LengthPolicy, room: Tensor) -> None:
+        self.policy, self.room = policy, room
+
+    def __call__(self, logits: Tensor, state: State) -> Tensor:
+        """See `LengthPolicy.adjusted`."""
+        return self.policy.adjusted(logits, state, self.room)

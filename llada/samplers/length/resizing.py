@@ -16,10 +16,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.process import Process
-from llada.samplers.columns import Edit
+from llada.process.columns import Edit
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.layout import first_true
-from llada.samplers.length.policy import Asked, Change, LengthPolicy
+from llada.samplers.length.policy import Asked, Change, LengthPolicy, Obeyable
 from llada.samplers.length.room import check_room
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Sampler, Step
@@ -126,11 +126,15 @@ class ResizingSampler(Sampler):
             random=streams.fold_in(_ORDER),
         )
         branches = inner.guidance.branches
-        starts, ends = rows.starts, (rows.starts + self._size).clamp(max=state.tokens.shape[1])
+        width = state.tokens.shape[1]
+        starts = rows.starts.clamp(max=width - 1)  # that of a finished row lies anywhere
+        ends = (starts + self._size).clamp(max=width)
         begun = rows.begun | rows.waiting
         run.cache.begin_windows(*(part.tolist() * branches for part in (starts, ends, begun)))
         time = inner.rates.time(state) if state.process.time_conditioned else None
-        state = run.propose(state, time, random=streams.fold_in(_DRAW))
+        room = self.max_new_tokens - (rows.real & ~state.given).sum(1)
+        obeyable = replace(run, adjustments=(*run.adjustments, Obeyable(self.length, room)))
+        state = obeyable.propose(state, time, random=streams.fold_in(_DRAW))
         state = replace(state, scores=inner.order(state))
         taken = inner.amount(state) & written
         state = replace(state, random=rows.state.random)

@@ -12,8 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.process import Process
+from llada.process.columns import Edit
 from llada.random import RowRandom
-from llada.samplers.columns import Edit
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.length.growth import Growth
