@@ -66,6 +66,20 @@ class KeyValueCache:
         stop = self.visible(region)
         return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
 
+    def move(self, source: Tensor) -> None:
+        """Follow a canvas whose columns have moved. Keys keep their rotation, so one is right only where it was before.
+
+        Args:
+            source: (B, N) int64, the old column of each of the N new ones; -1 for those that have nothing yet.
+        """
+        column = source.clamp(min=0)
+        index = column[:, None, :, None].expand(-1, *self.keys[0].shape[1:2], -1, self.keys[0].shape[3])
+        self.keys = [buffer.gather(2, index) for buffer in self.keys]
+        self.values = [buffer.gather(2, index) for buffer in self.values]
+        for layer, buffer in self.neighbours.items():
+            self.neighbours[layer] = buffer.gather(1, column[..., None].expand(-1, -1, buffer.shape[-1]))
+        self.length = source.shape[1]
+
     def write_neighbours(self, layer: int, source: Tensor, region: Region) -> Tensor:
         """Store what a short convolution reads of the region's tokens, and return that of the canvas.
 

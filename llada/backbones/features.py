@@ -101,6 +101,13 @@ class FeatureCache:
             x = self._layer(x, Context(body.rotation(changed), visibility, RowNeighbours(), cached=cached))
         return body.final_norm(x.flatten(0, 1)[select])
 
+    def move(self, source: Tensor) -> None:
+        """Follow a canvas whose columns have moved, as `KeyValueCache.move`."""
+        self.store.move(source)
+        index = source.clamp(min=0)[..., None].expand(-1, -1, self.body.width)
+        self.attention = [buffer.gather(1, index) for buffer in self.attention]
+        self.feed_forward = [buffer.gather(1, index) for buffer in self.feed_forward]
+
     def rows(self, chosen: Tensor) -> list[Tensor]:
         """A copy of what is kept of the rows that are ``chosen``, (B,) bool."""
         return [buffer[chosen] for buffer in self._buffers()]

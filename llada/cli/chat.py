@@ -26,12 +26,13 @@ from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
 from llada.cli.dialogue import History, answer_sampler, context_length, with_bos
 from llada.cli.kinds import Checkpoint, InputFolder
+from llada.cli.length import growing, most_tokens
 from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import run
 from llada.data import ChatTemplate, Message
 from llada.data.chat.conversations import ASSISTANT, USER
 from llada.files.visible import visible
-from llada.samplers import Canvas, Sampler, Step
+from llada.samplers import Canvas, LengthPolicy, Sampler, Step
 from llada.text import TextModel, load
 
 MASK_SIGN = "░"
@@ -62,6 +63,8 @@ def chat(
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
     changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
     max_tokens: int = MAX_TOKENS,
+    max_new_tokens: int | None = None,
+    length: LengthPolicy | None = None,
 ) -> None:
     """Talk to a model, turn by turn; /help lists what can be typed beside messages.
 
@@ -83,22 +86,26 @@ def chat(
         loading: what to add to a released checkpoint's own word.
         changes: arguments of the sampler by their short names.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
+        max_new_tokens: longest answer: masks are appended block by block until it ends; default: num_new_tokens,
+            all of them there from the start.
+        length: when masks come and go, as a class such as Daedal; default: blocks are appended until the text ends.
     """
     if num_new_tokens < 1:
         raise ValueError(f"num_new_tokens must be 1 or more; got {num_new_tokens}")
-    check_total("the new tokens of an answer", num_new_tokens, "max_tokens", max_tokens)
+    most = most_tokens(num_new_tokens, max_new_tokens)
+    check_total("the new tokens of an answer", most, "max_tokens", max_tokens)
     text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = replace(text, template=template, variables=variables or {})
     text.chat_template  # noqa: B018 - says that there is none before the first message is typed
     text = with_bos(text, bos)
     limit = context_length(text, context)
-    if limit is not None and limit <= num_new_tokens:
-        raise ValueError(f"an answer of {num_new_tokens} tokens leaves no room in the context of {limit}; ask for less")
+    if limit is not None and limit <= most:
+        raise ValueError(f"an answer of {most} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
-    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
-    text = changed(text, changes)
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, most))
+    text = growing(changed(text, changes), max_new_tokens, length)
     live = console.is_terminal and not no_stream
-    talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream))
+    talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream), most=most)
     talk.history.system = system
     if sys.stdin.isatty():
         console.print("[dim]/help lists the commands, /quit leaves[/dim]")
@@ -129,6 +136,7 @@ class ChatSession:
         stream: whether to draw the answer while it comes out of the masks.
         pieces: whether otherwise to print text as soon as it is final.
         history: what has been said.
+        most: tokens that an answer may grow to; those of ``num_new_tokens`` if they are more.
     """
 
     text: TextModel
@@ -139,6 +147,7 @@ class ChatSession:
     stream: bool
     pieces: bool = False
     history: History = field(default_factory=History)
+    most: int = 0
 
     def __post_init__(self) -> None:
         self._dropped = 0
@@ -203,7 +212,7 @@ class ChatSession:
         self._note(f"{len(entry['messages'])} messages added to {rest}")
 
     def _answer(self) -> str:
-        room = None if self.context is None else self.context - self.num_new_tokens
+        room = None if self.context is None else self.context - max(self.num_new_tokens, self.most)
         prompt, dropped = self.history.prompt(self.text, room)
         if dropped > self._dropped:
             self._note(f"the context is full: the first {dropped} messages are left out from here on")
@@ -215,10 +224,10 @@ class ChatSession:
 
     def _draw(self, made: Canvas, steps: Iterator[Step]) -> str:
         """Draw the answer anew in place after every step, and leave its text there."""
-        answer = ""
+        answer, begin = "", made.tokens.shape[1] - self.num_new_tokens
         with Live(console=self.console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
             for step in steps:
-                row = step.tokens[0, -self.num_new_tokens :].tolist()
+                row = step.tokens[0, begin:].tolist()
                 answer = self.text.decode(row)
                 picture = Text(visible(self.text.decode(row, show_mask=MASK_SIGN)))
                 picture.highlight_regex(f"{MASK_SIGN}+", "dim")

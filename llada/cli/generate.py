@@ -27,12 +27,13 @@ from llada.cli.devices import usable
 from llada.cli.dialogue import answer_sampler, context_length, with_bos
 from llada.cli.expression import MAX_STATES, matching
 from llada.cli.kinds import Checkpoint, InputFile, InputFolder
+from llada.cli.length import growing, most_tokens
 from llada.cli.limits import MAX_TOKENS, check_length, check_total
 from llada.cli.options import run
 from llada.data import ChatTemplate, JsonLines
 from llada.data.chat.conversations import read_messages, read_tools
 from llada.files.json_object import parse_object
-from llada.samplers import Sampler
+from llada.samplers import LengthPolicy, Sampler
 from llada.text import TextModel, load
 
 
@@ -64,6 +65,8 @@ def generate(
     changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
     regex_max_states: int = MAX_STATES,
     max_tokens: int = MAX_TOKENS,
+    max_new_tokens: int | None = None,
+    length: LengthPolicy | None = None,
 ) -> None:
     """Answer a file of prompts; run it again to go on after an interruption.
 
@@ -88,21 +91,26 @@ def generate(
         changes: arguments of the sampler by their short names.
         regex_max_states: states that the automaton of the expression may have; bounds its time and memory.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
+        max_new_tokens: longest answer: masks are appended block by block until it ends; default: num_new_tokens,
+            all of them there from the start.
+        length: when masks come and go, as a class such as Daedal; default: blocks are appended until the text ends.
     """
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
     text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = with_bos(replace(text, template=template, variables=variables or {}), bos)
-    check_length(text, "num_new_tokens", num_new_tokens)
-    check_total("the new tokens of an answer", num_new_tokens, "max_tokens", max_tokens)
+    most = most_tokens(num_new_tokens, max_new_tokens)
+    check_length(text, "num_new_tokens" if max_new_tokens is None else "max_new_tokens", most)
+    check_total("the new tokens of an answer", most, "max_tokens", max_tokens)
     rows = list(_rows(input, text, seed, ignore_fields or []))
-    _check(rows, input, context_length(text, None), num_new_tokens)
+    _check(rows, input, context_length(text, None), most)
     done = repair(Path(output))
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
-    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, most))
     text = matching(changed(text, changes), regex, text.stop_token_ids, regex_max_states)
+    text = growing(text, max_new_tokens, length)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))
@@ -201,8 +209,10 @@ def _answers(text: TextModel, rows: list[Row], num_new_tokens: int) -> Iterator[
     """Answer one batch."""
     made = text.canvas([row.ids for row in rows], num_new_tokens)
     filled = text.generate(made, text.seeds([row.seed for row in rows]))
-    for row, tokens, calls in zip(rows, filled.tokens.tolist(), filled.calls.tolist(), strict=True):
-        ids = text.answer(tokens[-num_new_tokens:])
+    begin = made.tokens.shape[1] - num_new_tokens  # lengths may change behind it
+    for index, (row, calls) in enumerate(zip(rows, filled.calls.tolist(), strict=True)):
+        real = filled.attention_mask[index, begin:]
+        ids = text.answer(filled.tokens[index, begin:][real].tolist())
         answer = text.tokenizer.decode(ids)
         yield {"id": row.name, "text": answer, "num_tokens": len(ids), "calls": calls, "seed": row.seed}
 

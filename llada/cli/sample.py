@@ -16,12 +16,13 @@ from llada.cli.devices import usable
 from llada.cli.expression import MAX_STATES, matching
 from llada.cli.files import read_lines
 from llada.cli.kinds import Checkpoint, InputFile, InputFolder
+from llada.cli.length import growing, most_tokens
 from llada.cli.limits import MAX_TOKENS, check_length, check_total, gap_tokens
 from llada.cli.options import run
 from llada.files.atomic import write_bytes
 from llada.files.visible import visible
 from llada.rows import count_before
-from llada.samplers import Canvas, Sample, Sampler, Step
+from llada.samplers import Canvas, LengthPolicy, Sample, Sampler, Step, finish
 from llada.text import TextModel, load
 from llada.viewers import denoising_page, denoising_picture, watch
 
@@ -50,6 +51,8 @@ def sample(
     overwrite: bool = False,
     regex_max_states: int = MAX_STATES,
     max_tokens: int = MAX_TOKENS,
+    max_new_tokens: int | None = None,
+    length: LengthPolicy | None = None,
 ) -> None:
     """Write text with a trained model.
 
@@ -78,6 +81,9 @@ def sample(
         overwrite: replace the files of page and picture if they are there.
         regex_max_states: states that the automaton of the expression may have; bounds its time and memory.
         max_tokens: tokens that may be asked for in all, against a slip of the keyboard.
+        max_new_tokens: longest text behind a prompt: masks are appended block by block until it
+            ends; default: num_new_tokens, all of them there from the start.
+        length: when masks come and go, as a class such as Daedal; default: blocks are appended until the text ends.
     """
     for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
@@ -91,22 +97,35 @@ def sample(
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
     if not prompts and not infill:
         prompts = [""]
-    _check_sizes(text, len(prompts), infill or [], num_samples, num_new_tokens, max_tokens)
+    most = most_tokens(num_new_tokens, max_new_tokens)
+    _check_sizes(text, len(prompts), infill or [], num_samples, most, max_tokens)
     kinds = (
         # An expression may be followed by the end of the text, but not in a gap.
         (
-            matching(text, regex if prompts else None, text.stop_token_ids, regex_max_states),
+            growing(
+                matching(text, regex if prompts else None, text.stop_token_ids, regex_max_states),
+                max_new_tokens if prompts else None,
+                length if prompts else None,
+            ),
             [*map(text.encode, prompts)],
             num_new_tokens,
         ),
-        (matching(text, regex if infill else None, (), regex_max_states), [*map(text.encode_gaps, infill or [])], 0),
+        (
+            growing(
+                matching(text, regex if infill else None, (), regex_max_states),
+                max_new_tokens if infill and length is not None else None,  # nothing is appended behind a gap
+                length if infill else None,
+            ),
+            [*map(text.encode_gaps, infill or [])],
+            0,
+        ),
     )
     for model, made in _canvases(kinds, num_samples, 1 if show else batch_size):
         steps: Iterable[Step] = model.steps(made, seed)
         if pictures:
             steps = _write_pictures(model, made, steps, pictures)
             pictures = {}
-        _print(model, made, _follow(model, made, steps, show), seed, jsonl)
+        _print(model, _follow(model, made, steps, show), seed, jsonl)
         seed += len(made.tokens)
 
 
@@ -161,23 +180,26 @@ def _write_pictures(
 
 def _follow(text: TextModel, made: Canvas, steps: Iterable[Step], show: bool) -> Sample:
     """Take the steps to their end, on the screen if wanted."""
-    last = None
     if show:
-        last = watch(steps, made.given, lambda token: text.tokenizer.decode([token]))
-    else:
-        for last in steps:  # noqa: B007 - the last one is wanted
-            pass
-    written = text.to_write(made).sum(1)
-    return Sample(made.tokens, written * 0, written) if last is None else Sample(last.tokens, last.calls, written)
+        kept: list[Step] = []
+        watch(_noting(steps, kept), made.given, lambda token: text.tokenizer.decode([token]))
+        steps = kept
+    return finish(steps, made.tokens, made.given, made.attention_mask)
 
 
-def _print(text: TextModel, made: Canvas, filled: Sample, seed: int, jsonl: bool) -> None:
+def _noting(steps: Iterable[Step], kept: list[Step]) -> Iterator[Step]:
+    """The steps as they come, which are also put into a list."""
+    for step in steps:
+        kept.append(step)
+        yield step
+
+
+def _print(text: TextModel, filled: Sample, seed: int, jsonl: bool) -> None:
     """Show the samples, what was given in plain and what was written in colour, cut where the text ends."""
     console = Console(highlight=False, soft_wrap=True, emoji=False)
-    given = ~text.to_write(made)
     for row in range(len(filled.tokens)):
-        kept = made.attention_mask[row]
-        ids, old = filled.tokens[row][kept].tolist(), given[row][kept].tolist()
+        kept = filled.attention_mask[row]
+        ids, old = filled.tokens[row][kept].tolist(), filled.given[row][kept].tolist()
         # A stop token in the prompt ends nothing.
         end = count_before(
             [-1 if before else token for token, before in zip(ids, old, strict=True)], text.stop_token_ids

@@ -194,15 +194,16 @@ class EvaluationModel:
         made = text.canvas([question.ids for question in questions], num_new_tokens)
         seeds = text.seeds([question.seed + self.seed for question in questions])
         final, tokens = text.decoding.is_final, made.tokens
+        begin = made.tokens.shape[1] - num_new_tokens  # lengths may change behind it
         for number, step in enumerate(text.steps(made, seeds), start=1):
             tokens = step.tokens
             # Where nothing that is written changes any more, decoding may end with the last answer's end.
             if final and number % CHECK_EVERY == 0:
-                answers = tokens[:, -num_new_tokens:].tolist(), step.open[:, -num_new_tokens:].tolist()
+                answers = tokens[:, begin:].tolist(), step.open[:, begin:].tolist()
                 rows = [ids[: count_before(waits, {True})] for ids, waits in zip(*answers, strict=True)]
                 if all(text.has_ended(row, question.until) for row, question in zip(rows, questions, strict=True)):
                     break
-        rows = tokens[:, -num_new_tokens:].tolist()
+        rows = tokens[:, begin:].tolist()
         return [text.decode(row, question.until) for row, question in zip(rows, questions, strict=True)]
 
     def _check(self, length: int) -> None:

@@ -1,5 +1,6 @@
 """Decoding: write the open positions of a canvas."""
 
+from llada.process.columns import Edit
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
 from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
@@ -16,6 +17,11 @@ from llada.samplers.constraints.regular import RegularExpression
 from llada.samplers.editing import EditingSampler
 from llada.samplers.gibbs import GibbsSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
+from llada.samplers.length.daedal import Daedal
+from llada.samplers.length.dreamon import DreamOn
+from llada.samplers.length.policy import Asked, Change, LengthPolicy
+from llada.samplers.length.resizing import ResizingSampler
+from llada.samplers.length.until_stop import UntilStop
 from llada.samplers.next_token import NextToken
 from llada.samplers.order import (
     Confidence,
@@ -85,7 +91,7 @@ from llada.samplers.rates.remask import (
 )
 from llada.samplers.renoise import CommitAndRenoise
 from llada.samplers.reverse import AncestralSampler
-from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood
+from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood, finish
 from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.state import State
@@ -100,11 +106,13 @@ __all__ = [
     "Ancestral",
     "AncestralSampler",
     "AnnealedConfidence",
+    "Asked",
     "Binomial",
     "Blocks",
     "CachePolicy",
     "Canvas",
     "CappedRemasking",
+    "Change",
     "Comb",
     "CommitAndRenoise",
     "ComposedSampler",
@@ -113,10 +121,13 @@ __all__ = [
     "ConstantKappa",
     "CosineQuota",
     "Credit",
+    "Daedal",
     "DelayedCache",
     "Demote",
     "DreamFloor",
+    "DreamOn",
     "DualCache",
+    "Edit",
     "EditingSampler",
     "EntropyBound",
     "ExactCache",
@@ -130,6 +141,7 @@ __all__ = [
     "IntervalCache",
     "Kappa",
     "LeftToRight",
+    "LengthPolicy",
     "LoopRemasking",
     "Margin",
     "Measure",
@@ -150,6 +162,7 @@ __all__ = [
     "Remasking",
     "RemaskingKappa",
     "RescaledRemasking",
+    "ResizingSampler",
     "Sample",
     "Sampler",
     "Sliding",
@@ -167,6 +180,7 @@ __all__ = [
     "Tied",
     "TopProb",
     "UnmaskingSampler",
+    "UntilStop",
     "VicinityCache",
     "WholeCanvas",
     "Window",
@@ -184,6 +198,7 @@ __all__ = [
     "fast_dllm_dual",
     "fast_dllm_factor",
     "fast_dllm_prefix",
+    "finish",
     "first_hitting",
     "forward_backward",
     "hierarchy",

@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import Span, first_column, own_begins, plan
+from llada.samplers.length.growth import Growth
 from llada.samplers.part import Part
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import Run
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
-from llada.samplers.stopping import fill_rows, is_stop, token_ids
+from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 from llada.samplers.window import WholeCanvas, Window, stops_within
 
 
@@ -47,6 +48,8 @@ class ComposedSampler(Sampler):
         ValueError: if the parts don't fit together.
     """
 
+    growing: ClassVar[bool] = True
+    """Whether masks may be appended between windows."""
     proposal: Proposal = field(default_factory=Proposal, kw_only=True)
     window: Window = field(default_factory=WholeCanvas, kw_only=True)
     guidance: Guidance = field(default_factory=Guidance, kw_only=True)
@@ -65,6 +68,32 @@ class ComposedSampler(Sampler):
     def steps(self) -> int | None:
         """Steps for the whole canvas, or None if it goes on until no position is open."""
         return None
+
+    @override
+    def stopping(self, stop_token_ids: TokenIds) -> Self:
+        return replace(self, window=self.window.stopping(stop_token_ids))
+
+    def check_growing(self) -> None:
+        """Whether all parts can follow a canvas that grows.
+
+        Raises:
+            ValueError: if one can't.
+        """
+        if not self.growing or getattr(self.window, "block_length", None) is None:
+            raise ValueError(
+                f"{type(self).__name__} with {type(self.window).__name__} can't follow a canvas that grows block by "
+                "block; give UnmaskingSampler or EditingSampler with window=Blocks(block_length), or a preset with "
+                "block_length"
+            )
+        for part in self._remembering():
+            raise ValueError(
+                f"{type(part).__name__} looks at the whole canvas before decoding or remembers its columns, so it "
+                "can't follow one that grows; leave it out, or fix the length"
+            )
+
+    def _remembering(self) -> list[Part]:
+        """The parts that begin anew with every canvas."""
+        return [rule for rule in self.adjustments if type(rule).start is not Adjustment.start]
 
     @override
     def with_adjustments(self, *adjustments: Adjustment) -> Self:
@@ -100,10 +129,33 @@ class ComposedSampler(Sampler):
         for step in sampler._decode(model, state, sampler._spans(state), model_kwargs):
             yield wider.back(step)
 
-    def _decode(self, model: Any, state: State, spans: list[Span], model_kwargs: dict[str, Any]) -> Iterator[Step]:
+    @torch.no_grad()
+    def grow(
+        self,
+        growth: Growth,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
+    ) -> Iterator[Step]:
+        """As `iterate` on a canvas to which masks are appended, see `llada.samplers.UntilStop`."""
+        state = self._begin(tokens, process, given, seed, model_kwargs)
+        yield from self._decode(model, state, self._spans(growth.longest(state)), model_kwargs, growth)
+
+    def _decode(
+        self, model: Any, state: State, spans: list[Span], model_kwargs: dict[str, Any], growth: Growth | None = None
+    ) -> Iterator[Step]:
         started = self._started()
         run = started.run(model, state, model_kwargs)
         for index, span in enumerate(spans):
+            if growth is not None:
+                if growth.is_over(state):
+                    return
+                run, state, shown = growth.reach(run, state, spans, index)
+                yield shown
             # Counted from the end, so that rows that begin later have the same random numbers from there on.
             streams = state.random.fold_in(len(spans) - index)
             run.cache.begin_window(span.start, span.stop)
@@ -135,7 +187,7 @@ class ComposedSampler(Sampler):
         assert state.process.mask_token_id is not None
         mask = model_kwargs.get("attention_mask")
         guided = self.guidance(cache, state.given, state.process.mask_token_id, mask)
-        return Run(guided, cache, adjustments, self.proposal, model_kwargs)
+        return Run(guided, cache, adjustments, self.proposal, model_kwargs, self.guidance)
 
     @abstractmethod
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -59,6 +59,10 @@ class NextToken(ScoringSampler):
     def proposal(self) -> Proposal:  # type: ignore[override]
         """How a token is drawn."""
         return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
+
+    @override
+    def stopping(self, stop_token_ids: TokenIds) -> Self:
+        return replace(self, stop_token_ids=stop_token_ids)
 
     @property
     @override

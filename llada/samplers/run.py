@@ -3,16 +3,18 @@
 Shapes: B rows, L columns of the canvas, M candidates per row.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llada.denoiser import Denoiser
+from llada.process.columns import Edit
 from llada.random import RowRandom
 from llada.samplers.caches.policy import OpenCache
 from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.guidance import Guidance
 from llada.samplers.propose import Proposal
 from llada.samplers.sampler import Step
 from llada.samplers.state import State, token_probability
@@ -28,6 +30,7 @@ class Run:
         adjustments: of this canvas.
         proposal: how a token is drawn.
         model_kwargs: for the model.
+        guidance: by which the denoiser was made of the cache.
     """
 
     denoiser: Denoiser
@@ -35,6 +38,32 @@ class Run:
     adjustments: tuple[Adjustment, ...]
     proposal: Proposal
     model_kwargs: dict[str, Any]
+    guidance: Guidance = field(default_factory=Guidance)
+
+    def moved(self, edit: Edit, state: State) -> "Run":
+        """What asks about the canvas after an edit; the cache keeps what stays valid.
+
+        Args:
+            edit: of the canvas.
+            state: after it.
+
+        Raises:
+            ValueError: if the model needs more of the old canvas than its attention mask.
+        """
+        others = [
+            name
+            for name, value in self.model_kwargs.items()
+            if name != "attention_mask" and isinstance(value, Tensor) and value.dim() > 1
+        ]
+        if others:
+            raise ValueError(f"columns move, and nothing is known of {others[0]} at new ones; leave it out")
+        kwargs = dict(self.model_kwargs)
+        if "attention_mask" in kwargs or not bool(edit.real.all()):
+            kwargs["attention_mask"] = edit.real
+        self.cache.move(edit.repeat(1, self.guidance.branches))
+        assert state.process.mask_token_id is not None
+        denoiser = self.guidance(self.cache, state.given, state.process.mask_token_id, edit.real)
+        return replace(self, denoiser=denoiser, model_kwargs=kwargs)
 
     def propose(self, state: State, time: Tensor | None, *, random: RowRandom) -> State:
         """Propose a token for every candidate.

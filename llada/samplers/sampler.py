@@ -4,7 +4,7 @@ Positions that are given never change: a prompt, the text around a hole, padding
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from llada.process import Process
+from llada.process.columns import Edit
 from llada.random import RowRandom
 from llada.samplers.state import State
+from llada.samplers.stopping import TokenIds
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Step:
         log_prob: (B, L) float64, nats, of the tokens that this step drew and wrote, 0 elsewhere; None where no text is
             scored.
         rewrites: whether tokens that were written may change in later steps, so that masks don't tell how far it is.
+        edit: where the columns of this canvas stood in the one before; None from samplers that never move any. All
+            fields are of the canvas after it.
     """
 
     tokens: Tensor
@@ -39,6 +43,23 @@ class Step:
     open: Tensor
     log_prob: Tensor | None = None
     rewrites: bool = False
+    edit: Edit | None = None
+
+    def carried(self, given: Tensor) -> Tensor:
+        """Which positions of this canvas were never open, (B, L) bool, padding included.
+
+        Args:
+            given: the same of the canvas before, whose length may be another.
+        """
+        return given if self.edit is None else self.edit(given, False, True)
+
+    def real(self, attention_mask: Tensor) -> Tensor:
+        """What isn't padding, (B, L) bool.
+
+        Args:
+            attention_mask: the same of the canvas before.
+        """
+        return attention_mask if self.edit is None else self.edit.real
 
 
 class Sample(NamedTuple):
@@ -47,17 +68,42 @@ class Sample(NamedTuple):
     Attributes:
         tokens: (B, L) int64, with a token at every position.
         calls: (B,) int64, model calls that each row needed (NFE).
-        generated: (B,) int64, number of positions that were open at the start.
+        generated: (B,) int64, number of positions that aren't given: those that were open at the start, unless the
+            sampler changes lengths.
+        given: (B, L) bool, the positions that were never open: prompts and padding.
+        attention_mask: (B, L) bool, true for real tokens. Rows whose lengths have changed may be padded behind.
     """
 
     tokens: Tensor
     calls: Tensor
     generated: Tensor
+    given: Tensor
+    attention_mask: Tensor
 
     @property
     def tokens_per_call(self) -> Tensor:
         """(B,) float32; 0 for rows that needed no call."""
         return self.generated / self.calls.clamp(min=1)
+
+
+def finish(steps: Iterable[Step], tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Sample:
+    """Take the steps to their end.
+
+    Args:
+        steps: from `Sampler.iterate`.
+        tokens: (B, L) int64, the canvas before the first step.
+        given: (B, L) bool, the positions that were never open, padding included.
+        attention_mask: (B, L) bool or 0/1, true for real tokens; None: all.
+
+    Returns:
+        The finished canvas. If there was nothing to write, a copy of the first.
+    """
+    real = torch.ones_like(given) if attention_mask is None else attention_mask.bool().to(given.device)
+    canvas, calls = tokens.clone(), tokens.new_zeros(len(tokens))
+    for step in steps:
+        given, real = step.carried(given), step.real(real)
+        canvas, calls = step.tokens, step.calls
+    return Sample(canvas, calls, (~given).sum(1), given, real)
 
 
 class TextLikelihood(NamedTuple):
@@ -134,6 +180,17 @@ class Sampler(ABC):
             f" (got {', '.join(type(adjustment).__name__ for adjustment in adjustments)})"
         )
 
+    def stopping(self, stop_token_ids: TokenIds) -> Self:
+        """The same sampler, which may leave a row when it has written one of these tokens; others decode all.
+
+        Args:
+            stop_token_ids: the tokens that end a text.
+
+        Raises:
+            ValueError: if it has no place to stop at.
+        """
+        return self
+
     @abstractmethod
     def iterate(
         self,
@@ -179,8 +236,7 @@ class Sampler(ABC):
             The finished canvas. If there was nothing to write, a copy of the input.
         """
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
-        canvas, calls = tokens.clone(), state.calls
-        for step in self.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs):
-            canvas, calls = step.tokens, step.calls
-        return Sample(canvas, calls, state.open.sum(1))
+        attention_mask = model_kwargs.get("attention_mask")
+        state = State.begin(process, tokens, given, random, attention_mask)
+        steps = self.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs)
+        return finish(steps, tokens, state.given, attention_mask)

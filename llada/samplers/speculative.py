@@ -9,7 +9,7 @@ Shapes: B rows, J guesses, S = J + 1 copies per row, L columns of the canvas, M 
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ class SpeculativeSampler(ComposedSampler):
         Gao et al., "Self Speculative Decoding for Diffusion Large Language Models", arXiv 2510.04147.
     """
 
+    growing: ClassVar[bool] = False
     guesses: int = 4
     order: Order = field(default_factory=Confidence)
 

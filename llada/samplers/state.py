@@ -11,13 +11,14 @@ prompt may hold the mask token itself.
 Shapes: B rows, L columns of the canvas, M candidates per row in a step, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from llada.process import Process
+from llada.process.columns import Edit
 from llada.random import RowRandom
 from llada.rows import left_padding
 
@@ -116,6 +117,23 @@ class State:
         nothing = torch.full(tokens.shape, torch.nan, device=tokens.device)
         calls, broken = torch.zeros_like(offset[:, 0]), torch.zeros_like(unknown[:, 0])
         return cls(process, canvas, unknown, ~unknown, offset, random, random, calls, nothing, broken=broken)
+
+    def moved(self, edit: Edit, pad_token_id: int) -> "State":
+        """The state after an edit of the columns: new ones hold the mask and are open.
+
+        Args:
+            edit: of the canvas.
+            pad_token_id: what stands in the padding behind a row.
+        """
+        mask = self.process.mask_token_id
+        assert mask is not None
+        return replace(
+            self,
+            tokens=edit(self.tokens, mask, pad_token_id),
+            open=edit(self.open, True, False),
+            given=edit(self.given, False, True),
+            confidence=edit(self.confidence, torch.nan),
+        )
 
     @cached_property
     def positions(self) -> Tensor:

@@ -131,6 +131,11 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         return plan(self.window, self.steps, state.open, on_grid=self.amount.on_grid)
 
     @override
+    def _remembering(self) -> list[Part]:
+        kept = [self.amount] if type(self.amount).start is not Amount.start else []
+        return [*super()._remembering(), *kept]
+
+    @override
     def _started(self) -> Self:
         return replace(self, amount=self.amount.start())
 

@@ -1,7 +1,7 @@
 """Where a sampler may write now: the whole canvas, one block after the other, or the open positions on the left."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,16 @@ class Window(Part, ABC):
 
     stop_token_ids: TokenIds = None
     width: int | None = None
+
+    def stopping(self, stop_token_ids: TokenIds) -> "Window":
+        """The same window with other stop tokens.
+
+        Raises:
+            ValueError: if it has no place to stop at.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no early stop; use window=Blocks(block_length), or a preset with block_length"
+        )
 
     @abstractmethod
     def spans(self, first: int, length: int) -> list[tuple[int, int]]:
@@ -89,6 +99,10 @@ class Blocks(Window):
     def __post_init__(self) -> None:
         if self.block_length < 1:
             raise ValueError(f"block_length must be 1 or more; got {self.block_length}")
+
+    @override
+    def stopping(self, stop_token_ids: TokenIds) -> Window:
+        return replace(self, stop_token_ids=stop_token_ids)
 
     @override
     def spans(self, first: int, length: int) -> list[tuple[int, int]]:

@@ -180,7 +180,7 @@ async def _pieces(
                 yield event({**head, "choices": [answer.piece(rest, None, last=True)]})
                 continue
             shown = answer.see(frame)
-            new = texts[index].push(*_written(shown)) if is_final and not ask.until else ""
+            new = texts[index].push(*_written(shown), grows=True) if is_final and not ask.until else ""
             sent[index] += new
             yield event({**head, "choices": [answer.piece(new, answer.draft(shown))]})
         if ask.usage:
@@ -207,15 +207,17 @@ async def run(service: Service, request: Any) -> Any:
     told = await context.__aenter__()
 
     async def lines() -> AsyncIterator[str]:
-        shown, begun = recording(asked, service.text), time.perf_counter()
+        shown, begun, last = recording(asked, service.text), time.perf_counter(), None
         try:
             yield event(shown.first())
             async for _, frame in told:
                 if frame is not None:
+                    last = frame
                     yield event(shown.step(frame))
             seconds = time.perf_counter() - begun
+            assert last is not None  # something was open
             ids = [token for token in shown.ids if token is not None]
-            written = [token for token, wait in zip(ids, asked.open, strict=True) if wait]
+            written = [token for token, old in zip(ids, last.given, strict=True) if not old]
             texts = {"answer": service.text.decode(written), "whole": service.text.tokenizer.decode(ids)}
             yield event({"seconds": round(seconds, 4), "tokens": len(written), **texts})
             if priced:

@@ -15,7 +15,7 @@ import torch
 
 from llada.samplers import Canvas, Sampler
 from llada.text import TextModel
-from llada.viewers import Frame, frame_of
+from llada.viewers import Frame, RowFrames
 
 T = TypeVar("T")
 
@@ -164,10 +164,12 @@ class Engine:
         made = aligned(batch, self.text)
         starts = [made.tokens.shape[1] - len(job.ids) for job in batch]
         seeds = self.text.seeds([job.seed for job in batch])
+        films = [RowFrames(made.given, row, start) for row, start in enumerate(starts)]
         for step in self.text.model.iterate(*_plain(made), sampler=batch[0].sampler, seed=seeds):
-            for row, job in enumerate(batch):
+            for film, job in zip(films, batch, strict=True):
+                frame = film.after(step)
                 if not job.gone.is_set():
-                    job.tell(frame_of(step, row, starts[row]))
+                    job.tell(frame)
             if all(job.gone.is_set() for job in batch):
                 return  # nobody waits for any row
 

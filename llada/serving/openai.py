@@ -160,8 +160,8 @@ class Answer:
     def __init__(self, ask: Ask, index: int, text: TextModel) -> None:
         self.ask, self.index, self.text = ask, index, text
         row = ask.rows[index]
-        self.begin, self.end = len(row.before), len(row.before) + ask.num_new_tokens
-        self.logprobs = [0.0] * ask.num_new_tokens
+        self.begin, self.behind = len(row.before), len(row.after)
+        self.logprobs = [0.0] * len(self.job_ids)  # of all places
         self.ids: list[int] = []
         self.calls = 0
 
@@ -174,7 +174,8 @@ class Answer:
     @property
     def job_open(self) -> list[bool]:
         """The places to be written."""
-        return [self.begin <= place < self.end for place in range(len(self.job_ids))]
+        end = self.begin + self.ask.num_new_tokens
+        return [self.begin <= place < end for place in range(len(self.job_ids))]
 
     def see(self, frame: Frame) -> list[int | None]:
         """Take note of a step.
@@ -182,12 +183,13 @@ class Answer:
         Returns:
             The answer's ids, None where there is a mask.
         """
-        shown, self.calls = frame.ids[self.begin : self.end], frame.calls
-        self.ids = [token for token in shown if token is not None]
-        for place in range(self.begin, self.end):
-            sure = frame.confidence[place]
+        if frame.source is not None:
+            self.logprobs = [0.0 if place < 0 else self.logprobs[place] for place in frame.source]
+        for place, sure in enumerate(frame.confidence):
             if frame.changed[place] and sure is not None:
-                self.logprobs[place - self.begin] = math.log(max(sure, 1e-45))
+                self.logprobs[place] = math.log(max(sure, 1e-45))
+        shown, self.calls = frame.ids[self.begin : len(frame.ids) - self.behind], frame.calls
+        self.ids = [token for token in shown if token is not None]
         return shown
 
     def draft(self, shown: list[int | None]) -> str:
@@ -226,7 +228,7 @@ class Answer:
     def _logprobs(self) -> dict[str, Any] | None:
         if not self.ask.logprobs:
             return None
-        pairs = list(zip(self.text.answer(self.ids), self.logprobs, strict=False))
+        pairs = list(zip(self.text.answer(self.ids), self.logprobs[self.begin :], strict=False))
         texts = [self.text.tokenizer.decode([token]) for token, _ in pairs]
         values = [value for _, value in pairs]
         if not self.ask.chat:

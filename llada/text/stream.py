@@ -38,12 +38,15 @@ def stream_text(
     to_write = (~given[row]).tolist()
     if not any(to_write):
         return
-    begin = to_write.index(True)
-    final = FinalText(decode, stops)
+    begin, final, grows, real = to_write.index(True), FinalText(decode, stops), False, None
     for step in steps:
-        yield from filter(None, [final.push(step.tokens[row, begin:].tolist(), step.open[row, begin:].tolist())])
+        if step.edit is not None:  # more may come behind a row that is full
+            grows, real = True, int(step.edit.real[row, begin:].sum())
+        ids, waits = step.tokens[row, begin:][:real].tolist(), step.open[row, begin:][:real].tolist()
+        yield from filter(None, [final.push(ids, waits, grows=grows)])
         if final.ended:
             return
+    yield from filter(None, [final.rest()])
 
 
 class FinalText:
@@ -61,27 +64,33 @@ class FinalText:
     def __init__(self, decode: Callable[[list[int]], str], stops: frozenset[int] = frozenset()) -> None:
         self.decode, self.stops = decode, stops
         self.shown, self.ended = "", False
+        self._whole = ""
 
-    def push(self, ids: list[int], waits: list[bool]) -> str:
+    def push(self, ids: list[int], waits: list[bool], *, grows: bool = False) -> str:
         """What has become final with this step.
 
         Args:
             ids: the tokens from the text's beginning on.
             waits: which of them are still to be written.
+            grows: whether more may come behind them.
 
         Raises:
             ValueError: if the step changes text that was given out.
         """
         written = count_before(waits, {True})
         final = count_before(ids[:written], self.stops)
-        self.ended = final < written or written == len(ids)
-        text = self.decode(ids[:final])
-        if not self.ended:
-            text = text.rstrip(_TORN)
+        self.ended = final < written or (written == len(ids) and not grows)
+        self._whole = self.decode(ids[:final])
+        text = self._whole if self.ended else self._whole.rstrip(_TORN)
         if not text.startswith(self.shown):
             raise ValueError(
                 f"a step turned {self.shown!r} into {text!r} after it was given out; show the steps of a sampler that "
                 "takes tokens back with watch(), or its text when it is finished"
             )
         new, self.shown = text[len(self.shown) :], text
+        return new
+
+    def rest(self) -> str:
+        """What is left when no step follows: the end of a text that might have grown."""
+        new, self.shown = self._whole[len(self.shown) :], self._whole
         return new

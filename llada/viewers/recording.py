@@ -5,6 +5,8 @@ from typing import Any
 
 from llada.viewers.frames import Frame
 
+_NEW = -1  # no token
+
 
 class Recording:
     """Turns frames into changes since the last one.
@@ -24,11 +26,20 @@ class Recording:
         return {"canvas": list(self.ids), "given": self.given, "texts": texts}
 
     def step(self, frame: Frame) -> dict[str, Any]:
-        """The places that a step changed, each as [place, token or None, text, confidence or None], and the calls."""
+        """What a step changes.
+
+        Returns:
+            ``changes``, each [place, token or None, text, confidence or None], and the ``calls``. Where tokens moved,
+            ``source`` comes first: the place before of each, -1 for those that are new.
+        """
+        known: list[int | None] = list(self.ids)
+        if frame.source is not None:
+            known = [_NEW if place < 0 else self.ids[place] for place in frame.source]
         changes: list[list[Any]] = []
         for place, token in enumerate(frame.ids):
-            if token == self.ids[place] and not frame.changed[place]:
+            if token == known[place] and not frame.changed[place]:
                 continue
-            self.ids[place] = token
             changes.append([place, token, "" if token is None else self.text(token), frame.confidence[place]])
-        return {"changes": changes, "calls": frame.calls}
+        self.ids = list(frame.ids)
+        moved = {} if frame.source is None else {"source": frame.source}
+        return {**moved, "changes": changes, "calls": frame.calls}

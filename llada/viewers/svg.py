@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from llada.samplers import Step
-from llada.viewers.frames import Frame, frames_of
+from llada.viewers.frames import ABSENT, Frame, aligned, frames_of
 
 WIDTH, HEIGHT, MARGIN = 9.0, 24.0, 16.0  # of a character's column and of a line, in pixels
 _UNKNOWN = "#99ccff"  # as in the page: a token whose confidence isn't known
@@ -95,9 +95,11 @@ def denoising_picture(
     for name, value in (("interval", interval), ("hold", hold), ("columns", columns)):
         if not value > 0:
             raise ValueError(f"{name} must be above 0; got {value}")
-    frames = frames_of(steps, tokens, given, row)
+    frames = aligned(frames_of(steps, tokens, given, row))
     film = _Film(len(frames), interval, hold)
-    words = {token: _visible(text(token)) for frame in frames for token in frame.ids if token is not None}
+    words = {ABSENT: ""} | {
+        token: _visible(text(token)) for frame in frames for token in frame.ids if token not in (None, ABSENT)
+    }
     cells = _layout(frames, words, columns)
     parts = [part for place, cell in enumerate(cells) for part in _cell(film, frames, place, cell, words)]
     bottom = cells[-1].line + 1 if cells else 0
@@ -140,7 +142,7 @@ def _layout(frames: Sequence[Frame], words: dict[int, str], columns: int) -> lis
 def _cell(film: _Film, frames: Sequence[Frame], place: int, cell: Cell, words: dict[int, str]) -> Iterable[str]:
     """What is seen at a place, from one change to the next."""
     x, y = MARGIN + cell.column * WIDTH, MARGIN + cell.line * HEIGHT
-    given = frames[0].ids[place] is not None
+    given = frames[0].given[place]
     starts = [k for k, frame in enumerate(frames) if k == 0 or frame.changed[place]]
     for first, behind in zip(starts, [*starts[1:], len(frames)], strict=True):
         token, sure = frames[first].ids[place], frames[first].confidence[place]
@@ -151,7 +153,7 @@ def _cell(film: _Film, frames: Sequence[Frame], place: int, cell: Cell, words: d
                 if begin < over:
                     yield _rect(film, x + 1, y, inner, f'class="{kind}"', begin, over)
             continue
-        if first:
+        if first and token != ABSENT:
             colour = _UNKNOWN if sure is None else _colour(sure)
             yield _rect(film, x, y, cell.width * WIDTH, f'fill="{colour}"', first, first + 1)
         yield _text(film, words[token], x, y, "given" if given else "", first, behind)

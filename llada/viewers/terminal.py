@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llada.files.visible import visible
 from llada.samplers import Step
+from llada.viewers.frames import last_column
 
 MASK_SIGN = "░"
 
@@ -40,16 +41,18 @@ def watch(
     Returns:
         The last step; None if there was none.
     """
-    last = None
+    last, length = None, None
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         for step in steps:
-            last = step
-            live.update(picture(step, given, text, row), refresh=True)
+            last, given = step, step.carried(given)
+            if step.edit is not None:
+                length = last_column(step.edit.real[row])
+            live.update(picture(step, given, text, row, length), refresh=True)
             time.sleep(pause)
     return last
 
 
-def picture(step: Step, given: Tensor, text: Callable[[int], str], row: int = 0) -> Text:
+def picture(step: Step, given: Tensor, text: Callable[[int], str], row: int = 0, length: int | None = None) -> Text:
     """A row of the canvas after a step, with a line on model calls and masks below.
 
     Args:
@@ -57,10 +60,11 @@ def picture(step: Step, given: Tensor, text: Callable[[int], str], row: int = 0)
         given: (B, L) bool, the positions that were never open.
         text: gives the text of a token; what a terminal would obey is written out, see `llada.files.visible`.
         row: which row of the batch.
+        length: columns that are shown; None for all.
     """
     shown = Text()
     parts = (step.tokens, given, step.open, step.changed, step.confidence)
-    for token, old, waits, new, sure in zip(*(part[row].tolist() for part in parts), strict=True):
+    for token, old, waits, new, sure in zip(*(part[row, :length].tolist() for part in parts), strict=True):
         if waits:
             shown.append(MASK_SIGN * 2, style="red" if new else "bright_black")  # red: masked again
         else:

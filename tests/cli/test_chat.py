@@ -12,6 +12,7 @@ from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.cli import main
 from llada.cli.chat import ChatSession
 from llada.cli.dialogue import History, answer_sampler, context_length
+from llada.cli.length import growing
 from llada.data import Message, llada_template, plain_template
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
 from llada.samplers import UnmaskingSampler, left_to_right, low_confidence, remdm_cap
@@ -279,3 +280,26 @@ def test_context_of_a_model_without_limit(folder):
     assert context_length(loaded, 10**6) == 10**6
     small = BidirectionalTransformer(VOCAB_SIZE, 8, 1, 1, max_length=50)
     assert context_length(TextModel(DiffusionLM(small, MaskingProcess(MASK)), loaded.tokenizer), 20) == 20
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_grows_until_it_ends(folder, stream):
+    words = JsonTokenizer(folder)
+    answer = [*words.encode("On the river"), EOS]
+
+    class Reader(torch.nn.Module):
+        """Writes the token of an answer that belongs to a place behind the prompt."""
+
+        def forward(self, tokens, attention_mask=None):
+            behind = torch.arange(tokens.shape[1]) - prompt
+            wanted = torch.tensor(answer)[behind.clamp(0, len(answer) - 1)]
+            return 9.0 * torch.nn.functional.one_hot(wanted, VOCAB_SIZE).float()[None]
+
+    model = DiffusionLM(Reader(), MaskingProcess(MASK), sampler=low_confidence(block_length=2, steps=40))
+    text = growing(TextModel(model, words), 40)
+    prompt = len(llada_template().prompt([Message("user", "Where?")], words))
+    screen = Console(file=io.StringIO(), width=100, force_terminal=stream, color_system=None)
+    talk = ChatSession(text, 2, None, 0, screen, stream, pieces=True, most=40)
+    talk.hear("Where?")
+    assert talk.history.messages[-1] == Message("assistant", "On the river")
+    assert screen.file.getvalue().rstrip().endswith("On the river")

@@ -141,3 +141,22 @@ def test_answers_match_an_expression(checkpoint, rows, tmp_path):
     texts = [entry["text"] for entry in read(out).values()]
     assert len(texts) == len(NAMES)
     assert all(re.fullmatch("[a-z]{2,4}[.!]", text) for text in texts)
+
+
+def test_answers_grow_until_they_end(checkpoint, rows, tmp_path, capsys):
+    def run(name, *options):
+        assert main(["generate", checkpoint, rows, str(tmp_path / name), "--seed", "100", *options]) == 0
+        return read(tmp_path / name)
+
+    blocks = ["--sampler", "low_confidence", "--sampler.block_length", "2", "--sampler.temperature", "1.0"]
+    growing = ["--num_new_tokens", "2", "--max_new_tokens", "12", *blocks, "--sampler.steps", "12"]
+    answers, others = run("a.jsonl", *growing), run("b.jsonl", *growing, "--batch_size", "1")
+    assert answers == others
+    assert {entry["calls"] for entry in answers.values()} == {12}  # of two masks at first; nothing ends here
+    for options, message in (
+        (["--num_new_tokens", "9", "--max_new_tokens", "8", *blocks], "is less than the num_new_tokens=9"),
+        (["--max_new_tokens", "999"], "WholeCanvas can't follow a canvas that grows"),
+        ([*growing, "--regex", "[a-z]*"], "RegularExpression looks at the whole canvas"),
+    ):
+        assert main(["generate", checkpoint, rows, str(tmp_path / "c.jsonl"), *options]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")

@@ -24,7 +24,17 @@ from llada.evaluation import PROTOCOLS, EvaluationModel
 from llada.metrics import ConditionalLikelihood
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
-from llada.samplers import Quota, RegularExpression, UnmaskingSampler, comb, low_confidence
+from llada.samplers import (
+    Daedal,
+    LengthPolicy,
+    Quota,
+    RegularExpression,
+    ResizingSampler,
+    UnmaskingSampler,
+    UntilStop,
+    comb,
+    low_confidence,
+)
 from llada.text import TextModel
 from tests.tiny_checkpoint import BOS, MASK, TEMPLATE, write_tokenizer
 
@@ -173,6 +183,22 @@ def spy_on_the_screen(monkeypatch: pytest.MonkeyPatch, found: Seen) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Where?\n"))
 
 
+BLOCKS = ["--sampler", "low_confidence", "--sampler.block_length", "2", "--sampler.steps", "6"]
+
+
+def grows_to(seen: "Seen") -> int | None:
+    sampler = written_by(seen).sampler
+    return sampler.max_new_tokens if isinstance(sampler, UntilStop) else None
+
+
+GROWS = ["--num_new_tokens", "4", "--sampler", "fast_dllm", "--sampler.block_length", "2"]
+
+
+def policy(seen: "Seen") -> LengthPolicy | None:
+    sampler = written_by(seen).sampler
+    return sampler.length if isinstance(sampler, ResizingSampler) else None
+
+
 Check = Callable[[Seen], bool]
 Case = tuple[list[str], Check]
 
@@ -238,6 +264,14 @@ SAMPLE: dict[str, Case] = {
     "jsonl": (["--jsonl"], lambda seen: seen.out.startswith("{")),
     "overwrite": (["--page", "there.html", "--overwrite"], lambda seen: Path("there.html").read_text() != "mine"),
     "regex_max_states": (["--regex", "ab", "--regex_max_states", "9"], lambda seen: seen.max_states() == [9]),
+    "max_new_tokens": (
+        ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
+        lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
+    ),
+    "length": (
+        [*GROWS, "--max_new_tokens", "6", "--length", "Daedal", "--length.expand_by", "3"],
+        lambda seen: policy(seen) == Daedal(expand_by=3),
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
@@ -263,6 +297,14 @@ GENERATE: dict[str, Case] = {
     "bos": (["--bos", "true"], lambda seen: written_by(seen).bos is True),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7, 8]),
     "regex_max_states": (["--regex", "ab", "--regex_max_states", "9"], lambda seen: seen.max_states() == [9]),
+    "max_new_tokens": (
+        ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
+        lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
+    ),
+    "length": (
+        [*GROWS, "--max_new_tokens", "6", "--length", "Daedal", "--length.expand_by", "3"],
+        lambda seen: policy(seen) == Daedal(expand_by=3),
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 
@@ -282,6 +324,14 @@ CHAT: dict[str, Case] = {
     "context": (["--context", "150"], lambda seen: session(seen)["context"] == 150),
     "seed": (["--seed", "7"], lambda seen: seen.seeds == [7]),
     "no_stream": (["--no_stream"], lambda seen: session(seen)["pieces"] is False),
+    "max_new_tokens": (
+        ["--num_new_tokens", "4", "--max_new_tokens", "6", *BLOCKS],
+        lambda seen: grows_to(seen) == 6 and seen.num_new_tokens == 4,
+    ),
+    "length": (
+        [*GROWS, "--max_new_tokens", "6", "--length", "Daedal", "--length.expand_by", "3"],
+        lambda seen: policy(seen) == Daedal(expand_by=3),
+    ),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 

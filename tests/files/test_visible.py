@@ -91,14 +91,14 @@ def written(screen: Console) -> str:
 
 
 MADE = Canvas(torch.tensor([[0, MASK, MASK]]), torch.ones(1, 3).bool(), torch.tensor([[True, False, False]]))
-DONE = Sample(torch.tensor([[0, 1, 2]]), torch.tensor([2]), torch.tensor([2]))
+DONE = Sample(torch.tensor([[0, 1, 2]]), torch.tensor([2]), torch.tensor([2]), MADE.given, MADE.attention_mask)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_sample(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = console(terminal)
     monkeypatch.setattr(sample, "Console", lambda **_: screen)
-    sample._print(Model(), MADE, DONE, 0, False)  # type: ignore[arg-type]
+    sample._print(Model(), DONE, 0, False)  # type: ignore[arg-type]
     assert bool(obeys(written(screen))) != terminal
     assert (r"\x1b]0;owned\x07" in written(screen)) == terminal
 
@@ -108,7 +108,7 @@ def test_json_lines_mean_the_same(terminal: bool, monkeypatch: pytest.MonkeyPatc
     out = io.StringIO()
     monkeypatch.setattr(out, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stdout", out)
-    sample._print(Model(), MADE, DONE, 0, True)  # type: ignore[arg-type]
+    sample._print(Model(), DONE, 0, True)  # type: ignore[arg-type]
     score._print_answers([score.Comparison("é", EVIL)], [[{"log_likelihood": 0.0}] * 3], True)
     first, *others = map(json.loads, out.getvalue().splitlines())
     assert first["text"] == "".join(EVIL)

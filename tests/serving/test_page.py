@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from llada.samplers import Edit, Step
+from llada.viewers import denoising_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+MASK = 9
 DONE, WRITTEN = ".pane[data-state=done]", ".cell.written"
 
 
@@ -163,3 +168,30 @@ def test_chat(page: Any) -> None:
     page.wait_for_selector("#talk p:nth-child(4)")
     assert "boat" in page.inner_text(".read")
     assert page.input_value("#text") == ""
+
+
+def test_a_recording_whose_tokens_move_is_played_both_ways(browser: Any, tmp_path: Path) -> None:
+    tokens = torch.tensor([[0, 1, MASK, MASK]])
+    insert, drop = torch.tensor([[0, 0, 0, 0, 1]]), torch.tensor([[False, True, False, False, False]])
+    grown = Edit.of(torch.ones(1, 4).bool(), insert=insert)
+    shrunk = Edit.of(grown.real, drop)
+    made = [([0, 1, 2, MASK, MASK], grown), ([0, 2, 3, 1], shrunk)]
+    steps = [
+        Step(torch.tensor([ids]), torch.ones(1, len(ids)).bool(), torch.full((1, len(ids)), 0.5), torch.tensor([k]),
+             torch.tensor([ids]) == MASK, edit=edit)
+        for k, (ids, edit) in enumerate(made, start=1)
+    ]  # fmt: skip
+    words = ["a", "b", "c", "d"]
+    file = tmp_path / "run.html"
+    file.write_text(denoising_page(steps, tokens, tokens != MASK, words.__getitem__, interval=0.01))
+    opened = browser.new_page()
+    opened.goto(file.as_uri())
+    opened.wait_for_selector(DONE)
+    assert cells(opened) == ["a", "c", "d", "b"]
+    opened.click("[aria-label='step back']")
+    assert cells(opened) == ["a", "b", "c", "", ""]
+    opened.click("[aria-label='step back']")
+    assert cells(opened) == ["a", "b", "", ""]
+    opened.locator("[aria-label=step]").fill("2")
+    assert cells(opened) == ["a", "c", "d", "b"]
+    opened.close()

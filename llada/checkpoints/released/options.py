@@ -6,6 +6,7 @@ from typing import Any
 
 from llada.files.json_object import parse_object
 
+
 @dataclass(frozen=True)
 class LoadOptions:
     """What the caller adds to a checkpoint's own word; see `llada.checkpoints.released.read_pretrained`.

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
+from llada.process.columns import Edit
 from llada.rows import left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.regions import read_columns, region_logits
@@ -58,6 +59,12 @@ class _Delayed(OpenCache):
     def begin_window(self, start: int, stop: int) -> None:
         self.stop = stop
         self.turns.begin_window()
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.store.move(edit.source)
+        self.length = edit.source.shape[1]
+        self.turns.begin_window()  # the next call computes everything
 
     @override
     def begin_step(self, still_open: Tensor, most: int) -> None:
@@ -155,6 +162,14 @@ class _Interval(OpenCache):
     @override
     def begin_window(self, start: int, stop: int) -> None:
         self.turns.begin_window()
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.features.move(edit.source)
+        self.length = edit.source.shape[1]
+        self.start = torch.minimum(self.start, (edit.first - self.features.lead).clamp(min=0))
+        self.width = self.length - int(self.start.min())
+        self.turns.begin_window()  # the next call computes everything
 
     @override
     def begin_call(self, asking: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import BackboneDenoiser, Denoiser
+from llada.process.columns import Edit
 from llada.samplers.part import Part
 
 
@@ -49,6 +50,32 @@ class OpenCache(Denoiser):
     def begin_window(self, start: int, stop: int) -> None:
         """Columns start to stop are decoded next; all open columns to the left of them have been written."""
 
+    def begin_windows(self, starts: Sequence[int], stops: Sequence[int], begun: Sequence[bool]) -> None:
+        """Told before each call, instead of `begin_window`, where rows go on to their next windows one by one.
+
+        Args:
+            starts: R columns, where the window of each input begins.
+            stops: the columns behind their ends.
+            begun: R answers, whether it is opened now.
+
+        Raises:
+            ValueError: if the policy isn't `CachePolicy.ragged`.
+        """
+        raise ValueError(f"{type(self).__name__} wants all rows to be in one window")
+
+    def move(self, edit: Edit) -> None:
+        """Told when columns have come or gone, before the next window or call.
+
+        What is kept of the columns to the left of a row's first edit stays; all behind it is computed again.
+
+        Args:
+            edit: of the R inputs.
+
+        Raises:
+            ValueError: if it can't follow.
+        """
+        raise ValueError(f"{type(self).__name__} can't follow a canvas whose columns move; use NoCache()")
+
     def begin_step(self, still_open: Tensor, most: int) -> None:
         """Told before each step which positions are open.
 
@@ -80,6 +107,10 @@ class CachePolicy(Part, ABC):
     """Whether columns behind a row's last token change what it computes."""
     everywhere: ClassVar[bool] = True
     """Whether it has an answer at all open positions, rather than at those of the window alone."""
+    ragged: ClassVar[bool] = False
+    """Whether each row may be in a window of its own."""
+    computes_the_end: ClassVar[bool] = False
+    """Whether everything behind the window is computed in each call, so that its logits may be asked for."""
 
     @property
     def memoryless(self) -> bool:
@@ -119,6 +150,14 @@ class _Plain(OpenCache):
         return
 
     @override
+    def begin_windows(self, starts: Sequence[int], stops: Sequence[int], begun: Sequence[bool]) -> None:
+        return
+
+    @override
+    def move(self, edit: Edit) -> None:
+        return
+
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         return self.denoiser.logits(tokens, where, **model_kwargs)
 
@@ -128,6 +167,8 @@ class NoCache(CachePolicy):
     """The whole canvas in every step."""
 
     windowed: ClassVar[bool] = False
+    ragged: ClassVar[bool] = True
+    computes_the_end: ClassVar[bool] = True
 
     @property
     @override

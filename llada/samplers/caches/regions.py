@@ -13,7 +13,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, flat_indices
-from llada.rows import has_context
+from llada.process.columns import Edit
+from llada.rows import has_context, left_padding
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns
 from llada.samplers.window import Blocks
@@ -75,6 +76,7 @@ class _Regions(OpenCache):
         self.turns, self.begins, self.stop = Turns(rows), [0] * rows, length
         self.made: list[int] | None = [0] * rows if policy.warm_up > 1 else None  # calls of each input while warming up
         self.asking: Tensor | None = None
+        self.edited = [length] * rows  # from where on what is kept is of columns that have moved since
         self.spans, self.even = [(0, length)] * rows, True  # the region of each row, and whether there is but one
 
     @override
@@ -87,8 +89,7 @@ class _Regions(OpenCache):
         self.stop = stop
         # A row that begins behind the window has nothing open in it.
         begins = [begin if start < begin < stop else start for begin in self.begins]
-        regions = {begin: self.policy.region(begin, stop, self.length) for begin in set(begins)}
-        cut = {begin: (max(0, low - self.store.lead), min(high, self.length)) for begin, (low, high) in regions.items()}
+        cut = {begin: self._cut(begin, stop) for begin in set(begins)}
         self.spans = [cut[begin] for begin in begins]
         self.even = len(set(self.spans)) == 1
 
@@ -96,6 +97,27 @@ class _Regions(OpenCache):
     def begin_step(self, still_open: Tensor, most: int) -> None:
         if self.made is not None:
             self.asking = still_open[:, : self.stop].any(1)
+
+    def begin_windows(self, starts: Sequence[int], stops: Sequence[int], begun: Sequence[bool]) -> None:
+        self.turns.restart(begun)
+        spans = [self._cut(start, stop) for start, stop in zip(starts, stops, strict=True)]
+        self.spans = [
+            span if edited >= self.length else (min(span[0], max(0, edited - self.store.lead)), self.length)
+            for span, edited in zip(spans, self.edited, strict=True)
+        ]
+        self.even = len(set(self.spans)) == 1
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.store.move(edit.source)
+        self.length = edit.source.shape[1]
+        first = [min(a, b) for a, b in zip(self.edited, edit.first.tolist(), strict=True)]
+        rows = edit.real.sum(1) + left_padding(edit.real, edit.real)[:, 0]
+        self.edited = [self.length if a >= end else a for a, end in zip(first, rows.tolist(), strict=True)]
+
+    def _cut(self, start: int, stop: int) -> tuple[int, int]:
+        low, high = self.policy.region(start, stop, self.length)
+        return max(0, low - self.store.lead), min(high, self.length)
 
     @override
     def begin_call(self, asking: Tensor) -> None:
@@ -108,6 +130,7 @@ class _Regions(OpenCache):
         assert where is not None
         region = self._region(self._warm(self.turns.due(self.policy.refreshes)), tokens.device)
         self.turns.end_call()
+        self.edited = [self.length] * len(self.edited)
         return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
 
     def _warm(self, full: bool | Tensor) -> bool | Tensor:
@@ -147,6 +170,7 @@ class RegionCache(CachePolicy):
     """
 
     everywhere: ClassVar[bool] = False
+    ragged: ClassVar[bool] = True
     refresh: int | None = None
     warm_up: int = 1
 
@@ -179,6 +203,8 @@ class PrefixCache(RegionCache):
     Reference:
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.2.
     """
+
+    computes_the_end: ClassVar[bool] = True
 
     @override
     def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
@@ -278,6 +304,12 @@ class _Exact(OpenCache):
                 f"; use window=Blocks({self.blocks}, from_start=True)"
             )
         self.start, self.stop = start, stop
+
+    @override
+    def move(self, edit: Edit) -> None:
+        self.store.move(edit.source)
+        self.length = edit.source.shape[1]
+        self.written = min(self.written, int(edit.first.min()) // self.blocks * self.blocks)
 
     @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:

@@ -6,7 +6,7 @@ over a step which its neighbours need has a count of its own.
 Shapes: B rows, R inputs of a model call: B, or twice as many under guidance.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,13 @@ class Turns:
         self.calls = 0
         self.own: Tensor | None = None  # (R,) int64 on the CPU, where counts may differ
         self.asking: Tensor | None = None  # (R,) bool on the CPU, where some pass over the next call
+
+    def restart(self, begun: Sequence[bool]) -> None:
+        """Some inputs count from 0 again; R answers."""
+        if self.own is None:
+            self.own = torch.full((self.inputs,), self.calls)
+            self.asking = torch.ones(self.inputs, dtype=torch.bool)
+        self.own = self.own.masked_fill(torch.tensor(begun), 0)
 
     def begin_call(self, asking: Tensor) -> None:
         """Some rows, (B,) bool, need the next call; the others don't count it."""

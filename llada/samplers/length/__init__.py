@@ -1,0 +1,1 @@
+"""Decoding whose result has no length that is fixed beforehand."""
