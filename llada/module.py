@@ -140,7 +140,9 @@ class DiffusionLM(Inference, LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one micro-batch: numerator over the global batch's denominator."""
         rows, window = as_token_batch(batch), self.trainer.accumulate_grad_batches
-        random = self._random(TRAINING, self.trainer.global_step, len(rows["tokens"]), batch_idx % window, window)
+        micro, step, size = batch_idx % window, self.trainer.global_step, len(rows["tokens"])
+        before = self.training_loop.window.num_rows if micro else 0
+        random = self._random(TRAINING, step, size, micro, window, before)
         output = self.objective(self._denoiser, self.process, rows, random=random)
         return self.training_loop.loss(self, rows, batch_idx, output)
 
@@ -284,20 +286,23 @@ class DiffusionLM(Inference, LightningModule):
     def _bound_draws(self, batch: Any, batch_idx: int) -> list[ObjectiveOutput]:
         """Draws of the bound of a batch; the noise of a batch is the same in every epoch, and for every loader."""
         rows = as_token_batch(batch)
-        random = self._random(EVALUATION, batch_idx, len(rows["tokens"]), 0, 1)
+        random = self._random(EVALUATION, batch_idx, len(rows["tokens"]), 0, 1, 0)
         return [
             self.bound(self._denoiser, self.process, rows, random=random.fold_in(draw))
             for draw in range(self.bound_draws)
         ]
 
-    def _random(self, tag: int, step: int, num_local: int, micro: int, window: int) -> RowRandom:
+    def _random(self, tag: int, step: int, num_local: int, micro: int, window: int, before: int) -> RowRandom:
         """Streams for the local rows: row i of rank r in micro-batch m is number (m B + i) W + r of the global batch.
 
-        Ranks take samples in turn, as `DistributedSampler` hands them out, so this is the order of the data.
+        Ranks take samples in turn, as `DistributedSampler` hands them out, so this is the order of the data. Where
+        micro-batches have other sizes than this one's B, that is a row's stratum alone, and its stream has the number
+        (n + i) W + r, with the n rows that came before in this step: no two rows of it share a stream.
         """
         world, rank, _ = replicas_of(self)
-        rows = (micro * num_local + torch.arange(num_local, device=self.device)) * world + rank
-        return RowRandom.for_step(self.seed, step, rows, window * num_local * world).fold_in(tag)
+        local = torch.arange(num_local, device=self.device)
+        rows, numbers = (micro * num_local + local) * world + rank, (before + local) * world + rank
+        return RowRandom.for_step(self.seed, step, rows, window * num_local * world, numbers).fold_in(tag)
 
     def _datamodule(self) -> Any:
         return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None

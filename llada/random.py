@@ -121,7 +121,7 @@ class RowRandom:
         return cls(keys, _number(keys[:1].sum(), -2), rows, num_rows)
 
     @classmethod
-    def for_step(cls, seed: int, step: int, rows: Tensor, num_rows: int) -> "RowRandom":
+    def for_step(cls, seed: int, step: int, rows: Tensor, num_rows: int, numbers: Tensor | None = None) -> "RowRandom":
         """Streams for one training step.
 
         Args:
@@ -129,10 +129,12 @@ class RowRandom:
             step: index of the optimiser step.
             rows: (B,) int64, global index of each local row: 0 .. num_rows - 1 over all ranks and accumulation steps.
             num_rows: rows in the whole step.
+            numbers: (B,) int64, which streams of the step are the rows': no two rows of a step may have the same one.
+                None: ``rows``, where all micro-batches have one size.
         """
         start = torch.tensor(seed, dtype=torch.int64, device=rows.device)
         shared = _number(_mixed(_mixed(start) + _GOLDEN), step)
-        return cls(_number(_mixed(shared), rows), shared, rows, num_rows)
+        return cls(_number(_mixed(shared), rows if numbers is None else numbers), shared, rows, num_rows)
 
     def fold_in(self, *tags: int) -> "RowRandom":
         """Streams that are independent of these and of those of any other tags.

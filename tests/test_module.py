@@ -285,3 +285,26 @@ def test_more_draws_give_a_tighter_bound(learned: tuple[DiffusionLM, Path], tmp_
     assert abs(many["val/nll"] - one["val/nll"]) < 5 * (many["val/nll_se"] ** 2 + one["val/nll_se"] ** 2) ** 0.5
     with pytest.raises(ValueError, match="bound_draws must be 1 or more"):
         build(bound_draws=0)
+
+
+@pytest.mark.parametrize("sizes", [[4, 2, 3], [2, 4, 3], [4, 1, 1, 1]], ids=str)
+def test_no_two_rows_of_a_step_share_their_noise(tmp_path: Path, sizes: list[int]) -> None:
+    """Also where the micro-batches of a step have different sizes, in every order, over two windows of three."""
+
+    class Noting(DiffusionLM):
+        def _random(self, *arguments: Any) -> Any:
+            random = super()._random(*arguments)
+            noted.append((self.trainer.global_step, random))
+            return random
+
+    noted: list[tuple[int, Any]] = []
+    model = Noting(BidirectionalTransformer(9, width=8, num_layers=1, num_heads=2), MaskingProcess(8))
+    data: Any = [torch.ones(size, 4, dtype=torch.int64) for size in [*sizes, *sizes]]
+    run = trainer(tmp_path, max_steps=-1, max_epochs=1, accumulate_grad_batches=3, limit_val_batches=0)
+    run.fit(model, DataLoader(data, batch_size=None))
+    keys = torch.cat([random.keys for _, random in noted])
+    assert len(keys.unique()) == len(keys) == 2 * sum(sizes)
+    assert all(((random.rows >= 0) & (random.rows < random.num_rows)).all() for _, random in noted)  # strata
+    whole = [random.keys for step, random in noted if step == 0]
+    together = model._random(0, 0, sum(map(len, whole)), 0, 1, 0)
+    assert torch.equal(torch.cat(whole), together.keys)  # as in one big batch

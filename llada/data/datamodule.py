@@ -20,7 +20,6 @@ from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
 from llada.data.loader import ResumableLoader, evaluation_loader, shard_of, training_loader
 from llada.data.packing import AnswerRows, Canvases, TokenRows
-from llada.data.place import reopen_epoch
 from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, nothing_for, part_of
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -196,7 +195,6 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
             self.rows(TRAIN), self.batch_size, self.num_workers, self.seed, **shard_of(self.trainer)
         )
         loader.trainer = self.trainer
-        reopen_epoch(self.trainer)
         self._training.append(loader)
         return loader
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from llada.data.batch import TokenBatch, already_batched
 from llada.data.order import RowOrder
-from llada.data.place import check_place, epoch_length, set_counters
+from llada.data.place import check_place, epoch_length
 
 _AT_ONCE = 4096
 """Places whose rows are worked out together."""
@@ -144,8 +144,6 @@ class ResumableLoader(DataLoader[TokenBatch]):
             return
         check_place(state_dict, _fixed(self.sampler))
         self._resumed = dict(state_dict)
-        if self.trainer is not None and state_dict["taken"]:
-            set_counters(self.trainer, state_dict["epoch"], bool(state_dict["finished"]))
 
     def _begin(self, sampler: TrainingSampler) -> None:
         """Set the place from which this iteration takes rows."""

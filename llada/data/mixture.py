@@ -22,7 +22,6 @@ from llada.data.batch import TokenBatch
 from llada.data.loader import ResumableLoader, evaluation_loader, shard_of, training_loader
 from llada.data.order import RowOrder
 from llada.data.packing import TokenRows
-from llada.data.place import reopen_epoch
 from llada.data.split import TRAIN, VAL
 from llada.data.text import TextDataModule
 from llada.data.tokenizers.tokenizer import Tokenizer, check_fingerprint
@@ -186,7 +185,6 @@ class Mixture(LightningDataModule):
         rows = MixedRows([cast(TokenRows, source.rows(TRAIN)) for source in self.sources], self.counts(), self.seed)
         loader = training_loader(rows, self.batch_size, self.num_workers, self.seed, **shard_of(self.trainer))
         loader.trainer = self.trainer
-        reopen_epoch(self.trainer)
         self._training.append(loader)
         return loader
 

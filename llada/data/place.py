@@ -1,10 +1,6 @@
-"""What the Trainer must count for a run to go on at the place of its data.
+"""The place of a loader in its data: when it means nothing to other data, and where an epoch ends.
 
-Lightning's loops count epochs as begun (ready, started) and over (processed, completed). A checkpoint that is saved as
-the last act of a training, or behind it, says that an epoch is over, also where `max_steps` ended it in the middle, and
-it still holds the number of the last batch. A run that is resumed from it would skip the rest of the epoch, or end the
-next one after a batch. And a run that was resumed at the end of an epoch counts one epoch less as begun. The place of
-the data has none of these faults, so the counters are set by it.
+The Trainer's own counters, which must say the same, have an owner of their own: `llada.training.resume_point`.
 """
 
 from typing import Any
@@ -38,43 +34,6 @@ def check_place(state: dict[str, Any], fixed: dict[str, int]) -> None:
                 f"can't resume: the data has {name}={value}, but had {state[name]} when it was saved; "
                 f"{_REMEDIES[name]}, or {weights}"
             )
-
-
-def set_counters(trainer: Trainer, epoch: int, finished: bool) -> None:
-    """Make the restored counters of a Trainer those of a run that was interrupted where its data is.
-
-    Args:
-        trainer: whose loops have been restored, and haven't begun.
-        epoch: from which the last batch came.
-        finished: whether it was the epoch's last batch.
-    """
-    loop = trainer.fit_loop
-    counts: list[Any] = [loop.epoch_progress.total, loop.epoch_progress.current]
-    for count in counts:
-        count.ready = count.started = epoch + 1
-        if not finished:
-            count.processed = count.completed = epoch
-    if loop.epoch_progress.total.completed == epoch + 1:
-        batches = loop.epoch_loop
-        steps = batches.automatic_optimization.optim_progress
-        for progress in (batches.batch_progress, batches.scheduler_progress, steps):
-            progress.reset_on_run()
-
-
-def reopen_epoch(trainer: Trainer | None) -> None:
-    """Let a Trainer that is about to ask for its loader restore the loader's place in the middle of an epoch.
-
-    Where it counts epochs instead of steps, and the last one as over, it wouldn't.
-
-    Args:
-        trainer: None where there is none.
-    """
-    if trainer is None:
-        return
-    for state in trainer.fit_loop._combined_loader_states_to_load:
-        if state.get("taken") and not state.get("finished"):
-            set_counters(trainer, state["epoch"], finished=False)
-            trainer.fit_loop.restarting = True
 
 
 def epoch_length(trainer: Trainer | None, length: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from llada.data.batch import TokenBatch
-from llada.data.place import check_place, epoch_length, set_counters
+from llada.data.place import check_place, epoch_length
 
 
 class StreamLoader:
@@ -69,8 +69,6 @@ class StreamLoader:
         if not state_dict["taken"]:
             return
         self._resumed = dict(state_dict)
-        if self.trainer is not None:
-            set_counters(self.trainer, state_dict["epoch"], bool(state_dict["finished"]))
 
     def _fixed(self) -> dict[str, int]:
         rows = self.loader.batch_size * self.num_ranks

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llada.data.batch import TokenBatch
-from llada.data.place import reopen_epoch
 from llada.data.stream_loader import StreamLoader
 from llada.data.token_file import TokenFile
 from llada.data.tokenizers.tokenizer import Tokenizer, check_fingerprint
@@ -125,7 +124,6 @@ class StreamingDataModule(LightningDataModule):
     def train_dataloader(self) -> StreamLoader:
         """Batches in an order that follows from seed and epoch, and that resumes in mid-epoch."""
         loader = self._loader(self.shards, shuffle=True)
-        reopen_epoch(self.trainer)
         return StreamLoader(loader, 1 if self.trainer is None else self.trainer.world_size, self.trainer)
 
     def val_dataloader(self) -> DataLoader[TokenBatch] | list[Any]:

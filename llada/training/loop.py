@@ -96,6 +96,7 @@ class TrainingLoop(Callback):
         trainer, ranks, mask = module.trainer, replicas_of(module), batch.get("attention_mask")
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self.window.open()
+        self.window.num_rows += len(batch["tokens"])
         tokens = torch.full((), batch["tokens"].numel(), device=output.numerator.device) if mask is None else mask.sum()
         loss, totals = self.window.divide(output, tokens, ranks)
         if _raises(module):

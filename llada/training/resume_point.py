@@ -5,6 +5,8 @@ a resume, by the clock, after a validation, on an error. Its counters then stand
 micro-batches whose half-gathered gradient isn't stored. So every checkpoint gets the counters, and the data loader's
 place, of the last step: what came after it is computed again, from the same rows and the same noise. The same holds for
 runs that have ended: Lightning takes an epoch that ``max_steps`` cuts short for a whole one.
+
+Nothing else sets a counter of the Trainer: what is stored here is restored by the Trainer itself.
 """
 
 from copy import deepcopy
@@ -18,7 +20,8 @@ from typing_extensions import override
 class ResumePoint(Callback):
     """Puts the counters of the last finished step into every checkpoint of a training.
 
-    Every `llada.DiffusionLM` brings it along (`llada.training.attach`); it needn't be given to the Trainer.
+    Every `llada.DiffusionLM` brings it along (`llada.training.attach`); it needn't be given to the Trainer. A module of
+    another kind that trains on the data of this library needs it among its callbacks to go on in mid-epoch.
     """
 
     def __init__(self) -> None:

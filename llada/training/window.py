@@ -47,15 +47,19 @@ class AccumulationWindow:
     Micro-batch m of a step has numerator n_m and denominator d_m, summed over ranks. The step's loss is
     sum n_m / sum d_m, but the sum of the d_m is known only at its end. So every micro-batch is divided by d_0, and the
     accumulated gradient is corrected once, by M d_0 / sum d_m, as soon as it is complete (the Trainer divides by M).
+
+    Attributes:
+        num_rows: rows of this rank's micro-batches so far.
     """
 
     def __init__(self) -> None:
         self._totals: list[Tensor] = []
         self._names: tuple[str, ...] = ()
+        self.num_rows = 0
 
     def open(self) -> None:
         """Begin a step; what an interrupted one has left behind is forgotten."""
-        self._totals = []
+        self._totals, self.num_rows = [], 0
 
     def divide(self, output: ObjectiveOutput, tokens: Tensor, ranks: Replicas) -> tuple[Tensor, Totals]:
         """The loss of a micro-batch.

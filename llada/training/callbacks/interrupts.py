@@ -5,6 +5,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from typing_extensions import override
 
 WATCHED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
@@ -30,6 +31,11 @@ class Interrupted(SystemExit):
 class Interrupts:
     """Notes the first signal; a second one of its kind ends the run at once.
 
+    Lightning's handler for Slurm saves a checkpoint where the signal finds the run, which may be in the middle of an
+    optimiser step, and on each rank at another place, where the ranks wait for one another without end. So the signal
+    is noted, and the handler is called by `put_off` when all ranks have reached a place where they can be saved. The
+    run goes on behind it until Slurm ends it.
+
     Attributes:
         received: number of the signal, or 0.
     """
@@ -37,14 +43,18 @@ class Interrupts:
     def __init__(self) -> None:
         self.received = 0
         self._before: dict[int, Any] = {}
+        self._requeue = 0
 
-    def watch(self) -> None:
+    def watch(self, environment: Any = None) -> None:
         """Begin; does nothing outside of the main thread, where Python allows no handlers.
 
         Signals that are ignored, as under ``nohup``, stay so, and a handler that somebody else has set for SIGUSR1 or
-        SIGHUP stays, such as Lightning's for Slurm.
+        SIGHUP stays.
+
+        Args:
+            environment: the cluster's, as the Trainer knows it; None: there is none.
         """
-        self.received = 0
+        self.received = self._requeue = 0
         if threading.current_thread() is not threading.main_thread():
             return
         for name in WATCHED:
@@ -53,6 +63,25 @@ class Interrupts:
             always = name in ("SIGTERM", "SIGINT") and current is not signal.SIG_IGN
             if number is not None and (always or current is signal.SIG_DFL):
                 self._before[number] = signal.signal(number, self._note)
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+            number = int(environment.requeue_signal)
+            if number not in self._before and callable(signal.getsignal(number)):
+                self._before[number], self._requeue = signal.signal(number, self._note), number
+
+    def put_off(self, number: int) -> bool:
+        """Call the handler that puts the job back into Slurm's queue, if that is what the signal asks for.
+
+        Args:
+            number: of a signal that one of the ranks has received.
+
+        Returns:
+            Whether it was, so that the run goes on.
+        """
+        if number != self._requeue or not number:
+            return False
+        self.received = 0
+        self._before[number](number, None)
+        return True
 
     def stop(self) -> None:
         """Give the signals back to who had them."""
@@ -61,6 +90,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received == number:
+        if self.received == number != self._requeue:
             raise Interrupted(number)
         self.received = number

@@ -31,6 +31,10 @@ class LossSpike(Callback):
     learning-rate schedule and the step counter aren't taken back: the batches that led to the spike aren't seen again.
     Every rank decides by the same number, the loss over all of them. Reading it waits for the device once per step.
 
+    A checkpoint holds both copies, so a run that is resumed goes back to where it would have gone back without the
+    interruption. Such a checkpoint is about three times as large. Copies of a model that is split over ranks (FSDP2,
+    tensor parallelism) can't be stored, since each rank has only its own part of them.
+
     A loss that is no number never gets here: see ``on_nonfinite`` of `llada.module.DiffusionLM`.
 
     Args:
@@ -38,34 +42,47 @@ class LossSpike(Callback):
         window: optimiser steps whose losses are compared with; none is a spike before there are half as many.
         every: optimiser steps between two copies.
         max_rollbacks: more of them than this within ``window`` steps end the run.
+        store_copies: put the copies into checkpoints; without them a resumed run begins with one copy, of its first
+            weights, and goes back no further than to these.
 
     Raises:
         ValueError: if a number is out of its range; in training, if going back doesn't help.
     """
 
-    def __init__(self, threshold: float = 10.0, window: int = 200, every: int = 100, max_rollbacks: int = 3) -> None:
+    def __init__(
+        self,
+        threshold: float = 10.0,
+        window: int = 200,
+        every: int = 100,
+        max_rollbacks: int = 3,
+        store_copies: bool = True,
+    ) -> None:
         if not threshold > 0.0 or window < 4 or every < 1 or max_rollbacks < 1:
             raise ValueError(
                 "threshold must be above 0, window 4 or more, every and max_rollbacks 1 or more; got "
                 f"{threshold=}, {window=}, {every=}, {max_rollbacks=}"
             )
         self.threshold, self.window, self.every, self.max_rollbacks = threshold, window, every, max_rollbacks
+        self.store_copies, self._resumed = store_copies, False
         self.rollbacks: list[int] = []
         self._losses: deque[float] = deque(maxlen=window)
         self._copies: deque[dict[str, Any]] = deque(maxlen=2)
         self._seen = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the first copy.
+        """Make the first copy, unless the run goes on with those of a checkpoint.
 
         Raises:
-            ValueError: if the model isn't a `llada.module.DiffusionLM`.
+            ValueError: if the model isn't a `llada.module.DiffusionLM`, or copies of its parts can't be stored.
         """
         if not hasattr(pl_module, "training_loop"):
             raise ValueError(f"LossSpike needs a DiffusionLM, which knows the loss of a step; got {type(pl_module)}")
-        self._copies.clear()
-        self._copies.append(_copy(trainer, pl_module))
-        self._seen = trainer.global_step
+        if self.store_copies and any(isinstance(tensor, DTensor) for tensor in _tensors(pl_module)):
+            raise ValueError("copies of a model that is split over ranks can't be stored; set store_copies=False")
+        if not self._resumed:
+            self._copies.clear()
+            self._copies.append(_copy(trainer, pl_module))
+        self._resumed, self._seen = False, trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Compare the loss of a step that has just been made, and go back or make a copy.
@@ -97,13 +114,16 @@ class LossSpike(Callback):
         return loss > median + self.threshold * max(deviation, 1e-3 * abs(median))
 
     def state_dict(self) -> dict[str, Any]:
-        """The last losses; a resumed run makes its first copy from the checkpoint."""
-        return {"losses": list(self._losses), "rollbacks": list(self.rollbacks)}
+        """The last losses, and the copies if they are to be stored."""
+        copies = list(self._copies) if self.store_copies else []
+        return {"losses": list(self._losses), "rollbacks": list(self.rollbacks), "copies": copies}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing."""
         self._losses.extend(state_dict["losses"])
         self.rollbacks = list(state_dict["rollbacks"])
+        self._copies = deque(state_dict.get("copies", ()), maxlen=2)
+        self._resumed = bool(self._copies)
 
     def _go_back(self, trainer: Trainer, module: LightningModule, loss: float) -> None:
         median = statistics.median(self._losses)

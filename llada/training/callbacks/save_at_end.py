@@ -59,6 +59,8 @@ class SaveAtEnd(Checkpoint):
 
     - SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1: saves after the optimiser step, or after the validation, and ends
       with 128 plus the signal's number: 143, 130, 129, 138. A second signal of the kind doesn't wait.
+    - Slurm's requeue signal (SIGUSR1), where Lightning puts the job back into the queue: that is done after the
+      optimiser step; the run goes on until Slurm ends it.
     - An error: saves the last finished step, unless a number is no longer finite, the error fell into an optimiser
       step, or one of several ranks has failed alone, for which the others would wait.
     - Two runs in one folder: the second is refused, as each would replace the other's checkpoints.
@@ -99,7 +101,7 @@ class SaveAtEnd(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._batch_began = trainer.global_step
         self._in_step = self._agreed = False
-        self._interrupts.watch()
+        self._interrupts.watch(trainer._accelerator_connector.cluster_environment)  # it has no public name
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -173,7 +175,7 @@ class SaveAtEnd(Checkpoint):
         received = torch.tensor(self._interrupts.received, device=trainer.strategy.root_device)
         if trainer.world_size > 1:
             received = trainer.strategy.reduce(received, reduce_op="max")
-        if int(received):
+        if int(received) and not self._interrupts.put_off(int(received)):
             self._agreed = True
             raise Interrupted(int(received))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
@@ -43,7 +43,9 @@ def flat(model: torch.nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def fit(folder: Path, watch: LossSpike, steps: int, spikes: set[int], **options: Any) -> Trainer:
+def fit(
+    folder: Path, watch: LossSpike, steps: int, spikes: set[int], resume: Path | None = None, **options: Any
+) -> Trainer:
     torch.manual_seed(0)
     backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2)
     optimizer = partial(torch.optim.AdamW, lr=1e-3)
@@ -55,7 +57,7 @@ def fit(folder: Path, watch: LossSpike, steps: int, spikes: set[int], **options:
         accelerator="cpu", max_steps=steps, callbacks=[watch], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, **options,
     )  # fmt: skip
-    trainer.fit(model, DataLoader([{"tokens": row} for row in tokens], batch_size=4))
+    trainer.fit(model, StatefulDataLoader([{"tokens": row} for row in tokens], batch_size=4), ckpt_path=resume)
     return trainer
 
 
@@ -71,6 +73,17 @@ def test_a_spike_is_undone_and_its_batch_is_left_behind(tmp_path: Path) -> None:
         assert all(torch.equal(own[name], again["state"][index][name]) for name in own)
     assert not torch.equal(onwards, after)
     assert float(trainer.callback_metrics["train/loss"]) < 4.0
+
+
+@pytest.mark.parametrize(("stored", "step"), [(True, 8), (False, 11)])
+def test_a_resumed_run_goes_back_as_far_as_one_that_went_on(tmp_path: Path, stored: bool, step: int) -> None:
+    whole, first, second = (Watching(window=8, every=4, store_copies=stored) for _ in range(3))
+    with pytest.warns(UserWarning, match="the optimiser of step 8"):
+        fit(tmp_path, whole, 18, {14})
+    fit(tmp_path, first, 11, set()).save_checkpoint(tmp_path / "half.ckpt")
+    with pytest.warns(UserWarning, match=rf"jumped to .* at step 14, .* the optimiser of step {step}"):
+        fit(tmp_path, second, 18, {14}, resume=tmp_path / "half.ckpt")
+    assert torch.equal(second.seen[-1][0], whole.seen[-1][0]) == stored
 
 
 def test_nothing_happens_without_a_spike(tmp_path: Path) -> None:
@@ -97,7 +110,7 @@ def test_a_spike_is_far_above_the_median_in_robust_deviations() -> None:
     # Median 2.0 (7 values), median absolute deviation 0.1: 2.0 + 5 x 1.4826 x 0.1 = 2.74
     assert not watch.is_spike(2.74)
     assert watch.is_spike(2.75)
-    assert watch.state_dict() == {"losses": [2.0, 2.1, 1.9, 2.0, 2.1, 1.9, 50.0], "rollbacks": [3]}
+    assert watch.state_dict() == {"losses": [2.0, 2.1, 1.9, 2.0, 2.1, 1.9, 50.0], "rollbacks": [3], "copies": []}
 
 
 def test_wrong_use_is_named(tmp_path: Path) -> None:
