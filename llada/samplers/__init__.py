@@ -1,13 +1,13 @@
 """Decoding: write the open positions of a canvas."""
 
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
-from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
+from llada.samplers.amount.certain import Hierarchy, LocalLeap, ThresholdOrQuota
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
-from llada.samplers.calibrated import AnnealedConfidence
+from llada.samplers.calibrated import AnnealedConfidence, PositionCalibrated
 from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
@@ -29,6 +29,7 @@ from llada.samplers.order import (
     TopProb,
 )
 from llada.samplers.part import Part
+from llada.samplers.planning import PlanningSampler
 from llada.samplers.propose import Proposal
 from llada.samplers.published.parallel import (
     credit,
@@ -45,6 +46,8 @@ from llada.samplers.published.parallel import (
     llada21,
     llada21_quality,
     llada21_speed,
+    local_leap,
+    margin_threshold,
     self_speculative,
     vicinity,
 )
@@ -68,6 +71,8 @@ from llada.samplers.published.quotas import (
     low_confidence,
     maskgit,
     maskgit_plus,
+    p2,
+    pc_sampler,
     random_remasking,
     topk_margin,
 )
@@ -123,6 +128,7 @@ __all__ = [
     "Hierarchy",
     "IntervalCache",
     "LeftToRight",
+    "LocalLeap",
     "LoopRemasking",
     "Margin",
     "Measure",
@@ -132,6 +138,8 @@ __all__ = [
     "Order",
     "Part",
     "PerStep",
+    "PlanningSampler",
+    "PositionCalibrated",
     "PrefixCache",
     "Proposal",
     "Quota",
@@ -183,9 +191,13 @@ __all__ = [
     "llada21",
     "llada21_quality",
     "llada21_speed",
+    "local_leap",
     "low_confidence",
+    "margin_threshold",
     "maskgit",
     "maskgit_plus",
+    "p2",
+    "pc_sampler",
     "random_remasking",
     "remdm_cap",
     "remdm_conf",

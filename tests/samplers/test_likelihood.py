@@ -102,7 +102,15 @@ SCORED: dict[str, Sampler] = {name: sampler for name, sampler in DRAWN.items() i
     ),
     "drawn order": UnmaskingSampler(PerStep(2), Stochastic(Margin(), 0.5), proposal=T),
 }
-BY_CHANCE = {"random", "ancestral", "ancestral to 1e-3", "tau-leaping", "first hitting", "drawn order"}
+BY_CHANCE = {
+    "random",
+    "ancestral",
+    "ancestral, a step per mask",
+    "ancestral to 1e-3",
+    "tau-leaping",
+    "first hitting",
+    "drawn order",
+}
 BY_CHANCE |= {"first_hitting", "sedd_analytic", "tau_leaping", "random_remasking", "dream_origin"}
 EXACT = {name: sampler for name, sampler in SCORED.items() if name not in BY_CHANCE}
 
