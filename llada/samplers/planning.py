@@ -90,7 +90,8 @@ class PlanningSampler(ComposedSampler):
             time = Ancestral().time(state) if state.process.time_conditioned else None
             state = replace(state, valid=within & asking[:, None])
             state = run.propose(state, time, random=random.fold_in(k))
-            masked = (number * state.grid(1)).floor().long().masked_fill(state.is_last, 0)
+            # A number that is whole stays so in spite of rounding.
+            masked = (number * state.grid(1) + 1e-9).floor().long().masked_fill(state.is_last, 0)
             taken, again = self._rank(state, masked)
             state, step = write(state, taken, asking, again)
             yield step

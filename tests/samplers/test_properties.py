@@ -60,7 +60,7 @@ def most_calls(sampler: Sampler, masks: int) -> int:
     if isinstance(sampler, SpeculativeSampler):
         return masks
     if isinstance(sampler, PlanningSampler):
-        return masks if sampler.steps is None else min(masks, sampler.steps)
+        return masks if sampler.steps is None else sampler.steps  # a step may take back as many as it writes
     assert isinstance(sampler, UnmaskingSampler)
     if sampler.amount.steps is None:  # on a grid of coins, a step may find nothing to write
         return masks
