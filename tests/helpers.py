@@ -172,7 +172,9 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "editing": EditingSampler(0.6, 0.4, max_edits=3, proposal=DRAWN, window=Blocks(4)),
     "editing with a stop": EditingSampler(0.6, 0.4, max_edits=3, window=Blocks(4, stop_token_ids=2)),
     "planning": PlanningSampler(6, proposal=Proposal(0.8)),
-    "planning, a step per mask, with a dual cache": PlanningSampler(doubt=2.0, window=Blocks(4, stop_token_ids=2), cache=DualCache()),
+    "planning, a step per mask, with a dual cache": PlanningSampler(
+        doubt=2.0, window=Blocks(4, stop_token_ids=2), cache=DualCache()
+    ),
     "local leap": UnmaskingSampler(LocalLeap(0.4, 0.2, 1)),
     "position and frequency": UnmaskingSampler(Quota(5), PositionCalibrated(0.1)),
     "annealed confidence": UnmaskingSampler(CosineQuota(5), AnnealedConfidence(2.0), proposal=DRAWN),

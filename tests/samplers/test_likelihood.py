@@ -287,6 +287,17 @@ def test_an_order_that_breaks_its_word_is_found_out() -> None:
         score(sampler)
 
 
+def test_an_amount_that_breaks_its_word_is_found_out() -> None:
+    class Sly(Tied):
+        def __call__(self, state: State) -> Tensor:
+            return super().__call__(state) & ((state.drawn != 1) | (state.left[:, None] == 1))
+
+    sampler = UnmaskingSampler(Sly(), Margin(), proposal=T)
+    assert sampler.likelihood_gap is None
+    with pytest.raises(ValueError, match="Sly chooses positions by the tokens that are drawn"):
+        score(sampler)
+
+
 def test_chance_draws_positions_only() -> None:
     """Binomial coins and first-hitting times: texts under one seed share their positions."""
     for sampler in (
