@@ -27,6 +27,7 @@ from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.samplers import (
     Ancestral,
+    AnnealedConfidence,
     Binomial,
     Blocks,
     CappedRemasking,
@@ -48,10 +49,13 @@ from llada.samplers import (
     Hierarchy,
     IntervalCache,
     LeftToRight,
+    LocalLeap,
     LoopRemasking,
     Margin,
     NegativeEntropy,
     PerStep,
+    PlanningSampler,
+    PositionCalibrated,
     PrefixCache,
     Proposal,
     Quota,
@@ -167,6 +171,13 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     },
     "editing": EditingSampler(0.6, 0.4, max_edits=3, proposal=DRAWN, window=Blocks(4)),
     "editing with a stop": EditingSampler(0.6, 0.4, max_edits=3, window=Blocks(4, stop_token_ids=2)),
+    "planning": PlanningSampler(6, proposal=Proposal(0.8)),
+    "planning, a step per mask, with a dual cache": PlanningSampler(
+        doubt=2.0, window=Blocks(4, stop_token_ids=2), cache=DualCache()
+    ),
+    "local leap": UnmaskingSampler(LocalLeap(0.4, 0.2, 1)),
+    "position and frequency": UnmaskingSampler(Quota(5), PositionCalibrated(0.1)),
+    "annealed confidence": UnmaskingSampler(CosineQuota(5), AnnealedConfidence(2.0), proposal=DRAWN),
     "speculative": SpeculativeSampler(3),
     "speculative in blocks": SpeculativeSampler(5, NegativeEntropy(), window=Blocks(4, stop_token_ids=2)),
     "guided editing with a dual cache": EditingSampler(

@@ -2,13 +2,13 @@
 
 from llada.process.columns import Edit
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
-from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
+from llada.samplers.amount.certain import Hierarchy, LocalLeap, ThresholdOrQuota
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
-from llada.samplers.calibrated import AnnealedConfidence
+from llada.samplers.calibrated import AnnealedConfidence, PositionCalibrated
 from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
@@ -36,6 +36,7 @@ from llada.samplers.order import (
     TopProb,
 )
 from llada.samplers.part import Part
+from llada.samplers.planning import PlanningSampler
 from llada.samplers.propose import Proposal
 from llada.samplers.psi import ConstantKappa, Kappa, PsiSampler, RemaskingKappa, Stretches
 from llada.samplers.published.parallel import (
@@ -53,6 +54,8 @@ from llada.samplers.published.parallel import (
     llada21,
     llada21_quality,
     llada21_speed,
+    local_leap,
+    margin_threshold,
     self_speculative,
     vicinity,
 )
@@ -76,6 +79,8 @@ from llada.samplers.published.quotas import (
     low_confidence,
     maskgit,
     maskgit_plus,
+    p2,
+    pc_sampler,
     random_remasking,
     topk_margin,
 )
@@ -142,6 +147,7 @@ __all__ = [
     "Kappa",
     "LeftToRight",
     "LengthPolicy",
+    "LocalLeap",
     "LoopRemasking",
     "Margin",
     "Measure",
@@ -151,6 +157,8 @@ __all__ = [
     "Order",
     "Part",
     "PerStep",
+    "PlanningSampler",
+    "PositionCalibrated",
     "PrefixCache",
     "Proposal",
     "PsiSampler",
@@ -208,9 +216,13 @@ __all__ = [
     "llada21",
     "llada21_quality",
     "llada21_speed",
+    "local_leap",
     "low_confidence",
+    "margin_threshold",
     "maskgit",
     "maskgit_plus",
+    "p2",
+    "pc_sampler",
     "random_remasking",
     "remdm_cap",
     "remdm_conf",

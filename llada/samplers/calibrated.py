@@ -1,4 +1,4 @@
-"""Orders that correct the confidence: by noise that is annealed (MaskGIT).
+"""Orders that correct the confidence: by noise that is annealed (MaskGIT), by position and frequency (PC-Sampler).
 
 Shapes: B rows, M candidates per row.
 """
@@ -7,10 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from llada.samplers.order import Order
+from llada.samplers.spacing import number_in_window
 from llada.samplers.state import State
 
 
@@ -41,3 +43,45 @@ class AnnealedConfidence(Order):
     def __call__(self, state: State) -> Tensor:
         gumbel = -(-state.random.fold_in(1).uniform_at(state.positions).log()).log()
         return state.probability.double().log() + self.temperature * state.grid(1)[:, None] * gumbel
+
+
+@dataclass(frozen=True)
+class PositionCalibrated(Order):
+    """PC-Sampler's order: exp(-decay i) min(-p log f, most), for a token of probability p and frequency f at place i.
+
+    Places are counted over the positions of the window that were open at first. Early ones come first, and tokens that
+    are frequent anyway, such as punctuation, late.
+
+    Args:
+        decay: per place; 0 for none. The authors' lambda.
+        most: bound of the second factor. The authors' alpha.
+        frequencies: of the tokens in text like what is to be written, one for each of the vocabulary; the authors count
+            theirs on a corpus, and give tokens that aren't in it one occurrence. Empty: all are alike.
+
+    Raises:
+        ValueError: if ``decay`` or ``most`` is negative, or a frequency isn't in [0, 1].
+
+    Reference:
+        "PC-Sampler: Position-Aware Calibration of Decoding Bias in Masked Diffusion Models", arXiv 2508.13021; the
+        released ``pc_sampler_function``.
+    """
+
+    decay: float = 0.25
+    most: float = 10.0
+    frequencies: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.decay >= 0.0 and self.most >= 0.0 and all(0.0 <= f <= 1.0 for f in self.frequencies)):
+            raise ValueError("decay and most must be 0 or more, and frequencies in [0, 1]")
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        vocabulary = state.logits.shape[-1]
+        if self.frequencies and len(self.frequencies) != vocabulary:
+            raise ValueError(
+                f"there are {len(self.frequencies)} frequencies for the model's vocabulary of {vocabulary}; give one "
+                "per token"
+            )
+        common = torch.tensor(self.frequencies or [1.0 / vocabulary], dtype=torch.float64, device=state.logits.device)
+        surprise = -(common + 1e-9).log().expand(vocabulary)[state.drawn]
+        return (-self.decay * number_in_window(state)).exp() * (state.probability * surprise).clamp(max=self.most)

@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from llada.process import Process
 from llada.random import RowRandom
+from llada.samplers.amount.amount import Amount
 from llada.samplers.order import Order
 from llada.samplers.propose import Proposal, broken_rows
 from llada.samplers.sampler import Sampler, Step, TextLikelihood
@@ -73,23 +74,24 @@ def proposal_gap(proposal: Proposal) -> str | None:
     return None
 
 
-def check_unread(order: Order, state: State) -> None:
-    """Whether an order keeps its word that it doesn't read drawn tokens; a subclass inherits the word, too.
+def check_unread(part: Order | Amount, state: State, answer: Tensor) -> None:
+    """Whether a part keeps its word that it doesn't read drawn tokens; a subclass inherits the word, too.
 
     Args:
-        order: which says so.
-        state: with its scores.
+        part: which says so; an amount with memory as it was before it answered.
+        state: what it was asked about.
+        answer: (B, M), scores of an order or choices of an amount.
 
     Raises:
-        ValueError: if other tokens give other scores.
+        ValueError: if other tokens give another answer.
     """
-    other = order(replace(state, drawn=(state.drawn + 1) % state.logits.shape[-1]))
+    other = part(replace(state, drawn=(state.drawn + 1) % state.logits.shape[-1]))
     # NaN is what is left where a constraint allows nothing, behind a token that was never possible.
-    if not torch.allclose(other[state.valid], state.scores[state.valid], rtol=0.0, atol=0.0, equal_nan=True):
-        name = type(order).__name__
+    if bool(((other != answer) & ~(other.isnan() & answer.isnan()) & state.valid).any()):
+        name, does = type(part).__name__, "scores" if isinstance(part, Order) else "chooses"
         raise ValueError(
-            f"{name} scores positions by the tokens that are drawn there, so that a text has no likelihood; say "
-            "reads_drawn = True in it, or score by state.logits alone"
+            f"{name} {does} positions by the tokens that are drawn there, so that a text has no likelihood; say "
+            "reads_drawn = True in it, or go by state.logits and state.scores alone"
         )
 
 

@@ -12,6 +12,7 @@ whether tokens are taken back (`Rates`). Each is an object that is swapped alone
 Shapes: B rows, L columns of the canvas, M candidates per row in a step, V vocabulary.
 """
 
+import copy
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -214,12 +215,20 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
                 state = replace(state, valid=state.valid & asking[:, None])
             state = run.propose(state, time, random=random.fold_in(_DRAW))
             state = replace(state, scores=self.order(state))
-            if state.log_prob is not None:
-                check_unread(self.order, state)
-            taken = self.amount(state)
+            taken = self._asked(state)
             # Where counts follow from numbers, a row that takes nothing would alone have skipped the step.
             called = (taken if self._counted else state.valid).any(1)
         return (*self._agree(run, state, taken, most, random.fold_in(_AGREE)), called)
+
+    def _asked(self, state: State) -> Tensor:
+        """What the amount takes, (B, M) bool; where a text is scored, it and the order have to keep their word."""
+        if state.log_prob is None:
+            return self.amount(state)
+        check_unread(self.order, state, state.scores)
+        before = copy.deepcopy(self.amount)
+        taken = self.amount(state)
+        check_unread(before, state, taken)
+        return taken
 
     @property
     def _counted(self) -> bool:

@@ -102,7 +102,15 @@ SCORED: dict[str, Sampler] = {name: sampler for name, sampler in DRAWN.items() i
     ),
     "drawn order": UnmaskingSampler(PerStep(2), Stochastic(Margin(), 0.5), proposal=T),
 }
-BY_CHANCE = {"random", "ancestral", "ancestral to 1e-3", "tau-leaping", "first hitting", "drawn order"}
+BY_CHANCE = {
+    "random",
+    "ancestral",
+    "ancestral, a step per mask",
+    "ancestral to 1e-3",
+    "tau-leaping",
+    "first hitting",
+    "drawn order",
+}
 BY_CHANCE |= {"first_hitting", "sedd_analytic", "tau_leaping", "random_remasking", "dream_origin"}
 EXACT = {name: sampler for name, sampler in SCORED.items() if name not in BY_CHANCE}
 
@@ -276,6 +284,17 @@ def test_an_order_that_breaks_its_word_is_found_out() -> None:
     sampler = UnmaskingSampler(PerStep(1), Sly(), proposal=T)
     assert sampler.likelihood_gap is None  # the word is inherited
     with pytest.raises(ValueError, match="Sly scores positions by the tokens that are drawn"):
+        score(sampler)
+
+
+def test_an_amount_that_breaks_its_word_is_found_out() -> None:
+    class Sly(Tied):
+        def __call__(self, state: State) -> Tensor:
+            return super().__call__(state) & ((state.drawn != 1) | (state.left[:, None] == 1))
+
+    sampler = UnmaskingSampler(Sly(), Margin(), proposal=T)
+    assert sampler.likelihood_gap is None
+    with pytest.raises(ValueError, match="Sly chooses positions by the tokens that are drawn"):
         score(sampler)
 
 

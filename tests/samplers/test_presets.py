@@ -44,7 +44,15 @@ def test_the_command_line_finds_a_preset(name: str) -> None:
 def test_every_argument_of_a_preset_has_an_effect(name: str) -> None:
     """Another value of an argument makes another sampler."""
     plain = PRESETS[name]()
-    values = {int: 6, float: 0.123, int | None: 6, float | None: 0.123, tuple[int, ...]: (3,), TokenIds: 6}
+    values = {
+        int: 6,
+        float: 0.123,
+        int | None: 6,
+        float | None: 0.123,
+        tuple[int, ...]: (3,),
+        tuple[float, ...]: (0.5,),
+        TokenIds: 6,
+    }
     for argument, parameter in inspect.signature(PRESETS[name]).parameters.items():
         options = {argument: values[parameter.annotation]}
         if argument == "stop_token_ids" and inspect.signature(PRESETS[name]).parameters["block_length"].default is None:

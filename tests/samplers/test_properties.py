@@ -14,6 +14,7 @@ from llada.samplers import (
     Blocks,
     CosineQuota,
     EditingSampler,
+    PlanningSampler,
     Quota,
     Sampler,
     SpeculativeSampler,
@@ -80,6 +81,8 @@ def most_calls(sampler: Sampler, masks: int) -> int:
         return masks + (LENGTH // 4) * sampler.max_edits
     if isinstance(sampler, SpeculativeSampler):
         return masks
+    if isinstance(sampler, PlanningSampler):
+        return masks if sampler.steps is None else sampler.steps  # a step may take back as many as it writes
     assert isinstance(sampler, UnmaskingSampler)
     if sampler.amount.steps is None:  # on a grid of coins, a step may find nothing to write
         return masks

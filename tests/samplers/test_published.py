@@ -10,6 +10,7 @@ that rounding could decide.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,16 @@ from torch import Tensor
 from llada.backbones import BidirectionalTransformer
 from llada.process import MaskingProcess
 from llada.random import RowRandom
-from llada.samplers import PRESETS
+from llada.samplers import (
+    PRESETS,
+    Confidence,
+    Factor,
+    LocalLeap,
+    Proposal,
+    Stability,
+    Stochastic,
+    ThresholdOrQuota,
+)
 from tests.samplers import test_cache_oracle as by_hand
 
 LENGTH, VOCAB, SEED = 14, 8, 5
@@ -354,6 +364,50 @@ def editing(threshold: float, edit: float, size: int) -> Canvases:
                 break
 
 
+def local_leap(threshold: float, relaxed: float, radius: int) -> Choice:
+    def choose(sure: dict[int, float], p: Law, step: int) -> list[int]:
+        anchors = [i for i in sure if sure[i] >= threshold]
+        near = {j for i in anchors for j in range(i - radius, i + radius + 1)}
+        order = surest(sure)
+        return order[:1] + [i for i in order[1:] if sure[i] >= (relaxed if i in near else threshold)]
+
+    return choose
+
+
+def margin_threshold(threshold: float) -> Choice:
+    def choose(sure: dict[int, float], p: Law, step: int) -> list[int]:
+        return above(threshold)({i: sorted(p[i])[-1] - sorted(p[i])[-2] for i in sure}, p, step)
+
+    return choose
+
+
+def pc_sampler(decay: float, most: float, frequencies: list[float]) -> Choice:
+    """One token per call; places count from where the answer begins."""
+
+    def choose(sure: dict[int, float], p: Law, step: int) -> list[int]:
+        weighed = {i: min(-sure[i] * math.log(frequencies[top(p[i])] + 1e-9), most) for i in sure}
+        return surest({i: math.exp(-decay * (i - len(PROMPT))) * weighed[i] for i in sure})[:1]
+
+    return choose
+
+
+def path_planning(steps: int, eta: float, temperature: float) -> Canvases:
+    row = start()
+    answer = range(len(PROMPT), LENGTH)
+    for k in range(steps):
+        p = law(row, temperature)
+        u = RowRandom.from_seed(SEED, 1).fold_in(1).fold_in(k).uniform(LENGTH)[0].tolist()
+        x0 = {i: draw(p[i], u[i]) for i in answer}
+        score = {i: math.log(p[i][x0[i]]) * (1.0 if row[i] == MASK else eta) for i in answer}
+        lowest = surest(score)[len(answer) - math.floor(len(answer) * (1 - (k + 1) / steps)) :]
+        for i in answer:
+            if i in lowest:
+                row[i] = MASK
+            elif row[i] == MASK:
+                row[i] = x0[i]
+        yield row
+
+
 def spread(count: int) -> Canvases:
     """Positions by their number read backwards in binary."""
     row, number = start(), LENGTH - len(PROMPT)
@@ -381,11 +435,12 @@ def comb(stride: int) -> Canvases:
 
 LEAST, MARGIN = (lambda p, v: p[v]), (lambda p, v: sorted(p)[-1] - sorted(p)[-2])
 GRID = uniform_grid(9)
+FREQUENCIES = (0.3, 0.02, 0.2, 0.01, 0.25, 0.1, 0.1, 0.0)
 RULES: dict[str, tuple[dict[str, Any], Callable[[], Canvases]]] = {
     "low_confidence": ({"steps": 6, "block_length": 3}, lambda: llada(2, 3)),
     "random_remasking": ({"steps": 4}, lambda: in_random_order([3, 2, 2, 2])),
     "left_to_right": ({}, left_to_right),
-    "maskgit": ({"steps": 5}, lambda: maskgit(5, 4.5)),
+    "maskgit": ({"steps": 5, "choice_temperature": 1.0}, lambda: maskgit(5, 1.0)),
     "dream_entropy": ({"steps": 12}, lambda: dream(12, lambda p, v: -entropy(p), 0.2, 0.95)),
     "topk_margin": ({"steps": 5, "temperature": 0.9}, lambda: dream(5, MARGIN, 0.9, 0.95)),
     "maskgit_plus": ({"steps": 5, "temperature": 0.9, "top_p": 0.8}, lambda: dream(5, LEAST, 0.9, 0.8)),
@@ -397,8 +452,8 @@ RULES: dict[str, tuple[dict[str, Any], Callable[[], Canvases]]] = {
     "fast_dllm_factor": ({"block_length": 5}, lambda: greedy(factor(1.0), 5)),
     "eb_sampler": ({"gamma": 1.0}, lambda: greedy(entropy_bound(1.0), None)),
     "klass": (
-        {"threshold": 0.5, "max_divergence": 0.3, "block_length": 5},
-        lambda: klass(0.5, 0.3, 2, 5),
+        {"threshold": 0.4, "max_divergence": 2.0, "block_length": 3},
+        lambda: klass(0.4, 2.0, 2, 3),
     ),
     "llada2": (
         {"steps_per_block": 2, "threshold": 0.7, "block_length": 4},
@@ -409,6 +464,19 @@ RULES: dict[str, tuple[dict[str, Any], Callable[[], Canvases]]] = {
     "llada21_speed": ({"block_length": 4}, lambda: editing(0.5, 0.0, 4)),
     "hierarchy": ({"block_length": 9}, lambda: greedy(hierarchy(0.9, 0.4), 9)),
     "credit": ({"block_length": 5}, lambda: credit(0.9, 5)),
+    "margin_threshold": (
+        {"threshold": 0.5, "block_length": 5},
+        lambda: greedy(margin_threshold(0.5), 5),
+    ),
+    "local_leap": (
+        {"threshold": 0.8, "relaxed_threshold": 0.4, "radius": 2, "block_length": 9},
+        lambda: greedy(local_leap(0.8, 0.4, 2), 9),
+    ),
+    "pc_sampler": (
+        {"frequencies": FREQUENCIES, "most": 1.5},
+        lambda: greedy(pc_sampler(0.25, 1.5, list(FREQUENCIES)), None),
+    ),
+    "p2": ({"steps": 7, "doubt": 1.5, "temperature": 1.0}, lambda: path_planning(7, 1.5, 1.0)),
     "self_speculative": ({}, lambda: llada(None, None)),
     "ancestral": ({"steps": 9}, lambda: coins(9, GRID, same_for_all(lambda t, s: 0.0), 1.0)),
     "sedd_analytic": ({"steps": 9}, lambda: coins(9, GRID, same_for_all(lambda t, s: 0.0), 1.0)),
@@ -462,6 +530,25 @@ def test_a_preset_does_what_is_published(name: str) -> None:
         assert written[-1] == expected[-1]
     else:
         assert written == expected
+
+
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "maskgit": {"order": Stochastic(Confidence(), 1.0)},  # noise on probabilities, which stays
+    "klass": {"amount": Stability(0.4, 2.0, 2, ahead=False)},  # history of the block alone
+    "fast_dllm_factor": {"amount": Factor(1.0)},  # the paper's rule
+    "remdm_conf": {"proposal": Proposal(1.0, top_p=0.9)},  # the nucleus of transformers
+    "llada2": {"amount": ThresholdOrQuota(4, 0.7, 4)},
+    "local_leap": {"amount": LocalLeap(0.8, 0.4, 1)},
+    "p2": {"doubt": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_rule_that_differs_a_little_is_found_out(name: str) -> None:
+    options, rule = RULES[name]
+    other = replace(PRESETS[name](**options), **OTHERWISE[name])  # type: ignore[type-var]
+    steps = other.iterate(model, torch.tensor([start()]), MaskingProcess(MASK), seed=SEED)
+    assert without_repetitions(step.tokens[0].tolist() for step in steps) != without_repetitions(rule())
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -97,3 +97,40 @@ class Hierarchy(Amount):
         first = torch.full_like(run, scores.shape[1]).scatter_reduce(1, run, tied, "amin").gather(1, run)
         of_runs = (index == first) & (scores > self.low_threshold)
         return best(state) | (state.valid & (of_runs | (scores >= self.threshold)))
+
+
+@dataclass(frozen=True)
+class LocalLeap(Amount):
+    """All candidates above a confidence, and those near one of them above a lower one.
+
+    What the model is sure of settles its neighbourhood.
+
+    Args:
+        threshold: a candidate with this probability is taken, and is an anchor. The best is taken always.
+        relaxed_threshold: a candidate near an anchor is taken at this one.
+        radius: columns on each side of an anchor that are near.
+
+    Raises:
+        ValueError: if ``radius`` is negative.
+
+    Reference:
+        "Accelerating Diffusion LLM Inference via Local Determinism Propagation", arXiv 2510.07081.
+    """
+
+    reads_drawn: ClassVar[bool] = False
+    needs: ClassVar[Measure] = Measure.PROBABILITY
+    threshold: float = 0.9
+    relaxed_threshold: float = 0.75
+    radius: int = 4
+
+    def __post_init__(self) -> None:
+        if self.radius < 0:
+            raise ValueError(f"radius must be 0 or more; got {self.radius}")
+
+    @override
+    def __call__(self, state: State) -> Tensor:
+        sure = state.valid & (state.scores >= self.threshold)
+        anchors = torch.zeros_like(state.tokens, dtype=torch.float32).scatter(1, state.columns, sure.float())
+        near = torch.nn.functional.max_pool1d(anchors[:, None], 2 * self.radius + 1, 1, self.radius)[:, 0] > 0
+        relaxed = near.gather(1, state.columns) & (state.scores >= self.relaxed_threshold)
+        return best(state) | sure | (state.valid & relaxed)

@@ -16,16 +16,25 @@ MOST_STEPS = 1_000_000
 """More would run for days, and are a slip of the pen."""
 
 
+def check_steps(steps: int | None) -> None:
+    """Whether a number of steps makes sense.
+
+    Raises:
+        ValueError: if it doesn't.
+    """
+    if steps is not None and not (isinstance(steps, int) and 1 <= steps <= MOST_STEPS):
+        raise ValueError(
+            f"steps must be a whole number from 1 to {MOST_STEPS:,}, or None for one per mask; got {steps}"
+        )
+
+
 @dataclass(frozen=True)
 class _Stepped(Amount):
     reads_drawn: ClassVar[bool] = False
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= MOST_STEPS):
-            raise ValueError(
-                f"steps must be a whole number from 1 to {MOST_STEPS:,}, or None for one per mask; got {self.steps}"
-            )
+        check_steps(self.steps)
 
 
 def _shares(state: State) -> Tensor:

@@ -6,14 +6,14 @@ The arguments behind ``**common`` are those of `llada.samplers.published.preset.
 from typing import Unpack
 
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
-from llada.samplers.amount.certain import Hierarchy, ThresholdOrQuota
+from llada.samplers.amount.certain import Hierarchy, LocalLeap, ThresholdOrQuota
 from llada.samplers.amount.quota import Quota
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, PrefixCache, VicinityCache
 from llada.samplers.editing import EditingSampler
-from llada.samplers.order import Confidence, NegativeEntropy
+from llada.samplers.order import Confidence, Margin, NegativeEntropy
 from llada.samplers.published.preset import Common, common_parts, preset
 from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.unmasking import UnmaskingSampler
@@ -63,6 +63,39 @@ def fast_dllm_prefix(threshold: float = 0.9, **common: Unpack[Common]) -> Unmask
 def fast_dllm_dual(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
     """`fast_dllm` with its dual cache: only the block itself is computed in each step. Same arguments."""
     return _sure(Threshold(threshold), common, DualCache())
+
+
+@preset(block_length=32)
+def margin_threshold(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
+    """`fast_dllm` by margins: all positions where the best token leads the second by a bound, and the clearest one.
+
+    Unlike confidence in what was drawn, a margin leaves a text its likelihood.
+
+    Args:
+        threshold: least lead, a difference of probabilities.
+
+    Reference:
+        The margin of Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, under the rule of arXiv
+        2505.22618.
+    """
+    return UnmaskingSampler(Threshold(threshold), Margin(), **common_parts(common))
+
+
+@preset(block_length=32)
+def local_leap(
+    threshold: float = 0.9, relaxed_threshold: float = 0.75, radius: int = 4, **common: Unpack[Common]
+) -> UnmaskingSampler:
+    """LocalLeap: all tokens above a confidence, and around them those above a lower one.
+
+    Args:
+        threshold: least probability anywhere.
+        relaxed_threshold: least probability near a token that passes the first.
+        radius: positions on each side that are near.
+
+    Reference:
+        "Accelerating Diffusion LLM Inference via Local Determinism Propagation", arXiv 2510.07081.
+    """
+    return _sure(LocalLeap(threshold, relaxed_threshold, radius), common)
 
 
 @preset()

@@ -7,7 +7,7 @@ from typing import Unpack
 
 from llada.samplers.amount.amount import Amount
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
-from llada.samplers.calibrated import AnnealedConfidence
+from llada.samplers.calibrated import AnnealedConfidence, PositionCalibrated
 from llada.samplers.order import (
     Confidence,
     LeftToRight,
@@ -17,6 +17,7 @@ from llada.samplers.order import (
     RandomOrder,
     Stochastic,
 )
+from llada.samplers.planning import PlanningSampler
 from llada.samplers.published.preset import Common, common_parts, preset
 from llada.samplers.rates.rates import Ancestral
 from llada.samplers.unmasking import UnmaskingSampler
@@ -74,6 +75,43 @@ def maskgit(steps: int | None = 12, choice_temperature: float = 4.5, **common: U
     """
     order = AnnealedConfidence(choice_temperature) if choice_temperature else Confidence()
     return _unmasking(CosineQuota(steps), order, common)
+
+
+@preset()
+def pc_sampler(
+    steps: int | None = None,
+    decay: float = 0.25,
+    most: float = 10.0,
+    frequencies: tuple[float, ...] = (),
+    **common: Unpack[Common],
+) -> UnmaskingSampler:
+    """PC-Sampler: confident tokens that are rare in general, and early positions first.
+
+    Args:
+        steps: model calls for the whole canvas, shared by the blocks; None for one per mask.
+        decay: how much an order from left to right is preferred; the authors have 0, 0.25 or 0.5.
+        most: bound of the confidence weighed by rareness.
+        frequencies: of all tokens of the vocabulary, such as in the training text; empty: all are alike.
+
+    Reference:
+        arXiv 2508.13021.
+    """
+    return _unmasking(Quota(steps), PositionCalibrated(decay, most, frequencies), common)
+
+
+@preset()
+def p2(steps: int | None = None, doubt: float = 1.0, **common: Unpack[Common]) -> PlanningSampler:
+    """P2, path planning by the model itself: the least likely tokens are masked again in every step.
+
+    Args:
+        steps: model calls for the whole canvas, shared by the blocks; None for one per mask.
+        doubt: the paper's eta; more takes more tokens back, 0 none.
+
+    Reference:
+        Peng et al., "Path Planning for Masked Diffusion Model Sampling", arXiv 2502.03540. Probabilities are those
+        after temperature, top-p and top-k, as in Open-dLLM's ``alg="p2"``.
+    """
+    return PlanningSampler(steps, doubt, **common_parts(common))
 
 
 def _drawn(order: Order, temperature: float) -> Order:
