@@ -3,6 +3,7 @@
 from llada.objectives.design import Design, Draw
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
 from llada.objectives.independent import IndependentMasks, TimeGrid
+from llada.objectives.merged import CleanWeight, MergedMasks, dreamon
 from llada.objectives.nelbo import (
     NELBO,
     default_bound,
@@ -22,12 +23,14 @@ __all__ = [
     "Batch",
     "Blockwise",
     "BoundWeight",
+    "CleanWeight",
     "ComplementaryPairs",
     "ContextWeight",
     "Design",
     "Draw",
     "ExactCounts",
     "IndependentMasks",
+    "MergedMasks",
     "NextTokens",
     "Normaliser",
     "Objective",
@@ -42,6 +45,7 @@ __all__ = [
     "Weight",
     "default_bound",
     "discrete_time",
+    "dreamon",
     "llada_finetuning",
     "llada_pretraining",
     "masked_mean",
