@@ -1,6 +1,7 @@
 """Objectives: what training minimises, and the bound that is reported beside it."""
 
 from llada.objectives.design import Design, Draw
+from llada.objectives.edits import EditRounds
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
 from llada.objectives.independent import IndependentMasks, TimeGrid
 from llada.objectives.merged import CleanWeight, MergedMasks, dreamon
@@ -28,6 +29,7 @@ __all__ = [
     "ContextWeight",
     "Design",
     "Draw",
+    "EditRounds",
     "ExactCounts",
     "IndependentMasks",
     "MergedMasks",

@@ -16,6 +16,7 @@ from llada.samplers.editing import EditingSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.length.daedal import Daedal
 from llada.samplers.length.dreamon import DreamOn
+from llada.samplers.length.levenshtein import LevenshteinSampler
 from llada.samplers.length.policy import Asked, Change, LengthPolicy
 from llada.samplers.length.resizing import ResizingSampler
 from llada.samplers.length.until_stop import UntilStop
@@ -130,6 +131,7 @@ __all__ = [
     "IntervalCache",
     "LeftToRight",
     "LengthPolicy",
+    "LevenshteinSampler",
     "LoopRemasking",
     "Margin",
     "Measure",
