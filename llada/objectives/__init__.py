@@ -1,8 +1,10 @@
 """Objectives: what training minimises, and the bound that is reported beside it."""
 
 from llada.objectives.design import Design, Draw
+from llada.objectives.edits import EditRounds
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
 from llada.objectives.independent import IndependentMasks, TimeGrid
+from llada.objectives.merged import CleanWeight, MergedMasks, dreamon
 from llada.objectives.nelbo import (
     NELBO,
     default_bound,
@@ -29,17 +31,20 @@ __all__ = [
     "Batch",
     "Blockwise",
     "BoundWeight",
+    "CleanWeight",
     "ClippedWeight",
     "ComplementaryPairs",
     "ContextWeight",
     "Design",
     "Draw",
     "DynamicWeight",
+    "EditRounds",
     "ExactCounts",
     "FrozenCopy",
     "Hinge",
     "IndependentMasks",
     "Link",
+    "MergedMasks",
     "NextTokens",
     "Normaliser",
     "Objective",
@@ -61,6 +66,7 @@ __all__ = [
     "Weight",
     "default_bound",
     "discrete_time",
+    "dreamon",
     "llada_finetuning",
     "llada_pretraining",
     "masked_mean",

@@ -19,6 +19,7 @@ from llada.samplers.gibbs import GibbsSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.length.daedal import Daedal
 from llada.samplers.length.dreamon import DreamOn
+from llada.samplers.length.levenshtein import LevenshteinSampler
 from llada.samplers.length.policy import Asked, Change, LengthPolicy
 from llada.samplers.length.resizing import ResizingSampler
 from llada.samplers.length.until_stop import UntilStop
@@ -147,6 +148,7 @@ __all__ = [
     "Kappa",
     "LeftToRight",
     "LengthPolicy",
+    "LevenshteinSampler",
     "LocalLeap",
     "LoopRemasking",
     "Margin",
