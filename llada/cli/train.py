@@ -35,7 +35,9 @@ from llada.checkpoints.known import trust
 from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
+from llada.cli.earlier_run import check_free
 from llada.cli.mistakes import OneSentence
+from llada.cli.quiet import ours, quiet
 from llada.cli.train_options import OPTIONS
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
@@ -98,7 +100,7 @@ class LLaDACLI(LightningCLI):
             "undescribed": {"type": Literal["refuse", "weights"], "default": "refuse"},
             "trust": {"type": str, "action": "append"},
             "share_folder": {"type": bool, "default": False},
-            "overwrite": {"type": bool, "default": False},
+            "overwrite": {"action": "store_true"},
         }
         for name, text in OPTIONS.items():
             parser.add_argument(f"--{name}", **kinds.get(name, {"type": str | None, "default": None}), help=text)
@@ -113,6 +115,8 @@ class LLaDACLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """A Trainer whose checkpoints are replaced as a whole, and that saves whatever ends it."""
         trainer = super().instantiate_trainer(**options)
+        chosen = self._get(self.config_init, "trainer.callbacks") or []
+        trainer.callbacks[:] = [c if c in chosen else ours(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer.callbacks.append(ChangedParts(self._get(self.config_init, "changed_parts")))  # type: ignore[attr-defined]
@@ -164,6 +168,9 @@ class LLaDACLI(LightningCLI):
                 if subcommand != "fit":
                     raise FileNotFoundError(f"{nothing}; name one by --ckpt_path")
                 warnings.warn(f"{nothing}, so this run begins anew", stacklevel=2)
+        anew = subcommand == "fit" and arguments.get("ckpt_path") is None
+        if anew and not self._get(self.config_init, "overwrite") and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_free(self.trainer)
         return arguments
 
     def after_predict(self) -> None:
@@ -234,7 +241,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     given = [command, *arguments]
     try:
-        run(None if sys.argv[1:] == given else given)  # Lightning warns where it is given what it would read itself
+        with quiet():
+            run(None if sys.argv[1:] == given else given)  # it warns where it is given what it would read itself
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

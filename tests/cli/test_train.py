@@ -96,7 +96,7 @@ def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, sto
     pairs = [{"prompt": f"where is boat {number}", "answer": "on the river"} for number in range(40)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
     options = ["--config", CONFIGS / "finetune.yaml", *SMALL, *QUIET, *SHORT, "--model.backbone.hidden_width=32"]
-    still = ["--model.optimizer.lr=0", "--data.val_fraction=0.2"]
+    still = ["--model.optimizer.lr=0", "--data.val_fraction=0.2", "--overwrite"]
     run = llada("fit", *options, *still)
     assert run.code == 0, run.err
     tuned = tmp_path / "runs/finetune/model.ckpt"
@@ -166,14 +166,14 @@ def test_parts_have_short_names(llada: Command, story: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(llada: Command, trained: Trained, option: str, code: int, message: str) -> None:
-    run = llada("fit", "--config", trained.config, "--trainer.max_steps=1", option)
+    run = llada("fit", "--config", trained.config, "--trainer.max_steps=1", "--overwrite", option)
     assert run.code == code
     assert message in run.err
 
 
 def test_an_empty_text_is_refused_and_leaves_nothing(llada: Command, trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
-    run = llada("fit", "--config", trained.config, "--data.source.paths=empty.txt")
+    run = llada("fit", "--config", trained.config, "--overwrite", "--data.source.paths=empty.txt")
     assert run.code == 1
     assert run.err.endswith("empty.txt is empty\n")
     assert not list(tmp_path.rglob("*.tokens"))
@@ -205,13 +205,14 @@ def test_only_training_writes_its_configuration(llada: Command, trained: Trained
     logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
     options = ["--config", trained.config, logger, "--trainer.logger.save_dir=.", "--trainer.logger.version=x"]
     (tmp_path / "config.yaml").write_text("mine")
-    assert llada("fit", *options, "--trainer.max_steps=1").code == 0
+    anew = ["--trainer.callbacks.dirpath=here", "--overwrite"]
+    assert llada("fit", *options, *anew, "--trainer.max_steps=1").code == 0
     (written,) = tmp_path.rglob("x/config.yaml")
     first = written.read_text()
     assert "BidirectionalTransformer" in first
     assert llada("validate", *options, "--ckpt_path", trained.checkpoint, "--model.seed=5").code == 0
     assert written.read_text() == first
-    assert llada("fit", *options, "--trainer.max_steps=2", "--trainer.logger=false").code == 0
+    assert llada("fit", *options, *anew, "--trainer.max_steps=2", "--trainer.logger=false").code == 0
     assert (tmp_path / "config.yaml").read_text() == "mine"
     rerun = llada("fit", "--config", written, "--trainer.max_steps=1")
     assert rerun.code == 0, rerun.err
@@ -241,7 +242,9 @@ def test_a_strategy_in_yaml_splits_the_model(llada: Command, story: Path, monkey
         assert run.code == 0, run.err
         consolidate(folder, "model.ckpt")
         assert read_checkpoint("model.ckpt")["global_step"] == 4
-        run = llada("fit", *options, "--init_from=model.ckpt", "--model.optimizer.lr=0", "--trainer.max_steps=2")
+        run = llada(
+            "fit", *options, "--init_from=model.ckpt", "--model.optimizer.lr=0", "--trainer.max_steps=2", "--overwrite"
+        )
         assert run.code == 0, run.err
         consolidate(folder, "tuned.ckpt")
         first, second = (read_checkpoint(path)["state_dict"] for path in ("model.ckpt", "tuned.ckpt"))
