@@ -36,7 +36,9 @@ from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
+from llada.cli.earlier_run import check_free
 from llada.cli.mistakes import OneSentence
+from llada.cli.quiet import ours, quiet
 from llada.cli.shared import GROUPS, LOADING, REPEATABLE
 from llada.cli.train_options import OPTIONS
 from llada.module import DiffusionLM
@@ -86,7 +88,7 @@ class LLaDACLI(LightningCLI):
             "undescribed": {"type": Literal["refuse", "weights"], "default": "refuse"},
             "trust": {"type": str, "action": "append"},
             "share_folder": {"type": bool, "default": False},
-            "overwrite": {"type": bool, "default": False},
+            "overwrite": {"action": "store_true"},
         }
         kinds |= {name: {"type": str, "action": "append"} for name in REPEATABLE if name in GROUPS[LOADING]}
         for name, text in OPTIONS.items():
@@ -105,6 +107,8 @@ class LLaDACLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """A Trainer whose checkpoints are replaced as a whole, and that saves whatever ends it."""
         trainer = super().instantiate_trainer(**options)
+        chosen = self._get(self.config_init, "trainer.callbacks") or []
+        trainer.callbacks[:] = [c if c in chosen else ours(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer.callbacks.append(ChangedParts(self._get(self.config_init, "changed_parts")))  # type: ignore[attr-defined]
@@ -157,6 +161,9 @@ class LLaDACLI(LightningCLI):
                 if subcommand != "fit":
                     raise FileNotFoundError(f"{nothing}; name one by --ckpt_path")
                 warnings.warn(f"{nothing}, so this run begins anew", stacklevel=2)
+        anew = subcommand == "fit" and arguments.get("ckpt_path") is None
+        if anew and not self._get(self.config_init, "overwrite") and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_free(self.trainer)
         return arguments
 
     def after_predict(self) -> None:
@@ -227,9 +234,8 @@ def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     given = [command, *arguments]
     try:
-        run(
-            command, None if sys.argv[1:] == given else given
-        )  # Lightning warns where it is given what it would read itself
+        with quiet():  # Lightning warns where it is given what it would read itself
+            run(command, None if sys.argv[1:] == given else given)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

@@ -1,15 +1,19 @@
 """``llada fit`` loses nothing that was trained, and goes on from what can be read."""
 
 import os
+import re
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from llada.checkpoints import known
 from llada.checkpoints.checkpoint import read_checkpoint
+from llada.cli.earlier_run import _replaced
 from llada.files.folder_lock import FolderLock
 from llada.module import DiffusionLM
 from tests.cli.conftest import Command, Trained
@@ -65,6 +69,53 @@ def test_a_run_is_saved_interrupted_and_gone_on_with(
         assert run.code == 1
         assert "there is no checkpoint to go on from" in run.err
         assert "model.ckpt is damaged" in run.err
+
+
+def test_a_finished_model_is_not_replaced(llada: Command, options: list[Any], tmp_path: Path) -> None:
+    short = [*options, "--trainer.max_steps=1"]
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always")
+        run = llada("fit", *short, "--trainer.enable_model_summary=true", "--trainer.limit_val_batches=1")
+    assert (run.code, run.err) == (0, "")
+    assert not [str(each.message) for each in noticed if re.search("LeafSpec|not empty", str(each.message))]
+    model_line, training_line, data_line = run.out.splitlines()[:3]
+    assert re.fullmatch(r"model    BidirectionalTransformer, [\d,]+ parameters, 0\.\d MB", model_line)
+    assert training_line == "training NELBO, UnmaskingSampler; cpu, 32-true"
+    assert data_line == "data     up to 512 tokens per step, 1 steps, 512 in all"
+    model = tmp_path / "run/model.ckpt"
+    before = model.read_bytes()
+    run = llada("fit", *short)
+    assert (run.code, run.out) == (1, "")
+    assert run.err.endswith(
+        f"llada fit: {model} is the model of an earlier run, which this one would replace; go on with it by --ckpt_"
+        "path last, give this run another folder (dirpath of ModelCheckpoint), or say --overwrite\n"
+    )
+    assert model.read_bytes() == before
+    assert llada("fit", *short, "--overwrite", "--model.seed=5").code == 0
+    assert model.read_bytes() != before
+    run = llada("fit", *short, "--trainer.callbacks.enable_version_counter=true")
+    assert run.code == 0, run.err
+    assert sorted(os.listdir(tmp_path / "run")) == ["model-v1.ckpt", "model.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"filename": "model"}, ["model"]),
+        ({"filename": "other"}, []),
+        ({"filename": "other", "save_last": True}, ["last"]),
+        ({"filename": "{step}"}, ["last", "model", "step=3"]),
+        ({}, ["last", "model", "step=3"]),
+        ({"filename": "model", "enable_version_counter": True}, []),
+        ({"filename": "model", "dirpath": None}, []),
+        ({"filename": "model", "dirpath": "nowhere"}, []),
+    ],
+)
+def test_what_a_run_would_replace(tmp_path: Path, arguments: dict[str, Any], found: list[str]) -> None:
+    for name in ("model", "last", "step=3"):
+        (tmp_path / f"{name}.ckpt").touch()
+    callback = ModelCheckpoint(**{"dirpath": tmp_path, "enable_version_counter": False, **arguments})
+    assert [path.stem for path in _replaced(callback)] == found
 
 
 def test_what_is_refused_before_anything_is_trained(llada: Command, options: list[Any], tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, sto
     pairs = [{"prompt": f"where is boat {number}", "answer": "on the river"} for number in range(40)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
     options = ["--config", CONFIGS / "finetune.yaml", *SMALL, *QUIET, *SHORT, "--model.backbone.hidden_width=32"]
-    still = ["--model.optimizer.lr=0", "--data.val_fraction=0.2"]
+    still = ["--model.optimizer.lr=0", "--data.val_fraction=0.2", "--overwrite"]
     run = llada("fit", *options, *still)
     assert run.code == 0, run.err
     tuned = tmp_path / "runs/finetune/model.ckpt"
@@ -132,7 +132,9 @@ def test_a_strategy_in_yaml_splits_the_model(llada: Command, story: Path, monkey
         assert run.code == 0, run.err
         consolidate(folder, "model.ckpt")
         assert read_checkpoint("model.ckpt")["global_step"] == 4
-        run = llada("fit", *options, "--init_from=model.ckpt", "--model.optimizer.lr=0", "--trainer.max_steps=2")
+        run = llada(
+            "fit", *options, "--init_from=model.ckpt", "--model.optimizer.lr=0", "--trainer.max_steps=2", "--overwrite"
+        )
         assert run.code == 0, run.err
         consolidate(folder, "tuned.ckpt")
         first, second = (read_checkpoint(path)["state_dict"] for path in ("model.ckpt", "tuned.ckpt"))

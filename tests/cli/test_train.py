@@ -46,14 +46,14 @@ def test_parts_have_short_names(llada: Command, story: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(llada: Command, trained: Trained, option: str, code: int, message: str) -> None:
-    run = llada("fit", "--config", trained.config, "--trainer.max_steps=1", option)
+    run = llada("fit", "--config", trained.config, "--trainer.max_steps=1", "--overwrite", option)
     assert run.code == code
     assert message in run.err
 
 
 def test_an_empty_text_is_refused_and_leaves_nothing(llada: Command, trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
-    run = llada("fit", "--config", trained.config, "--data.source.paths=empty.txt")
+    run = llada("fit", "--config", trained.config, "--overwrite", "--data.source.paths=empty.txt")
     assert run.code == 1
     assert run.err.endswith("empty.txt is empty\n")
     assert not list(tmp_path.rglob("*.tokens"))
@@ -85,13 +85,14 @@ def test_only_training_writes_its_configuration(llada: Command, trained: Trained
     logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
     options = ["--config", trained.config, logger, "--trainer.logger.save_dir=.", "--trainer.logger.version=x"]
     (tmp_path / "config.yaml").write_text("mine")
-    assert llada("fit", *options, "--trainer.max_steps=1").code == 0
+    anew = ["--trainer.callbacks.dirpath=here", "--overwrite"]
+    assert llada("fit", *options, *anew, "--trainer.max_steps=1").code == 0
     (written,) = tmp_path.rglob("x/config.yaml")
     first = written.read_text()
     assert "BidirectionalTransformer" in first
     assert llada("validate", *options, "--ckpt_path", trained.checkpoint, "--model.seed=5").code == 0
     assert written.read_text() == first
-    assert llada("fit", *options, "--trainer.max_steps=2", "--trainer.logger=false").code == 0
+    assert llada("fit", *options, *anew, "--trainer.max_steps=2", "--trainer.logger=false").code == 0
     assert (tmp_path / "config.yaml").read_text() == "mine"
     rerun = llada("fit", "--config", written, "--trainer.max_steps=1")
     assert rerun.code == 0, rerun.err
