@@ -60,7 +60,9 @@ class TwoCopies(Visibility):
     @override
     def parts(self, rows: int) -> tuple[Runs, ...]:
         blocks = self.blocks.expand(rows, -1)
-        return self.once(("parts", rows), lambda: block_parts(blocks, self.keys, self.segments, two_copies=True))
+        given = blocks, self.keys, self.segments
+        masks = blocks.device.type == "cpu"
+        return self.once(("parts", rows), lambda: block_parts(*given, two_copies=True, masks=masks))
 
 
 @dataclass(frozen=True)
