@@ -7,7 +7,9 @@ can, of 2 L tokens with the positions 0 .. L-1 twice. With b(i) the block of tok
     clean:  b(query) > b(key), or the query is clean, too, and b(query) = b(key)
 
 So the noisy half says of every block what a pass over (clean blocks before it, the noisy block) would say, for twice
-the tokens instead of a pass per block.
+the tokens instead of a pass per block. With ``shift`` the output left of a token predicts it; for the first token of a
+block that is the last one of the block before, which is clean then, and so the clean copy's. With blocks of one token
+that is the autoregressive model.
 
 Reference: Arriola et al., "Block Diffusion", arXiv 2503.09573.
 """
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada import rows
 from llada.backbones.attention.block_causal import look_up, token_blocks
 from llada.backbones.attention.halves import block_parts
 from llada.backbones.attention.visibility import Rule, Runs, Visibility, indices
@@ -42,8 +45,8 @@ class TwoCopies(Visibility):
     @override
     def grid(self) -> tuple[Tensor, Tensor, Tensor]:
         given = (self.blocks, self.keys, self.segments)
-        rows, both = max(len(x) for x in given if x is not None), 2 * self.blocks.shape[1]
-        return indices(rows, both, both, self.blocks.device)
+        number, both = max(len(x) for x in given if x is not None), 2 * self.blocks.shape[1]
+        return indices(number, both, both, self.blocks.device)
 
     @override
     def rule(self) -> Rule:
@@ -60,7 +63,9 @@ class TwoCopies(Visibility):
     @override
     def parts(self, rows: int) -> tuple[Runs, ...]:
         blocks = self.blocks.expand(rows, -1)
-        return self.once(("parts", rows), lambda: block_parts(blocks, self.keys, self.segments, two_copies=True))
+        given = blocks, self.keys, self.segments
+        masks = blocks.device.type == "cpu"
+        return self.once(("parts", rows), lambda: block_parts(*given, two_copies=True, masks=masks))
 
 
 @dataclass(frozen=True)
@@ -112,24 +117,26 @@ def two_copy_hidden(
         (B, L, D), or (N, D) with ``select``.
 
     Raises:
-        ValueError: if the network has no blocks, or reads its outputs one position to the left.
+        ValueError: if the network has no blocks.
     """
-    if body.block_length is None or body.shift:
-        raise ValueError(
-            "a clean copy needs a backbone with block_length and without shift; "
-            f"got block_length={body.block_length}, shift={body.shift}"
-        )
+    if body.block_length is None:
+        raise ValueError("a clean copy needs a backbone with block_length, such as block_length=32; got None")
     length = tokens.shape[1]
     check_inputs(tokens, segment_ids, None, None, vocab_size=body.vocab_size, max_length=body.max_length)
     keys = None if attention_mask is None else attention_mask.bool()
     blocks = token_blocks(body.block_length, tokens, keys, segment_ids)
     visibility = TwoCopies(keys=keys, segments=segment_ids, blocks=blocks)
     wanted = torch.arange(tokens.numel(), device=tokens.device) if select is None else select
+    both = wanted + wanted // length * length  # in rows of 2 L
+    if body.shift:
+        left = rows.has_context(tokens, keys, segment_ids).flatten()[wanted].long()
+        block = blocks.expand(tokens.shape).flatten()
+        both = both - left + (block[wanted - left] != block[wanted]) * length
     x = body.run(
         torch.cat([tokens, clean], dim=1),
         torch.cat([rotary_positions(tokens, segment_ids, None)] * 2, dim=-1),
         visibility,
-        wanted + wanted // length * length,  # in rows of 2 L
+        both,
         neighbours=CopiedNeighbours(visibility),
     )
     return x.view(*tokens.shape, -1) if select is None else x

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
+from llada.objectives import NELBO, Blockwise
+from llada.process import MaskingProcess
+from llada.random import RowRandom
 
 VOCAB, BLOCK, LENGTH = 11, 4, 14
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -15,6 +18,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "convolution": {"convolution": 5},
     "window longer than the row": {"convolution": 31},
     "grouped": {"num_kv_heads": 1, "qk_norm": True},
+    "shift": {"shift": True},
+    "shift and convolution": {"shift": True, "convolution": 3},
 }
 
 
@@ -114,10 +119,26 @@ def test_finished_blocks_can_be_cached(model: BidirectionalTransformer) -> None:
     cache = model.new_cache(*x.shape)
     parts = [slice(start, start + BLOCK) for start in range(0, 3 * BLOCK, BLOCK)]
     cached = [model.hidden(x[:, part], cache=cache, region=part) for part in parts]
-    torch.testing.assert_close(torch.cat(cached, dim=1), model.hidden(x))
+    lead = int(model.shift)  # outputs of a region aren't shifted
+    found = torch.cat(cached, dim=1)[:, : 3 * BLOCK - lead]
+    torch.testing.assert_close(found, model.hidden(x)[:, lead:])
 
 
-@pytest.mark.parametrize("options", [{"block_length": None}, {"shift": True}])
-def test_other_backbones_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="block_length and without shift"):
-        build(**options).hidden(rows(1), clean=rows(2))
+def test_blocks_of_one_token_with_shift_are_the_autoregressive_model() -> None:
+    """Its loss too, whatever stands in the noisy copy: packed segments, padding, and a first token that is given."""
+    diffusion = build(block_length=1, shift=True)
+    causal = build(block_length=None, causal=True, shift=True)
+    causal.load_state_dict(diffusion.state_dict())
+    x, real = rows(1) % (VOCAB - 1), torch.arange(LENGTH) < torch.tensor([[14], [11]])
+    inputs = {"segment_ids": (torch.arange(LENGTH) >= 6).long().expand(2, -1), "attention_mask": real}
+    maskable = real & (torch.arange(LENGTH) % 6 > 0)
+    batch = {"tokens": x, "maskable": maskable, **inputs}
+    random = RowRandom.for_step(0, 0, torch.arange(2), 2)
+    found = NELBO(Blockwise())(diffusion, MaskingProcess(VOCAB - 1), batch, random=random).nelbo
+    terms = torch.nn.functional.cross_entropy(causal(x, **inputs).mT, x, reduction="none")
+    torch.testing.assert_close(found, (terms * maskable).sum(1), rtol=1e-12, atol=1e-12)
+
+
+def test_a_backbone_without_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a backbone with block_length, such as block_length=32; got None"):
+        build(block_length=None).hidden(rows(1), clean=rows(2))

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from llada.backbones import BidirectionalTransformer
 from llada.backbones.attention.block_causal import BlockCausal, block_causal, token_blocks
 from llada.backbones.attention.calls import VarlenCall
+from llada.backbones.attention.halves import block_parts
 from llada.backbones.attention.kernel import Case
 from llada.backbones.attention.kernels import kernel_by_name, kernel_for, plain_attention
 from llada.backbones.attention.union import Union
@@ -71,7 +72,9 @@ def apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("block", [1, 2, 3, 4, 8, 32])
-def test_it_is_the_mask(block: int, name: str) -> None:
+def test_it_is_the_mask(block: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaf = {1: 8, 2: 1, 3: 6, 4: 64, 8: 16, 32: 64}[block]
+    monkeypatch.setattr("llada.backbones.attention.halves.LEAF", leaf)  # tokens that share one small mask
     groups, length = (1, 2, 4)[LAYOUTS.index(name) % 3], 40 if block == 8 else 37
     for copies in (1, 2):
         inputs, visibility = heads(copies * length, groups), visible(name, length, block, copies)
@@ -124,8 +127,8 @@ def pairs(runs: Runs, length: int) -> Tensor:
 
 def test_a_key_is_in_exactly_one_part() -> None:
     visibility = visible("packed", 37, 3, 2)
-    parts, mask = visibility.parts(ROWS), visibility.mask
-    assert parts is not None
+    assert isinstance(visibility, TwoCopies)
+    parts, mask = block_parts(visibility.blocks, None, visibility.segments, two_copies=True), visibility.mask
     assert mask is not None
     assert len(parts) == 4  # own blocks, and the bits of a segment's 7 blocks
     assert torch.equal(sum(pairs(part, ROWS * 74) for part in parts), torch.block_diag(*mask[:, 0].float()))
@@ -226,8 +229,9 @@ def pretended_flash() -> Iterator[None]:
 @pytest.mark.usefixtures("pretended_flash")
 def test_what_flash_attention_over_runs_is_asked(name: str, groups: int) -> None:
     inputs, visibility = heads(42, groups), visible(name, 21, 4, 2)
-    parts = visibility.parts(ROWS)
-    assert parts is not None
+    assert isinstance(visibility, TwoCopies)
+    blocks = visibility.blocks.expand(ROWS, -1)
+    parts = block_parts(blocks, visibility.keys, visibility.segments, two_copies=True)
 
     def on_cuda(q: Tensor, k: Tensor, v: Tensor, _: Visibility) -> Tensor:
         found = Union.apply(q, k, v, [VarlenCall(part) for part in parts])
@@ -239,8 +243,7 @@ def test_what_flash_attention_over_runs_is_asked(name: str, groups: int) -> None
 
 def test_shapes_of_flash_attention_over_runs() -> None:
     """By the kernels' own rules for shapes and dtypes, on tensors that hold nothing."""
-    parts = visible("packed and padded", 21, 4, 2).parts(ROWS)
-    assert parts is not None
+    parts = block_parts(torch.arange(21).expand(ROWS, -1) // 4, two_copies=True)
     moved = [Runs(*(x.to("meta") if isinstance(x, Tensor) else x for x in vars(part).values())) for part in parts]
     q, k, v = (torch.empty(ROWS, heads, 42, 64, device="meta", dtype=torch.bfloat16) for heads in (4, 2, 2))
     context = SimpleNamespace()
@@ -271,9 +274,8 @@ def test_auto_takes_it_where_it_is_faster_than_a_mask() -> None:
     def chosen(length: int, copies: int, block: int = 4, name: str = "dense") -> str:
         return kernel_for(Case.of(torch.empty(ROWS, 1, copies * length, 8), visible(name, length, block, copies)))
 
-    assert [chosen(length, 2) for length in (64, 256, 512, 1024)] == ["sdpa", "sdpa", "union", "union"]
-    assert [chosen(256, 2, block) for block in (4, 32)] == ["sdpa", "union"]
-    assert [chosen(length, 1) for length in (1024, 2048)] == ["sdpa", "union"]
+    assert [chosen(length, 2) for length in (64, 128, 512, 1024)] == ["sdpa", "sdpa", "union", "union"]
+    assert [chosen(length, 1) for length in (256, 2048)] == ["sdpa", "union"]
     assert chosen(256, 2, name="packed") == "union"
     region = block_causal(4, torch.zeros(1, 600)).parts(1)
     assert region is not None

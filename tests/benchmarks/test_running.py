@@ -18,6 +18,7 @@ from benchmarks import (
     startup,
     train_memory,
     train_step,
+    two_copies,
 )
 from tests.processes import run_python
 
@@ -138,3 +139,8 @@ def _levels():
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+def test_two_copies():
+    result = two_copies.main([*TOY, "--vocab", "50", "--lengths", "16", "160", "--blocks", "4"])
+    assert [(row["tokens and block"], row["auto"]) for row in result.rows] == [("16, 4", "sdpa"), ("160, 4", "union")]

@@ -50,7 +50,8 @@ class BlockCausal(Visibility):
         if self.query_blocks is not self.key_blocks:
             return None  # a region of a canvas
         blocks = self.key_blocks.expand(rows, -1)
-        return self.once(("parts", rows), lambda: block_parts(blocks, self.keys, self.segments))
+        given = blocks, self.keys, self.segments
+        return self.once(("parts", rows), lambda: block_parts(*given, masks=blocks.device.type == "cpu"))
 
 
 def look_up(blocks: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

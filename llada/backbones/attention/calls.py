@@ -13,13 +13,13 @@ all runs of a call, S runs, H query heads, G key/value heads.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.backbones.attention.visibility import Runs
+from llada.backbones.attention.visibility import Rule, Runs, Visibility
 
 QUERIES_PER_CALL = 2048
 """On the CPU a call takes about so many queries, which bounds what is gathered for it; fewer would cost time."""
@@ -74,10 +74,12 @@ class DenseCall(Call):
     Args:
         queries: (S, n) flat indices of tokens.
         keys: (S, m) flat indices of tokens.
+        seen: (S or 1, 1, n, m) bool, which pairs see one another; None: all.
     """
 
     queries: Tensor
     keys: Tensor
+    seen: Tensor | None = None
 
     @override
     def query_lines(self, heads: int, length: int) -> Tensor:
@@ -90,15 +92,22 @@ class DenseCall(Call):
     @override
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=self._mask(q))
         return out.transpose(1, 2), lse.transpose(1, 2)
 
     @override
     def backward(self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> Triple:
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         grad, q, k, v, out, lse = (x.transpose(1, 2) for x in (grad, q, k, v, out, lse))
-        dq, dk, dv = (x.transpose(1, 2) for x in backward(grad, q, k, v, out, lse, 0.0, False))
+        dq, dk, dv = (x.transpose(1, 2) for x in backward(grad, q, k, v, out, lse, 0.0, False, attn_mask=self._mask(q)))
         return dq, dk, dv
+
+    def _mask(self, q: Tensor) -> Tensor | None:
+        """What the kernel adds to the scores, (S, H, n, m)."""
+        if self.seen is None:
+            return None
+        hidden = torch.zeros(self.seen.shape, dtype=q.dtype).masked_fill(~self.seen, -torch.inf)
+        return hidden.expand(q.shape[0], q.shape[1], -1, -1)
 
 
 @dataclass(frozen=True)
@@ -152,25 +161,40 @@ def _heads(number: int, index: Tensor) -> Tensor:
     return torch.arange(number, device=index.device)
 
 
-def calls(parts: tuple[Runs, ...], device: torch.device) -> list[Call]:
+def calls(visibility: Visibility, parts: tuple[Runs, ...], length: int, device: torch.device) -> list[Call]:
     """The calls that compute parts on a device.
 
     Args:
-        parts: as `llada.backbones.attention.halves.block_parts` gives them.
+        visibility: whose rule says who sees whom in runs with a mask.
+        parts: what it shows, on CUDA without masks.
+        length: queries and keys of a row.
         device: CPU or CUDA.
     """
     parts = tuple(runs for runs in parts if runs.longest_query)
     if device.type == "cuda":
         return [VarlenCall(runs) for runs in parts]
-    return [call for runs in parts for call in _dense_calls(runs)]
+    rule = visibility.rule()
+    return [
+        replace(call, seen=_seen(rule, call, length)) if runs.masked else call
+        for runs in parts
+        for call in _dense_calls(runs)
+    ]
 
 
-def _dense_calls(runs: Runs) -> list[Call]:
+def _seen(rule: Rule, call: DenseCall, length: int) -> Tensor:
+    """Which pairs of a call see one another, (S, 1, n, m), or (1, 1, n, m) where all runs are alike."""
+    query, key = call.queries[:, None, :, None], call.keys[:, None, None]
+    row = query // length
+    seen = rule(row, torch.zeros_like(row), query % length, key % length)
+    return seen[:1].clone() if bool((seen == seen[:1]).all()) else seen
+
+
+def _dense_calls(runs: Runs) -> list[DenseCall]:
     """Runs of equal lengths together, a long one in pieces of its queries."""
     assert runs.query_index is not None
     assert runs.key_index is not None
     shapes = torch.stack([runs.query_bounds.diff(), runs.key_bounds.diff()], 1)
-    found: list[Call] = []
+    found: list[DenseCall] = []
     for queries, keys in shapes.unique(dim=0).tolist():
         same = (shapes == torch.tensor([queries, keys])).all(1).nonzero()[:, 0]
         of_query = runs.query_index[runs.query_bounds[same][:, None] + torch.arange(queries)]

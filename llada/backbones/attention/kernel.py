@@ -97,7 +97,7 @@ def _cells_per_run(q: Tensor, visibility: Visibility) -> float:
     return rows * length**2 / max(runs, 1)
 
 
-CELLS_PER_PAIR, CELLS_PER_TOKEN, CELLS_PER_PART = 0.75, 70, 5000
+CELLS_PER_PAIR, CELLS_PER_TOKEN, CELLS_PER_PART = 0.75, 70, 15_000
 """What a union of runs costs the CPU, in entries of a mask: a pair that sees one another, a query or key that is
 gathered for a part, and a part. Measured, one thread, forward and backward, 4 heads of 64 and 2 of 16."""
 

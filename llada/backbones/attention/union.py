@@ -40,8 +40,8 @@ class UnionAttention(Kernel):
                 f"attention='union' doesn't know what {type(visibility).__name__} shows here as a union of runs; "
                 "use 'auto', 'flex' or 'sdpa'"
             )
-        device = q.device
-        made = visibility.once(("calls", len(q), device), lambda: calls(parts, device))
+        device, length = q.device, q.shape[2]
+        made = visibility.once(("calls", len(q), device), lambda: calls(visibility, parts, length, device))
         if torch.is_autocast_enabled(device.type):
             q, k, v = (x.to(torch.get_autocast_dtype(device.type)) for x in (q, k, v))
         result = Union.apply(q.contiguous(), k.contiguous(), v.contiguous(), made)

@@ -221,6 +221,7 @@ class Runs:
         key_index: (N,) int64 flat indices of the keys into B * K; None for all of them, in order.
         key_bounds: (S + 1,) int32, as ``query_bounds``.
         longest_key: a bound on the number of keys in a run.
+        masked: whether some pairs of a run don't see one another; `Visibility.rule` says which.
     """
 
     query_index: Tensor | None
@@ -229,6 +230,7 @@ class Runs:
     key_index: Tensor | None
     key_bounds: Tensor
     longest_key: int
+    masked: bool = False
 
     @cached_property
     def query_lengths(self) -> list[int]:
