@@ -333,7 +333,7 @@ LLAMA_STYLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "sliding layers": (config(layer_types=["sliding_attention"] * 3), "layer_types=.*, but only"),
     "activation": (config(hidden_act="gelu"), "hidden_act='gelu', but only 'silu'"),
     "biases in the perceptron": (config(mlp_bias=True), "mlp_bias=True"),
-    "no size": (without("hidden_size"), "model_type='Dream'"),
+    "no size": (without("hidden_size"), r"config\.json has no field 'hidden_size'"),
     "odd heads": (config(num_attention_heads=24), "needs an even head width"),
     "quantised": (config(quantization_config={"bits": 4}), "the field quantization_config=.* isn't understood"),
 }

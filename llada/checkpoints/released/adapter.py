@@ -143,7 +143,7 @@ def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None 
         names = named[f"{path}.weight"]
         for name, rows in zip(names, _split(addition.b, names, backbone, path), strict=True):
             additions[name] = addition._replace(b=rows)
-    replacements = {}
+    replacements: dict[str, Tensor] = {}
     for stored, tensor in whole_ones.items():
         parts = _split(tensor, named[stored], backbone, stored)
         replacements |= dict(zip(named[stored], parts, strict=True))

@@ -47,13 +47,11 @@ def layout_of(config: Config, layouts: Sequence[Layout] = LAYOUTS) -> Layout:
     if kind is None:
         raise ValueError("config.json has no field 'model_type', which names its family")
     near = [layout for layout in layouts if str(kind).lower() in layout.model_types]
+    if len(near) == 1:
+        return near[0]  # which says what is missing
     if near:
         fields = " nor ".join(f"{layout.telltale!r} ({layout.name})" for layout in near)
-        raise ValueError(
-            f"config.json has model_type={shown(kind)}, but neither the field {fields}"
-            if len(near) > 1
-            else f"config.json has model_type={shown(kind)}, but not the field {fields}"
-        ) from None
+        raise ValueError(f"config.json has model_type={shown(kind)}, but neither the field {fields}")
     raise ValueError(
         f"config.json has model_type={shown(kind)}, which isn't one of "
         f"{', '.join(sorted({layout.name for layout in layouts}))}; another network can be wrapped with "

@@ -113,7 +113,16 @@ class Rendering:
             "tools": self.tools,
             "documents": None,
         }
-        return run_program(self.source, special | dict(self.variables) | inputs, self.now, literals)
+        try:
+            return run_program(self.source, special | dict(self.variables) | inputs, self.now, literals)
+        except ValueError as error:
+            listed = next((message.role for message in messages if isinstance(message.content, list)), None)
+            if listed is None:
+                raise
+            raise ValueError(
+                f"{error}. The content of a message with the role {listed!r} is a list of parts, which few templates "
+                "take; join the parts into one text"
+            ) from error
 
     def _roles(self, messages: Sequence[Message]) -> tuple[str, ...]:
         return tuple(sorted({*ROLE_NAMES, *(message.role for message in messages)}))

@@ -179,6 +179,11 @@ def test_parts_are_not_printed_as_a_python_list(folders: dict[str, Path]) -> Non
     printed = JinjaTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(ValueError, match="takes no list of parts as the content of the role 'user'"):
         printed.prompt(read_messages({"messages": messages}, "messages", "here"), JsonTokenizer(folders["<|im_end|>"]))
+    looked_into = JinjaTemplate("{% for m in messages %}{{ m.content if m.content.startswith('a') }}{% endfor %}")
+    with pytest.raises(ValueError, match="role 'user' is a list of parts, which few templates take; join the parts"):
+        looked_into.prompt(
+            read_messages({"messages": messages}, "messages", "here"), JsonTokenizer(folders["<|im_end|>"])
+        )
 
 
 def test_tools_are_written_or_refused(folders: dict[str, Path]) -> None:
