@@ -1,7 +1,7 @@
 """Edits that turn a draft into a text of the same length: keep, replace, delete, insert, in rounds.
 
-The longest common subsequence matches tokens of the draft x with tokens of the text y. Between two matches, and at either
-end, stand p tokens of x and q of y:
+The longest common subsequence matches tokens of the draft x with tokens of the text y. Between two matches, and at
+either end, stand p tokens of x and q of y:
 
     the first min(p, q) of x are replaced by those of y, what is left of x is deleted, and if more of y is left, one
     mask is inserted in front of the match that follows: at most one in a round.
@@ -37,7 +37,7 @@ class EditTokens(NamedTuple):
 
 
 def edit_labels(draft: Tensor, text: Tensor, real: Tensor, names: EditTokens) -> Tensor:
-    """What a network should say of each token of a draft, (B, M) int64: the token to be there, ``delete`` or ``insert``.
+    """What a network should say of each token of a draft, (B, M) int64: a token, ``delete`` or ``insert``.
 
     Args:
         draft: (B, M) int64.
