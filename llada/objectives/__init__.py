@@ -2,6 +2,7 @@
 
 from llada.objectives.design import Design, Draw
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
+from llada.objectives.gaussian import TemperedTokens
 from llada.objectives.independent import IndependentMasks, TimeGrid
 from llada.objectives.nelbo import (
     NELBO,
@@ -41,6 +42,7 @@ __all__ = [
     "PerToken",
     "PlainCrossEntropy",
     "RandomLength",
+    "TemperedTokens",
     "TimeGrid",
     "UnitWeight",
     "Weight",
