@@ -16,6 +16,7 @@ per row of the batch (R = B), or one for all of them (R = 1).
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llada import rows
@@ -106,6 +107,8 @@ class Body(nn.Module):
         cache: KeyValueCache | None = None,
         region: Region | None = None,
         condition: Tensor | None = None,
+        soft_ids: Tensor | None = None,
+        soft_weights: Tensor | None = None,
     ) -> Tensor:
         """The body: what the head turns into logits.
 
@@ -118,6 +121,8 @@ class Body(nn.Module):
             region: where ``tokens`` stand on that canvas. Outputs of a region aren't shifted: what predicts a token is
                 the output ``cache.lead`` columns to its left.
             condition: (R, C) what steers the layers, for layers that ask for it.
+            soft_ids: (B, L, k) int64, tokens whose embeddings are mixed at each position, not that of ``tokens``.
+            soft_weights: (B, L, k), how much each of them counts.
 
         Returns:
             (B, L, D), or (N, D) with ``select``.
@@ -130,7 +135,8 @@ class Body(nn.Module):
         keys = None if attention_mask is None else attention_mask.bool()
         if keys is not None and self.shift:
             check_answers_padding(self.attention)
-        if keys is not None and cache is None and self._leaves_padding_out(condition):
+        mixed = None if soft_ids is None or soft_weights is None else self._mixed(soft_ids, soft_weights)
+        if keys is not None and cache is None and mixed is None and self._leaves_padding_out(condition):
             packed = unpadded(tokens, keys, segment_ids, causal=self.causal)
             if packed is not None:
                 where = packed.packed_index(select)
@@ -140,8 +146,16 @@ class Body(nn.Module):
         positions = rotary_positions(tokens, segment_ids, region)
         visibility = self._visibility(tokens, keys, segment_ids, cache, region)
         where = _shifted(tokens, select, keys, segment_ids) if self.shift and region is None else select
-        x = self.run(tokens, positions, visibility, where, condition=condition, cache=cache, region=region)
+        x = self.run(
+            tokens, positions, visibility, where, condition=condition, cache=cache, region=region, embedded=mixed
+        )
         return x.view(*tokens.shape, -1) if select is None and where is not None else x
+
+    def _mixed(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of embeddings, (B, L, D), without the (B, L, k, D) of their parts."""
+        flat = weights.to(self.embedding.weight.dtype).flatten(0, -2)
+        bags = F.embedding_bag(ids.flatten(0, -2), self.embedding.weight, per_sample_weights=flat, mode="sum")
+        return bags.view(*ids.shape[:-1], -1)
 
     def _visibility(
         self,
@@ -181,6 +195,7 @@ class Body(nn.Module):
         condition: Tensor | None = None,
         cache: KeyValueCache | None = None,
         region: Region | None = None,
+        embedded: Tensor | None = None,
     ) -> Tensor:
         """Embedding, layers and final norm, of any tokens that see one another in any way.
 
@@ -193,6 +208,7 @@ class Body(nn.Module):
             condition: (R, C) what steers the layers, or None.
             cache: keys and values of the canvas that the tokens are a part of, or None.
             region: where the tokens stand on that canvas, or None.
+            embedded: (B, L, D) what the layers read instead of the tokens' embeddings, or None.
 
         Returns:
             (B, L, D), or (N, D) with ``select``.
@@ -201,7 +217,7 @@ class Body(nn.Module):
         neighbours = neighbours or RowNeighbours(visibility.keys, visibility.segments)
         context = Context(self.rotation(positions), visibility, neighbours, condition)
         visibility.prepare(tokens)
-        x = self.embedding(tokens)
+        x = self.embedding(tokens) if embedded is None else embedded
         for layer, block in enumerate(self.blocks):
             if cache is not None and region is not None:
                 cached = Cached(cache, layer, region)

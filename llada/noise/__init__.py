@@ -2,6 +2,7 @@
 
 from llada.noise.arccos import ArccosSchedule
 from llada.noise.cosine import CosineSchedule, CosineSquaredSchedule, MDLMCosineSchedule
+from llada.noise.gaussian import ArgmaxSchedule
 from llada.noise.geometric import GeometricSchedule, LinearSigmaSchedule
 from llada.noise.linear import LinearSchedule
 from llada.noise.logarithmic import LogarithmicSchedule
@@ -13,6 +14,7 @@ from llada.noise.times import AntitheticTimes, StratifiedTimes, SystematicTimes,
 __all__ = [
     "AntitheticTimes",
     "ArccosSchedule",
+    "ArgmaxSchedule",
     "CosineSchedule",
     "CosineSquaredSchedule",
     "GeometricSchedule",

@@ -3,6 +3,7 @@
 from llada.objectives.design import Design, Draw
 from llada.objectives.edits import EditRounds
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
+from llada.objectives.gaussian import TemperedTokens
 from llada.objectives.independent import IndependentMasks, TimeGrid
 from llada.objectives.merged import CleanWeight, MergedMasks, dreamon
 from llada.objectives.nelbo import (
@@ -61,6 +62,7 @@ __all__ = [
     "Sigmoid",
     "SimPO",
     "StoredBounds",
+    "TemperedTokens",
     "TimeGrid",
     "UnitWeight",
     "Weight",

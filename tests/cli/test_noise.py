@@ -9,7 +9,7 @@ from llada.module import DiffusionLM
 from tests.cli.conftest import Command
 from tests.cli.test_train import CONFIGS, QUIET, SHORT, SMALL, checkpoint_in, text
 
-SAMPLERS = {"uniform": "CommitAndRenoise", "hybrid": "PsiSampler"}
+SAMPLERS = {"uniform": "CommitAndRenoise", "hybrid": "PsiSampler", "duo": "GibbsSampler"}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -31,17 +31,8 @@ def test_recipes_of_noise_train_and_generate(llada: Command, story: Path, tmp_pa
     assert all("boat" in row["text"] or "river" in row["text"] for row in rows)  # the half that was given
 
     page, picture = tmp_path / "page.html", tmp_path / "picture.svg"
-    asked = [
-        "--prompt",
-        "boat 7",
-        "--infill",
-        "boat[MASK:3] river",
-        "--num_new_tokens",
-        "5",
-        "--sampler",
-        SAMPLERS[name],
-    ]
-    run = llada("sample", path, *asked, "--sampler.steps=3", "--jsonl")
+    asked = ["--prompt", "boat 7", "--infill", "boat[MASK:3] river", "--num_new_tokens", "5"]
+    run = llada("sample", path, *asked, "--sampler", SAMPLERS[name], "--sampler.steps=3", "--jsonl")
     assert run.code == 0, run.err
     first, second = (json.loads(line) for line in run.out.splitlines())
     assert (first["generated"], second["generated"]) == (5, 3)
