@@ -1,10 +1,11 @@
 """What can be plugged into the Lightning Trainer beside its own callbacks."""
 
 from llada.training.callbacks.averaging import EMAWeightAveraging
+from llada.training.callbacks.block_lengths import BlockLengths
 from llada.training.callbacks.compile import Compile
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
 
-__all__ = ["Compile", "EMAWeightAveraging", "LoRA", "LossSpike", "SaveAtEnd", "Speed"]
+__all__ = ["BlockLengths", "Compile", "EMAWeightAveraging", "LoRA", "LossSpike", "SaveAtEnd", "Speed"]
