@@ -105,6 +105,8 @@ def two_copy_hidden(
 ) -> Tensor:
     """Hidden states of noisy tokens that see their own block, and the clean blocks before it.
 
+    Where a block holds the whole row, the clean copy isn't computed.
+
     Args:
         body: the network, with a ``block_length``.
         tokens: (B, L) int64, noisy.
@@ -122,6 +124,8 @@ def two_copy_hidden(
     if body.block_length is None:
         raise ValueError("a clean copy needs a backbone with block_length, such as block_length=32; got None")
     length = tokens.shape[1]
+    if body.block_length >= length:  # one block, which no clean one precedes
+        return Body.hidden(body, tokens, attention_mask=attention_mask, segment_ids=segment_ids, select=select)
     check_inputs(tokens, segment_ids, None, None, vocab_size=body.vocab_size, max_length=body.max_length)
     keys = None if attention_mask is None else attention_mask.bool()
     blocks = token_blocks(body.block_length, tokens, keys, segment_ids)

@@ -53,6 +53,8 @@ class ChangedParts(Callback):
         stored, own = checkpoint[PARTS_KEY]["parts"], describe_arguments(pl_module)
         found = {name: differences(name, stored.get(name), own.get(name)) for name in sorted({*stored, *own})}
         others = [line for name, lines in found.items() if name not in RESTORED for line in lines]
+        scheduled = {place for callback in trainer.callbacks for place in getattr(callback, "schedules", ())}  # type: ignore[attr-defined]
+        others = [line for line in others if line.split(" was ")[0] not in scheduled]
         if others:
             warnings.warn(f"this run goes on with other parts than it was begun with: {_listed(others)}", stacklevel=2)
         changed = [line for name in RESTORED for line in found.get(name, [])]

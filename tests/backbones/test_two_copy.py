@@ -139,6 +139,20 @@ def test_blocks_of_one_token_with_shift_are_the_autoregressive_model() -> None:
     torch.testing.assert_close(found, (terms * maskable).sum(1), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("inputs", [{}, {"attention_mask": torch.arange(LENGTH) >= torch.tensor([[0], [3]])}])
+def test_a_block_of_the_whole_row_needs_no_clean_copy(
+    model: BidirectionalTransformer, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "block_length", LENGTH)
+    alone, real = model.hidden(rows(1), clean=rows(2), **inputs), inputs.get("attention_mask", torch.ones(2, LENGTH))
+    assert torch.equal(alone, model.hidden(rows(1), clean=rows(3), **inputs))
+    wider = [torch.cat([rows(seed), rows(seed, length=1)], 1) for seed in (1, 2)]
+    longer = {name: torch.cat([value, torch.zeros(2, 1).bool()], 1) for name, value in inputs.items()}
+    longer = longer or {"attention_mask": torch.arange(LENGTH + 1).expand(2, -1) < LENGTH}
+    both = model.hidden(wider[0], clean=wider[1], **longer)[:, :LENGTH]  # a block and a column of padding: two copies
+    torch.testing.assert_close(alone[real.bool()], both[real.bool()])
+
+
 def test_a_backbone_without_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a backbone with block_length, such as block_length=32; got None"):
         build(block_length=None).hidden(rows(1), clean=rows(2))

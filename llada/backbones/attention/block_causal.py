@@ -79,6 +79,8 @@ def block_causal(
         region: where the tokens stand on it.
     """
     if cache is None or region is None:
+        if block_length >= tokens.shape[1]:
+            return Visibility(keys=keys, segments=segments)  # a row of one block
         blocks = token_blocks(block_length, tokens, keys, segments)
         return BlockCausal(keys=keys, segments=segments, query_blocks=blocks, key_blocks=blocks)
     stop = cache.visible(region)

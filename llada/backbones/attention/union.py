@@ -44,7 +44,7 @@ class UnionAttention(Kernel):
         made = visibility.once(("calls", len(q), device), lambda: calls(visibility, parts, length, device))
         if torch.is_autocast_enabled(device.type):
             q, k, v = (x.to(torch.get_autocast_dtype(device.type)) for x in (q, k, v))
-        result = Union.apply(q.contiguous(), k.contiguous(), v.contiguous(), made)
+        result = Union.apply(q.contiguous(), k.contiguous(), v.contiguous(), made)  # type: ignore[no-untyped-call]
         assert isinstance(result, Tensor)
         return result
 
@@ -81,7 +81,7 @@ class Union(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of q, k and v, summed over the calls in float32 at least."""
         q, k, v, out, lse = ctx.saved_tensors
         grad = grad.contiguous()

@@ -1,6 +1,7 @@
 """What can be plugged into the Lightning Trainer beside its own callbacks."""
 
 from llada.training.callbacks.averaging import EMAWeightAveraging
+from llada.training.callbacks.block_lengths import BlockLengths
 from llada.training.callbacks.compile import Compile
 from llada.training.callbacks.curriculum import TokenCurriculum
 from llada.training.callbacks.lora import LoRA
@@ -9,4 +10,14 @@ from llada.training.callbacks.preferences import Preferences
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
 
-__all__ = ["Compile", "EMAWeightAveraging", "LoRA", "LossSpike", "Preferences", "SaveAtEnd", "Speed", "TokenCurriculum"]
+__all__ = [
+    "BlockLengths",
+    "Compile",
+    "EMAWeightAveraging",
+    "LoRA",
+    "LossSpike",
+    "Preferences",
+    "SaveAtEnd",
+    "Speed",
+    "TokenCurriculum",
+]
