@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -82,8 +82,7 @@ class FrozenCopy(Reference):
     `hold`.
     """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_held", [])
+    _held: ClassVar[Any] = None
 
     def hold(self, network: nn.Module) -> nn.Module:
         """Copy a network as it is now, in place of what was held before.
@@ -105,20 +104,18 @@ class FrozenCopy(Reference):
                 "StoredBounds(...)"
             )
         copy = deepcopy(network).requires_grad_(False).eval()
-        held: list[nn.Module] = vars(self)["_held"]
-        held[:] = [copy]
+        object.__setattr__(self, "_held", copy)  # no argument: a configuration doesn't have it
         return copy
 
     @override
     def __call__(self, model: Denoiser, bound: Bound, reading: Reading) -> Tensor:
-        held = vars(self)["_held"]
-        if not held:
+        if self._held is None:
             raise ValueError(
                 "reference=FrozenCopy() holds no network; add the callback llada.training.callbacks.Preferences, or "
                 "call hold(network) before training"
             )
         with torch.no_grad():
-            return bound(as_denoiser(held[0]))
+            return bound(as_denoiser(self._held))
 
 
 @dataclass(frozen=True)
@@ -136,8 +133,7 @@ class StoredBounds(Reference):
     path: str
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_tables", {})
+    _table: ClassVar[Tensor | None] = None
 
     @override
     def noise(self, random: RowRandom, batch: Batch) -> RowRandom:
@@ -162,8 +158,7 @@ class StoredBounds(Reference):
         Raises:
             ValueError: if there is no such file, or it is something else.
         """
-        tables: dict[str, Tensor] = vars(self)["_tables"]
-        if self.path not in tables:
+        if self._table is None:
             if not Path(self.path).is_file():
                 raise ValueError(
                     f"there is no file {self.path} with values of the reference; the callback "
@@ -172,8 +167,9 @@ class StoredBounds(Reference):
             found = np.load(self.path, allow_pickle=False)
             if not isinstance(found, np.ndarray) or found.dtype != np.float64 or found.shape[2:] != (2,):
                 raise ValueError(f"{self.path} holds no values of a reference, (pairs, draws, 2) float64")
-            tables[self.path] = torch.from_numpy(found)
-        return tables[self.path]
+            object.__setattr__(self, "_table", torch.from_numpy(found))
+        assert self._table is not None
+        return self._table
 
     def _rows(self, batch: Batch) -> Tensor:
         if batch.get("segment_ids") is not None or batch.get("row") is None:

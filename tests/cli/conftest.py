@@ -47,6 +47,7 @@ trainer:
 """
 
 
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 QUIET = [
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
@@ -55,6 +56,11 @@ QUIET = [
 SMALL = ["--model.backbone.width=16", "--model.backbone.num_layers=1", "--model.backbone.num_heads=2"]
 SHORT = ["--trainer.max_steps=3", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
 """The last step is none after which a validation saves."""
+
+
+def checkpoint_in(folder: Path) -> Path:
+    (path,) = folder.rglob("*.ckpt")
+    return path
 
 
 def text(story: Path) -> list[object]:

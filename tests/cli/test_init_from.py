@@ -15,8 +15,7 @@ from llada.checkpoints.released.options import LoadOptions
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from llada.training.initial_weights import InitialWeights
-from tests.cli.conftest import Command
-from tests.cli.test_train import CONFIGS, QUIET, checkpoint_in
+from tests.cli.conftest import CONFIGS, QUIET, Command, checkpoint_in
 from tests.tiny_checkpoint import HEADS, HIDDEN, LAYERS, MASK, VOCAB_SIZE, WIDTH, write_checkpoint
 
 SIZES: dict[str, Any] = {"width": WIDTH, "num_layers": LAYERS, "num_heads": HEADS, "hidden_width": HIDDEN}

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from llada.module import DiffusionLM
-from tests.cli.conftest import Command
-from tests.cli.test_train import CONFIGS, QUIET, SHORT, SMALL, checkpoint_in, text
+from tests.cli.conftest import CONFIGS, QUIET, SHORT, SMALL, Command, checkpoint_in, text
 
 SAMPLERS = {"uniform": "CommitAndRenoise", "hybrid": "PsiSampler", "duo": "GibbsSampler"}
 

@@ -14,15 +14,8 @@ from llada.checkpoints.consolidate import consolidate
 from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
 from llada.objectives import RandomLength, llada_finetuning, llada_pretraining
-from tests.cli.conftest import QUIET, SHORT, SMALL, Command, text
+from tests.cli.conftest import CONFIGS, QUIET, SHORT, SMALL, Command, checkpoint_in, text
 from tests.ranks import run_two_ranks
-
-CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
-
-
-def checkpoint_in(folder: Path) -> Path:
-    (path,) = folder.rglob("*.ckpt")
-    return path
 
 
 @pytest.mark.parametrize("name", ["demo", "pretrain_llada", "mdlm", "own_parts"])

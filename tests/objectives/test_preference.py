@@ -254,7 +254,7 @@ class Perturbed:
             return lambda tokens: known[case.repeat(len(tokens) // len(case)), (tokens * powers).sum(1)]
 
         reference, seen = FrozenCopy(), []
-        vars(reference)["_held"].append(answer(self.known[1]))
+        object.__setattr__(reference, "_held", answer(self.known[1]))
         rows = {"tokens": self.answers[case, 0], "rejected_tokens": self.answers[case, 1]}
 
         class Listening(Sigmoid):
