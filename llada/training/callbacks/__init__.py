@@ -6,5 +6,6 @@ from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
+from llada.training.callbacks.unigram_bias import UnigramBias
 
-__all__ = ["Compile", "EMAWeightAveraging", "LoRA", "LossSpike", "SaveAtEnd", "Speed"]
+__all__ = ["Compile", "EMAWeightAveraging", "LoRA", "LossSpike", "SaveAtEnd", "Speed", "UnigramBias"]
