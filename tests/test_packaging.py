@@ -120,7 +120,7 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
     assert all("==" in pin for pin in pins)
     extras = PROJECT["optional-dependencies"]
     # cut-cross-entropy is for those who ask; its pin would be untested.
-    chosen = ("demo", "eval", "hf", "peft", "regex", "docs", "dev")
+    chosen = ("completion", "demo", "eval", "hf", "peft", "regex", "docs", "dev")
     installed = [*PROJECT["dependencies"], *(requirement for name in chosen for requirement in extras[name])]
     assert distribution_names(installed) - {"llada"} <= distribution_names(pins)
     # Beside a CPU build of torch, PyPI's torchvision breaks `import torchmetrics`; litdata brings it.
