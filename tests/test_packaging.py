@@ -68,8 +68,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_the_source_tree_and_nothing_else(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == source_files()
+    configurations = {name for name in packed if name.startswith("llada/configs/")}
+    assert packed - configurations == source_files()
     assert "llada/py.typed" in packed
+    examples = ROOT / "examples" / "configs"
+    assert configurations == {f"llada/configs/{path.relative_to(examples)}" for path in examples.rglob("*.yaml")}
+
+
+def test_an_installed_wheel_gives_its_configurations(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    command = [sys.executable, "-I", "-c", "import sys; sys.path.insert(0, '.'); from llada.cli import main; main()"]
+    run = subprocess.run([*command, "config", "demo"], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == (ROOT / "examples/configs/demo.yaml").read_text(encoding="utf-8")
 
 
 def test_wheel_metadata(wheel: Path) -> None:
@@ -108,7 +120,7 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
     assert all("==" in pin for pin in pins)
     extras = PROJECT["optional-dependencies"]
     # cut-cross-entropy is for those who ask; its pin would be untested.
-    chosen = ("demo", "eval", "hf", "peft", "regex", "docs", "dev")
+    chosen = ("completion", "demo", "eval", "hf", "peft", "regex", "docs", "dev")
     installed = [*PROJECT["dependencies"], *(requirement for name in chosen for requirement in extras[name])]
     assert distribution_names(installed) - {"llada"} <= distribution_names(pins)
     # Beside a CPU build of torch, PyPI's torchvision breaks `import torchmetrics`; litdata brings it.

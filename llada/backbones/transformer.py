@@ -40,7 +40,7 @@ class BidirectionalTransformer(Body):
         tie_embeddings: whether the head shares the embedding's matrix.
         qkv_bias: biases on queries, keys and values.
         bias: biases on the other projections, the head included.
-        head_bias: a bias on the head, 0 at first; examples/demo_callbacks.py starts it at the log frequencies.
+        head_bias: a bias on the head, 0 at first; the callback `UnigramBias` starts it at the log frequencies.
         qk_norm: whether queries and keys are normalised per head before rotation.
         num_experts: number of experts of a mixture in place of each feed-forward layer, each ``hidden_width`` wide; 0
             for no mixture.

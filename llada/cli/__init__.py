@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from llada.cli.boundary import guarded
-from llada.cli.commands import COMMANDS, TRAINER
+from llada.cli.commands import COMMANDS, TRAINERS
 from llada.cli.nearest import no_such
 
 __all__ = ["COMMANDS", "help_text", "main"]
@@ -73,7 +73,7 @@ def _prepared(command: str, words: list[str]) -> Callable[[], None]:
     module = COMMANDS[command][0]
 
     def run() -> None:
-        if module == TRAINER:
+        if module in TRAINERS:
             from llada.cli.train_front import answered
         else:
             from llada.cli.function_front import answered

@@ -136,7 +136,8 @@ def _remarks(out: str, words: Tokenizer | None, kept: Carried) -> Iterator[str]:
         yield f"a .ckpt has no place for these, which stay where they are: {', '.join(others)}" if others else ""
     stem = Path(out).with_suffix("")
     named = "" if words is None else f" --config {stem}.tokenizer.json"
-    yield f"next: llada fit --config examples/configs/finetune.yaml --config {stem}.json{named}"
+    fit = f"llada fit --config finetune.yaml --config {stem}.json{named}"
+    yield f"next: llada config finetune > finetune.yaml && {fit}"
 
 
 def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Path) -> None:

@@ -5,9 +5,10 @@
 Both are JSON Lines. A line of the input is ``{"prompt": "..."}``, which is continued as it stands, or ``{"messages":
 [{"role": "user", "content": "..."}, ...]}``, which goes through the chat template, with ``"tools"`` if there are any;
 an ``"id"`` may name it, or else its number from 0 does. A line of the output is ``{"id", "text", "num_tokens", "calls",
-"seed"}``.
+"seed"}``, with the question if ``--with_prompts`` is given.
 
-Rows are computed in the order of their lengths, and an interrupted run goes on where it stopped. Row i has the seed
+Rows are computed in the order of their lengths, and an interrupted run goes on where it stopped. When all are there,
+the file is put into the order of the questions. Row i has the seed
 ``seed + i``, so neither batches nor interruptions change what is written, up to the rounding of the model.
 """
 
@@ -32,17 +33,19 @@ from llada.cli.limits import MAX_TOKENS, check_length, check_total
 from llada.cli.options import run
 from llada.data import ChatTemplate, JsonLines
 from llada.data.chat.conversations import read_messages, read_tools
+from llada.files.atomic import write_bytes
 from llada.files.json_object import parse_object
 from llada.samplers import LengthPolicy, Sampler
 from llada.text import TextModel, load
 
 
 class Row(NamedTuple):
-    """A prompt to be answered, with the seed that belongs to its place in the file."""
+    """A prompt to be answered, with the seed that belongs to its place in the file, and what was asked."""
 
     name: int | str
     seed: int
     ids: list[int]
+    asked: dict[str, Any]
 
 
 def generate(
@@ -63,6 +66,7 @@ def generate(
     dtype: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
     changes: SamplerChanges = SamplerChanges(),  # noqa: B008 - frozen
+    with_prompts: bool = False,
     regex_max_states: int = MAX_STATES,
     max_tokens: int = MAX_TOKENS,
     max_new_tokens: int | None = None,
@@ -73,7 +77,8 @@ def generate(
     Args:
         checkpoint: folder of a released checkpoint, its name on the Hugging Face hub, or a file of the Trainer.
         input: JSON Lines file of objects with "prompt" or "messages", and an "id" if they have names.
-        output: JSON Lines file that answers are added to; rows whose ids are in it are left out.
+        output: JSON Lines file that answers are added to, in the order of the questions when all are there; rows whose
+            ids are in it are left out.
         num_new_tokens: tokens of an answer.
         batch_size: rows per model call; changes speed and memory only.
         sampler: how to decode: a preset such as low_confidence, or a class path; default: the model's own, or for a
@@ -89,6 +94,7 @@ def generate(
         dtype: number format of the weights, such as bfloat16; default: as they are stored.
         loading: what to add to a released checkpoint's own word.
         changes: arguments of the sampler by their short names.
+        with_prompts: write the "prompt" or "messages" of each question into the line of its answer.
         regex_max_states: states that the automaton of the expression may have; bounds its time and memory.
         max_tokens: tokens that one answer may be asked for, against a slip of the keyboard.
         max_new_tokens: longest answer: masks are appended block by block until it ends; default: num_new_tokens,
@@ -115,10 +121,20 @@ def generate(
     with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
         task = progress.add_task("answers", total=len(rows), completed=len(done))
         for start in range(0, len(left), batch_size):
-            for entry in _answers(text, left[start : start + batch_size], num_new_tokens):
+            for entry in _answers(text, left[start : start + batch_size], num_new_tokens, with_prompts):
                 append(file.fileno(), entry)
                 progress.advance(task)
+    _sort(Path(output), rows)
     print(f"{len(left)} answers written to {output}" + (f", {len(done)} were there" if done else ""))
+
+
+def _sort(path: Path, rows: list[Row]) -> None:
+    """Put the lines of a finished file into the order of the questions, as a whole or not at all."""
+    there = repair(path)
+    names = [row.name for row in rows]
+    if list(there) != names:
+        lines = [json.dumps(there[name], ensure_ascii=False) + "\n" for name in names]
+        write_bytes(path, "".join(lines).encode())
 
 
 def _rows(path: str, text: TextModel, seed: int, ignore_fields: list[str]) -> Iterator[Row]:
@@ -129,7 +145,8 @@ def _rows(path: str, text: TextModel, seed: int, ignore_fields: list[str]) -> It
         if ("prompt" in record) == ("messages" in record):
             raise ValueError(f"{where}: there must be either a 'prompt' or 'messages'")
         try:
-            yield Row(name, seed + index, _encode(record, where, text, ignore_fields))
+            asked = {field: record[field] for field in ("prompt", "messages") if field in record}
+            yield Row(name, seed + index, _encode(record, where, text, ignore_fields), asked)
         except ValueError as error:
             message = str(error)
             raise ValueError(message if message.startswith(where) else f"{where}: {message}") from error
@@ -205,7 +222,7 @@ def append(descriptor: int, entry: dict[str, Any]) -> None:
     os.fsync(descriptor)
 
 
-def _answers(text: TextModel, rows: list[Row], num_new_tokens: int) -> Iterator[dict[str, Any]]:
+def _answers(text: TextModel, rows: list[Row], num_new_tokens: int, with_prompts: bool) -> Iterator[dict[str, Any]]:
     """Answer one batch."""
     made = text.canvas([row.ids for row in rows], num_new_tokens)
     filled = text.generate(made, text.seeds([row.seed for row in rows]))
@@ -214,7 +231,8 @@ def _answers(text: TextModel, rows: list[Row], num_new_tokens: int) -> Iterator[
         real = filled.attention_mask[index, begin:]
         ids = text.answer(filled.tokens[index, begin:][real].tolist())
         answer = text.tokenizer.decode(ids)
-        yield {"id": row.name, "text": answer, "num_tokens": len(ids), "calls": calls, "seed": row.seed}
+        asked = row.asked if with_prompts else {}
+        yield {"id": row.name, **asked, "text": answer, "num_tokens": len(ids), "calls": calls, "seed": row.seed}
 
 
 def main(command: str, arguments: Sequence[str]) -> None:

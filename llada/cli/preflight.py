@@ -26,7 +26,7 @@ def check(signature: Signature, words: Sequence[str]) -> None:
         ValueError: if a file that would be written is there.
     """
     options = {option.name: option for option in signature.options}
-    given = list(_pairs(signature, options, signature.named(list(words))))
+    given = pairs(signature, words)
     missing = [o.name for o in signature.options if o.default is None and o.name not in {name for name, _ in given}]
     asked = any(name.partition(".")[0] in (*PARSERS_OWN, "config") or ".help" in name for name, _ in given)
     if missing and not asked:
@@ -37,6 +37,20 @@ def check(signature: Signature, words: Sequence[str]) -> None:
         check_value(option, value)
     for option, value in valued:
         check_kind(option.kind, value)
+
+
+def pairs(signature: Signature, words: Sequence[str]) -> list[tuple[str, str | None]]:
+    """(option, value) of every option that is given, in order; None for flags and for the parser's own.
+
+    Args:
+        signature: of the command.
+        words: of the command line.
+
+    Raises:
+        Misunderstood: if an option doesn't exist, or lacks its value.
+    """
+    options = {option.name: option for option in signature.options}
+    return list(_pairs(signature, options, signature.named(list(words))))
 
 
 def check_value(option: Option, value: str) -> None:
@@ -54,7 +68,6 @@ def check_value(option: Option, value: str) -> None:
 
 
 def _pairs(signature: Signature, options: dict[str, Option], words: list[str]) -> Iterator[tuple[str, str | None]]:
-    """(option, value) of every word that begins with dashes; None for flags, and for values of parts."""
     rest = iter(words)
     for word in rest:
         if word in ("-h", "--help"):

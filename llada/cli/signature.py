@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from llada.cli import shared
+from llada.cli.commands import PLAIN
 
 PLACES = ("str", "Checkpoint", "InputFile", "InputFolder", "NewPlace")
 
@@ -63,9 +64,10 @@ class Signature:
         names = [option.name for option in self.own]
         more = {name: text for place, group in shared.GROUPS.items() if place in names for name, text in group.items()}
         found = [option for option in self.own if option.name not in shared.GROUPS]
+        always = {} if self.command in PLAIN else shared.ALWAYS
         found += [
             Option(name, shared.KINDS.get(name, "str | None"), text, repeatable=name in shared.REPEATABLE)
-            for name, text in {**more, **shared.ALWAYS}.items()
+            for name, text in {**more, **always}.items()
         ]
         return tuple(found)
 

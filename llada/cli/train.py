@@ -40,6 +40,7 @@ from llada.cli.earlier_run import check_free
 from llada.cli.mistakes import OneSentence
 from llada.cli.quiet import ours, quiet
 from llada.cli.shared import GROUPS, LOADING, REPEATABLE
+from llada.cli.train_front import HELP_ALL
 from llada.cli.train_options import OPTIONS
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
@@ -102,12 +103,13 @@ class LLaDACLI(LightningCLI):
             raise ValueError(f"--{given[0]} tells how the weights of --init_from are read; give that too")
         strategy = self._get(self.config, "trainer.strategy")
         if issubclass(_class_of(strategy), ModelParallelStrategy):
-            self.parser.add_instantiator(_without_storage, nn.Module, subclasses=True)
+            self.parser.add_instantiator(without_storage, nn.Module, subclasses=True)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """A Trainer whose checkpoints are replaced as a whole, and that saves whatever ends it."""
+        given = self._get(self.config_init, "trainer.callbacks") or []
+        chosen = [*given] if isinstance(given, list) else [given]  # the Trainer goes on with the list itself
         trainer = super().instantiate_trainer(**options)
-        chosen = self._get(self.config_init, "trainer.callbacks") or []
         trainer.callbacks[:] = [c if c in chosen else ours(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -203,21 +205,23 @@ def _class_of(config: Any) -> type:
     return getattr(import_module(module), name) if module else type(config)
 
 
-def _without_storage(class_type: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+def without_storage(class_type: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    """Build a module on the meta device, if it can be given its weights afterwards."""
     kwargs.pop("applied_instantiation_links", None)
     with torch.device("meta") if hasattr(class_type, "reset_parameters") else nullcontext():
         return class_type(*args, **kwargs)
 
 
-def run(command: str, arguments: ArgsType) -> LLaDACLI:
+def run(command: str, arguments: ArgsType, kind: type[LLaDACLI] = LLaDACLI) -> LLaDACLI:
     """Parse and run a subcommand.
 
     Args:
         command: such as "fit".
         arguments: such as ["fit", "--config", "model.yaml"]; None: those of the process.
+        kind: what is done with the parts when they are built.
     """
     exact: dict[str, Any] = {"allow_abbrev": False}
-    return LLaDACLI(
+    return kind(
         command,
         subclass_mode_data=True,
         seed_everything_default=0,
@@ -232,7 +236,7 @@ def run(command: str, arguments: ArgsType) -> LLaDACLI:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    given = [command, *arguments]
+    given = [command, *("--help" if word == HELP_ALL else word for word in arguments)]
     try:
         with quiet():  # Lightning warns where it is given what it would read itself
             run(command, None if sys.argv[1:] == given else given)

@@ -36,6 +36,8 @@ def answered(module: str, command: str, words: list[str]) -> bool:
     if {"-h", "--help"} & set(words):
         print(help_text(command))
         return True
+    if command == "check" and words and not words[0].startswith("-"):
+        words = ["--config", *words]
     if HELP_ALL in words or "--print_config" in {word.partition("=")[0] for word in words}:
         return False
     given = dict(_pairs(command, words))

@@ -15,6 +15,7 @@ OPTIONS = {
 """Name -> what it is for."""
 OF_COMMANDS = {
     "fit": ("ckpt_path", "weights_only"),
+    "check": ("ckpt_path", "weights_only"),
     "validate": ("ckpt_path", "verbose", "weights_only"),
     "test": ("ckpt_path", "verbose", "weights_only"),
     "predict": ("return_predictions", "ckpt_path", "weights_only"),
@@ -41,7 +42,8 @@ def help_text(command: str) -> str:
     """
     width = max(len(f"--{name}") for name in OPTIONS)
     own = [f"  {f'--{name}':<{width}}  {text}" for name, text in OPTIONS.items()]
-    return f"""usage: llada {command} --config FILE [OPTIONS]
+    front = "[FILE]" if command == "check" else "--config FILE"
+    return f"""usage: llada {command} {front} [OPTIONS]
 
 Parts are chosen by class_path in YAML; every value can be set on the command line by its place in the file:
 

@@ -226,7 +226,8 @@ def test_a_trainer_file_names_its_tokenizer_and_the_next_command_reads_it(full, 
     said = capsys.readouterr().out.splitlines()
     stem = tmp_path / "start"
     assert said[-1] == (
-        f"next: llada fit --config examples/configs/finetune.yaml --config {stem}.json --config {stem}.tokenizer.json"
+        "next: llada config finetune > finetune.yaml && "
+        f"llada fit --config finetune.yaml --config {stem}.json --config {stem}.tokenizer.json"
     )
     assert "modeling_llada.py" in said[-2]
     assert "tokenizer.json" not in said[-2]

@@ -66,13 +66,29 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, rows, whole, tm
     out.write_bytes(b"".join(lines[:kept]) + b"".join(lines[kept : kept + 1])[:half])
     capsys.readouterr()
     assert main(["generate", checkpoint, rows, str(out), *OPTIONS]) == 0
-    assert sorted(out.read_bytes().splitlines()) == sorted(whole.read_bytes().splitlines())
-    assert out.read_bytes().startswith(b"".join(lines[:kept]))
+    assert out.read_bytes() == whole.read_bytes()
     assert f"{5 - kept} answers written" in capsys.readouterr().out
 
 
-def test_shorter_prompts_come_first(whole):
-    assert next(iter(read(whole))) == 40
+def test_answers_come_in_the_order_of_the_questions(checkpoint, rows, whole, tmp_path, monkeypatch):
+    assert [json.loads(line)["id"] for line in whole.read_text().splitlines()] == NAMES
+    assert not any("prompt" in entry or "messages" in entry for entry in read(whole).values())
+    before = whole.stat().st_mtime_ns
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr("llada.cli.generate._sort", lambda path, rows: None)  # as an interruption would leave it
+    assert main(["generate", checkpoint, rows, str(out), *OPTIONS, "--with_prompts"]) == 0
+    monkeypatch.undo()
+    written = read(out)
+    assert next(iter(written)) == 40  # the shortest is computed first
+    for name, asked in zip(NAMES, ROWS, strict=True):
+        assert {key: written[name].pop(key) for key in ("prompt", "messages") if key in asked} == {
+            key: value for key, value in asked.items() if key != "id"
+        }
+    assert written == read(whole)
+    assert main(["generate", checkpoint, rows, str(out), *OPTIONS]) == 0  # nothing is left but the order
+    assert list(read(out)) == NAMES
+    assert main(["generate", checkpoint, rows, str(whole), *OPTIONS]) == 0
+    assert whole.stat().st_mtime_ns == before
 
 
 def test_a_row_that_failed_to_be_written_whole_is_cut_off_and_the_others_stay(tmp_path):
@@ -111,7 +127,7 @@ def test_bad_rows_are_named_before_anything_is_computed(checkpoint, tmp_path, ca
 def test_another_runs_output_is_refused(checkpoint, rows, whole, capsys):
     before = whole.read_bytes()
     assert main(["generate", checkpoint, rows, str(whole), *OPTIONS[:-1], "7"]) == 1
-    assert "with seed 103, but here it gets 10;" in capsys.readouterr().err
+    assert "with seed 100, but here it gets 7;" in capsys.readouterr().err
     whole.write_bytes(before + b'{"id": "x", "seed": 1}\n')
     assert main(["generate", checkpoint, rows, str(whole), *OPTIONS]) == 1
     assert "has a row 'x' that the input hasn't" in capsys.readouterr().err

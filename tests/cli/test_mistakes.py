@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llada.cli.boundary import Misunderstood
-from llada.cli.commands import COMMANDS, SUBCOMMANDS, TRAINER
+from llada.cli.commands import COMMANDS, SUBCOMMANDS, TRAINERS
 from llada.cli.mistakes import leaves
 from llada.cli.nearest import no_such
 from llada.cli.preflight import check
@@ -16,7 +16,7 @@ from llada.cli.train_front import answered
 from tests.cli.conftest import TINY, Command
 
 TITLES = [
-    *(name for name, (module, _) in COMMANDS.items() if name not in SUBCOMMANDS and module != TRAINER),
+    *(name for name, (module, _) in COMMANDS.items() if name not in SUBCOMMANDS and module not in TRAINERS),
     *(f"{name} {word}" for name, words in SUBCOMMANDS.items() for word in words),
 ]
 
@@ -131,7 +131,7 @@ def parser() -> TrainParser:
         monkeypatch.setattr(LLaDACLI, "_parse_ckpt_path", stop)
         made: list[TrainParser] = []
         with pytest.raises(Made):
-            run(["fit"])
+            run("fit", ["fit"])
     return made[0]
 
 

@@ -290,6 +290,7 @@ GENERATE: dict[str, Case] = {
         lambda seen: written_by(seen).variables == {"enable_thinking": False},
     ),
     "changes": (CHANGES, lambda seen: changed(seen.model)),
+    "with_prompts": (["--with_prompts"], lambda seen: '"prompt": "The boat"' in Path("out.jsonl").read_text()),
     "ignore_fields": (
         ["--input", "labelled.jsonl", "--ignore_fields", "weight"],
         lambda seen: "The hill" in seen.prompts[0][0],

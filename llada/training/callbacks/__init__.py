@@ -9,6 +9,7 @@ from llada.training.callbacks.loss_spike import LossSpike
 from llada.training.callbacks.preferences import Preferences
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
+from llada.training.callbacks.unigram_bias import UnigramBias
 
 __all__ = [
     "BlockLengths",
@@ -20,4 +21,5 @@ __all__ = [
     "SaveAtEnd",
     "Speed",
     "TokenCurriculum",
+    "UnigramBias",
 ]

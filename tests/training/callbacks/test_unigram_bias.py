@@ -9,10 +9,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from examples.demo_callbacks import UnigramBias
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
+from llada.training.callbacks import UnigramBias
 
 COUNTS = torch.tensor([5, 0, 3, 0])
 

@@ -1,0 +1,146 @@
+"""``llada config``, ``llada compare`` and ``llada check``: what a training begins and ends with."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from llada.cli.check import bytes_of_state, size
+from llada.cli.compare import Run, differences, flat, read_run
+from llada.cli.config import configurations
+from tests.cli.conftest import Command
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+
+
+def test_configurations_are_listed_and_printed(llada: Command) -> None:
+    run = llada("config")
+    assert run.code == 0
+    names = [line.split()[0] for line in run.out.split("\n\n")[0].splitlines()]
+    assert names == list(configurations())
+    assert {"demo", "finetune", "mdlm", "scaling/fsdp"} <= set(names)
+    assert "own_parts" not in names  # its classes are in the repository's examples alone
+    for name in names:
+        assert llada("config", name).out == (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    run = llada("config", "finetun")
+    assert (run.code, run.out) == (2, "")
+    assert run.err.startswith("llada config: there is no configuration 'finetun'; did you mean finetune? There are ")
+
+
+def write_run(folder: Path, last: float, config: str = "") -> None:
+    folder.mkdir(parents=True)
+    rows = [f"0,1,2.5,{3 + last}", f"0,2,,{last}", f"0,4,{last},{last + 1}"]
+    (folder / "metrics.csv").write_text("\n".join(["epoch,step,val/nll,train/loss", *rows]) + "\n", encoding="utf-8")
+    if config:
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+
+
+PART = (
+    "model:\n  process:\n    class_path: {}\n    init_args: {{power: {}}}\ntrainer: {{plugins: [{{class_path: A}}]}}\n"
+)
+
+
+def test_two_runs_side_by_side(llada: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    write_run(tmp_path / "a/logs/version_0", 2.0, PART.format("Masking", 1))
+    write_run(tmp_path / "b/logs/version_0", 9.0, PART.format("Masking", 9))
+    write_run(tmp_path / "b/logs/version_1", 1.5, PART.format("Masking", 2))
+    os.utime(tmp_path / "b/logs/version_0/metrics.csv", (1, 1))  # the newest counts
+    run = llada("compare", "a", "b")
+    assert (run.code, run.err) == (0, "")
+    rows = [line.split() for line in run.out.splitlines() if line]
+    assert rows[0] == ["configuration", "a", "b"]
+    assert ["model.process.power", "1", "2"] in rows
+    assert ["val/nll", "2.0000", "at", "4", "(2.0000)", "1.5000", "at", "4", "(1.5000)", "-0.5000"] in rows
+    assert ["train/loss", "3.0000", "at", "4", "(2.0000)", "2.5000", "at", "4", "(1.5000)", "-0.5000"] in rows
+    run = llada("compare", "a", "b", "--metric", "val/nll")
+    assert "train/loss" not in run.out
+    run = llada("compare", "a", "b", "--metric", "val/nl")
+    assert (run.code, run.err.split(";")[1]) == (2, " did you mean val/nll? There are val/nll, train/loss\n")
+
+
+def test_what_can_not_be_compared(llada: Command, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 2.0)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/metrics.csv").write_text("step,loss\n1,2\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/metrics.csv").write_text("step,loss\n1,much\n")
+    for name, code, reason in (
+        ("nowhere", 1, "there is no folder or file nowhere"),
+        ("empty", 1, "empty has no metrics.csv"),
+        ("other", 1, "a and other have logged no metric of the same name"),
+        ("broken", 1, "broken/metrics.csv, line 2 is no row of a CSVLogger"),
+    ):
+        run = llada("compare", "a", name)
+        assert run.code == code
+        assert reason in run.err
+        assert run.err.count("\n") == 1
+    run = llada("compare", "a", "a")
+    assert "no config.yaml lies beside the logs" in run.out
+
+
+def test_curves_are_drawn(llada: Command, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write_run(tmp_path / "a", 2.0)
+    write_run(tmp_path / "b", 1.0)
+    run = llada("compare", "a", "b", "--plot", "curves.svg")
+    assert run.code == 0, run.err
+    assert run.out.endswith("curves drawn to curves.svg\n")
+    assert "<svg" in (tmp_path / "curves.svg").read_text(encoding="utf-8")
+
+
+def test_what_differs() -> None:
+    first = Run("a", {}, dict(flat({"x": {"class_path": "A", "init_args": {"y": 1, "z": [1, 2]}}, "w": [{"v": 3}]})))
+    assert first.config == {"x": "A", "x.y": 1, "x.z": [1, 2], "w.0.v": 3}
+    second = Run("b", {}, {**first.config, "x.y": 2, "new": 0})
+    assert differences(first, second) == [("x.y", 1, 2), ("new", None, 0)]
+    assert differences(first, first) == []
+
+
+def test_the_newest_log_is_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 2.0)
+    assert read_run(str(tmp_path)).curves == {
+        "val/nll": [(1, 2.5), (4, 2.0)],
+        "train/loss": [(1, 5.0), (2, 2.0), (4, 3.0)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [(torch.optim.AdamW, 8.0), (torch.optim.SGD, 0.0), (torch.optim.RMSprop, 4.0)],
+)
+def test_what_an_optimiser_keeps_per_weight(optimizer: type[torch.optim.Optimizer], expected: float) -> None:
+    assert bytes_of_state(optimizer) == expected
+    assert [size(n) for n in (5, 1500, 2.5e6, 3e9, 4e12)] == ["5 B", "1.5 kB", "2.5 MB", "3.0 GB", "4.0 TB"]
+
+
+def test_a_configuration_is_looked_at(llada: Command, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = ["--data.source=TextFiles", f"--data.source.paths={story}", "--data.cache_folder=cache"]
+    config = [CONFIGS / "pretrain_llada.yaml", "--config", CONFIGS / "scaling/fsdp.yaml", *text]
+    run = llada("check", *config)
+    assert run.code == 0, run.err
+    lines = run.out.splitlines()
+    assert "parts    process: MaskingProcess(" in run.out
+    parameters = next(line for line in lines if line.endswith(" parameters"))
+    count = int(parameters.split()[1].replace(",", ""))
+    memory = next(line for line in lines if line.startswith("model    memory: "))
+    assert memory.startswith(f"model    memory: weights {size(4 * count)} + gradients {size(4 * count)} + optimiser ")
+    assert f"= {size(16 * count)} before activations, over 8 x 1 devices" in memory
+    assert any(line.startswith("data     TextDataModule: ") for line in lines)
+    assert lines[-1] == "saving   every part comes back from a checkpoint, and no earlier model is replaced"
+    assert os.listdir() == []  # nothing was made
+
+    Path("runs/pretrain_llada").mkdir(parents=True)
+    Path("runs/pretrain_llada/model.ckpt").touch()
+    monkeypatch.setattr("llada.cli.check.check_describable", refuse)
+    run = llada("check", *config)
+    assert run.code == 1
+    assert run.err.startswith("llada check: it can't be described; ")
+    assert "runs/pretrain_llada/model.ckpt is the model of an earlier run" in run.err
+    assert llada("check", *config, "--overwrite").err == "llada check: it can't be described\n"
+
+
+def refuse(model: object) -> None:
+    raise ValueError("it can't be described")
