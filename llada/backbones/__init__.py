@@ -7,6 +7,7 @@ from llada.backbones.checkpointing import Checkpointing, EveryBlock, Selective
 from llada.backbones.dit import DiffusionTransformer
 from llada.backbones.graphs import GraphedBackbone
 from llada.backbones.layer import Context, Layer
+from llada.backbones.router import GroupedRouter, Router, SoftmaxRouter
 from llada.backbones.transformer import BidirectionalTransformer
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "DiffusionTransformer",
     "EveryBlock",
     "GraphedBackbone",
+    "GroupedRouter",
     "KeyValueCache",
     "Layer",
+    "Router",
     "Selective",
+    "SoftmaxRouter",
     "Visibility",
     "kernel_for",
 ]
