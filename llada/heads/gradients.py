@@ -33,7 +33,7 @@ def with_gradients(total: Tensor, inputs: Sequence[Tensor | None], gradients: Se
         inputs: what it was computed from.
         gradients: of the same shapes; None where none is wanted.
     """
-    return _GradientsMade.apply(total, gradients, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+    return _GradientsMade.apply(total, gradients, *inputs)  # type: ignore[no-untyped-call]
 
 
 class _GradientsMade(torch.autograd.Function):

@@ -25,7 +25,7 @@ class Mixture(NamedTuple):
     hole: int | None = None
 
     @property
-    def count(self) -> int:
+    def num_data(self) -> int:
         """The number of data tokens, K."""
         return self.num_tokens - (self.hole is not None)
 
@@ -37,7 +37,7 @@ class Mixture(NamedTuple):
     @property
     def size(self) -> Tensor:
         """The share of data tokens in all: a + K u."""
-        return self.kept + self.count * self.scattered
+        return self.kept + self.num_data * self.scattered
 
     @property
     def odds(self) -> Tensor:

@@ -67,7 +67,8 @@ class NELBO(Objective):
         """What is minimised, (), and the divergences of the N scored tokens, (N,) without their weights."""
         seen = draw.tokens, draw.x_0, draw.scored, weights
         if process.scatters:
-            return denoiser.interpolated_nll(*seen, mixture_of(process, draw), **draw.inputs)
+            law = mixture_of(process, draw)
+            return denoiser.interpolated_nll(*seen, law, cross_entropy=False, posterior=False, **draw.inputs)
         return denoiser.weighted_nll(*seen, suppressed=process.suppressed, **draw.inputs)
 
     @property

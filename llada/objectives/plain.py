@@ -57,4 +57,5 @@ class PlainCrossEntropy(NELBO):
         if not process.scatters:
             return super()._judge(denoiser, process, draw, weights)
         seen = draw.tokens, draw.x_0, draw.scored, weights
-        return denoiser.interpolated_nll(*seen, mixture_of(process, draw), cross_entropy=True, **draw.inputs)
+        law = mixture_of(process, draw)
+        return denoiser.interpolated_nll(*seen, law, cross_entropy=True, posterior=False, **draw.inputs)

@@ -130,5 +130,5 @@ def _of_scores(scores: Tensor, tokens: Tensor, mixture: Mixture) -> Tensor:
     at_token = F.one_hot(tokens.where(is_data, 0), number).bool() & is_data[..., None]
     p = log_s.masked_fill(at_token, 0.0).softmax(-1)  # of the data tokens
     kept, scattered = (part.expand(tokens.shape)[..., None] for part in mixture[:2])
-    share = ((p * (kept + mixture.count * scattered) - scattered) / kept).clamp(min=torch.finfo(p.dtype).tiny)
+    share = ((p * (kept + mixture.num_data * scattered) - scattered) / kept).clamp(min=torch.finfo(p.dtype).tiny)
     return share.to(p).log()

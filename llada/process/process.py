@@ -113,7 +113,7 @@ class Process(ABC):
         """
         law, rate = self.mixture(t), self.rate(t)
         assert law is not None, f"{type(self).__name__} draws no random tokens, so it must write bound_weight"
-        written = rate.scattered / law.count / (law.scattered + law.kept * (tokens == x_0))
+        written = rate.scattered / law.num_data / (law.scattered + law.kept * (tokens == x_0))
         if self.mask_token_id is None:
             return written
         share = self.shares(t)
@@ -253,7 +253,7 @@ class Process(ABC):
         """The laws of tokens with these shares."""
         assert self.num_tokens is not None
         law = Mixture(share.kept, share.scattered, self.num_tokens, self._hole)
-        return law._replace(scattered=share.scattered / law.count)
+        return law._replace(scattered=share.scattered / law.num_data)
 
     def _drawn(self, part: Tensor) -> Tensor:
         """The random token that each number in [0, 1] stands for, int64 of the same shape."""

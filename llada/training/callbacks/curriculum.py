@@ -44,13 +44,13 @@ class TokenCurriculum(Callback):
             ValueError: if the objective's design isn't `IndependentMasks`.
         """
         objective = pl_module.objective
-        if not isinstance(objective, NELBO) or type(objective.design) not in (IndependentMasks, TemperedTokens):
+        design = objective.design if isinstance(objective, NELBO) else None
+        if not isinstance(objective, NELBO) or type(design) not in (IndependentMasks, TemperedTokens):
             raise ValueError(f"TokenCurriculum softens the tokens of NELBO(IndependentMasks(...)); got {objective}")
-        kept = {"times": objective.design.times, "per_segment": objective.design.per_segment}
+        assert isinstance(design, IndependentMasks)
+        wanted = IndependentMasks(design.times, design.per_segment)
         if trainer.global_step < self.steps:
             temperature = self.temperature(trainer.global_step)
-            design: IndependentMasks = TemperedTokens(**kept, temperature=temperature, top_k=self.top_k)
-        else:
-            design = IndependentMasks(**kept)
-        if design != objective.design:
-            pl_module.objective = dataclasses.replace(objective, design=design)  # type: ignore[assignment]
+            wanted = TemperedTokens(design.times, design.per_segment, temperature, self.top_k)
+        if wanted != design:
+            pl_module.objective = dataclasses.replace(objective, design=wanted)
