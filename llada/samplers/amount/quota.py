@@ -16,7 +16,7 @@ MOST_STEPS = 1_000_000
 """More would run for days, and are a slip of the pen."""
 
 
-def check_steps(steps: int | None) -> None:
+def check_steps(steps: float | None) -> None:
     """Whether a number of steps makes sense.
 
     Raises:
