@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.part import Part
@@ -126,6 +127,6 @@ class Obeyable(Adjustment):
     def __init__(self, policy: LengthPolicy, room: Tensor) -> None:
         self.policy, self.room = policy, room
 
+    @override
     def __call__(self, logits: Tensor, state: State) -> Tensor:
-        """See `LengthPolicy.adjusted`."""
         return self.policy.adjusted(logits, state, self.room)

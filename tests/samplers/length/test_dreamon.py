@@ -91,6 +91,20 @@ def test_rows_keep_to_their_room_end_and_are_what_they_are_alone(threshold: floa
     assert len(lengths) > 2
 
 
+def test_masks_that_find_no_room_stay_as_they_are() -> None:
+    def greedy(tokens: Tensor) -> Tensor:
+        logits = torch.zeros(*tokens.shape, 24)
+        logits[..., EXPAND], logits[..., 7] = 9.0, 8.0
+        return logits
+
+    sampler = ResizingSampler(UnmaskingSampler(Threshold(0.1)), DreamOn(EXPAND), EOS, 7)
+    tokens = torch.tensor([[1, *[MASK] * 5, 2]])
+    lengths = [step.tokens[0].tolist() for step in sampler.iterate(greedy, tokens, PROCESS)]
+    assert lengths == [[1, *[MASK] * 5, 2], [1, *[MASK] * 7, 2], [1, *[7] * 7, 2]]
+    patient = ResizingSampler(UnmaskingSampler(Threshold(0.1)), DreamOn(EXPAND, expand_steps=0), EOS, 7)
+    assert patient(greedy, tokens, PROCESS).tokens.tolist() == [[1, *[7] * 5, 2]]
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="must differ; got 4 for both"):
         DreamOn(4, 4)
