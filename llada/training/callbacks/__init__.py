@@ -7,5 +7,15 @@ from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
+from llada.training.callbacks.widening_attention import WideningAttention
 
-__all__ = ["BlockLengths", "Compile", "EMAWeightAveraging", "LoRA", "LossSpike", "SaveAtEnd", "Speed"]
+__all__ = [
+    "BlockLengths",
+    "Compile",
+    "EMAWeightAveraging",
+    "LoRA",
+    "LossSpike",
+    "SaveAtEnd",
+    "Speed",
+    "WideningAttention",
+]
