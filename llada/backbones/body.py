@@ -25,6 +25,7 @@ from llada.backbones.attention.block_causal import block_causal
 from llada.backbones.attention.kernels import check_answers_padding, kernel_by_name
 from llada.backbones.attention.unpadded import unpadded
 from llada.backbones.attention.visibility import Visibility
+from llada.backbones.attention.widening import Widening
 from llada.backbones.cache import Cached, KeyValueCache, Region
 from llada.backbones.checkpointing import Checkpointing, as_checkpointing
 from llada.backbones.convolution import CachedNeighbours, Neighbours, RowNeighbours
@@ -52,6 +53,8 @@ class Body(nn.Module):
         shift: whether the output at position i is read at i - 1; the first token of a row, or of a packed segment,
             reads its own.
         block_length: a token sees its own block of so many tokens and all blocks before it; None: everything.
+        widening: how far the attention has been widened from causal to full while a next-token model is converted;
+            None for what ``causal`` says. Set in training by `llada.training.callbacks.WideningAttention`.
         attention: name in `llada.backbones.attention.kernels.KERNELS`.
         activation_checkpointing: what is recomputed in the backward pass, see `llada.backbones.checkpointing`.
     """
@@ -71,6 +74,7 @@ class Body(nn.Module):
     causal: bool = False
     shift: bool = False
     block_length: int | None = None
+    widening: Widening | None = None
     attention: str = "auto"
     activation_checkpointing: bool | Checkpointing = False
 
@@ -165,6 +169,13 @@ class Body(nn.Module):
         cache: KeyValueCache | None,
         region: Region | None,
     ) -> Visibility:
+        if self.widening is not None:
+            if cache is not None:
+                raise ValueError(
+                    "no cache holds while the attention is widened: the keys of a step aren't those of the next one; "
+                    "decode without a cache, or set backbone.widening = None for the full attention"
+                )
+            return self.widening.visibility(tokens, keys, segments)
         # On a cached canvas, a causal mask is that of blocks of one token.
         reach = 1 if self.causal and cache is not None else self.block_length
         if reach is None:
@@ -177,7 +188,7 @@ class Body(nn.Module):
         A shifted output may be read there, rows with conditions of their own can't be joined, and a compiler wants
         fixed shapes.
         """
-        if self.shift or self.block_length is not None or torch.compiler.is_compiling():
+        if self.shift or self.block_length is not None or self.widening is not None or torch.compiler.is_compiling():
             return False
         if condition is not None and len(condition) > 1:
             return False

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -88,10 +87,16 @@ class Chunked(HeadLoss):
         terms = []
         with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
             matrix, bias = linear[0].to(dtype), None if linear[1] is None else linear[1].to(dtype)
+            # One buffer for all chunks: the system would take a large one back, and clear it anew each time.
+            logits = hidden.new_empty(min(rows, len(hidden)), len(matrix), dtype=dtype)
             for start in range(0, len(hidden), rows):
                 span = slice(start, start + rows)
                 h, target = hidden[span].to(dtype), targets[span, None]
-                z = F.linear(h, matrix, bias)
+                z = logits[: len(h)]
+                if bias is None:
+                    torch.mm(h, matrix.T, out=z)
+                else:
+                    torch.addmm(bias, h, matrix.T, out=z)
                 z = z if z.dtype == torch.float64 else z.float()
                 if suppressed is not None:
                     z[:, suppressed] = -torch.inf

@@ -43,6 +43,7 @@ def source(request: pytest.FixtureRequest, twin: TextModel, tmp_path: Path, monk
     if request.param == "object":
         for module in (evaluate, score):
             monkeypatch.setattr(module, "load", lambda *_: twin)
+        path.touch()  # is looked for
         return path
     parts = stored_parts(twin.model, twin.tokenizer)
     torch.save({"state_dict": twin.model.state_dict(), PARTS_KEY: parts, "epoch": 0, "global_step": 0}, path)

@@ -241,9 +241,7 @@ class Runs:
     @cached_property
     def key_lengths(self) -> list[int]:
         """Length of each run of keys, on the host."""
-        same = self.key_bounds is self.query_bounds
-        lengths: list[int] = self.query_lengths if same else self.key_bounds.diff().tolist()
-        return lengths
+        return self.query_lengths if self.key_bounds is self.query_bounds else self.key_bounds.diff().tolist()
 
     @property
     def pairs(self) -> int:

@@ -10,6 +10,7 @@ from llada.training.callbacks.preferences import Preferences
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
 from llada.training.callbacks.unigram_bias import UnigramBias
+from llada.training.callbacks.widening_attention import WideningAttention
 
 __all__ = [
     "BlockLengths",
@@ -22,4 +23,5 @@ __all__ = [
     "Speed",
     "TokenCurriculum",
     "UnigramBias",
+    "WideningAttention",
 ]
