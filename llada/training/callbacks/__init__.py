@@ -2,10 +2,11 @@
 
 from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.compile import Compile
+from llada.training.callbacks.frozen_reference import FrozenReference
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
 from llada.training.callbacks.preferences import Preferences
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
 
-__all__ = ["Compile", "EMAWeightAveraging", "LoRA", "LossSpike", "Preferences", "SaveAtEnd", "Speed"]
+__all__ = ["Compile", "EMAWeightAveraging", "FrozenReference", "LoRA", "LossSpike", "Preferences", "SaveAtEnd", "Speed"]
