@@ -22,6 +22,7 @@ from llada.objectives.preference import PreferenceObjective
 from llada.objectives.preference_links import IPO, KTO, Hinge, Link, PairBounds, Sigmoid, SimPO
 from llada.objectives.preference_reference import AdapterOff, FrozenCopy, Reference, StoredBounds
 from llada.objectives.random_length import RandomLength
+from llada.objectives.self_distillation import SelfDistillation
 from llada.objectives.weight import BoundWeight, ClippedWeight, ContextWeight, DynamicWeight, UnitWeight, Weight
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "PreferenceObjective",
     "RandomLength",
     "Reference",
+    "SelfDistillation",
     "Sigmoid",
     "SimPO",
     "StoredBounds",

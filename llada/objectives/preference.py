@@ -16,6 +16,7 @@ or better, for as many calls.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ class PreferenceObjective(Objective):
             for side, answer in enumerate(answers):
                 reader = _Reader(self.design, process, answer, random.fold_in(side), self.num_draws)
                 for draw in range(self.num_draws):
-                    found = reader.read(as_denoiser(model), draw)[0, :, 0]
+                    found = reader.bound(as_denoiser(model), draw)[:, 0]
                     table[batch["row"][real], draw, side] = found[real].cpu()
         return table
 
@@ -133,7 +134,7 @@ class PreferenceObjective(Objective):
             model.append(reader.replayed(denoiser, draw))
             if self.link.needs_reference:
                 reading = Reading(batch, draw, side)
-                reference.append(self.reference(denoiser, lambda asked, k=draw: reader.read(asked, k)[0], reading))
+                reference.append(self.reference(denoiser, partial(reader.bound, number=draw), reading))
         sums, first = torch.stack(model), reader.draw(denoiser, 0)
         bounds = sums[:, 0]
         other = torch.stack(reference) if reference else torch.zeros_like(bounds)
@@ -243,6 +244,10 @@ class _Reader:
         weights = draw.bound_weight.expand_as(draw.x_0)[draw.scored]
         bounds = self.sums(weights * terms, draw.scored).view(draw.copies, rows, -1).mean(0)
         return -torch.stack((bounds, self.sums(terms.detach(), draw.scored)[:rows]))
+
+    def bound(self, denoiser: Denoiser, number: int) -> Tensor:
+        """B of each datum by one draw, (B, S) float64."""
+        return self.read(denoiser, number)[0]
 
     def replayed(self, denoiser: Denoiser, number: int) -> Tensor:
         """`read`, whose activations are made again in the backward pass."""

@@ -48,8 +48,14 @@ class PairBounds:
 
     def mean(self) -> "PairBounds":
         """Estimates by all draws, (P,)."""
-        bounds = self.chosen, self.rejected, self.reference_chosen, self.reference_rejected
-        return PairBounds(*(bound.mean(0) for bound in bounds), self.chosen_tokens, self.rejected_tokens)
+        return PairBounds(
+            self.chosen.mean(0),
+            self.rejected.mean(0),
+            self.reference_chosen.mean(0),
+            self.reference_rejected.mean(0),
+            self.chosen_tokens,
+            self.rejected_tokens,
+        )
 
 
 class Link(ABC):

@@ -107,15 +107,23 @@ class FrozenCopy(Reference):
         object.__setattr__(self, "_held", copy)  # no argument: a configuration doesn't have it
         return copy
 
-    @override
-    def __call__(self, model: Denoiser, bound: Bound, reading: Reading) -> Tensor:
+    def denoiser(self) -> Denoiser:
+        """The network that is held.
+
+        Raises:
+            ValueError: if none is.
+        """
         if self._held is None:
             raise ValueError(
-                "reference=FrozenCopy() holds no network; add the callback llada.training.callbacks.Preferences, or "
-                "call hold(network) before training"
+                "reference=FrozenCopy() holds no network; add the callback llada.training.callbacks.Preferences "
+                "(FrozenReference for distillation), or call hold(network) before training"
             )
+        return as_denoiser(self._held)
+
+    @override
+    def __call__(self, model: Denoiser, bound: Bound, reading: Reading) -> Tensor:
         with torch.no_grad():
-            return bound(as_denoiser(self._held))
+            return bound(self.denoiser())
 
 
 @dataclass(frozen=True)

@@ -104,5 +104,6 @@ class AccumulationWindow:
         return step
 
     def _named(self, total: Tensor) -> Totals:
-        fixed = len(Totals._fields) - 1
-        return Totals(*total[:fixed], further=dict(zip(self._names, total[fixed:], strict=True)))
+        numerator, denominator, scored, maskable, tokens, *further = total
+        named = dict(zip(self._names, further, strict=True))
+        return Totals(numerator, denominator, scored, maskable, tokens, named)

@@ -4,6 +4,7 @@ from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.block_lengths import BlockLengths
 from llada.training.callbacks.compile import Compile
 from llada.training.callbacks.curriculum import TokenCurriculum
+from llada.training.callbacks.frozen_reference import FrozenReference
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
 from llada.training.callbacks.preferences import Preferences
@@ -25,3 +26,4 @@ __all__ = [
     "UnigramBias",
     "WideningAttention",
 ]
+__all__ = ["Compile", "EMAWeightAveraging", "FrozenReference", "LoRA", "LossSpike", "Preferences", "SaveAtEnd", "Speed"]

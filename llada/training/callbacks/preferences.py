@@ -1,26 +1,24 @@
 """What `llada.objectives.PreferenceObjective` needs around it: a reference when training begins, and held-out pairs."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from lightning.pytorch import LightningModule, Trainer
 
-from llada.checkpoints.checkpoint import read_checkpoint
 from llada.data.foreign import as_token_batch
 from llada.files.atomic import replacing
 from llada.metrics import PreferenceMetric
 from llada.objectives import FrozenCopy, PreferenceObjective, StoredBounds
 from llada.random import RowRandom
+from llada.training.callbacks.frozen_reference import FrozenReference
 from llada.training.loop import replicas_of
 from llada.training.reports import loader_names
 
 
-class Preferences(Callback):
+class Preferences(FrozenReference):
     """Makes the reference that a preference objective asks for, and logs ``val/preference_...``.
 
     The reference is the model as it is when training begins: the weights of ``--init_from`` or `from_pretrained`. A
@@ -37,30 +35,17 @@ class Preferences(Callback):
     """
 
     def __init__(self, checkpoint: str | None = None) -> None:
-        self.checkpoint = checkpoint
-        self._copy: nn.Module | None = None
-        self._stored: dict[str, Any] = {}
+        super().__init__(checkpoint)
         self._metrics: dict[int, PreferenceMetric] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the weights, before those of a run that is resumed are put in their place.
+        """Copy the weights, if the link needs a reference.
 
         Raises:
             ValueError: if the objective isn't about preferences, or its reference can't be made.
         """
-        objective = _objective(pl_module)
-        if not objective.link.needs_reference or not isinstance(objective.reference, FrozenCopy):
-            return
-        if stage != "fit" and self.checkpoint is None:
-            return  # what training began with isn't known here
-        backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
-        self._copy = objective.reference.hold(backbone)
-        if self.checkpoint is not None:
-            weights = read_checkpoint(self.checkpoint)["state_dict"]
-            own = {
-                name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")
-            }
-            self._copy.load_state_dict(own)
+        if _objective(pl_module).link.needs_reference:
+            super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the copy where the model is, or write the values of the reference.
@@ -68,27 +53,10 @@ class Preferences(Callback):
         Raises:
             ValueError: if a resumed run began with other weights, or the values should be written in mid-run.
         """
+        super().on_fit_start(trainer, pl_module)
         reference = _objective(pl_module).reference
-        if isinstance(reference, FrozenCopy) and self._copy is not None:
-            found = self._stored.get("reference")
-            if found is not None and found != _fingerprint(self._copy):
-                raise ValueError(
-                    "the run that is resumed had another reference; begin with the same weights as the first time "
-                    "(--init_from, from_pretrained, or Preferences(checkpoint=...))"
-                )
-            self._stored = {"reference": _fingerprint(self._copy)}
-            like = next(pl_module.parameters())
-            self._copy.to(device=like.device, dtype=like.dtype)
-        elif isinstance(reference, StoredBounds) and not Path(reference.path).is_file():
+        if isinstance(reference, StoredBounds) and not Path(reference.path).is_file():
             self._write(trainer, pl_module, reference)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What tells the reference from others."""
-        return dict(self._stored)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the reference of the run that is resumed."""
-        self._stored = dict(state_dict)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin new reports."""
@@ -98,7 +66,7 @@ class Preferences(Callback):
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -138,7 +106,7 @@ class Preferences(Callback):
             self._metrics[index].process_group = replicas_of(module).group
         return self._metrics[index]
 
-    def _write(self, trainer: Trainer, module: LightningModule, reference: StoredBounds) -> None:
+    def _write(self, trainer: Trainer, module: Any, reference: StoredBounds) -> None:
         if trainer.ckpt_path is not None or self.checkpoint is not None:
             raise ValueError(
                 f"there is no file {reference.path}, and a resumed run can't write it: it must hold what the model "
@@ -176,10 +144,3 @@ def _objective(module: Any) -> PreferenceObjective:
             f"{type(objective).__name__}"
         )
     return objective
-
-
-def _fingerprint(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for parameter in network.parameters():
-        digest.update(parameter.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
