@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llada.heads.cross_entropy import Head, chunk_rows, vocab_size
-from llada.heads.head_loss import _with_gradients
+from llada.heads.gradients import with_gradients
 
 Targets = Callable[[slice], Tensor]
 """Rows -> logits of the teacher, (n, V)."""
@@ -86,7 +86,7 @@ def soft_target_loss(
     if not grad:
         found = torch.cat(terms)
         return Divergence((found * weights.to(found)).sum(), found, torch.cat(nlls))
-    total, found = _with_gradients(terms, weights, (hidden, *wanted), (of_hidden, *gradients))
+    total, found = with_gradients(terms, weights, (hidden, *wanted), (of_hidden, *gradients))
     return Divergence(total, found, torch.cat(nlls))
 
 
