@@ -35,6 +35,7 @@ from llada.checkpoints.known import trust
 from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
+from llada.cli.config_files import check_config_files
 from llada.cli.options import TRUST
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
@@ -253,11 +254,10 @@ def run(command: str, arguments: ArgsType) -> LLaDACLI:
 
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
-    given = [command, *arguments]
+    check_config_files(arguments)
+    own = sys.argv[1:] == [command, *arguments]  # Lightning warns where it is given what it would read itself
     try:
-        run(
-            command, None if sys.argv[1:] == given else given
-        )  # Lightning warns where it is given what it would read itself
+        run(command, None if own else [command, *arguments])
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
