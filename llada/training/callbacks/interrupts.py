@@ -5,7 +5,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from typing_extensions import override
 
 WATCHED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
