@@ -183,8 +183,8 @@ def hierarchy(threshold: float = 0.9, low_threshold: float = 0.4, **common: Unpa
     """DInfer's hierarchical decoding: also the best of every run of masks.
 
     Args:
-        threshold: least probability of any token.
-        low_threshold: least probability of the best of a run.
+        threshold: a token above this probability is written.
+        low_threshold: the best of a run is written above this one.
 
     Reference:
         Ma et al., "dInfer", arXiv 2510.08666.
@@ -195,6 +195,8 @@ def hierarchy(threshold: float = 0.9, low_threshold: float = 0.4, **common: Unpa
 @preset(block_length=32)
 def credit(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
     """DInfer's credit decoding: a token that stays the favourite of its position is trusted sooner.
+
+    Where no token passes, the best one is written; dInfer writes those within 1e-5 of it, too.
 
     Args:
         threshold: least probability, bonus included.
