@@ -121,11 +121,12 @@ def step_of(
 
 ALL_SAMPLERS: dict[str, Sampler] = {
     "quota": UnmaskingSampler(Quota(5)),
-    "one per mask": UnmaskingSampler(Quota(), window=Blocks(4), proposal=DRAWN),
     "quota, more steps than masks": UnmaskingSampler(Quota(40), proposal=DRAWN),
     "quota in blocks": UnmaskingSampler(Quota(7), window=Blocks(4)),
     "quota in blocks with a stop": UnmaskingSampler(Quota(7), window=Blocks(4, stop_token_ids=2), proposal=DRAWN),
-    "quota in blocks from the start": UnmaskingSampler(Quota(7), window=Blocks(4, from_start=True)),
+    "calibrated quota in blocks from the start": UnmaskingSampler(
+        Quota(7), PositionCalibrated(0.1), window=Blocks(4, from_start=True)
+    ),
     "margin": UnmaskingSampler(Quota(4), order=Margin(), proposal=DRAWN),
     "entropy after top-p": UnmaskingSampler(
         Quota(4), order=NegativeEntropy(filtered=True), proposal=Proposal(0.8, top_p=0.9, top_k=5)
@@ -139,7 +140,7 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "demoted": UnmaskingSampler(Quota(4), order=Demote(Confidence(), (2, 3))),
     "confidence without EOS": UnmaskingSampler(Quota(4), order=Confidence(without=(2,))),
     "stochastic order": UnmaskingSampler(DreamFloor(6), order=Stochastic(Confidence(filtered=True), 0.5)),
-    "cosine": UnmaskingSampler(CosineQuota(6), proposal=DRAWN),
+    "cosine, annealed": UnmaskingSampler(CosineQuota(6), AnnealedConfidence(2.0), proposal=DRAWN),
     "threshold": UnmaskingSampler(Threshold(0.4), proposal=DRAWN),
     "threshold in blocks": UnmaskingSampler(Threshold(0.4), window=Blocks(4)),
     "factor": UnmaskingSampler(Factor(1.5)),
@@ -176,8 +177,6 @@ ALL_SAMPLERS: dict[str, Sampler] = {
         doubt=2.0, window=Blocks(4, stop_token_ids=2), cache=DualCache()
     ),
     "local leap": UnmaskingSampler(LocalLeap(0.4, 0.2, 1)),
-    "position and frequency": UnmaskingSampler(Quota(5), PositionCalibrated(0.1)),
-    "annealed confidence": UnmaskingSampler(CosineQuota(5), AnnealedConfidence(2.0), proposal=DRAWN),
     "speculative": SpeculativeSampler(3),
     "speculative in blocks": SpeculativeSampler(5, NegativeEntropy(), window=Blocks(4, stop_token_ids=2)),
     "guided editing with a dual cache": EditingSampler(

@@ -40,15 +40,18 @@ from llada.samplers.part import Part
 from llada.samplers.planning import PlanningSampler
 from llada.samplers.propose import Proposal
 from llada.samplers.psi import ConstantKappa, Kappa, PsiSampler, RemaskingKappa, Stretches
-from llada.samplers.published.parallel import (
-    credit,
+from llada.samplers.published.cached import (
     dkv_cache,
     dllm_cache,
+    fast_dllm_dual,
+    fast_dllm_prefix,
+    vicinity,
+)
+from llada.samplers.published.parallel import (
+    credit,
     eb_sampler,
     fast_dllm,
-    fast_dllm_dual,
     fast_dllm_factor,
-    fast_dllm_prefix,
     hierarchy,
     klass,
     llada2,
@@ -58,7 +61,6 @@ from llada.samplers.published.parallel import (
     local_leap,
     margin_threshold,
     self_speculative,
-    vicinity,
 )
 from llada.samplers.published.preset import PRESETS
 from llada.samplers.published.processes import (

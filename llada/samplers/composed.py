@@ -28,7 +28,7 @@ from llada.samplers.part import Part
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import Run
 from llada.samplers.sampler import Sampler, Step
-from llada.samplers.state import State
+from llada.samplers.state import State, check_canvas
 from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 from llada.samplers.window import WholeCanvas, Window, stops_within
 
@@ -111,8 +111,9 @@ class ComposedSampler(Sampler):
         seed: int | Tensor = 0,
         **model_kwargs: Any,
     ) -> Iterator[Step]:
+        check_canvas(tokens, model_kwargs.get("attention_mask"))
         wider = align(tokens, model_kwargs.get("attention_mask"), self.window.from_first)
-        if wider is None:
+        if wider is None or (given is not None and given.shape != tokens.shape):
             state = self._begin(tokens, process, given, seed, model_kwargs)
             yield from self._decode(model, state, self._spans(state), model_kwargs)
             return

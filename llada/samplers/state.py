@@ -108,7 +108,7 @@ class State:
             ValueError: if the canvas isn't (B, L) int64, ``given`` or ``attention_mask`` has another shape or type, or
                 ``given`` is None and the process has no mask token.
         """
-        _check_canvas(tokens, attention_mask)
+        check_canvas(tokens, attention_mask)
         unknown = ~_given(process, tokens, given)
         if attention_mask is not None:
             unknown = unknown & attention_mask.bool()
@@ -191,7 +191,12 @@ def token_probability(logits: Tensor, tokens: Tensor) -> Tensor:
     return (logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)).exp()
 
 
-def _check_canvas(tokens: Tensor, attention_mask: Tensor | None) -> None:
+def check_canvas(tokens: Tensor, attention_mask: Tensor | None) -> None:
+    """Whether these can be a canvas and its attention mask.
+
+    Raises:
+        ValueError: if the shape or type of one is wrong.
+    """
     if tokens.dim() != 2 or tokens.dtype != torch.int64 or 0 in tokens.shape:
         raise ValueError(
             "the canvas must be (B, L) int64 with a row and a column at least; "

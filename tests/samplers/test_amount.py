@@ -117,7 +117,8 @@ def test_hierarchy() -> None:
     positions, scores = [2, 3, 4, 7, 9, 10], [0.5, 0.6, 0.3, 0.3, 0.2, 0.95]
     assert taken(Hierarchy(0.9, 0.4), scores, positions=positions) == [1, 5]
     assert taken(Hierarchy(0.9, 0.2), scores, positions=positions) == [1, 3, 5]
-    assert taken(Hierarchy(0.5, 0.4), scores, positions=positions) == [0, 1, 5]
+    assert taken(Hierarchy(0.49, 0.4), scores, positions=positions) == [0, 1, 5]
+    assert taken(Hierarchy(0.5, 0.4), scores, positions=positions) == [1, 5]  # strictly above
     assert taken(Hierarchy(0.99, 0.99), scores, positions=positions) == [5]
 
 

@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_row_in_any_batch(name: str) -> None:
 
 @pytest.mark.parametrize("steps", [3, 5, 8, 20, None])
 @pytest.mark.parametrize("window", [WholeCanvas(), Blocks(4), Blocks(5)], ids=str)
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(canvases())
 def test_quota_sums(window: Window, steps: int | None, made: tuple[Tensor, Tensor]) -> None:
     """Every block writes, in each of its steps, n // S tokens and one more in the first n mod S."""
@@ -160,7 +160,7 @@ def test_quota_sums(window: Window, steps: int | None, made: tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("kind", [Quota, CosineQuota])
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=16, deadline=None, derandomize=True)
 @given(canvases(), st.sampled_from([0, 0, 3, None]), st.integers(1, 9) | st.none())
 def test_as_many_steps_as_masks_write_one_each(
     kind: type[Quota] | type[CosineQuota], made: tuple[Tensor, Tensor], enough: int | None, size: int | None

@@ -68,12 +68,12 @@ class ThresholdOrQuota(Amount):
 
 @dataclass(frozen=True)
 class Hierarchy(Amount):
-    """All candidates at or above a confidence, and the best of every run of neighbouring masks that is not too unsure.
+    """All candidates above a confidence, and the best of every run of neighbouring masks that is not too unsure.
 
     Tokens far apart hardly depend on one another, so a run needs less certainty; writing in its middle halves it.
 
     Args:
-        threshold: a candidate with this probability is taken.
+        threshold: a candidate above this probability is taken.
         low_threshold: the best of a run is taken above this one. The best of all is taken always.
 
     Reference:
@@ -96,7 +96,7 @@ class Hierarchy(Amount):
         tied = torch.where(scores == top, index, scores.shape[1])
         first = torch.full_like(run, scores.shape[1]).scatter_reduce(1, run, tied, "amin").gather(1, run)
         of_runs = (index == first) & (scores > self.low_threshold)
-        return best(state) | (state.valid & (of_runs | (scores >= self.threshold)))
+        return best(state) | (state.valid & (of_runs | (scores > self.threshold)))
 
 
 @dataclass(frozen=True)

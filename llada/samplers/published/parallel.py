@@ -1,4 +1,4 @@
-"""Methods that write as many tokens per call as the model is sure of, or that spare the model some work.
+"""Methods that write as many tokens per call as the model is sure of.
 
 The arguments behind ``**common`` are those of `llada.samplers.published.preset.Common`.
 """
@@ -7,11 +7,7 @@ from typing import Unpack
 
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
 from llada.samplers.amount.certain import Hierarchy, LocalLeap, ThresholdOrQuota
-from llada.samplers.amount.quota import Quota
 from llada.samplers.amount.stability import Credit, Stability
-from llada.samplers.caches.delayed import DelayedCache, IntervalCache
-from llada.samplers.caches.policy import CachePolicy, NoCache
-from llada.samplers.caches.regions import DualCache, PrefixCache, VicinityCache
 from llada.samplers.editing import EditingSampler
 from llada.samplers.order import Confidence, Margin, NegativeEntropy
 from llada.samplers.published.preset import Common, common_parts, preset
@@ -19,9 +15,9 @@ from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.unmasking import UnmaskingSampler
 
 
-def _sure(amount: Amount, common: Common, cache: CachePolicy | None = None) -> UnmaskingSampler:
+def _sure(amount: Amount, common: Common) -> UnmaskingSampler:
     """In the order of confidence."""
-    return UnmaskingSampler(amount, Confidence(), cache=cache or NoCache(), **common_parts(common))
+    return UnmaskingSampler(amount, Confidence(), **common_parts(common))
 
 
 @preset(block_length=32)
@@ -51,18 +47,6 @@ def fast_dllm_factor(factor: float = 1.0, **common: Unpack[Common]) -> Unmasking
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.3; the released ``get_transfer_index_dynamic``.
     """
     return _sure(Factor(factor, last_passes=True), common)
-
-
-@preset(block_length=32)
-def fast_dllm_prefix(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
-    """`fast_dllm` with its prefix cache: what stands before the block isn't computed again. Same arguments."""
-    return _sure(Threshold(threshold), common, PrefixCache())
-
-
-@preset(block_length=32)
-def fast_dllm_dual(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
-    """`fast_dllm` with its dual cache: only the block itself is computed in each step. Same arguments."""
-    return _sure(Threshold(threshold), common, DualCache())
 
 
 @preset(block_length=32)
@@ -183,8 +167,8 @@ def hierarchy(threshold: float = 0.9, low_threshold: float = 0.4, **common: Unpa
     """DInfer's hierarchical decoding: also the best of every run of masks.
 
     Args:
-        threshold: least probability of any token.
-        low_threshold: least probability of the best of a run.
+        threshold: a token above this probability is written.
+        low_threshold: the best of a run is written above this one.
 
     Reference:
         Ma et al., "dInfer", arXiv 2510.08666.
@@ -196,6 +180,8 @@ def hierarchy(threshold: float = 0.9, low_threshold: float = 0.4, **common: Unpa
 def credit(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
     """DInfer's credit decoding: a token that stays the favourite of its position is trusted sooner.
 
+    Where no token passes, the best one is written; dInfer writes those within 1e-5 of it, too.
+
     Args:
         threshold: least probability, bonus included.
 
@@ -203,60 +189,6 @@ def credit(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler
         arXiv 2510.08666.
     """
     return UnmaskingSampler(Threshold(threshold), Confidence(), adjustments=(Credit(),), **common_parts(common))
-
-
-@preset(block_length=32)
-def vicinity(threshold: float = 0.9, radius: int = 16, warm_up: int = 4, **common: Unpack[Common]) -> UnmaskingSampler:
-    """DInfer's vicinity refresh: the block and its neighbours are computed in each step.
-
-    The whole canvas is computed in the first calls of a row and in the first of each block.
-
-    Args:
-        threshold: least probability.
-        radius: neighbours on each side.
-        warm_up: dInfer's ``warmup_steps``, after which one more call fills its cache.
-
-    Reference:
-        Ma et al., "dInfer", arXiv 2510.08666; the released ``VicinityCacheIteration``, whose call that fills the cache
-        is followed by one over the neighbourhood without a look at what is left.
-    """
-    return _sure(Threshold(threshold), common, VicinityCache(warm_up=warm_up + 1, radius=radius))
-
-
-@preset(without=("guidance",))
-def dkv_cache(steps: int | None = None, refresh: int | None = 8, **common: Unpack[Common]) -> UnmaskingSampler:
-    """dKV-Cache: LLaDA's sampler, with keys kept from one step after their token was written.
-
-    Args:
-        steps: model calls; None for one per mask.
-        refresh: steps after which all are computed again; None for never.
-
-    Reference:
-        Ma et al., arXiv 2505.15781.
-    """
-    return _sure(Quota(steps), common, DelayedCache(refresh))
-
-
-@preset()
-def dllm_cache(
-    steps: int | None = None,
-    prompt_interval: int = 100,
-    interval: int = 7,
-    share: float = 0.25,
-    **common: Unpack[Common],
-) -> UnmaskingSampler:
-    """dLLM-Cache: LLaDA's sampler, with only the tokens computed whose values changed most.
-
-    Args:
-        steps: model calls; None for one per mask.
-        prompt_interval: steps after which the prompt is computed again.
-        interval: steps after which all of the answer is.
-        share: of the answer that is computed in between.
-
-    Reference:
-        Liu et al., arXiv 2506.06295.
-    """
-    return _sure(Quota(steps), common, IntervalCache(prompt_interval, interval, share))
 
 
 @preset(without=("temperature", "top_p", "top_k"))
