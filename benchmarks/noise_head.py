@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.timing import hardware, interleave, table
 from benchmarks.train_memory import ALLOCATOR, peak_above
 from llada.heads import Chunked
-from llada.heads.mixture import NoisedTokens
+from llada.heads.noise_law import NoisedTokens
 from llada.process import UniformProcess
 
 GOALS = {"seconds": 2.0, "MiB": 8.0}
@@ -42,7 +42,7 @@ class Problem:
 
     def ours(self) -> Tensor:
         """The library's loss, in chunks."""
-        law = self.process.mixture(self.t[:, 0])
+        law = self.process.noise_law(self.t[:, 0])
         assert law is not None
         weights = self.process.bound_weight(self.t, self.tokens, self.x_0)[:, 0]
         return Chunked().interpolated(

@@ -17,7 +17,7 @@ from typing_extensions import override
 from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
-from llada.heads.mixture import Mixture, NoisedTokens
+from llada.heads.noise_law import NoisedTokens, NoiseLaw
 
 
 @runtime_checkable
@@ -111,7 +111,7 @@ class Denoiser(ABC):
         targets: Tensor,
         where: Tensor,
         weights: Tensor,
-        mixture: Mixture,
+        noise_law: NoiseLaw,
         *,
         cross_entropy: bool = False,
         posterior: bool = False,
@@ -124,7 +124,7 @@ class Denoiser(ABC):
             targets: (B, L) int64.
             where: (B, L) bool, N of them true.
             weights: (N,).
-            mixture: the laws at each one's time, (N,) each; see `llada.heads.interpolated`.
+            noise_law: the laws at each one's time, (N,) each; see `llada.heads.interpolated`.
             cross_entropy: whether the sum to be minimised is that of the cross-entropies of the targets instead.
             posterior: whether the model's logits are those of the full posterior, as plain cross-entropy teaches it.
             model_kwargs: for the model.
@@ -133,23 +133,23 @@ class Denoiser(ABC):
             The sum, () differentiable, and the divergences without their weights, (N,) detached; nats.
         """
         logits = self.logits(tokens, where, **model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], mixture, posterior)
+        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
         return divergence(logits, noised, weights, cross_entropy=cross_entropy)
 
-    def clean_logits(self, tokens: Tensor, where: Tensor, mixture: Mixture | None, **model_kwargs: Any) -> Tensor:
+    def clean_logits(self, tokens: Tensor, where: Tensor, noise_law: NoiseLaw | None, **model_kwargs: Any) -> Tensor:
         """Logits of xhat, the distribution of the clean token that the reverse step takes.
 
         Args:
             tokens: x_t, (B, L) int64.
             where: (B, M) int64 positions.
-            mixture: the laws at the tokens' times, which broadcast to (B, M); None for masked diffusion.
+            noise_law: the laws at the tokens' times, which broadcast to (B, M); None for masked diffusion.
             model_kwargs: for the model.
 
         Returns:
-            (B, M, V); of a mixture's K data tokens, all others are at minus infinity.
+            (B, M, V); of the noise law's K data tokens; all others are at minus infinity.
         """
         logits = self.logits(tokens, where, **model_kwargs)
-        return logits if mixture is None else only_data(logits, mixture)
+        return logits if noise_law is None else only_data(logits, noise_law)
 
 
 class BackboneDenoiser(Denoiser):
@@ -202,14 +202,14 @@ class BackboneDenoiser(Denoiser):
         targets: Tensor,
         where: Tensor,
         weights: Tensor,
-        mixture: Mixture,
+        noise_law: NoiseLaw,
         *,
         cross_entropy: bool = False,
         posterior: bool = False,
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], mixture, posterior)
+        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
         return self.head_loss.interpolated(self.backbone.head, hidden, noised, weights, cross_entropy=cross_entropy)
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
@@ -302,7 +302,7 @@ def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
     return (start + where).flatten()
 
 
-def only_data(logits: Tensor, mixture: Mixture) -> Tensor:
+def only_data(logits: Tensor, noise_law: NoiseLaw) -> Tensor:
     """Minus infinity at all but the K data tokens of the (..., V) logits."""
-    is_data = mixture.is_data(torch.arange(logits.shape[-1], device=logits.device))
+    is_data = noise_law.is_data(torch.arange(logits.shape[-1], device=logits.device))
     return logits.masked_fill(~is_data, -torch.inf)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from llada.heads.cross_entropy import Head, chunk_rows, vocab_size
 from llada.heads.gradients import matmul_dtype, matrix_and_bias, with_gradients
 from llada.heads.interpolated import divergence, judge
-from llada.heads.mixture import NoisedTokens
+from llada.heads.noise_law import NoisedTokens
 
 
 def chunked_divergence(
@@ -72,7 +72,7 @@ def _of_matrix(
     chunk_elements: int | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of a head that is one matrix (V, D), of which the K rows of data tokens are used."""
-    number = noised.mixture.num_tokens
+    number = noised.noise_law.num_tokens
     inputs = hidden, matrix, bias
     wanted = [torch.is_grad_enabled() and p is not None and p.requires_grad for p in inputs]
     of_hidden, of_matrix, of_bias = gradients = [

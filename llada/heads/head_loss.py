@@ -26,7 +26,7 @@ from typing_extensions import override
 from llada.heads.chunked_divergence import chunked_divergence
 from llada.heads.cross_entropy import chunk_rows, chunked_nll, nll, vocab_size
 from llada.heads.gradients import matmul_dtype, matrix_and_bias, with_gradients
-from llada.heads.mixture import NoisedTokens
+from llada.heads.noise_law import NoisedTokens
 
 
 class HeadLoss(ABC):

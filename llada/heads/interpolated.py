@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llada.heads.gradients import with_gradients
-from llada.heads.mixture import NoisedTokens
+from llada.heads.noise_law import NoisedTokens
 
 BLOCK_ELEMENTS = 1 << 17
 """Logits that a CPU goes through at a time, for they are read often: half a megabyte, which its cache holds."""
@@ -51,7 +51,7 @@ def divergence(
     Returns:
         The sum, () differentiable once, and the divergences without their weights, (N,) float64 detached; nats.
     """
-    number, wanted = noised.mixture.num_tokens, torch.is_grad_enabled() and logits.requires_grad
+    number, wanted = noised.noise_law.num_tokens, torch.is_grad_enabled() and logits.requires_grad
     with torch.no_grad():
         z = logits[:, :number].to(torch.promote_types(logits.dtype, torch.float32), copy=True)
         loss, terms = judge(z, noised, weights.detach(), cross_entropy=cross_entropy, gradient=wanted)
@@ -88,7 +88,7 @@ def _judge_block(
     z: Tensor, noised: NoisedTokens, weight: Tensor, cross_entropy: bool, gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Columns (n, 1) are float64; the names are those of the equations above."""
-    law, x = noised.mixture, noised.targets[:, None]
+    law, x = noised.noise_law, noised.targets[:, None]
     a, u, odds = law.kept[:, None], law.scattered[:, None], law.odds[:, None]
     is_data = law.is_data(noised.tokens[:, None])
     if law.hole is not None:

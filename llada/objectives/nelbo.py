@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser
-from llada.heads.mixture import Mixture
+from llada.heads.noise_law import NoiseLaw
 from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives.design import Design, Draw
 from llada.objectives.exact_counts import ExactCounts
@@ -67,7 +67,7 @@ class NELBO(Objective):
         """What is minimised, (), and the divergences of the N scored tokens, (N,) without their weights."""
         seen = draw.tokens, draw.x_0, draw.scored, weights
         if process.scatters:
-            law = mixture_of(process, draw)
+            law = law_of_draw(process, draw)
             return denoiser.interpolated_nll(*seen, law, cross_entropy=False, posterior=False, **draw.inputs)
         return denoiser.weighted_nll(*seen, suppressed=process.suppressed, **draw.inputs)
 
@@ -81,9 +81,9 @@ class NELBO(Objective):
         return self.design.bound_gap(process)
 
 
-def mixture_of(process: Process, draw: Draw) -> Mixture:
+def law_of_draw(process: Process, draw: Draw) -> NoiseLaw:
     """The laws that the divergences of the N scored tokens compare."""
-    law = process.mixture(draw.t)
+    law = process.noise_law(draw.t)
     assert law is not None
     kept, scattered = (part.expand(draw.x_0.shape)[draw.scored] for part in law[:2])
     return law._replace(kept=kept, scattered=scattered)

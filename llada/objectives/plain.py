@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from llada.denoiser import Denoiser
 from llada.objectives.design import Draw
-from llada.objectives.nelbo import NELBO, mixture_of
+from llada.objectives.nelbo import NELBO, law_of_draw
 from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch, ObjectiveOutput
 from llada.objectives.weight import UnitWeight, Weight
@@ -57,5 +57,5 @@ class PlainCrossEntropy(NELBO):
         if not process.scatters:
             return super()._judge(denoiser, process, draw, weights)
         seen = draw.tokens, draw.x_0, draw.scored, weights
-        law = mixture_of(process, draw)
+        law = law_of_draw(process, draw)
         return denoiser.interpolated_nll(*seen, law, cross_entropy=True, posterior=False, **draw.inputs)

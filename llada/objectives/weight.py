@@ -97,7 +97,7 @@ class DynamicWeight(Weight):
 
     @override
     def __call__(self, process: Process, draw: Draw) -> Tensor:
-        law = process.mixture(draw.t)
+        law = process.noise_law(draw.t)
         if law is None:
             raise ValueError(f"DynamicWeight tells kept tokens from random ones, and {process} draws none")
         other = torch.where(process.is_masked(draw.tokens), 2.0, 1.0).double()

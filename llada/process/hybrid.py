@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.heads.mixture import Mixture
+from llada.heads.noise_law import NoiseLaw
 from llada.noise import LinearSchedule, NoiseSchedule
 from llada.process.process import Process
 from llada.process.shares import Rates, Shares
@@ -117,8 +117,8 @@ class AbsorbingHybridProcess(HybridProcess):
         return Rates(fall * growth * share.masked / seen, self._growth(t) * share.scattered / seen)
 
     @override
-    def mixture(self, t: Tensor) -> Mixture:
-        return self._mixture(_of_seen(self.shares(t)))
+    def noise_law(self, t: Tensor) -> NoiseLaw:
+        return self._noise_law(_of_seen(self.shares(t)))
 
     @override
     def reverse(self, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from typing_extensions import override
 from llada.denoiser import Denoiser, as_denoiser, only_data
 from llada.heads import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
-from llada.heads.mixture import Mixture, NoisedTokens, leave_one_out
+from llada.heads.noise_law import NoisedTokens, NoiseLaw, leave_one_out
 
 
 class _Reading(nn.Module, Denoiser):
@@ -82,9 +82,9 @@ class LeaveOneOut(_Reading):
         return self.inner.interpolated_nll(*arguments, **{**options, "posterior": True})
 
     @override
-    def clean_logits(self, tokens: Tensor, where: Tensor, mixture: Mixture | None, **model_kwargs: Any) -> Tensor:
-        logits = self.inner.clean_logits(tokens, where, mixture, **model_kwargs)
-        return logits if mixture is None else leave_one_out(logits, tokens.gather(1, where), mixture)
+    def clean_logits(self, tokens: Tensor, where: Tensor, noise_law: NoiseLaw | None, **model_kwargs: Any) -> Tensor:
+        logits = self.inner.clean_logits(tokens, where, noise_law, **model_kwargs)
+        return logits if noise_law is None else leave_one_out(logits, tokens.gather(1, where), noise_law)
 
 
 class ScoreDenoiser(_Reading):
@@ -101,34 +101,34 @@ class ScoreDenoiser(_Reading):
         targets: Tensor,
         where: Tensor,
         weights: Tensor,
-        mixture: Mixture,
+        noise_law: NoiseLaw,
         *,
         cross_entropy: bool = False,
         posterior: bool = False,
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         scores = self.logits(tokens, where, **model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], mixture, posterior)
-        return divergence(_of_scores(scores, tokens[where], mixture), noised, weights, cross_entropy=cross_entropy)
+        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
+        return divergence(_of_scores(scores, tokens[where], noise_law), noised, weights, cross_entropy=cross_entropy)
 
     @override
-    def clean_logits(self, tokens: Tensor, where: Tensor, mixture: Mixture | None, **model_kwargs: Any) -> Tensor:
+    def clean_logits(self, tokens: Tensor, where: Tensor, noise_law: NoiseLaw | None, **model_kwargs: Any) -> Tensor:
         scores = self.logits(tokens, where, **model_kwargs)
-        if mixture is None:  # xhat is proportional to the scores
+        if noise_law is None:  # xhat is proportional to the scores
             return scores
-        clean = _of_scores(scores[..., : mixture.num_tokens], tokens.gather(1, where), mixture)
-        return only_data(F.pad(clean, (0, scores.shape[-1] - mixture.num_tokens)), mixture)
+        clean = _of_scores(scores[..., : noise_law.num_tokens], tokens.gather(1, where), noise_law)
+        return only_data(F.pad(clean, (0, scores.shape[-1] - noise_law.num_tokens)), noise_law)
 
 
-def _of_scores(scores: Tensor, tokens: Tensor, mixture: Mixture) -> Tensor:
-    """Logits of xhat from log-scores, (..., K); tokens (...), and a mixture that broadcasts to them."""
-    number = mixture.num_tokens
+def _of_scores(scores: Tensor, tokens: Tensor, noise_law: NoiseLaw) -> Tensor:
+    """Logits of xhat from log-scores, (..., K); tokens (...), and a noise law that broadcasts to them."""
+    number = noise_law.num_tokens
     log_s = scores[..., :number].to(torch.promote_types(scores.dtype, torch.float32))
-    is_data = mixture.is_data(tokens)  # a mask has scores for all data tokens
-    if mixture.hole is not None:
-        log_s = log_s.index_fill(-1, torch.tensor([mixture.hole], device=log_s.device), -torch.inf)
+    is_data = noise_law.is_data(tokens)  # a mask has scores for all data tokens
+    if noise_law.hole is not None:
+        log_s = log_s.index_fill(-1, torch.tensor([noise_law.hole], device=log_s.device), -torch.inf)
     at_token = F.one_hot(tokens.where(is_data, 0), number).bool() & is_data[..., None]
     p = log_s.masked_fill(at_token, 0.0).softmax(-1)  # of the data tokens
-    kept, scattered = (part.expand(tokens.shape)[..., None] for part in mixture[:2])
-    share = ((p * (kept + mixture.num_data * scattered) - scattered) / kept).clamp(min=torch.finfo(p.dtype).tiny)
+    kept, scattered = (part.expand(tokens.shape)[..., None] for part in noise_law[:2])
+    share = ((p * (kept + noise_law.num_data * scattered) - scattered) / kept).clamp(min=torch.finfo(p.dtype).tiny)
     return share.to(p).log()

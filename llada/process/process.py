@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from llada.denoiser import Denoiser, as_denoiser
-from llada.heads.mixture import Mixture
+from llada.heads.noise_law import NoiseLaw
 from llada.noise import NoiseSchedule
 from llada.process.parameterisation import LeaveOneOut
 from llada.process.shares import Rates, Shares, rates_of
@@ -94,9 +94,9 @@ class Process(ABC):
         """
         return rates_of(self.shares, t)
 
-    def mixture(self, t: Tensor) -> Mixture | None:
+    def noise_law(self, t: Tensor) -> NoiseLaw | None:
         """The laws that the divergence compares at times of any shape; None where it is the cross-entropy of masks."""
-        return None if self.num_tokens is None else self._mixture(self.shares(t))
+        return None if self.num_tokens is None else self._noise_law(self.shares(t))
 
     def bound_weight(self, t: Tensor, tokens: Tensor, x_0: Tensor) -> Tensor:
         """Weight w of a scored token's divergence in the continuous-time bound E_t [ sum_i w_i divergence_i ].
@@ -111,7 +111,7 @@ class Process(ABC):
         Returns:
             (B, 1) or (B, L) float64, at least 0.
         """
-        law, rate = self.mixture(t), self.rate(t)
+        law, rate = self.noise_law(t), self.rate(t)
         assert law is not None, f"{type(self).__name__} draws no random tokens, so it must write bound_weight"
         written = rate.scattered / law.num_data / (law.scattered + law.kept * (tokens == x_0))
         if self.mask_token_id is None:
@@ -249,10 +249,10 @@ class Process(ABC):
         assert self.num_tokens is not None
         return None if self.mask_token_id is None or self.mask_token_id >= self.num_tokens else self.mask_token_id
 
-    def _mixture(self, share: Shares) -> Mixture:
+    def _noise_law(self, share: Shares) -> NoiseLaw:
         """The laws of tokens with these shares."""
         assert self.num_tokens is not None
-        law = Mixture(share.kept, share.scattered, self.num_tokens, self._hole)
+        law = NoiseLaw(share.kept, share.scattered, self.num_tokens, self._hole)
         return law._replace(scattered=share.scattered / law.num_data)
 
     def _drawn(self, part: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ class Process(ABC):
         """b(y) of every state y, (B, 1, V)."""
         states = torch.zeros(*share.kept.shape, num_states, dtype=share.kept.dtype, device=share.kept.device)
         if self.num_tokens is not None:
-            states[..., : self.num_tokens] = self._mixture(share).scattered[..., None]
+            states[..., : self.num_tokens] = self._noise_law(share).scattered[..., None]
         if self.mask_token_id is not None:
             states[..., self.mask_token_id] = share.masked
         return states

@@ -155,7 +155,7 @@ class AncestralSampler(Sampler):
             Logits (B, M, V) float32, and xhat after temperature and filters, (B, M, V) float64.
         """
         process, known = state.process, {**state.process.conditioning(t), **model_kwargs}
-        logits = denoiser.clean_logits(state.tokens, state.columns, process.mixture(t[:, None]), **known)
+        logits = denoiser.clean_logits(state.tokens, state.columns, process.noise_law(t[:, None]), **known)
         logits = self.proposal.suppress(logits if logits.dtype == torch.float64 else logits.float(), state)
         return logits, self.proposal.filter(logits).double().softmax(-1)
 

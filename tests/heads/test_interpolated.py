@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from llada.backbones import BidirectionalTransformer
 from llada.denoiser import as_denoiser
 from llada.heads import Chunked, CutCrossEntropy, HeadLoss, interpolated
-from llada.heads.mixture import Mixture, NoisedTokens, leave_one_out
+from llada.heads.noise_law import NoisedTokens, NoiseLaw, leave_one_out
 from llada.objectives import NELBO
 from llada.process import HybridProcess
 from llada.random import RowRandom
@@ -19,7 +19,7 @@ N, D, K, V = 13, 5, 6, 9  # of V tokens the last three, the mask among them, are
 
 def plain(logits: Tensor, noised: NoisedTokens) -> Tensor:
     """KL(q || p) + R - log R - 1, by the laws themselves, (N,)."""
-    a, u = (part[:, None] for part in noised.mixture[:2])
+    a, u = (part[:, None] for part in noised.noise_law[:2])
     q = a * torch.eye(K, dtype=torch.float64)[noised.targets] + u
     shown = logits[:, :K].double()
     if noised.posterior:
@@ -37,7 +37,7 @@ def some_tokens(posterior: bool = False) -> NoisedTokens:
     tokens = torch.where(torch.arange(N) % 3 == 0, targets, torch.randint(K, (N,), generator=generator))
     tokens[torch.arange(N) % 4 == 1] = V - 1
     kept = torch.linspace(1e-4, 0.999, N, dtype=torch.float64)
-    return NoisedTokens(targets, tokens, Mixture(kept, (1.0 - kept) / K, K), posterior)
+    return NoisedTokens(targets, tokens, NoiseLaw(kept, (1.0 - kept) / K, K), posterior)
 
 
 class Softcapped(nn.Linear):
@@ -100,7 +100,7 @@ def test_half_precision_and_rare_noise_keep_their_digits() -> None:
     number, rows = 100, 200
     kept = torch.cat((torch.logspace(-6, -1, rows // 2), 1.0 - torch.logspace(-6, -1, rows // 2))).double()
     targets, logits = torch.randint(number, (rows,)), 4.0 * torch.randn(rows, number)
-    noised = NoisedTokens(targets, torch.randint(number, (rows,)), Mixture(kept, (1.0 - kept) / number, number))
+    noised = NoisedTokens(targets, torch.randint(number, (rows,)), NoiseLaw(kept, (1.0 - kept) / number, number))
     weights = 1.0 / kept
     exact, single = (interpolated.divergence(z, noised, weights) for z in (logits.double(), logits))
     torch.testing.assert_close(single[1] * weights, exact[1] * weights, rtol=1e-4, atol=1e-4)
@@ -113,9 +113,9 @@ def test_half_precision_and_rare_noise_keep_their_digits() -> None:
 
 def test_no_rows_keep_the_parameters_in_the_graph() -> None:
     head, nothing = nn.Linear(D, V), torch.empty(0, dtype=torch.int64)
-    mixture = Mixture(torch.empty(0).double(), torch.empty(0).double(), K)
+    noise_law = NoiseLaw(torch.empty(0).double(), torch.empty(0).double(), K)
     hidden = torch.randn(0, D, requires_grad=True)
-    total, terms = Chunked().interpolated(head, hidden, NoisedTokens(nothing, nothing, mixture), torch.empty(0))
+    total, terms = Chunked().interpolated(head, hidden, NoisedTokens(nothing, nothing, noise_law), torch.empty(0))
     total.backward()
     assert len(terms) == 0
     assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
@@ -147,8 +147,8 @@ def test_leave_one_out_takes_the_evidence_of_the_noised_token_away() -> None:
     """By Bayes' rule, for logits with any shift; a mask is no evidence."""
     noised = some_tokens()
     xhat = torch.rand(N, K, dtype=torch.float64).softmax(-1)
-    a, u = (part[:, None] for part in noised.mixture[:2])
+    a, u = (part[:, None] for part in noised.noise_law[:2])
     own = a * torch.eye(V, dtype=torch.float64)[noised.tokens][:, :K] + u
     posterior = (xhat * torch.where((noised.tokens < K)[:, None], own, 1.0)).log() + 7.0
-    found = leave_one_out(posterior, noised.tokens, noised.mixture)
+    found = leave_one_out(posterior, noised.tokens, noised.noise_law)
     torch.testing.assert_close(found.softmax(-1), xhat)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from llada.denoiser import Denoiser
-from llada.heads.mixture import Mixture
 from llada.objectives import NELBO, Design, Draw
 from llada.objectives.objective import Batch
 from llada.process import Process
@@ -106,9 +105,3 @@ def seen(process: Process) -> float:
     of_noised = both.sum((1, 2), keepdim=True)
     entropy = -torch.special.xlogy(both, both / of_noised.clamp(min=1e-300)).sum((1, 2, 3, 4))
     return float(entropy[1] - entropy[0])
-
-
-def mixtures(process: Process, t: Tensor) -> Mixture:
-    law = process.mixture(t)
-    assert law is not None
-    return law

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llada.heads.interpolated import divergence
-from llada.heads.mixture import NoisedTokens
+from llada.heads.noise_law import NoisedTokens
 from llada.noise import CosineSquaredSchedule, LinearSchedule, NoiseSchedule
 from llada.process import AbsorbingHybridProcess, HybridProcess, MaskingProcess, Process, UniformProcess
 from tests.helpers import ALL_SCHEDULES
@@ -111,7 +111,7 @@ def sedd(x: int, z: int, xhat: Tensor, alpha: float, slope: float) -> float:
 
 def ours(process: Process, x: int, z: int, xhat: Tensor, t: float) -> float:
     time = torch.tensor([[t]], dtype=torch.float64)
-    law = process.mixture(time[0])
+    law = process.noise_law(time[0])
     assert law is not None
     weight = process.bound_weight(time, torch.tensor([[z]]), torch.tensor([[x]]))
     return float(
@@ -142,7 +142,7 @@ def test_masked_diffusion_is_the_same_formula() -> None:
     """Where nothing is scattered the divergence is a times the cross-entropy, and SEDD's loss is MDLM's."""
     t, xhat, x = torch.tensor([0.37], dtype=torch.float64), torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64), 2
     process = MaskingProcess(K)
-    law = UniformProcess(K).mixture(t)
+    law = UniformProcess(K).noise_law(t)
     assert law is not None
     where = NoisedTokens(torch.tensor([x]), torch.tensor([K]), law._replace(scattered=torch.zeros_like(t)))
     found = float(divergence(xhat.log()[None], where, t)[1])

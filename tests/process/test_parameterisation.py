@@ -62,7 +62,7 @@ def test_scores_have_the_gradient_of_the_score_entropy() -> None:
     t, x, z = torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[1]]), torch.tensor([[2]])
     process = UniformProcess(K)
     log_s = (0.1 * torch.randn(K).double()).requires_grad_()
-    law = process.mixture(t[0])
+    law = process.noise_law(t[0])
     weight = process.bound_weight(t, z, x)[0]
     model = ScoreDenoiser(lambda tokens: log_s[None, None])
     ours, _ = model.interpolated_nll(z, x, torch.ones(1, 1).bool(), weight, law)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llada.denoiser import as_denoiser
 from llada.heads.interpolated import divergence
-from llada.heads.mixture import NoisedTokens
+from llada.heads.noise_law import NoisedTokens
 from llada.noise import CosineSquaredSchedule, GeometricSchedule, LinearSchedule, NoiseSchedule
 from llada.objectives import NELBO
 from llada.process import (
@@ -234,7 +234,7 @@ def test_prompts_and_packed_rows(kind: type) -> None:
         for column in range(6):
             if maskable[row, column]:
                 t, x, z = (part[row : row + 1, column : column + 1] for part in (draw.t, tokens, draw.tokens))
-                law = process.mixture(t[0])
+                law = process.noise_law(t[0])
                 logits = torch.nn.functional.one_hot(z[0], K + 1) * 0.5
                 weight = process.bound_weight(t, z, x)
                 total += float(weight * divergence(logits, NoisedTokens(x[0], z[0], law), t[0])[1])

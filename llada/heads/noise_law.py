@@ -9,7 +9,7 @@ LEAST_SCATTERED = 1e-30
 """Share of a random token that counts as none: the divergence is then a times the cross-entropy."""
 
 
-class Mixture(NamedTuple):
+class NoiseLaw(NamedTuple):
     """The two numbers of the laws q and p, for tokens of any shape (or one that broadcasts).
 
     Attributes:
@@ -51,32 +51,32 @@ class NoisedTokens(NamedTuple):
     Attributes:
         targets: x, (N,) int64.
         tokens: z, (N,) int64; one that isn't data is the mask.
-        mixture: kept and scattered (N,) each.
+        noise_law: kept and scattered (N,) each.
         posterior: whether the logits are those of the full posterior, as plain cross-entropy teaches it.
     """
 
     targets: Tensor
     tokens: Tensor
-    mixture: Mixture
+    noise_law: NoiseLaw
     posterior: bool = False
 
     def at(self, span: slice) -> "NoisedTokens":
         """Some of the positions."""
-        part = self.mixture._replace(kept=self.mixture.kept[span], scattered=self.mixture.scattered[span])
+        part = self.noise_law._replace(kept=self.noise_law.kept[span], scattered=self.noise_law.scattered[span])
         return NoisedTokens(self.targets[span], self.tokens[span], part, self.posterior)
 
 
-def leave_one_out(logits: Tensor, tokens: Tensor, mixture: Mixture) -> Tensor:
+def leave_one_out(logits: Tensor, tokens: Tensor, noise_law: NoiseLaw) -> Tensor:
     """Logits of xhat from those of the full posterior: the noised token's own evidence taken away.
 
     Args:
         logits: (..., K).
         tokens: z, (...) int64.
-        mixture: of their shape, or one that broadcasts.
+        noise_law: of their shape, or one that broadcasts.
 
     Returns:
         (..., K), a copy.
     """
-    is_data = mixture.is_data(tokens)
-    evidence = torch.log1p(mixture.odds).expand(tokens.shape).where(is_data, 0.0)
+    is_data = noise_law.is_data(tokens)
+    evidence = torch.log1p(noise_law.odds).expand(tokens.shape).where(is_data, 0.0)
     return logits.scatter_add(-1, (tokens * is_data)[..., None], -evidence.to(logits)[..., None])
