@@ -58,6 +58,25 @@ def test_the_autoregressive_configuration_keeps_its_last_step(llada: Command, st
     assert read_checkpoint(checkpoint_in(Path.cwd()))["global_step"] == 3
 
 
+def test_a_next_token_model_is_converted(llada: Command, story: Path, tmp_path: Path) -> None:
+    first = ["--config", CONFIGS / "autoregressive.yaml", *text(story), *SMALL, *QUIET, *SHORT]
+    names = ("hidden_width=32", "convolution=0", "head_bias=true", "tie_embeddings=true")
+    network = [f"--model.backbone.{name}" for name in names]
+    assert llada("fit", *first, *network).code == 0
+    start = checkpoint_in(tmp_path)
+    weights = read_checkpoint(start)["state_dict"]
+    small = [*text(story), *SMALL, *QUIET, *SHORT, *network, "--model.optimizer.lr=0"]
+    for name, backbone in (("diffullama", {"shift": True, "block_length": None}), ("llada2", {"block_length": 1})):
+        files = ["--config", CONFIGS / "pretrain_llada.yaml", "--config", CONFIGS / f"conversion/{name}.yaml"]
+        run = llada("fit", *files, *small, "--init_from", start)
+        assert run.code == 0, run.err
+        path = tmp_path / "runs/pretrain_llada/model.ckpt"
+        model = DiffusionLM.load_from_checkpoint(path)
+        assert {key: getattr(model.backbone, key) for key in backbone} == backbone
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+        path.unlink()
+
+
 def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, story: Path, tmp_path: Path) -> None:
     pretraining = ["--config", CONFIGS / "pretrain_llada.yaml", *text(story), *SMALL, *QUIET, *SHORT]
     assert llada("fit", *pretraining, "--model.backbone.hidden_width=32").code == 0
