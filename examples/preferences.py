@@ -14,6 +14,7 @@ the bound on the held-out ascending answers in nats per token (exact for the twi
 
 import argparse
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -35,6 +36,7 @@ TRAINER = {
     "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
     "enable_model_summary": False,
 }  # fmt: skip
+KINDS = ("diffusion", "autoregressive")
 Rows = dict[str, Tensor]
 
 
@@ -107,20 +109,26 @@ def judge(model: DiffusionLM, num_rows: int = 1000) -> tuple[float, float, float
     return ascending, descending, float(torch.stack(draws).mean()) / SIZE
 
 
-def main(seeds: int = 1, steps: int = 800, preference_steps: int = 150) -> list[dict[str, float]]:
+def main(
+    seeds: int = 1,
+    steps: int = 800,
+    preference_steps: int = 150,
+    models: Sequence[str] = KINDS,
+) -> list[dict[str, float]]:
     """Both models for some seeds.
 
     Args:
         seeds: how many.
         steps: of fine-tuning.
         preference_steps: of learning from pairs.
+        models: which of the two.
 
     Returns:
         For each model and seed the shares and bounds before and after, and the seconds that the pairs took.
     """
     found = []
     print(f"{'model':15} seed   ascending    descending    nats per token of ascending   seconds of pairs")
-    for kind in ("diffusion", "autoregressive"):
+    for kind in models:
         for seed in range(seeds):
             model = learn(kind, seed, steps)
             before, start = judge(model), time.process_time()
@@ -137,4 +145,5 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=1, help="how many runs of each model")
     parser.add_argument("--steps", type=int, default=800, help="of fine-tuning")
     parser.add_argument("--preference_steps", type=int, default=150, help="of learning from pairs")
+    parser.add_argument("--models", nargs="+", choices=KINDS, default=KINDS, help="which of the two")
     main(**vars(parser.parse_args()))

@@ -161,6 +161,17 @@ def test_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Ca
     assert str(tmp_path / "demo" / "model.ckpt") in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["diffusion", "autoregressive"])
+def test_preferences(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """After few steps the preferred dialect is likelier than before."""
+    example = load("preferences", monkeypatch)
+    model = example.learn(kind, seed=0, steps=10)
+    before = example.judge(model, 60)
+    example.align(model, seed=0, steps=12, draws=2)
+    after = example.judge(model, 60)
+    assert after[2] < before[2]  # on the same noise
+
+
 def test_the_reading_order_leaves_nothing_out() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"demo_pictures.py"}

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, as_denoiser
-from llada.objectives.design import Design, Draw, segments_of
+from llada.objectives.design import Design, Draw
 from llada.objectives.exact_counts import ExactCounts
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.preference_links import Link, PairBounds, Sigmoid
+from llada.objectives.preference_reader import AnswerReader
 from llada.objectives.preference_reference import CHOSEN, FrozenCopy, Reading, Reference
 from llada.process import Process
 from llada.random import RowRandom
@@ -93,7 +93,7 @@ class PreferenceObjective(Objective):
             random = self.reference.noise(random, answers[CHOSEN])
         sides = []
         for side, answer in enumerate(answers):
-            reader = _Reader(self.design, process, answer, random.fold_in(side), self.num_draws)
+            reader = AnswerReader(self.design, process, answer, random.fold_in(side), self.num_draws)
             sides.append(self._read(denoiser, reader, answers[CHOSEN], side))
         return self._output(*sides)
 
@@ -121,13 +121,13 @@ class PreferenceObjective(Objective):
             real = batch["row"] >= 0
             random = self.reference.noise(RowRandom.from_seed(0, len(real)), answers[CHOSEN])
             for side, answer in enumerate(answers):
-                reader = _Reader(self.design, process, answer, random.fold_in(side), self.num_draws)
+                reader = AnswerReader(self.design, process, answer, random.fold_in(side), self.num_draws)
                 for draw in range(self.num_draws):
                     found = reader.bound(as_denoiser(model), draw)[:, 0]
                     table[batch["row"][real], draw, side] = found[real].cpu()
         return table
 
-    def _read(self, denoiser: Denoiser, reader: "_Reader", batch: Batch, side: int) -> "_Side":
+    def _read(self, denoiser: Denoiser, reader: AnswerReader, batch: Batch, side: int) -> "_Side":
         """What model and reference say of one answer of every pair."""
         model, reference = [], []
         for draw in range(self.num_draws):
@@ -214,64 +214,3 @@ def sides_of(batch: Batch | Tensor) -> tuple[Batch, Batch]:
             f"rows as those; got {', '.join(given) or 'tokens alone'}. llada.data.PreferenceDataModule makes them"
         )
     return columns(chosen), columns(rejected)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Estimates the bounds of one answer of every pair; S data in a row, 1 unless it is packed."""
-
-    design: Design
-    process: Process
-    batch: Batch
-    random: RowRandom
-    draws: int
-
-    def draw(self, denoiser: Denoiser, number: int) -> Draw:
-        """A draw, the same whenever it is asked for."""
-        streams = self.random.fold_in(number)
-        if self.draws > 1:  # the levels of a row's own draws are spread, whatever other rows there are
-            streams = RowRandom(
-                streams.keys, self.random.shared_key, (self.random.rows + number) % self.draws, self.draws
-            )
-        return self.design(denoiser, self.process, self.batch, random=streams)
-
-    def read(self, denoiser: Denoiser, number: int) -> Tensor:
-        """By one draw: B of each datum, and the log-likelihood of its scored tokens without weights, (2, B, S)."""
-        draw, rows = self.draw(denoiser, number), len(self.batch["tokens"])
-        terms = denoiser.token_nll(
-            draw.tokens, draw.x_0, draw.scored, suppressed=self.process.suppressed, **draw.inputs
-        )
-        weights = draw.bound_weight.expand_as(draw.x_0)[draw.scored]
-        bounds = self.sums(weights * terms, draw.scored).view(draw.copies, rows, -1).mean(0)
-        return -torch.stack((bounds, self.sums(terms.detach(), draw.scored)[:rows]))
-
-    def bound(self, denoiser: Denoiser, number: int) -> Tensor:
-        """B of each datum by one draw, (B, S) float64."""
-        return self.read(denoiser, number)[0]
-
-    def replayed(self, denoiser: Denoiser, number: int) -> Tensor:
-        """`read`, whose activations are made again in the backward pass."""
-        if not torch.is_grad_enabled():
-            return self.read(denoiser, number)
-        found: Tensor = checkpoint(self.read, denoiser, number, use_reentrant=False)
-        return found
-
-    def sums(self, values: Tensor, where: Tensor) -> Tensor:
-        """Sum over each datum, (N, S) float64.
-
-        Args:
-            values: (n,), of the n chosen tokens.
-            where: (N, L) bool, N a multiple of B.
-        """
-        segments = segments_of(self.batch)
-        numbers = torch.zeros_like(self.batch["tokens"]) if segments is None else segments
-        size = 1 if segments is None else int(segments.max()) + 1
-        rows = torch.arange(len(where), device=where.device)[:, None] * size
-        data = (rows + numbers.repeat(len(where) // len(numbers), 1))[where]
-        empty = torch.zeros(len(where) * size, dtype=torch.float64, device=where.device)
-        return empty.index_add(0, data, values.double()).view(len(where), size)
-
-    def tokens(self, draw: Draw) -> Tensor:
-        """What the bound of each datum is about, (B, S) float64."""
-        maskable = draw.maskable[: len(self.batch["tokens"])]
-        return self.sums(torch.ones_like(maskable, dtype=torch.float64)[maskable], maskable)
