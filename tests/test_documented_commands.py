@@ -170,7 +170,13 @@ def named_files(words: list[str]) -> Iterator[tuple[str, bool]]:
     for word in words[1:]:
         option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
         path = "/" in value or re.search(r"\.(ckpt|yaml|jsonl|json|md|py|txt)$", value)
-        if path and not word.startswith("-") and not set(value) & set(" ([") and not value.startswith("llada-8b-"):
+        if (
+            path
+            and not word.startswith("-")
+            and not set(value) & set(" ([")
+            and option != "--metric"
+            and not value.startswith("llada-8b-")
+        ):
             yield value, option in WRITTEN or before == ">"
         before = word
 
