@@ -20,8 +20,9 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from llada import __version__
-from llada.cli import COMMANDS, main, options, preflight, train_front
+from llada.cli import COMMANDS, main, options, preflight, signature, train_front
 from llada.cli.boundary import Misunderstood
+from llada.cli.commands import PLAIN
 from llada.cli.train import LLaDACLI
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,7 @@ READERS_OWN = {
     "texts/*.txt", "my_tasks", "held_out.txt", "model.json", "model.tokenizer.json",
     "path/to/LLaDA-8B-Base", "token_cache/0123456789abcdef/train.tokens", "shards/train",
 }  # fmt: skip
-WRITTEN = {"--out", "--output", "--page", "--picture", "--folder"}  # options that name what a command makes
+WRITTEN = {"--out", "--output", "--page", "--picture", "--folder", "--plot"}  # options that name what a command makes
 
 
 class Understood(Exception):
@@ -94,7 +95,11 @@ def parsers_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def understood(program: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the program that a command begins with read the rest of it."""
+    if ">" in program:
+        program = program[: program.index(">")]
     match program:
+        case ["llada", command, *arguments] if command in PLAIN:
+            preflight.check(signature.read(COMMANDS[command][0], command, command), arguments)
         case ["python", "-m", "llada", *arguments] | ["llada", *arguments]:
             monkeypatch.setattr(sys, "argv", ["llada", *arguments])
             if {"--help", "--version"} & set(arguments):
@@ -152,6 +157,7 @@ def test_a_command_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "empty.json").write_text("{}", encoding="utf-8")
     empty = str(tmp_path / "empty.json")  # in place of the configurations that `llada convert` writes
     words = [empty if word in READERS_OWN and word.endswith(".json") else word for word in shlex.split(line)]
+    words = ["examples/configs/demo.yaml" if word == "mine.yaml" else word for word in words]  # which it is made of
     try:
         understood(words, monkeypatch)
     except SystemExit as end:
@@ -164,8 +170,14 @@ def named_files(words: list[str]) -> Iterator[tuple[str, bool]]:
     for word in words[1:]:
         option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
         path = "/" in value or re.search(r"\.(ckpt|yaml|jsonl|json|md|py|txt)$", value)
-        if path and not word.startswith("-") and not set(value) & set(" ([") and not value.startswith("llada-8b-"):
-            yield value, option in WRITTEN
+        if (
+            path
+            and not word.startswith("-")
+            and not set(value) & set(" ([")
+            and option != "--metric"
+            and not value.startswith("llada-8b-")
+        ):
+            yield value, option in WRITTEN or before == ">"
         before = word
 
 
@@ -187,7 +199,21 @@ def test_no_kind_of_command_is_left_out() -> None:
     assert len(lines) > 80
     assert {shlex.split(line)[0] for line in lines} == set(PROGRAMS)
     used = {line.split()[1] for line in lines if line.startswith("llada ")}
-    assert used >= {"fit", "sample", "score", "tokenizer", "generate", "chat", "convert", "evaluate"}
+    assert used >= {
+        "config",
+        "check",
+        "compare",
+        "samplers",
+        "completion",
+        "fit",
+        "sample",
+        "score",
+        "tokenizer",
+        "generate",
+        "chat",
+        "convert",
+        "evaluate",
+    }
     assert used <= {*COMMANDS, "--help", "--version"}
 
 

@@ -145,7 +145,7 @@ def _rows(path: str, text: TextModel, seed: int, ignore_fields: list[str]) -> It
         if ("prompt" in record) == ("messages" in record):
             raise ValueError(f"{where}: there must be either a 'prompt' or 'messages'")
         try:
-            asked = {field: record[field] for field in ("prompt", "messages") if field in record}
+            asked: dict[str, Any] = {field: record[field] for field in ("prompt", "messages") if field in record}
             yield Row(name, seed + index, _encode(record, where, text, ignore_fields), asked)
         except ValueError as error:
             message = str(error)

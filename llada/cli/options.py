@@ -67,8 +67,8 @@ def _parser(function: Callable[..., None], signature: Signature) -> ArgumentPars
     parser = OneSentence(prog=f"llada {signature.command}", description=signature.summary, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with options.")
     names = {option.name: option for option in signature.own}
-    apart = {name for name, option in names.items() if option.repeatable or option.is_flag}
-    groups = {name for name in names if name in GROUPS}
+    apart: set[str | int] = {name for name, option in names.items() if option.repeatable or option.is_flag}
+    groups: set[str | int] = {name for name in names if name in GROUPS}
     parser.add_function_arguments(function, as_group=False, skip=apart | groups)
     for option in signature.options:
         if option.name == "config" or option.name in set(names) - apart:

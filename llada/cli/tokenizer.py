@@ -1,6 +1,6 @@
 """``llada tokenizer train | show | extract``: train a tokenizer, look at one, take it out of a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llada.checkpoints.checkpoint import read_checkpoint, write_tokenizer
@@ -58,4 +58,5 @@ def extract(checkpoint: Checkpoint, out: str) -> None:
 def main(command: str, arguments: Sequence[str]) -> None:
     """Entry point of the front; see `llada.cli`."""
     name, *rest = arguments
-    run({"train": train, "show": show, "extract": extract}[name], f"{command} {name}", rest)
+    functions: dict[str, Callable[..., None]] = {"train": train, "show": show, "extract": extract}
+    run(functions[name], f"{command} {name}", rest)
