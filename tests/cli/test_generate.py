@@ -171,7 +171,7 @@ def test_answers_grow_until_they_end(checkpoint, rows, tmp_path, capsys):
     assert {entry["calls"] for entry in answers.values()} == {12}  # of two masks at first; nothing ends here
     for options, message in (
         (["--num_new_tokens", "9", "--max_new_tokens", "8", *blocks], "is less than the num_new_tokens=9"),
-        (["--max_new_tokens", "999"], "WholeCanvas can't follow a canvas that grows"),
+        (["--max_new_tokens", "130"], "WholeCanvas can't follow a canvas that grows"),
         ([*growing, "--regex", "[a-z]*"], "RegularExpression looks at the whole canvas"),
     ):
         assert main(["generate", checkpoint, rows, str(tmp_path / "c.jsonl"), *options]) == 1
