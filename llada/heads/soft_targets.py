@@ -83,10 +83,10 @@ def soft_target_loss(
                 if part is not None:
                     gradient += part
         del z, dz, p, log_p, log_q  # before the next chunk's logits are made
-    if not grad:
-        found = torch.cat(terms)
-        return Divergence((found * weights.to(found)).sum(), found, torch.cat(nlls))
-    total, found = with_gradients(terms, weights, (hidden, *wanted), (of_hidden, *gradients))
+    found = torch.cat(terms)
+    total = (found * weights.to(found)).sum()
+    if grad:
+        total = with_gradients(total, (hidden, *wanted), (of_hidden, *gradients))
     return Divergence(total, found, torch.cat(nlls))
 
 
