@@ -6,12 +6,13 @@ model would use anyhow: the one part of it which has an argument of that name.
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from llada.cli.boundary import Misunderstood
 from llada.cli.shared import CHANGES, GROUPS
 from llada.samplers import PRESETS, Sampler
+from llada.samplers.changed import having, with_argument
 
 if TYPE_CHECKING:  # it takes Lightning along, which `llada samplers` does without
     from llada.text import TextModel
@@ -44,7 +45,7 @@ class SamplerChanges:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                sampler = _changed(sampler, field.name, value)
+                sampler = with_argument(sampler, field.name, value)
         return sampler
 
     def __bool__(self) -> bool:
@@ -91,39 +92,7 @@ def into_preset(words: Sequence[str]) -> list[str]:
     return kept + moved
 
 
-def having(name: str) -> list[str]:
-    """The presets with an argument of a name."""
-    return [preset for preset, build in PRESETS.items() if name in inspect.signature(build).parameters]
-
-
 def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         yield name, value if equals else (words[index + 1] if index + 1 < len(words) else "")
-
-
-def _places(part: Any, name: str) -> Iterator[tuple[str, ...]]:
-    """The paths of the parts that have an argument of a name."""
-    if not is_dataclass(part):
-        return
-    for field in fields(part):
-        if field.name == name:
-            yield (name,)
-        for path in _places(getattr(part, field.name), name):
-            yield (field.name, *path)
-
-
-def _changed(sampler: Sampler, name: str, value: Any) -> Sampler:
-    places = list(_places(sampler, name))
-    if len(places) != 1:
-        why = f"{len(places)} parts with a {name}" if places else f"no {name}"
-        raise ValueError(
-            f"--{name} can't change the model's own sampler, {type(sampler).__name__}, which has {why}; name a preset "
-            f"with --sampler: {', '.join(having(name))}"
-        )
-    return _replaced(sampler, places[0], value)
-
-
-def _replaced(part: Any, path: tuple[str, ...], value: Any) -> Any:
-    name, *rest = path
-    return replace(part, **{name: _replaced(getattr(part, name), tuple(rest), value) if rest else value})

@@ -1,10 +1,10 @@
 """How a request is decoded: the server's own sampler, or a preset by its name with arguments of its own."""
 
 import inspect
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
 from llada.samplers import PRESETS, RegularExpression, Sampler
+from llada.samplers.changed import with_argument
 from llada.serving.body import Body
 from llada.text import TextModel
 
@@ -27,7 +27,9 @@ def decoder(body: Body, text: TextModel, max_states: int) -> Sampler:
     options = {name: value for name in OPTIONS if (value := body.number(name)) is not None}
     if "top_k" in options:
         options["top_k"] = int(options["top_k"])
-    sampler = changed(text.decoding, options) if chosen is None else preset_of(chosen, options)
+    sampler = text.decoding if chosen is None else preset_of(chosen, options)
+    for name, value in options.items() if chosen is None else ():
+        sampler = with_argument(sampler, name, value)
     pattern = _expression(body.take("response_format"))
     if pattern is None:
         return sampler
@@ -62,24 +64,6 @@ def preset_of(chosen: Any, options: dict[str, Any]) -> Sampler:
         return build(**{n: tuple(v) if isinstance(v, list) else v for n, v in arguments.items()})
     except TypeError as error:
         raise ValueError(f"{given['name']} can't be built with {arguments!r:.200}: {error}") from error
-
-
-def changed(sampler: Sampler, options: dict[str, Any]) -> Sampler:
-    """The sampler with another temperature, top-p or top-k.
-
-    Raises:
-        ValueError: if it has none of them.
-    """
-    if not options:
-        return sampler
-    if is_dataclass(sampler):
-        names = {each.name for each in fields(sampler) if each.init}
-        if options.keys() <= names:
-            return cast(Sampler, replace(cast(Any, sampler), **options))
-        if "proposal" in names:
-            proposal = replace(cast(Any, sampler).proposal, **options)
-            return cast(Sampler, replace(cast(Any, sampler), proposal=proposal))
-    raise ValueError(f"the server's own sampler, {type(sampler).__name__}, takes no {', '.join(options)}; name another")
 
 
 def _expression(asked: Any) -> str | None:

@@ -101,7 +101,7 @@ def test_without_a_preset_the_models_own_sampler_is_changed() -> None:
 
 def test_what_the_models_own_sampler_lacks_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"--block_length can't .* UnmaskingSampler, which has no block_length; name a"
+        ValueError, match=r"the block_length of .* can't be changed: UnmaskingSampler has no block_length; name a"
     ):
         SamplerChanges(block_length=8)(low_confidence())
     with pytest.raises(ValueError, match=r"--threshold .* has no threshold; .*fast_dllm"):
