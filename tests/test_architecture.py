@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "denoiser": {"heads"},
     "objectives": MATHEMATICS,
     "samplers": MATHEMATICS,
-    "backbones": {"rows"},
+    "backbones": {"random", "rows"},
     "data": {"files"},  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data", "files"},

@@ -142,5 +142,5 @@ def _levels():
 
 
 def test_two_copies():
-    result = two_copies.main([*TOY, "--vocab", "50", "--lengths", "16", "160", "--blocks", "4"])
-    assert [(row["tokens and block"], row["auto"]) for row in result.rows] == [("16, 4", "sdpa"), ("160, 4", "union")]
+    result = two_copies.main([*TOY, "--vocab", "50", "--lengths", "16", "512", "--blocks", "4"])
+    assert [(row["tokens and block"], row["auto"]) for row in result.rows] == [("16, 4", "sdpa"), ("512, 4", "union")]
