@@ -174,10 +174,11 @@ def test_preferences(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 
 def test_the_reading_order_leaves_nothing_out() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"demo_pictures.py"}
+    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"demo_pictures.py", "demo_callbacks.py"}
     claims = (EXAMPLES / "claims").glob("*.py")
     scripts |= {f"claims/{path.name}" for path in claims if "__main__" in path.read_text(encoding="utf-8")}
-    configs = {f"configs/{path.name}" for path in (EXAMPLES / "configs").glob("*.yaml")}
+    places = (EXAMPLES / "configs").glob("*.yaml"), (EXAMPLES / "configs/conversion").glob("*.yaml")
+    configs = {str(path.relative_to(EXAMPLES)) for paths in places for path in paths}
     assert {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("..")} == scripts | configs
 
 

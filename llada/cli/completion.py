@@ -8,6 +8,7 @@ Needs the extra ``completion`` (shtab). The script is made once, so that complet
 import argparse
 import inspect
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from llada.cli.boundary import Misunderstood
 from llada.cli.commands import COMMANDS, SUBCOMMANDS, TRAINERS
@@ -35,7 +36,7 @@ def completion(shell: Word = "bash") -> None:
     print(shtab.complete(parser(shtab.FILE), shell))
 
 
-def parser(files: dict[str, str]) -> argparse.ArgumentParser:
+def parser(files: Any) -> argparse.ArgumentParser:
     """All commands and their options, as far as a shell wants to know them.
 
     Args:
@@ -58,7 +59,7 @@ def parser(files: dict[str, str]) -> argparse.ArgumentParser:
     return whole
 
 
-def _add(made: argparse.ArgumentParser, signature: Signature, files: dict[str, str]) -> None:
+def _add(made: argparse.ArgumentParser, signature: Signature, files: Any) -> None:
     for option in signature.positional:
         _complete(made.add_argument(option.name, nargs="?", choices=_choices(option, signature)), option, files)
     for option in signature.options:
@@ -70,7 +71,7 @@ def _add(made: argparse.ArgumentParser, signature: Signature, files: dict[str, s
             _complete(added, option, files)
 
 
-def _complete(added: argparse.Action, option: Option, files: dict[str, str]) -> None:
+def _complete(added: argparse.Action, option: Option, files: Any) -> None:
     if option.kind.removesuffix(" | None") in _FILES:
         added.complete = files  # type: ignore[attr-defined]
 

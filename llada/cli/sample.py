@@ -90,13 +90,10 @@ def sample(
             raise ValueError(f"{name} must be 1 or more; got {value}")
     for path in (page, picture):
         _check_place(path, overwrite)
-    text = changed(
-        replace(load(checkpoint, tokenizer, usable(device), dtype, loading), sampler=sampler, bos=bos), changes
-    )
+    text = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), sampler=sampler, bos=bos)
+    text = changed(text, changes)
     pictures = {path: draw for path, draw in ((page, denoising_page), (picture, denoising_picture)) if path is not None}
-    prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])]
-    if not prompts and not infill:
-        prompts = [""]
+    prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])] or [""] * (not infill)
     most = most_tokens(num_new_tokens, max_new_tokens)
     _check_sizes(text, len(prompts), infill or [], num_samples, most, max_tokens)
     kinds = (

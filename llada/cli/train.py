@@ -172,7 +172,8 @@ class LLaDACLI(LightningCLI):
         """Print what was written, one JSON object per row."""
         tokenizer = getattr(self.datamodule, "tokenizer", None)
         for sample in self.trainer.predict_loop.predictions:
-            for ids, calls, generated in zip(*(part.tolist() for part in sample), strict=True):
+            parts = sample.tokens, sample.calls, sample.generated
+            for ids, calls, generated in zip(*(part.tolist() for part in parts), strict=True):
                 written = {"tokens": ids} if tokenizer is None else {"text": tokenizer.decode(ids)}
                 entry = {**written, "generated": generated, "calls": calls}
                 print(json.dumps(entry, ensure_ascii=sys.stdout.isatty()))  # no orders to a terminal

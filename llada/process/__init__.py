@@ -1,5 +1,6 @@
 """Noise processes: what happens to a token, forward and back."""
 
+from llada.process.columns import Edit
 from llada.process.hybrid import AbsorbingHybridProcess, HybridProcess
 from llada.process.masked import MaskingProcess
 from llada.process.parameterisation import LeaveOneOut, ScoreDenoiser
@@ -9,6 +10,7 @@ from llada.process.uniform import UniformProcess
 
 __all__ = [
     "AbsorbingHybridProcess",
+    "Edit",
     "HybridProcess",
     "LeaveOneOut",
     "MaskingProcess",

@@ -1,6 +1,5 @@
 """Decoding: write the open positions of a canvas."""
 
-from llada.process.columns import Edit
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold, Tied
 from llada.samplers.amount.certain import Hierarchy, LocalLeap, ThresholdOrQuota
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
@@ -135,7 +134,6 @@ __all__ = [
     "DreamFloor",
     "DreamOn",
     "DualCache",
-    "Edit",
     "EditingSampler",
     "EntropyBound",
     "ExactCache",

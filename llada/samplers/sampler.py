@@ -98,12 +98,28 @@ def finish(steps: Iterable[Step], tokens: Tensor, given: Tensor, attention_mask:
     Returns:
         The finished canvas. If there was nothing to write, a copy of the first.
     """
-    real = torch.ones_like(given) if attention_mask is None else attention_mask.bool().to(given.device)
-    canvas, calls = tokens.clone(), tokens.new_zeros(len(tokens))
+    ending = Ending(tokens, given, attention_mask)
     for step in steps:
-        given, real = step.carried(given), step.real(real)
-        canvas, calls = step.tokens, step.calls
-    return Sample(canvas, calls, (~given).sum(1), given, real)
+        ending.see(step)
+    return ending.sample
+
+
+class Ending:
+    """What the last of the steps seen has left; arguments as those of `finish`."""
+
+    def __init__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> None:
+        self._canvas, self._calls, self._given = tokens, tokens.new_zeros(len(tokens)), given
+        self._real = torch.ones_like(given) if attention_mask is None else attention_mask.bool().to(given.device)
+
+    def see(self, step: Step) -> None:
+        """Take note of a step."""
+        self._given, self._real = step.carried(self._given), step.real(self._real)
+        self._canvas, self._calls = step.tokens, step.calls
+
+    @property
+    def sample(self) -> Sample:
+        """The finished canvas, a copy of its own."""
+        return Sample(self._canvas.clone(), self._calls, (~self._given).sum(1), self._given, self._real)
 
 
 class TextLikelihood(NamedTuple):
@@ -238,5 +254,7 @@ class Sampler(ABC):
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         attention_mask = model_kwargs.get("attention_mask")
         state = State.begin(process, tokens, given, random, attention_mask)
-        steps = self.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs)
-        return finish(steps, tokens, state.given, attention_mask)
+        ending = Ending(tokens, state.given, attention_mask)
+        for step in self.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs):
+            ending.see(step)
+        return ending.sample

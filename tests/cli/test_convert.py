@@ -235,8 +235,11 @@ def test_a_trainer_file_names_its_tokenizer_and_the_next_command_reads_it(full, 
     assert part == {"class_path": "llada.data.JsonTokenizer", "init_args": {"path": f"{stem}.tokenizer"}}
     words = JsonTokenizer(part["init_args"]["path"])
     assert words.fingerprint == read_checkpoint(tmp_path / "start.ckpt")["llada"]["tokenizer"]
-    root = Path(__file__).parents[2]
-    command = [str(root / word) if word.startswith("examples/") else word for word in said[-1].split()[3:]]
+    config, own = said[-1].removeprefix("next: ").split(" && ")
+    assert main(config.removeprefix("llada ").partition(" > ")[0].split()) == 0
+    file = tmp_path / "finetune.yaml"
+    file.write_text(capsys.readouterr().out)
+    command = [str(file) if word == "finetune.yaml" else word for word in own.split()[2:]]
     with pytest.raises(SystemExit, match="0"):
         main(["fit", *command, "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)

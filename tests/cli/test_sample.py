@@ -150,7 +150,7 @@ def test_prompts_from_a_file(llada: Command, trained: Trained, tmp_path: Path) -
         (["--prompts_file", "empty.txt"], "empty.txt is empty"),
         (["--prompts_file", "nowhere.txt"], "there is no file nowhere.txt"),
         (["--prompts_file", "latin.txt"], "latin.txt is not UTF-8 text"),
-        (["--tokenizer", "nowhere"], "there is no tokenizer in nowhere"),
+        (["--tokenizer", "nowhere"], "there is no folder or file nowhere"),
         (["--tokenizer", "other"], "was trained with another tokenizer"),
     ],
 )

@@ -104,7 +104,7 @@ def test_what_the_models_own_sampler_lacks_is_refused() -> None:
         ValueError, match=r"the block_length of .* can't be changed: UnmaskingSampler has no block_length; name a"
     ):
         SamplerChanges(block_length=8)(low_confidence())
-    with pytest.raises(ValueError, match=r"--threshold .* has no threshold; .*fast_dllm"):
+    with pytest.raises(ValueError, match=r"the threshold .* has no threshold; .*fast_dllm"):
         SamplerChanges(threshold=0.5)(low_confidence())
 
     @dataclass(frozen=True)

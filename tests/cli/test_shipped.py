@@ -167,7 +167,7 @@ def test_the_overlays_for_more_cards_run_as_two_processes(story: Path, tmp_path:
         options += ["--trainer.num_nodes=1", "--trainer.precision=32-true", f"--trainer.logger.name={name}"]
         for size, kind in zip(sizes, ("data", "tensor"), strict=False):
             options.append(f"--trainer.strategy.{kind}_parallel_size={size}")
-        commands.append(["fit", *options])
+        commands.append(["fit", *options, *(["--overwrite"] if commands else [])])
     commands[2] += ["--trainer.max_steps=4", "--ckpt_path=runs/pretrain_llada/model.ckpt"]
     commands[2] += ["--data.batch_size=8"]  # of both ranks together, as on two that see different rows
     (tmp_path / "commands.json").write_text(json.dumps(commands), encoding="utf-8")

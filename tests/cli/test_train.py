@@ -53,11 +53,11 @@ def test_what_is_wrong_is_named(llada: Command, trained: Trained, option: str, c
 
 @pytest.mark.parametrize("option", [["--config", "c.yaml"], ["--config=c.yaml"], ["-c", "c.yaml"]], ids=str)
 def test_a_broken_configuration_is_named(llada: Command, tmp_path: Path, option: list[str]) -> None:
-    for content, message in ((b"model: {a: [1\n", "not YAML: while parsing"), (b"a: \xa7", "not UTF-8 text")):
+    for content, message in ((b"model: {a: [1\n", ": line 2: this is no YAML"), (b"a: \xa7", " is not UTF-8 text")):
         (tmp_path / "c.yaml").write_bytes(content)
         run = llada("fit", *option)
-        assert run.code == 1
-        assert run.err.startswith(f"llada fit: c.yaml is {message}")
+        assert run.code == 2
+        assert run.err.startswith(f"llada fit: c.yaml{message}")
         assert len(run.err.splitlines()) == 1
 
 

@@ -100,6 +100,7 @@ def test_the_best_of_a_run_must_be_above_the_low_threshold_and_any_token_at_the_
     assert written_first(hierarchy(0.9, unsure - 1e-6))[0] == [True, False, True]
     assert written_first(hierarchy(0.9, unsure))[0] == [True, False, False]
     assert written_first(hierarchy(0.9, unsure + 1e-6))[0] == [True, False, False]
-    assert written_first(hierarchy(unsure, unsure))[0] == [True, False, True]
+    assert written_first(hierarchy(unsure - 1e-6, unsure))[0] == [True, False, True]
+    assert written_first(hierarchy(unsure, unsure))[0] == [True, False, False]
     assert written_first(hierarchy(unsure + 1e-6, unsure + 1e-6))[0] == [True, False, False]
     assert written_first(hierarchy(0.9, 0.9))[0] == [True, False, False]  # the best of all, always

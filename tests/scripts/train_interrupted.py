@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from train_sharded import VOCAB, Rows
 
 from llada.backbones import BidirectionalTransformer
 from llada.data.loader import training_loader
@@ -21,6 +20,7 @@ from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from llada.training.callbacks import SaveAtEnd
 from llada.training.loop import replicas_of
+from tests.scripts.train_sharded import VOCAB, Rows
 
 STEPS, ASKED_AT = 9, 5
 """Of twelve micro-batches in an epoch, two of a step: the run is asked in the third step."""

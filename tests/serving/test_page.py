@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from llada.samplers import Edit, Step
+from llada.process import Edit
+from llada.samplers import Step
 from llada.viewers import denoising_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

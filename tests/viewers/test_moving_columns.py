@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from llada.samplers import Edit, Step, finish
+from llada.process import Edit
+from llada.samplers import Step, finish
 from llada.text import stream_text
 from llada.viewers import denoising_page, denoising_picture, frames_of, picture, watch
 

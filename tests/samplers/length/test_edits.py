@@ -8,8 +8,9 @@ from torch import Tensor
 
 from examples.compositions import MASK, PROCESS, network
 from llada.denoiser import as_denoiser
+from llada.process import Edit
 from llada.random import RowRandom
-from llada.samplers import DelayedCache, DualCache, Edit, ExactCache, IntervalCache, NoCache, PrefixCache, State
+from llada.samplers import DelayedCache, DualCache, ExactCache, IntervalCache, NoCache, PrefixCache, State
 from llada.samplers.caches.policy import CachePolicy, OpenCache
 from llada.samplers.guidance import Guidance
 from llada.samplers.propose import Proposal

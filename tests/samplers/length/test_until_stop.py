@@ -123,7 +123,7 @@ CACHES = [
     NoCache(),
     PrefixCache(),
     DualCache(),
-    VicinityCache(warm_up=2, radius=2),
+    VicinityCache(warm_up=1, radius=2),  # a run warms up once, and by hand each block is a run
     PrefixCache(refresh=2),
     DelayedCache(3),
     IntervalCache(1, 1, 1.0),
