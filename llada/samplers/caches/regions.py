@@ -100,6 +100,7 @@ class _Regions(OpenCache):
 
     def begin_windows(self, starts: Sequence[int], stops: Sequence[int], begun: Sequence[bool]) -> None:
         self.turns.restart(begun)
+        self.stop = max(stops)
         spans = [self._cut(start, stop) for start, stop in zip(starts, stops, strict=True)]
         self.spans = [
             span if edited >= self.length else (min(span[0], max(0, edited - self.store.lead)), self.length)
