@@ -30,12 +30,13 @@ from llada.samplers.state import State
 class GibbsSampler(AncestralSampler):
     """Steps of the reverse process, each followed by corrections, for noise that draws random tokens.
 
+    Its other arguments are those of `AncestralSampler`.
+
     Args:
         corrections: model calls between two steps.
         positions: tokens that a correction draws again.
         order: which ones: those that it would write last. `RandomOrder` is exact; `Margin`, `TopProb` and, by the
             probability of the token that stands there, `Confidence` spend the draws where the model is least sure.
-        options: those of `AncestralSampler`.
 
     Raises:
         ValueError: if a number is less than 1.

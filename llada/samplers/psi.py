@@ -104,9 +104,10 @@ class Stretches(Kappa):
 class PsiSampler(AncestralSampler):
     """Ancestral sampling that also draws anew; for every process. Its last step is the ancestral one.
 
+    Its other arguments are those of `AncestralSampler`.
+
     Args:
         kappa: how far each step trusts the canvas.
-        options: those of `AncestralSampler`.
     """
 
     kappa: Kappa = field(default_factory=ConstantKappa, kw_only=True)
