@@ -139,7 +139,7 @@ def _print_table() -> None:
     for name in PRESETS:
         known = entry(name)
         own = ", ".join(f"{key}={value!r}" for key, value in known["arguments"].items() if key not in shared)
-        table.add_row(name, own, known["likelihood"], known["source"] or "")
+        table.add_row(name, own, known["likelihood"], (known["source"] or "").partition(";")[0])
     console.print(table, markup=False)
     console.print(f"\nAlso, where a method can have them: {', '.join(shared)}.", markup=False)
     console.print(
