@@ -115,7 +115,9 @@ class Mistakes:
             for leaf in sorted(said, key=lambda leaf: -len(leaf.keys)):
                 if found := kind(leaf, message):
                     return found
-        return self._other_kind(said, message) or _short(message)
+        found = self._other_kind(said, message) or _short(message)
+        place, colon, rest = found.partition(":")
+        return found if rest.strip() or not colon else f"{place} has nothing in it; write it out, or leave its key away"
 
     def _plain(self, message: str) -> str:
         """Of accounts in one line."""

@@ -48,15 +48,15 @@ class SentencePieceTokenizer(Tokenizer):
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.load_from_serialized_proto(self._model)
-        except RuntimeError as error:
+            pieces = int(self._processor.vocab_size())
+            self._bytes = [self._bytes_of(i) for i in range(pieces)]
+            self._special = {
+                self._processor.id_to_piece(i): i
+                for i in range(pieces)
+                if self._processor.is_control(i) or self._processor.is_unknown(i)
+            }
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is not a SentencePiece model, or is damaged") from error
-        pieces = int(self._processor.vocab_size())
-        self._bytes = [self._bytes_of(i) for i in range(pieces)]
-        self._special = {
-            self._processor.id_to_piece(i): i
-            for i in range(pieces)
-            if self._processor.is_control(i) or self._processor.is_unknown(i)
-        }
         stored = read_object(file.parent / OWN_FILE, missing_ok=True).get("roles", {}).get("mask")
         self._mask = self._find_mask(file, {"its piece": self._special.get(MASK), OWN_FILE: stored, "the model": mask})
         self._vocab_size = max(pieces, self._mask + 1)

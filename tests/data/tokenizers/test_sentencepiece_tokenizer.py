@@ -200,9 +200,11 @@ def test_a_missing_or_damaged_model_is_refused(tokenizer, tmp_path):
         load_tokenizer(tmp_path)
     tokenizer.save(tmp_path)
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"tokenizer\.model is not a SentencePiece model, or is damaged"):
-        load_tokenizer(tmp_path)
+    whole = path.read_bytes()
+    for damaged in (whole[:100], whole.replace(b"<unk>", b"<u\xf8k>", 1)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"tokenizer\.model is not a SentencePiece model, or is damaged"):
+            load_tokenizer(tmp_path)
 
 
 def test_fingerprints_tell_tokenizers_apart(tokenizer, plain_tokenizer):
