@@ -20,7 +20,7 @@ from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.order import Order, RandomOrder
-from llada.samplers.propose import inverse_cdf
+from llada.samplers.propose import broken_rows, check_answers, inverse_cdf
 from llada.samplers.reverse import AncestralSampler, moved
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
@@ -70,6 +70,7 @@ class GibbsSampler(AncestralSampler):
         for number in range(self.corrections):
             before, stream = state.tokens.gather(1, state.columns), random.fold_in(number)
             logits, clean = self.predict(denoiser, state, s, model_kwargs)
+            check_answers(replace(state, broken=broken_rows(state, ~clean.isfinite().all(-1))))
             judged = replace(state, logits=logits, filtered=logits, drawn=before, random=stream.fold_in(1))
             last = self.order(judged).double().masked_fill(~state.valid, torch.inf)
             count = min(self.positions, last.shape[1])

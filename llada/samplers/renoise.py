@@ -25,7 +25,7 @@ from typing_extensions import override
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.layout import first_true
-from llada.samplers.propose import inverse_cdf, suppress
+from llada.samplers.propose import broken_rows, check_answers, inverse_cdf, suppress
 from llada.samplers.reverse import moved
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
@@ -100,6 +100,7 @@ class CommitAndRenoise(Sampler):
             logits = denoiser.logits(noisy, columns, **known, **model_kwargs).float()
             logits[..., process.num_tokens :] = -torch.inf
             logits = suppress(logits, self.suppress_tokens) / (self.t_min + (self.t_max - self.t_min) * left)
+            check_answers(replace(state, broken=broken_rows(state, ~logits.amax(-1).isfinite())))
             entropy = torch.special.entr(logits.softmax(-1)).sum(-1).masked_fill(~valid, 0.0)
             stream, before = random.fold_in(k), best
             drawn = inverse_cdf(logits, stream.uniform_at(state.positions))

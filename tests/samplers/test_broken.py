@@ -13,20 +13,29 @@ from llada.samplers import (
     AllowLists,
     AncestralSampler,
     Blocks,
+    CommitAndRenoise,
     Confidence,
+    Daedal,
+    DreamOn,
     EditingSampler,
+    GibbsSampler,
     Guidance,
     LeftToRight,
+    LevenshteinSampler,
     NextToken,
     PerStep,
+    PlanningSampler,
     Proposal,
+    PsiSampler,
     Quota,
     RandomOrder,
+    ResizingSampler,
     Sampler,
     SpeculativeSampler,
     Stochastic,
     Threshold,
     UnmaskingSampler,
+    UntilStop,
     canvas,
 )
 
@@ -44,6 +53,18 @@ SAMPLERS: dict[str, Sampler] = {
     "next token": NextToken(1.0, cached=False),
     "next token, with a stop": NextToken(0.0, stop_token_ids=5, cached=False),
     "reverse process": AncestralSampler(4),
+    "psi": PsiSampler(4),
+    "planning": PlanningSampler(),
+    "until a stop": UntilStop(UnmaskingSampler(window=Blocks(3)), 5, 9),
+    "expanding": ResizingSampler(UnmaskingSampler(Threshold(0.9), window=Blocks(3)), Daedal(), 5, 9),
+    "expand and delete": ResizingSampler(UnmaskingSampler(PerStep(1), window=Blocks(3)), DreamOn(4, 3), 5, 9),
+    "insert and delete": LevenshteinSampler(window=Blocks(3), delete_token_id=4, insert_token_id=5),
+}
+WITHOUT_MASKS: dict[str, Sampler] = {
+    "reverse process": AncestralSampler(4),
+    "psi": PsiSampler(4),
+    "corrected": GibbsSampler(4, corrections=2),
+    "commit and renoise": CommitAndRenoise(4),
 }
 
 
@@ -71,6 +92,16 @@ def test_an_answer_that_is_none_is_refused(name: str, value: float) -> None:
     for after in (0, 1):
         with pytest.raises(ValueError, match=r"row 1 can't be decoded: .* NaN or infinite, or no token is left"):
             SAMPLERS[name](spoilt(value, after), tokens, PROCESS)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", WITHOUT_MASKS)
+def test_so_is_it_under_noise_without_masks(name: str, value: float) -> None:
+    tokens, given = torch.ones(2, 6, dtype=torch.int64), torch.zeros(2, 6, dtype=torch.bool)
+    given[:, 0] = True
+    for after in (0, 1):
+        with pytest.raises(ValueError, match=r"row 1 can't be decoded: .* NaN or infinite, or no token is left"):
+            WITHOUT_MASKS[name](spoilt(value, after), tokens, UniformProcess(MASK), given=given)
 
 
 def test_no_token_is_shown_where_there_is_no_answer() -> None:

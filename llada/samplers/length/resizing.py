@@ -21,6 +21,7 @@ from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.layout import first_true
 from llada.samplers.length.policy import Asked, Change, LengthPolicy, Obeyable
 from llada.samplers.length.room import check_room
+from llada.samplers.propose import check_answers
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
@@ -104,6 +105,7 @@ class ResizingSampler(Sampler):
         k = 0
         while bool(rows.state.open.any()):
             asked = self._ask(run, rows, k)
+            check_answers(asked.state)
             run, rows, step = self._settle(run, rows, asked, self.length(asked))
             yield step
             k += 1
