@@ -20,6 +20,8 @@ from llada.text import TextModel
 from llada.viewers import Frame
 
 MASK_SIGN = "░"
+DONE = "data: [DONE]\n\n"
+"""The end of a stream."""
 IGNORED = ("user", "metadata", "store", "service_tier", "parallel_tool_calls", "prediction")
 
 

@@ -16,7 +16,7 @@ import torch
 from llada.data import Message
 from llada.samplers import low_confidence
 from llada.serving import Service, build_app
-from llada.serving.app import is_own_name
+from llada.serving.service import is_own_name
 from llada.text import TextModel
 from tests.serving.conftest import LIMITS, reason
 from tests.tiny_checkpoint import EOT
