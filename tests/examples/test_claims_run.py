@@ -12,9 +12,15 @@ pytest.importorskip("matplotlib")
 
 from examples.claims import in_context, instructions, reversal
 from examples.claims.reversal import Scale
-from examples.claims.twins import DIFFUSION, TWINS, Training
+from examples.claims.twins import DIFFUSION, TWINS, Recipe, Training
 
 SHORT = Training(steps=2, batch_size=8)
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    for claim in (in_context, instructions, reversal):
+        monkeypatch.setattr(claim, "Recipe", lambda *sizes, **o: Recipe(*sizes, **{**o, "width": 16, "num_layers": 1}))
 
 
 def run(main: Callable[[list[int], Path, bool], None], folder: Path) -> dict[str, object]:
@@ -38,7 +44,7 @@ def test_reversal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_in_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plans = {name: replace(plan, quick=SHORT, questions=20) for name, plan in in_context.PLANS.items()}
+    plans = {name: replace(plan, quick=SHORT, questions=8) for name, plan in in_context.PLANS.items()}
     monkeypatch.setattr(in_context, "PLANS", plans)
     results = run(in_context.main, tmp_path)
     assert len(results["tables"]) == 2
@@ -46,7 +52,7 @@ def test_in_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(instructions, "QUICK", instructions.Scale(SHORT, SHORT, questions=20))
+    monkeypatch.setattr(instructions, "QUICK", instructions.Scale(SHORT, SHORT, questions=8))
     results = run(instructions.main, tmp_path)
     assert {row["model"] for row in results["tables"]["Questions on new arguments"]} == set(TWINS)
     assert [check["claim"].split(":")[0] for check in results["checks"]][:2] == [DIFFUSION, DIFFUSION]

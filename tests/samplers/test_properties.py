@@ -132,11 +132,13 @@ def test_the_same_seed_gives_the_same_row_in_any_batch(name: str) -> None:
     order = torch.arange(len(tokens)).flip(0)
     turned = sampler(model(), tokens[order], PROCESS, seed=seeds[order], attention_mask=mask[order])
     assert torch.equal(turned.tokens[order], together.tokens)
-    for row in range(len(tokens)):
-        real = mask[row]
-        alone = sampler(model(), tokens[row][real][None], PROCESS, seed=seeds[row : row + 1])
-        assert torch.equal(alone.tokens[0], together.tokens[row][real])
-        assert alone.calls[0] == together.calls[row]
+    edges = range(len(EDGES))
+    for rows in (*([row] for row in edges), list(range(len(edges), len(tokens)))):  # alone, or fewer side by side
+        begin = int(mask[rows].int().argmax(1).min())
+        valid = None if len(rows) == 1 else mask[rows, begin:]
+        fewer = sampler(model(), tokens[rows, begin:], PROCESS, seed=seeds[rows], attention_mask=valid)
+        assert torch.equal(fewer.tokens, together.tokens[rows, begin:])
+        assert torch.equal(fewer.calls, together.calls[rows])
 
 
 @pytest.mark.parametrize("steps", [3, 5, 8, 20, None])

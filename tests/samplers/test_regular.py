@@ -173,7 +173,7 @@ def under(sampler: UnmaskingSampler, rule: RegularExpression) -> UnmaskingSample
 def test_every_composition_writes_matches_and_rows_do_not_disturb_each_other(name: str) -> None:
     rule = RegularExpression(EXPRESSION, TOKENS, (EOS,))
     sampler = under(SAMPLERS[name], rule)
-    prompts = [[0, 1, 1], [3], [2, 0], []] * 4
+    prompts = [[0, 1, 1], [3], [2, 0], []] * 2
     tokens, mask, _ = canvas(prompts, 7, mask_token_id=MASK, pad_token_id=EOS)
     together = sampler(uneven, tokens, PROCESS, seed=5, attention_mask=mask)
     for row, prompt in enumerate(prompts):
