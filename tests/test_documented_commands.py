@@ -37,6 +37,7 @@ PROGRAMS = ("llada", "python", "torchrun", "make", "pip")
 READERS_OWN = {
     "preferences.jsonl", "model.ckpt", "pairs.jsonl", "questions.jsonl", "answers.jsonl", "prompts.jsonl",
     "texts/*.txt", "my_tasks", "held_out.txt", "model.json", "model.tokenizer.json",
+    "start.ckpt", "start.json", "start.tokenizer.json", "finetune.yaml", "me/my-model", "GSAI-ML/LLaDA-8B-Instruct",
     "path/to/LLaDA-8B-Base", "token_cache/0123456789abcdef/train.tokens", "shards/train",
 }  # fmt: skip
 WRITTEN = {"--out", "--output", "--page", "--picture", "--folder", "--plot"}  # options that name what a command makes
@@ -157,7 +158,8 @@ def test_a_command_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "empty.json").write_text("{}", encoding="utf-8")
     empty = str(tmp_path / "empty.json")  # in place of the configurations that `llada convert` writes
     words = [empty if word in READERS_OWN and word.endswith(".json") else word for word in shlex.split(line)]
-    words = ["examples/configs/demo.yaml" if word == "mine.yaml" else word for word in words]  # which it is made of
+    made_of = {"mine.yaml": "examples/configs/demo.yaml", "finetune.yaml": "examples/configs/finetune_chat.yaml"}
+    words = [made_of.get(word, word) for word in words]
     try:
         understood(words, monkeypatch)
     except SystemExit as end:
