@@ -1,9 +1,8 @@
-"""The page about fine-tuning, whole: every command of it, in its order, for a small LLaDA and a small Dream."""
+"""The three paths of the documentation, walked: fine-tuning (a small LLaDA, a small Dream), research, pretraining."""
 
-import io
 import json
 import re
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,16 +12,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from llada import DiffusionLM
+from llada.checkpoints.checkpoint import read_checkpoint
 from llada.cli import main
-from tests.test_documented_commands import BASH_BLOCK, ROOT, lines_of
+from tests.checkpoints.test_known import editable_install
+from tests.cli import conftest as small
+from tests.cli.page import walk
 from tests.tiny_checkpoint import MASK, VOCAB_SIZE, write_checkpoint, write_tokenizer
 
-PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
-COMMANDS = [shlex.split(line) for line in lines_of("".join(BASH_BLOCK.findall(PAGE)))]
 SMALL = ["--trainer.max_steps=4", "--trainer.accumulate_grad_batches=1", "--data.max_length=128",
          "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.enable_progress_bar=false",
          "--data.val_fraction=0.2"]  # fmt: skip
-SHORT = ["--num_new_tokens", "4", "--sampler", "low_confidence", "--steps", "2"]
+ANSWERS = ["--num_new_tokens", "4", "--sampler", "low_confidence", "--steps", "2"]
 REMOTE_CODE = """
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -77,15 +77,17 @@ def dream_folder(folder: Path) -> Path:
     return folder
 
 
-def extra(command: list[str]) -> list[str]:
-    """Options that make a command small, behind those of the page."""
-    match command[1]:
+def smaller(words: Sequence[str]) -> Sequence[str] | None:
+    """Options that make a command of the page about fine-tuning small."""
+    match words[0]:
+        case "evaluate" | "serve":  # which need the network, or never end
+            return None
         case "fit":
             return SMALL
         case "check":
             return ["--data.max_length=128"]
         case "chat" | "generate":
-            return SHORT
+            return ANSWERS
     return []
 
 
@@ -125,21 +127,14 @@ def test_the_page_from_a_released_folder_to_a_model_of_ones_own(make, tmp_path, 
     rows = [{"messages": [{"role": role, "content": said} for role, said in chat]} for chat in chats]
     Path("chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
     Path("questions.jsonl").write_text(json.dumps({"messages": rows[0]["messages"][:1]}))
-    ran = []
-    for command in COMMANDS:
-        if command[0] != "llada" or command[1] in ("evaluate", "serve"):  # which need the network, or never end
-            continue
-        monkeypatch.setattr("sys.stdin", io.StringIO("Where is the boat?\n/quit\n"))
-        words = command[1:]
-        capsys.readouterr()
-        if ">" in words:
-            assert main(words[: words.index(">")]) == 0
-            Path(words[-1]).write_text(capsys.readouterr().out)
-        else:
-            assert main([*words, *extra(command)]) == 0, (words, capsys.readouterr().err)
-        ran.append(words[0])
+    once = ("check", "generate", "score")  # the second family needs no more than the way from folder to folder
+
+    def extra(words: Sequence[str]) -> Sequence[str] | None:
+        return None if make is dream_folder and words[0] in once else smaller(words)
+
+    ran = walk("fine-tuning.md", extra, monkeypatch, capsys)
     assert ran.count("convert") == 3
-    assert {"config", "check", "fit", "chat", "generate", "score", "push"} <= set(ran)
+    assert {"config", "fit", "chat", "push", *(once if make is llada_folder else ())} <= set(ran)
 
     # The adapter on the released weights, and the folder, are the trained model.
     trained = DiffusionLM.load_from_checkpoint("runs/finetune/model.ckpt")
@@ -150,7 +145,7 @@ def test_the_page_from_a_released_folder_to_a_model_of_ones_own(make, tmp_path, 
     tokens = torch.arange(8)[None] + 20
     for again in (DiffusionLM.from_pretrained("FINE_TUNED"), DiffusionLM.from_pretrained("FOLDER", adapter="ADAPTER")):
         torch.testing.assert_close(again(tokens), trained(tokens), rtol=1e-5, atol=1e-5)
-    assert len(Path("answers.jsonl").read_text().splitlines()) == 1
+    assert make is dream_folder or len(Path("answers.jsonl").read_text().splitlines()) == 1
 
     # What went to the hub: the folder, and a card since it has none.
     assert [each.what for each in uploads] == ["repo", "file", "folder"]
@@ -177,3 +172,68 @@ def test_what_is_no_checkpoint_isn_t_pushed(tmp_path, monkeypatch, capsys, uploa
     assert main(["push", "model", "me/mymodel", "--public"]) == 0
     assert [each.what for each in uploads] == ["repo", "folder"]  # the card of one's own is kept
     assert not uploads[0].private
+
+
+def tiny(story: Path) -> list[str]:
+    """Options of a run of `pretrain_llada` on a short text."""
+    return [str(word) for word in (*small.text(story), *small.SMALL, *small.QUIET, *small.SHORT)]
+
+
+def test_the_page_about_a_part_of_ones_own(tmp_path, monkeypatch, capsys, story) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path("held_out.txt").write_text("a boat is on the river\n" * 20)
+    monkeypatch.syspath_prepend(str(tmp_path / "work" / "mylab"))  # what `pip install -e ./mylab` does
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path / "site")])
+    editable_install(tmp_path / "work" / "mylab", tmp_path / "site")
+
+    def extra(words: Sequence[str]) -> Sequence[str] | None:
+        match words[0]:
+            case "fit" if "runs/power-2.0" in words or "runs/power-1.0" in words:
+                return None  # as the others
+            case "fit" | "check":
+                return [*tiny(story), *(["--trainer.max_steps=5"] if "last" in words else [])]
+            case "score":
+                return ["--draws=1", "--max_length=16"]
+        return []
+
+    ran = walk("research.md", extra, monkeypatch, capsys)
+    assert ran == ["config", "check", "fit", "fit", "compare", "fit", "score"]
+    for name, power, step in (("base", None, 3), ("mine", 1.5, 5)):
+        stored = read_checkpoint(f"runs/{name}/model.ckpt")
+        schedule = stored["llada"]["parts"]["process"]["init_args"]["schedule"]
+        assert schedule["init_args"].get("power") == power
+        assert stored["global_step"] == step
+        assert list(Path(f"runs/{name}").rglob("metrics.csv"))
+    assert "<svg" in Path("curves.svg").read_text()
+    assert not Path("runs/pretrain_llada/model.ckpt").exists()
+
+
+def test_the_page_about_pretraining(tmp_path, monkeypatch, capsys, story) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    Path("texts/story.txt").write_text(story.read_text())
+    Path("held_out.txt").write_text("a boat is on the river\n" * 20)
+    Path("code.jsonl").write_text("".join(json.dumps({"content": f"boat = {n}\n"}) + "\n" for n in range(4000)))
+    mixed = [*small.SMALL, *small.QUIET, *small.SHORT]
+
+    def extra(words: Sequence[str]) -> Sequence[str] | None:
+        match words[0]:
+            case "fit" if "mixture.yaml" in words:
+                return mixed
+            case "fit" if "20000" in words or "ddp" in words or "--data.tokenizer" in words:
+                return None
+            case "fit" | "check":
+                return tiny(story)
+            case "tokenizer" if "train" in words:
+                return ["--training.vocab_size", "290"]
+            case "sample":
+                return ["--num_new_tokens", "4"]
+            case "score":
+                return ["--draws=1", "--max_length=16"]
+        return []
+
+    ran = walk("pretraining.md", extra, monkeypatch, capsys)
+    assert ran == ["config", "check", "fit", "tokenizer", "tokenizer", "fit", "sample", "score", "convert"]
+    assert DiffusionLM.from_pretrained("my-model").backbone.width == 16
+    assert Path("runs/mixture/model.ckpt").exists()
