@@ -37,7 +37,9 @@ PROGRAMS = ("llada", "python", "torchrun", "make", "pip")
 READERS_OWN = {
     "preferences.jsonl", "model.ckpt", "pairs.jsonl", "questions.jsonl", "answers.jsonl", "prompts.jsonl",
     "texts/*.txt", "my_tasks", "held_out.txt", "model.json", "model.tokenizer.json",
-    "path/to/LLaDA-8B-Base", "token_cache/0123456789abcdef/train.tokens", "shards/train",
+    "start.ckpt", "start.json", "start.tokenizer.json", "finetune.yaml", "me/my-model", "GSAI-ML/LLaDA-8B-Instruct",
+    "base.yaml", "pretrain.yaml", "mixture.yaml", "./mylab", "path/to/LLaDA-8B-Base",
+    "token_cache/0123456789abcdef/train.tokens", "shards/train",
 }  # fmt: skip
 WRITTEN = {"--out", "--output", "--page", "--picture", "--folder", "--plot"}  # options that name what a command makes
 
@@ -49,11 +51,18 @@ class Understood(Exception):
 def lines_of(text: str) -> Iterator[str]:
     """The commands of a shell text, with loops written out."""
     text = text.replace("\\\n", " ")
+    done = 0
     for loop in LOOP.finditer(text):
+        yield from _plain(text[done : loop.start()])
         name, values, body = loop.groups()
         for value in values.split():
             yield from lines_of(body.replace(f"${name}", value))
-    for line in LOOP.sub("", text).splitlines():
+        done = loop.end()
+    yield from _plain(text[done:])
+
+
+def _plain(text: str) -> Iterator[str]:
+    for line in text.splitlines():
         command = re.sub(r"\s+#.*$", "", line).strip()
         if command and not command.startswith("#"):
             yield command
@@ -157,7 +166,10 @@ def test_a_command_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "empty.json").write_text("{}", encoding="utf-8")
     empty = str(tmp_path / "empty.json")  # in place of the configurations that `llada convert` writes
     words = [empty if word in READERS_OWN and word.endswith(".json") else word for word in shlex.split(line)]
-    words = ["examples/configs/demo.yaml" if word == "mine.yaml" else word for word in words]  # which it is made of
+    made_of = {"mine.yaml": "examples/configs/demo.yaml", "finetune.yaml": "examples/configs/finetune_chat.yaml"}
+    made_of |= dict.fromkeys(("base.yaml", "pretrain.yaml"), "examples/configs/pretrain_llada.yaml")
+    made_of |= {"mixture.yaml": empty}
+    words = [made_of.get(word, word) for word in words]
     try:
         understood(words, monkeypatch)
     except SystemExit as end:

@@ -2,17 +2,22 @@
 
 Importing a module runs it, and a folder that somebody else made may hold a module beside its checkpoint. So a name is
 looked up among the modules that have been imported by now; only modules of this library, and of packages that the user
-trusts by name, are imported for it, and nothing from the working directory.
+trusts by name, are imported for it, and nothing from the working directory but what is installed to be edited there.
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
+import json
 import os
+import site
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 _TRUSTED: set[str] = set()
 
@@ -117,8 +122,26 @@ def _refuse_from_here(package: str) -> None:
     places = [spec.origin, *(spec.submodule_search_locations or [])]
     here, installed = Path.cwd(), Path(sys.prefix)
     for place in (Path(os.path.abspath(found)) for found in places if found and found not in ("built-in", "frozen")):
-        if place.is_relative_to(here) and not place.is_relative_to(installed):
+        if place.is_relative_to(here) and not place.is_relative_to(installed) and not _is_editable(place):
             raise ValueError(
                 f"{package} lies in the working directory ({place}), where it may have come with the checkpoint; "
                 "nothing is imported from there. Install it, run the command elsewhere, or import it in Python"
             )
+
+
+def _is_editable(place: Path) -> bool:
+    """Whether a file belongs to a project that the user has installed to be edited (``pip install -e``).
+
+    The word for it must stand in the environment: metadata that lie in the working directory themselves say nothing.
+    """
+    for distribution in importlib.metadata.distributions(path=site.getsitepackages()):
+        written = distribution.read_text("direct_url.json")
+        try:
+            said = json.loads(written or "{}")
+            editable = said.get("dir_info", {}).get("editable", False)
+            root = Path(url2pathname(urlparse(said.get("url", "")).path))
+        except (ValueError, AttributeError):
+            continue
+        if editable and place.is_relative_to(root):
+            return True
+    return False

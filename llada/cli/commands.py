@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("llada.cli.evaluate", "tasks of the evaluation harness, and LLaDA's published measurements"),
     "samplers": ("llada.cli.samplers", "the decoding methods, their arguments and sources"),
     "convert": ("llada.cli.convert", "between checkpoint layouts, and to and from the Trainer's files"),
+    "push": ("llada.cli.push", "a checkpoint's folder to the Hugging Face hub, with a model card"),
     "tokenizer": ("llada.cli.tokenizer", "train a tokenizer, or look at one"),
     "completion": ("llada.cli.completion", "a script by which a shell completes commands, options and names"),
 }
@@ -24,5 +25,5 @@ SUBCOMMANDS = {"tokenizer": ("train", "show", "extract")}
 """Command -> the functions among which its first word chooses; otherwise it is the function of the command's name."""
 TRAINERS = ("llada.cli.train", "llada.cli.check")
 """The modules whose commands are not functions but a LightningCLI."""
-PLAIN = ("config", "compare", "completion")
+PLAIN = ("config", "compare", "completion", "push")
 """Commands whose options are text and flags; they take no configuration and need no parser."""

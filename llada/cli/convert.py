@@ -28,6 +28,7 @@ from llada.checkpoints.released.source import find_folder
 from llada.cli.kinds import Checkpoint, InputFolder, NewPlace
 from llada.cli.options import run
 from llada.data import Tokenizer, load_tokenizer
+from llada.data.tokenizers.special_tokens import read_files, template_source
 from llada.files.atomic import replacing, write_bytes
 from llada.files.json_object import read_object
 from llada.files.places import is_released
@@ -69,14 +70,17 @@ def convert(
         return
     with _source(checkpoint, loading.revision) as (readable, kept):
         model, words = _read(readable, tokenizer, dtype, mdlm, loading)
+        origin = Path(readable)
         if files_from is not None:
-            kept = carried(find_folder(files_from))
+            origin = find_folder(files_from)
+            kept = carried(origin)
             kept = kept if words is None else kept.without_tokenizer()
         if out.endswith(".ckpt"):
             _write_trainer_file(model, words, Path(out))
         else:
             files = kept if tokenizer is None else kept.without_tokenizer()
             _write_folder(model, words, Path(out), max_shard_size, layout, files)
+            _settle_remote_code(Path(out), origin)
     total = sum(parameter.numel() for parameter in model.parameters())
     print(f"{total:,} parameters written to {out}")
     for line in _remarks(out, words, kept):
@@ -121,6 +125,19 @@ def _write_folder(
     write_bytes(out / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
+def _settle_remote_code(out: Path, origin: Path) -> None:
+    """Name the remote code as the folder did that it came from, and no code that isn't there."""
+    config = read_object(out / "config.json")
+    written = config.pop("auto_map", None)
+    named = read_object(origin / "config.json").get("auto_map", written) if origin.is_dir() else written
+    if isinstance(named, dict):
+        files = [str(path).partition(".")[0] for path in named.values() if "--" not in str(path)]
+        if all((out / f"{name}.py").is_file() for name in files):
+            config["auto_map"] = named
+    if config.get("auto_map") != written:
+        write_bytes(out / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+
+
 def _remarks(out: str, words: Tokenizer | None, kept: Carried) -> Iterator[str]:
     """What the user should know, the next command at the end."""
     if kept.outside:
@@ -136,8 +153,10 @@ def _remarks(out: str, words: Tokenizer | None, kept: Carried) -> Iterator[str]:
         yield f"a .ckpt has no place for these, which stay where they are: {', '.join(others)}" if others else ""
     stem = Path(out).with_suffix("")
     named = "" if words is None else f" --config {stem}.tokenizer.json"
-    fit = f"llada fit --config finetune.yaml --config {stem}.json{named}"
-    yield f"next: llada config finetune > finetune.yaml && {fit}"
+    chats = words is not None and template_source(read_files(Path(f"{stem}.tokenizer"))) is not None
+    template = f" --data.template.folder {stem}.tokenizer" if chats and str(stem) != "start" else ""
+    fit = f"llada fit --config finetune.yaml --config {stem}.json{named}{template}"
+    yield f"next: llada config {'finetune_chat' if chats else 'finetune'} > finetune.yaml && {fit}"
 
 
 def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Path) -> None:
@@ -164,11 +183,13 @@ def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Pa
 def _configuration(model: DiffusionLM, out: Path) -> str:
     """Options of ``llada fit`` with the parts that belong to the weights.
 
-    The size of the vocabulary and the mask aren't among it: they come from the data, by way of its tokenizer.
+    The size of the vocabulary and the mask aren't among it: they come from the data, by way of its tokenizer. Nor is
+    what belongs to the machine.
     """
     parts = describe(model)["init_args"]
     backbone, process = parts["backbone"], parts["process"]["init_args"]
-    backbone["init_args"].pop("vocab_size", None)
+    for name in ("vocab_size", "attention", "activation_checkpointing"):
+        backbone["init_args"].pop(name, None)
     process.pop("mask_token_id", None)
     content = {"init_from": str(out), "model": {"backbone": backbone, "process": process}}
     return json.dumps(content, indent=2) + "\n"

@@ -39,6 +39,7 @@ from llada.checkpoints.storage import AtomicCheckpointIO, local_path
 from llada.cli.earlier_run import check_free
 from llada.cli.mistakes import OneSentence
 from llada.cli.quiet import ours, quiet
+from llada.cli.run_folder import move_run
 from llada.cli.shared import GROUPS, LOADING, REPEATABLE
 from llada.cli.train_front import HELP_ALL
 from llada.cli.train_options import OPTIONS
@@ -98,6 +99,9 @@ class LLaDACLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Build a backbone that is going to be split without storage: no process ever holds the whole."""
         trust(*(self._get(self.config, "trust") or ()))
+        run_folder = self._get(self.config, "run_folder")
+        if run_folder is not None:
+            move_run(self._get(self.config, "trainer"), run_folder)
         given = [name for name in GROUPS[LOADING] if self._get(self.config, name)]
         if given and self._get(self.config, "init_from") is None:
             raise ValueError(f"--{given[0]} tells how the weights of --init_from are read; give that too")

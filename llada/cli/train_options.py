@@ -6,6 +6,7 @@ from llada.cli.shared import LOADING
 OPTIONS = {
     "init_from": "checkpoint, released folder or hub name whose weights to begin with; --ckpt_path goes on with a run.",
     **{name: f"with --init_from: {text}" for name, text in SHARED[LOADING].items()},
+    "run_folder": "where logs and checkpoints go, in the place of the folders in the configuration.",
     "changed_parts": "where the optimiser or schedule isn't that of --ckpt_path: refuse, or go on with either side's.",
     "undescribed": "parts that a checkpoint can't describe: refuse them, or keep their weights alone.",
     "trust": "installed package whose classes a checkpoint may name, and which is imported for it; nothing else is.",

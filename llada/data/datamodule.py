@@ -271,10 +271,11 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         """
         given = list(islice(self.divided(self.source), SOON_READ))
         if len(given) < SOON_READ:
-            found = {self._part_of(self.key(document)) for document in given} | {*self._sources()} - {TRAIN}
+            keys = [self.key(document) for document in given]
+            found = {self._part_of(key) for key in keys} | {*self._sources()} - {TRAIN}
             for part in self.parts:
                 if part not in found:
-                    raise ValueError(nothing_for(part))
+                    raise ValueError(nothing_for(part, keys))
 
     def _in_order(self, rows: Rows | Canvases) -> DataLoader[TokenBatch]:
         return evaluation_loader(rows, self.batch_size, self.num_workers, **shard_of(self.trainer))

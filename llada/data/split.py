@@ -5,7 +5,8 @@ and a document stays where it is when others are added.
 """
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -29,14 +30,29 @@ def part_of(key: str, val_fraction: float, test_fraction: float) -> str:
         val_fraction: share for validation.
         test_fraction: share for the test.
     """
-    digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-    place = int.from_bytes(digest[:8], "little") / 2.0**64
+    place = _place(key)
     if place < val_fraction:
         return VAL
     return TEST if test_fraction > 0 and place >= 1.0 - test_fraction else TRAIN
 
 
-def nothing_for(part: str) -> str:
-    """What is to be said where no document fell to a part."""
-    other = "" if part == TRAIN else f", or documents of its own ({part}_source), or none ({part}_fraction=0)"
-    return f"no document fell to the {part} data; give more documents, or a larger share{other}"
+def nothing_for(part: str, keys: Iterable[str] = ()) -> str:
+    """What is to be said where no document fell to a part.
+
+    Args:
+        part: of the data.
+        keys: of all documents, where they are few: the share is named that would give the part one of them.
+    """
+    if part == TRAIN:
+        return f"no document fell to the {part} data; give more documents, or a smaller share to the others"
+    needed = min((_place(key) if part == VAL else 1.0 - _place(key) for key in keys), default=1.0)
+    share = (
+        f"a larger share ({part}_fraction={math.ceil(needed * 100 + 1e-9) / 100:g} would do)" if needed < 0.5 else ""
+    )
+    other = f"documents of its own ({part}_source), or none ({part}_fraction=0)"
+    return f"no document fell to the {part} data; give more documents, {share or 'a larger share'}, {other}"
+
+
+def _place(key: str) -> float:
+    digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") / 2.0**64

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertForMaskedLM
 
 from llada.backbones.huggingface import HuggingFaceBackbone
 from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
@@ -205,6 +206,24 @@ def test_a_wrapped_model_comes_back_from_a_checkpoint(name: str, tmp_path: Path)
     with torch.no_grad():
         assert torch.equal(again(ids), model(ids))
     assert again.backbone.shift == model.backbone.shift
+
+
+def test_a_wrapped_model_is_saved_by_its_own_class(tmp_path: Path) -> None:
+    config, arguments, *_ = MASKED["BertForMaskedLM"]
+    model = DiffusionLM(HuggingFaceBackbone(make("BertForMaskedLM", config, arguments)), MaskingProcess(59)).eval()
+    model.save_pretrained(tmp_path / "out", max_shard_size="50KB")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    theirs = BertForMaskedLM.from_pretrained(tmp_path / "out").eval()
+    assert theirs.config.mask_token_id == 59
+    ids = torch.randint(3, 60, (2, 8))
+    with torch.no_grad():
+        assert torch.equal(theirs(ids).logits, model(ids))
+    model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    half = BertForMaskedLM.from_pretrained(tmp_path / "half")
+    assert half.dtype == torch.bfloat16
+    assert next(model.parameters()).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"saved by its own class.*leave out the layout 'llada'"):
+        model.save_pretrained(tmp_path / "other", layout="llada")
 
 
 def test_a_folder_of_transformers_is_loaded_by_name(tmp_path: Path) -> None:

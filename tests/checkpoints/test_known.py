@@ -1,5 +1,7 @@
 """A checkpoint names classes, and nothing that it names is imported, is of another kind, or is without bounds."""
 
+import json
+import site
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,14 @@ def package(folder: Path, name: str) -> None:
     (folder / name / "__init__.py").write_text(EVIL)
 
 
+def editable_install(project: Path, environment: Path) -> None:
+    """What `pip install -e project` leaves in an environment."""
+    info = environment / f"{project.name}-0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project.name}\nVersion: 0\n")
+    (info / "direct_url.json").write_text(json.dumps({"url": project.as_uri(), "dir_info": {"editable": True}}))
+
+
 @pytest.mark.parametrize("place", ["sampler", "objective", "model"])
 def test_a_module_beside_a_checkpoint_never_runs(
     content: dict[str, Any], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +67,28 @@ def test_a_module_beside_a_checkpoint_never_runs(
         DiffusionLM.load_from_checkpoint(path, trust=["evilmod"])
     assert not (tmp_path / "sprung").exists()
     assert "evilmod" not in sys.modules
+
+
+def test_a_project_that_is_installed_to_be_edited_may_lie_in_the_working_directory(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, environment = tmp_path / "work", tmp_path / "site"
+    package(work / "project", "edited_parts")
+    monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend(work / "project")
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(environment)])
+    part = {"class_path": "edited_parts.X", "init_args": {}}
+    path = write(content, tmp_path / "cp.ckpt", "sampler", value=part)
+    editable_install(work / "project", work)  # metadata that came along with the folder say nothing
+    with pytest.raises(ValueError, match="edited_parts lies in the working directory"):
+        DiffusionLM.load_from_checkpoint(path, trust=["edited_parts"])
+    editable_install(work / "elsewhere", environment)
+    with pytest.raises(ValueError, match="edited_parts lies in the working directory"):
+        DiffusionLM.load_from_checkpoint(path, trust=["edited_parts"])
+    assert "edited_parts" not in sys.modules
+    editable_install(work / "project", environment)
+    assert type(DiffusionLM.load_from_checkpoint(path, trust=["edited_parts"]).sampler).__name__ == "X"
+    sys.modules.pop("edited_parts")
 
 
 def test_a_package_that_is_trusted_by_name_is_imported(

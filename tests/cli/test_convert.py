@@ -226,8 +226,9 @@ def test_a_trainer_file_names_its_tokenizer_and_the_next_command_reads_it(full, 
     said = capsys.readouterr().out.splitlines()
     stem = tmp_path / "start"
     assert said[-1] == (
-        "next: llada config finetune > finetune.yaml && "
-        f"llada fit --config finetune.yaml --config {stem}.json --config {stem}.tokenizer.json"
+        "next: llada config finetune_chat > finetune.yaml && "
+        f"llada fit --config finetune.yaml --config {stem}.json --config {stem}.tokenizer.json "
+        f"--data.template.folder {stem}.tokenizer"
     )
     assert "modeling_llada.py" in said[-2]
     assert "tokenizer.json" not in said[-2]
@@ -244,8 +245,24 @@ def test_a_trainer_file_names_its_tokenizer_and_the_next_command_reads_it(full, 
         main(["fit", *command, "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["init_args"]["tokenizer"]["init_args"]["path"] == f"{stem}.tokenizer"
+    assert printed["data"]["init_args"]["template"]["init_args"]["folder"] == f"{stem}.tokenizer"
     assert printed["model"]["backbone"]["init_args"]["width"] == 32
     assert printed["init_from"] == f"{stem}.ckpt"
+
+
+def test_remote_code_is_named_only_where_it_is(full, trainer_file, tmp_path, capsys):
+    named = {
+        "AutoModel": "modeling_llada.LLaDAModelLM",
+        "AutoConfig": "elsewhere/code--configuration_llada.LLaDAConfig",
+    }
+    config = json.loads((full / "config.json").read_text()) | {"auto_map": named}
+    (full / "config.json").write_text(json.dumps(config))
+    assert main(["convert", str(full), str(tmp_path / "copy")]) == 0
+    assert json.loads((tmp_path / "copy/config.json").read_text())["auto_map"] == named
+    assert main(["convert", str(trainer_file), str(tmp_path / "from"), "--files_from", str(full)]) == 0
+    assert json.loads((tmp_path / "from/config.json").read_text())["auto_map"] == named
+    assert main(["convert", str(trainer_file), str(tmp_path / "bare")]) == 0
+    assert "auto_map" not in json.loads((tmp_path / "bare/config.json").read_text())
 
 
 def test_weights_of_another_model_are_told_in_short(trainer_file, tmp_path, capsys):

@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from llada.backbones.huggingface import HuggingFaceBackbone
 from llada.checkpoints.describe import argument_names, describe
 from llada.checkpoints.released.adapter import merge_adapter
 from llada.checkpoints.released.arithmetic import without_fields
@@ -23,6 +25,7 @@ from llada.checkpoints.released.materialise import build_on_meta, check_fit, cou
 from llada.checkpoints.released.notice import warn
 from llada.checkpoints.released.shards import read_tensors, stored_tensors, write_tensors
 from llada.checkpoints.released.source import find_folder
+from llada.checkpoints.released.wrapped import refuse_layout, write_wrapped
 from llada.files.json_object import read_object
 from llada.process import MaskingProcess
 
@@ -131,6 +134,8 @@ def write_pretrained(
 ) -> None:
     """Save a model in the layout of a released checkpoint: ``config.json``, weights, tokenizer files.
 
+    A network that `HuggingFaceBackbone` wraps is saved by its own ``save_pretrained``.
+
     Everything is written beside the folder first and put in its place at the end; what was there before stays until
     then. What the released configurations don't say is left out: the schedule, and whether the loss's softmax leaves
     the mask out. On loading, these are the family's own.
@@ -149,18 +154,15 @@ def write_pretrained(
     Raises:
         ValueError: if the size isn't one, or no layout, or not the one asked for, can say what the model is.
     """
-    chosen, config = layout_for(model, layout)
     shard_bytes = parse_size(max_shard_size)
-    if "torch_dtype" in config:  # LLaDA's own have none
-        stored = dtype or next(model.backbone.parameters()).dtype
-        config["torch_dtype"] = str(stored).removeprefix("torch.")
-    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if tokenizer is not None and config.get(role) in (None, -1) and getattr(tokenizer, role, None) is not None:
-            config[role] = getattr(tokenizer, role)
+    if isinstance(model.backbone, HuggingFaceBackbone):
+        refuse_layout(model.backbone, layout)
+        write: Callable[[Path], None] = partial(write_wrapped, model.backbone, model.process, dtype, shard_bytes)
+    else:
+        write = _writer(model, layout, tokenizer, dtype, shard_bytes)
 
     def build(work: Path) -> None:
-        (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        write_tensors(_named(model.backbone, chosen, dtype), work, shard_bytes)
+        write(work)
         if tokenizer is not None:
             tokenizer.save(work)
         for name, path in (beside or {}).items():
@@ -169,6 +171,25 @@ def write_pretrained(
                 shutil.copyfile(path, work / name)
 
     write_folder(Path(folder), build, tokenizer=tokenizer is not None)
+
+
+def _writer(
+    model: Pretrained, layout: str | Layout | None, tokenizer: Any, dtype: torch.dtype | None, shard_bytes: int
+) -> Callable[[Path], None]:
+    """What writes configuration and weights in a layout, which is found first."""
+    chosen, config = layout_for(model, layout)
+    if "torch_dtype" in config:  # LLaDA's own have none
+        stored = dtype or next(model.backbone.parameters()).dtype
+        config["torch_dtype"] = str(stored).removeprefix("torch.")
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if tokenizer is not None and config.get(role) in (None, -1) and getattr(tokenizer, role, None) is not None:
+            config[role] = getattr(tokenizer, role)
+
+    def write(work: Path) -> None:
+        (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_tensors(_named(model.backbone, chosen, dtype), work, shard_bytes)
+
+    return write
 
 
 def parse_size(size: int | str) -> int:

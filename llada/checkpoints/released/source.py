@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from llada.checkpoints.released.hub import download
+
 DATA = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 CARRIED = ("*.py", "*.md", "*.yaml", "*.yml", "LICENSE*", "NOTICE*")
 """Patterns of files on the hub: what is read, and what is only carried along."""
@@ -23,10 +25,8 @@ def find_folder(folder_or_hub_id: str | Path, revision: str | None = None) -> Pa
     if path.exists() or len(path.parts) != 2 or path.is_absolute():
         raise FileNotFoundError(f"there is no folder {path}, and it isn't a hub name such as GSAI-ML/LLaDA-8B-Base")
     try:
-        from huggingface_hub import snapshot_download
+        return download(str(folder_or_hub_id), revision, [*DATA, *CARRIED])
     except ImportError as error:
         raise ImportError(f"there is no folder {path}; to download it from the hub: pip install llada[hf]") from error
-    try:
-        return Path(snapshot_download(str(folder_or_hub_id), revision=revision, allow_patterns=[*DATA, *CARRIED]))
     except (OSError, ValueError) as error:  # the hub's own errors are among these
         raise FileNotFoundError(f"there is no folder {path} here, and the hub didn't give it: {error}") from error

@@ -17,6 +17,7 @@ __all__ = [
     "BlockLengths",
     "Compile",
     "EMAWeightAveraging",
+    "FrozenReference",
     "LoRA",
     "LossSpike",
     "Preferences",
@@ -26,4 +27,3 @@ __all__ = [
     "UnigramBias",
     "WideningAttention",
 ]
-__all__ = ["Compile", "EMAWeightAveraging", "FrozenReference", "LoRA", "LossSpike", "Preferences", "SaveAtEnd", "Speed"]
