@@ -115,6 +115,10 @@ class DiffusionLM(Inference, LightningModule):
         """Compile the blocks of the backbone in place; arguments as those of `torch.compile`, of which these are."""
         compile_blocks(self.backbone, *arguments, **options)
 
+    def cpu(self) -> Self:
+        """As of any module; one whose run was refused before it had weights has none to move, and stays as it is."""
+        return self if any(parameter.is_meta for parameter in self.parameters()) else super().cpu()
+
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Logits of every position.
 

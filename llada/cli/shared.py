@@ -18,6 +18,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "adapter": "folder or hub name of a PEFT adapter (LoRA) to be added to the weights.",
         "ignore_config_field": "field of config.json to go on without.",
         "backbone": "NAME=VALUE: argument of the backbone that replaces the configuration's, such as shift=false.",
+        "quantise": "nf4, fp4 or int8: keep the matrices of the blocks in 4 or 8 bits (extra quantised).",
     },
 }
 ALWAYS = {

@@ -43,6 +43,7 @@ from llada.cli.run_folder import move_run
 from llada.cli.shared import GROUPS, LOADING, REPEATABLE
 from llada.cli.train_front import HELP_ALL
 from llada.cli.train_options import OPTIONS
+from llada.files.places import is_released
 from llada.module import DiffusionLM
 from llada.training.callbacks import SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
@@ -97,7 +98,7 @@ class LLaDACLI(LightningCLI):
             parser.add_argument(f"--{name}", **kinds.get(name, {"type": str | None, "default": None}), help=text)
 
     def before_instantiate_classes(self) -> None:
-        """Build a backbone that is going to be split without storage: no process ever holds the whole."""
+        """Build a backbone without storage that is going to be split or quantised: no process ever holds the whole."""
         trust(*(self._get(self.config, "trust") or ()))
         run_folder = self._get(self.config, "run_folder")
         if run_folder is not None:
@@ -106,7 +107,8 @@ class LLaDACLI(LightningCLI):
         if given and self._get(self.config, "init_from") is None:
             raise ValueError(f"--{given[0]} tells how the weights of --init_from are read; give that too")
         strategy = self._get(self.config, "trainer.strategy")
-        if issubclass(_class_of(strategy), ModelParallelStrategy):
+        fills = self._get(self.config, "quantise") is not None and is_released(self._get(self.config, "init_from"))
+        if fills or issubclass(_class_of(strategy), ModelParallelStrategy):
             self.parser.add_instantiator(without_storage, nn.Module, subclasses=True)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:

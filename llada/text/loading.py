@@ -5,6 +5,7 @@ import tempfile
 import torch
 
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint, write_tokenizer
+from llada.checkpoints.quantised import quantise
 from llada.checkpoints.released import merge_adapter
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.source import find_folder
@@ -67,7 +68,9 @@ def load_parts(
                 words = load_tokenizer(folder)
     if words is not None:
         check_tokenizer(stored, words, checkpoint)
-    model = DiffusionLM.load_from_checkpoint(checkpoint)
+    model = DiffusionLM.load_from_checkpoint(checkpoint).to(device, torch_dtype(dtype))
+    if options.quantise is not None:
+        quantise(model.backbone, options.quantise)
     if options.adapter is not None:
         merge_adapter(model.backbone, find_folder(options.adapter))
-    return model.to(device, torch_dtype(dtype)), words
+    return model, words

@@ -1,13 +1,11 @@
 """Low-rank additions of a training run, from and to adapters in PEFT's format."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.released import Pretrained, write_adapter
-from llada.checkpoints.released.adapter import Adapter, Addition
+from llada.checkpoints.released.adapter import Adapter
+from llada.checkpoints.released.low_rank import Addition
 from llada.checkpoints.released.pretrained import layout_for
 from llada.module import DiffusionLM
 
@@ -24,19 +22,6 @@ def additions_of(adapter: Adapter) -> dict[str, Addition]:
             "llada convert BASE OUT --adapter FOLDER"
         )
     return {name.removesuffix(".weight"): addition for name, addition in adapter.additions.items()}
-
-
-def config_of(additions: Mapping[str, Addition]) -> dict[str, Any]:
-    """Arguments of PEFT's configuration for additions that are there."""
-    first = next(iter(additions.values()))
-    return {
-        "r": len(first.a),
-        "lora_alpha": first.alpha,
-        "rank_pattern": {name: len(addition.a) for name, addition in additions.items()},
-        "alpha_pattern": {name: addition.alpha for name, addition in additions.items()},
-        "target_modules": list(additions),
-        "use_rslora": first.rank_stabilised,
-    }
 
 
 def write_run_adapter(checkpoint: str, folder: str, layout: str | None = None) -> None:

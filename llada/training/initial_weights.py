@@ -1,21 +1,25 @@
 """Begin a run with weights that are there already: of another run, or of a released checkpoint.
 
-A released network must compute what the run's backbone computes. Where its configuration says something else, the run
-is refused with both values, unless the caller replaces the configuration's word by the run's own.
+The files of a released checkpoint are read into the run's own network, one tensor at a time: there is never a second
+one. A released network must compute what the run's backbone computes. Where its configuration says something else, the
+run is refused with both values, unless the caller replaces the configuration's word by the run's own.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from llada.checkpoints.checkpoint import check_tokenizer, read_checkpoint
 from llada.checkpoints.describe import argument_names, describe
+from llada.checkpoints.quantised import quantise
+from llada.checkpoints.released import merge_adapter
 from llada.checkpoints.released.fields import MaskMissing
 from llada.checkpoints.released.options import LoadOptions
-from llada.checkpoints.released.pretrained import Pretrained, read_pretrained
+from llada.checkpoints.released.pretrained import Found, look_into
+from llada.checkpoints.released.source import find_folder
 from llada.training.weights import load_whole
 
 FREE = {"activation_checkpointing", "attention", "max_length", "vocab_size"}
@@ -41,7 +45,7 @@ class InitialWeights(Callback):
             RuntimeError: if the backbone is another one.
         """
         if _is_released(self.checkpoint):
-            self._begin_with_released(pl_module)
+            self._begin_with_released(pl_module, trainer)
             return
         self.loading.check_describes_itself(self.checkpoint)
         if self.loading.adapter is not None:
@@ -54,17 +58,35 @@ class InitialWeights(Callback):
         if tokenizer is not None:
             check_tokenizer(stored, tokenizer, self.checkpoint)
         load_whole(pl_module, stored["state_dict"])
+        if self.loading.quantise is not None:
+            quantise(pl_module.backbone, self.loading.quantise)  # type: ignore[arg-type]
 
-    def _begin_with_released(self, model: Any) -> None:
-        mask, dtype = model.process.mask_token_id, next(model.backbone.parameters()).dtype
+    def _begin_with_released(self, model: Any, trainer: Any) -> None:
+        """Fill the run's own network, tensor by tensor, once everything has been compared."""
+        loading, mask, backbone = self.loading, model.process.mask_token_id, model.backbone
+        if loading.quantise is not None and loading.adapter is not None:
+            raise ValueError(
+                "an adapter can't be added to quantised weights that are trained further; go on from it: "
+                f"--trainer.callbacks+=LoRA --trainer.callbacks.adapter {loading.adapter}"
+            )
+        folder = find_folder(self.checkpoint, loading.revision)
         try:
-            loaded = read_pretrained(self.checkpoint, dtype=dtype, **self.loading.released())
+            found = look_into(folder, loading.mask, loading.ignore_fields, backbone_options=loading.backbone)
         except MaskMissing:  # the run has to know
-            loaded = read_pretrained(self.checkpoint, dtype=dtype, **replace(self.loading, mask=mask).released())
-        self._check(loaded, mask, model.backbone)
-        load_whole(model.backbone, loaded.backbone.state_dict())
+            found = look_into(folder, mask, loading.ignore_fields, backbone_options=loading.backbone)
+        self._check(found, mask, backbone)
+        dtype, device = next(backbone.parameters()).dtype, torch.device("cpu")
+        is_empty = all(parameter.is_meta for parameter in backbone.parameters())
+        if loading.quantise is not None and is_empty:
+            quantise(backbone, loading.quantise)
+            device = trainer.strategy.root_device
+        found.fill(backbone, dtype, device)
+        if loading.quantise is not None and not is_empty:
+            quantise(backbone, loading.quantise)
+        if loading.adapter is not None:
+            merge_adapter(backbone, find_folder(loading.adapter), found.layout)
 
-    def _check(self, loaded: Pretrained, mask: int, backbone: nn.Module) -> None:
+    def _check(self, loaded: Found, mask: int, backbone: nn.Module) -> None:
         if loaded.process.mask_token_id != mask:
             raise ValueError(
                 f"the mask token of {self.checkpoint} is {loaded.process.mask_token_id}, that of this run {mask}; give "
@@ -81,6 +103,14 @@ class InitialWeights(Callback):
                 raise ValueError(
                     f"{self.checkpoint} has {name}={theirs!r}, but model.backbone has {ours!r}; set "
                     f"--model.backbone.init_args.{name}, or go on with the run's own: --backbone {name}={_spelt(ours)}"
+                )
+        theirs, ours = (dict(network.named_parameters()) for network in (loaded.backbone, backbone))
+        for name in [*theirs, *ours]:
+            shapes = [tuple(found[name].shape) if name in found else None for found in (theirs, ours)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"{self.checkpoint} has {name} of shape {shapes[0]}, but model.backbone {shapes[1]}; give the data "
+                    "the checkpoint's own tokenizer, and model.backbone its sizes"
                 )
 
 

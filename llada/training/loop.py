@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from llada.checkpoints.describe import check_describable
+from llada.checkpoints.quantised import check_trainable
 from llada.metrics import BoundReport
 from llada.objectives import ObjectiveOutput
 from llada.training.guard import REMEDY, FiniteGuard, underflow
@@ -67,12 +68,13 @@ class TrainingLoop(Callback):
             self.load_state_dict({"tokens_seen": 0, "skipped_steps": 0})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what no checkpoint could hold, and tell the loggers of all parts.
+        """Refuse what no checkpoint could hold or no step change, and tell the loggers of all parts.
 
         Raises:
-            ValueError: if a part can't be described.
+            ValueError: if a part can't be described, or all that is to be trained is quantised.
         """
         check_describable(pl_module)
+        check_trainable(pl_module)
         for logger in trainer.loggers:
             logger.log_hyperparams(flat_parts(pl_module))
 

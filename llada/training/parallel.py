@@ -32,6 +32,7 @@ from torch.distributed.tensor.parallel import (
 
 from llada.backbones import BidirectionalTransformer
 from llada.backbones.layers import Attention, Block, SwiGLU
+from llada.checkpoints.quantised import quantised_layers
 from llada.training.weights import materialise
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -87,6 +88,10 @@ def place(
         ValueError: if it can't be split or can't make its own weights, saying why.
     """
     if mesh is not None and not isinstance(backbone, FSDPModule):
+        if quantised_layers(backbone):
+            raise ValueError(
+                "quantised matrices can't be split over ranks; use the strategy ddp, or leave quantise out"
+            )
         if mesh[TENSOR].size() > 1:
             split_tensors(backbone, mesh[TENSOR])
         split_data(backbone, mesh[DATA], dtype)

@@ -10,20 +10,21 @@ biases, initialisations that change the base) is refused by name.
 Reference: Hugging Face's PEFT, ``LoraConfig``; Hu et al., arXiv 2106.09685; Kalajdzievski, arXiv 2312.03732 (rsLoRA).
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llada.checkpoints.quantised import quantised_layers, whole_shapes
 from llada.checkpoints.released.arithmetic import NEUTRAL, shown
 from llada.checkpoints.released.families import LAYOUTS
 from llada.checkpoints.released.fields import number, whole
 from llada.checkpoints.released.layout import Layout
+from llada.checkpoints.released.low_rank import Addition, config_of, put_in
 from llada.checkpoints.released.shards import read_tensors, stored_in
 from llada.files.json_object import read_object
 
@@ -50,32 +51,6 @@ UNBOUNDED = re.compile(r"\)[*+?{]|\\[1-9]|\(\?|([*+{].*){5}")
 """In an expression for names: what may take for ever to match."""
 
 
-class Addition(NamedTuple):
-    """What is added to a matrix.
-
-    Attributes:
-        a: (r, in); of an embedding (r, V).
-        b: (out, r); of an embedding (D, r).
-        alpha: scale before it is divided by the rank.
-        rank_stabilised: whether it is divided by the root of the rank instead.
-        transposed: whether the sum is B A transposed, as an embedding's is.
-    """
-
-    a: Tensor
-    b: Tensor
-    alpha: float
-    rank_stabilised: bool
-    transposed: bool = False
-
-    def sum(self) -> Tensor:
-        """The addition to the matrix, in float32, or float64 for float64 factors."""
-        dtype = torch.promote_types(self.a.dtype, torch.float32)
-        rank = len(self.a)
-        scale = self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
-        product = self.b.to(dtype) @ self.a.to(dtype)
-        return scale * (product.T if self.transposed else product)
-
-
 @dataclass(frozen=True)
 class Adapter:
     """A low-rank adapter.
@@ -90,7 +65,7 @@ class Adapter:
 
 
 def merge_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None = None) -> None:
-    """Add an adapter to the weights of a network.
+    """Add an adapter to the weights of a network; beside them (extra ``peft``) where they are quantised.
 
     Args:
         backbone: the network that the adapter was trained on.
@@ -99,17 +74,29 @@ def merge_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None
 
     Raises:
         FileNotFoundError: if a file isn't there.
+        ImportError: without the extra, where it is needed.
         ValueError: if the adapter is of another kind, damaged, or belongs to another network; it is unchanged then.
     """
     adapter = read_adapter(backbone, folder, layout)
     parameters = dict(backbone.named_parameters())
+    quantised = quantised_layers(backbone)
+    lost = [name for name in adapter.replacements if name.removesuffix(".weight") in quantised]
+    if lost:
+        raise ValueError(f"the adapter replaces {lost[0]}, which is quantised; load the model without quantise")
+    beside = {name.removesuffix(".weight"): each for name, each in adapter.additions.items()}
+    beside = {path: each for path, each in beside.items() if path in quantised}
     with torch.no_grad():
         for name, tensor in adapter.replacements.items():
             parameters[name].copy_(tensor)
         for name, addition in adapter.additions.items():
+            if name.removesuffix(".weight") in beside:
+                continue
             weight = parameters[name]
             change = addition.sum().to(weight.device)
             weight.copy_(weight.to(torch.promote_types(weight.dtype, change.dtype)) + change)
+    if beside:
+        put_in(backbone, config_of(beside), beside, dropout=0.0)
+        backbone.eval()
 
 
 def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None = None) -> Adapter:
@@ -188,7 +175,8 @@ def _split(tensor: Tensor, names: tuple[str, ...], backbone: nn.Module, path: st
     """The rows of a stored tensor that belong to each of our parameters: all to the only one, mostly."""
     if len(names) == 1:
         return (tensor,)
-    rows = [len(backbone.get_parameter(name)) for name in names]
+    shapes = whole_shapes(backbone)
+    rows = [shapes[name][0] for name in names]
     if len(tensor) != sum(rows):
         raise ValueError(f"the adapter's {path} has {len(tensor)} rows, but the model's {sum(rows)}")
     return tensor.split(rows)
@@ -215,7 +203,7 @@ def _our_names(stored: list[str], backbone: nn.Module, layout: Layout | None) ->
 
 
 def _check_shapes(adapter: Adapter, backbone: nn.Module) -> None:
-    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.named_parameters()}
+    shapes = whole_shapes(backbone)
     tied = getattr(backbone, "tie_embeddings", False)
     for name in [*adapter.additions, *adapter.replacements]:
         if tied and name == "embedding.weight":

@@ -2,7 +2,8 @@
 
 A backbone is built on the meta device, where parameters have no storage, and compared with the headers of the files;
 then it is filled tensor by tensor. Memory peaks at the model in its target dtype plus one tensor, and nothing that a
-configuration asks for takes any before the files have been seen to hold it.
+configuration asks for takes any before the files have been seen to hold it. A matrix that is to be quantised is so as
+soon as it is there.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llada.checkpoints.quantised import stored_form
 from llada.checkpoints.released.layout import Described, Layout
 from llada.checkpoints.released.notice import warn
 from llada.checkpoints.released.shards import Stored, are_equal
@@ -151,14 +153,14 @@ def fill(
     device: torch.device,
     growing: Collection[str] = (),
 ) -> None:
-    """Give a network on the meta device its weights.
+    """Give a network its weights: in place, or as new parameters where it is on the meta device.
 
     Args:
-        backbone: without storage.
+        backbone: with or without storage.
         layout: family of checkpoints that the stored names belong to.
         tensors: stored names and tensors, which `check_fit` has found to fit.
-        dtype: to which the weights are converted; None to keep the stored one.
-        device: on which the weights are placed.
+        dtype: to which weights without storage are converted; None to keep the stored one.
+        device: on which they are placed.
         growing: parameters that get a further row, the mean of the stored ones: what a token has that means nothing in
             particular yet.
 
@@ -179,8 +181,14 @@ def fill(
         if names[0] in growing:
             tensor = torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype)])
         for name, part in zip(names, _split(tensor, [sizes[name] for name in names]), strict=True):
+            module, leaf = places[name][0]
+            present = getattr(module, leaf)
+            if not present.is_meta:
+                present.data.copy_(part)
+                continue
             own = part.to(device=device, dtype=dtype or part.dtype, copy=True)
-            parameter = nn.Parameter(own, requires_grad=trained[name])
+            coded = stored_form(module, leaf, own)
+            parameter = nn.Parameter(own, requires_grad=trained[name]) if coded is None else coded
             for module, leaf in places[name]:
                 setattr(module, leaf, parameter)
 

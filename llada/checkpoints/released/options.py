@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llada.checkpoints.quantised import Quantisation, check_kind
 from llada.files.json_object import parse_object
 
 
@@ -17,6 +18,7 @@ class LoadOptions:
         ignore_fields: fields of ``config.json`` to go on without.
         backbone: arguments of the backbone that replace those of the configuration.
         adapter: folder or hub name of a PEFT adapter that is added to the weights.
+        quantise: bits of the matrices in the blocks, one of `llada.checkpoints.quantised.Quantisation`.
     """
 
     mask: int | str | None = None
@@ -24,6 +26,11 @@ class LoadOptions:
     ignore_fields: tuple[str, ...] = ()
     backbone: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None
+    quantise: Quantisation | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantise is not None:
+            check_kind(self.quantise)
 
     @classmethod
     def of(
@@ -33,15 +40,16 @@ class LoadOptions:
         adapter: str | None = None,
         ignore_config_field: Iterable[str] | str | None = None,
         backbone: Iterable[str] | str | None = None,
+        quantise: Any = None,
     ) -> "LoadOptions":
         """From the options of a command line.
 
         Raises:
-            ValueError: if one for the backbone isn't NAME=VALUE.
+            ValueError: if one for the backbone isn't NAME=VALUE, or there is no such way to quantise.
         """
         given = int(mask) if isinstance(mask, str) and mask.isdecimal() else mask
         assigned = dict(_assignment(text) for text in _several(backbone))
-        return cls(given, revision, tuple(_several(ignore_config_field)), assigned, adapter)
+        return cls(given, revision, tuple(_several(ignore_config_field)), assigned, adapter, quantise)
 
     def released(self) -> dict[str, Any]:
         """Arguments of `llada.checkpoints.released.read_pretrained`."""
@@ -51,6 +59,7 @@ class LoadOptions:
             "revision": self.revision,
             "ignore_fields": self.ignore_fields,
             "adapter": self.adapter,
+            "quantise": self.quantise,
         }
 
     def check_describes_itself(self, path: str) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from llada.backbones.huggingface import HuggingFaceBackbone
 from llada.checkpoints.describe import argument_names, describe
+from llada.checkpoints.quantised import Quantisation, whole_parameters
+from llada.checkpoints.quantised import quantise as quantise_layers
 from llada.checkpoints.released.adapter import merge_adapter
 from llada.checkpoints.released.arithmetic import without_fields
 from llada.checkpoints.released.families import LAYOUTS, layout_of
@@ -23,7 +25,7 @@ from llada.checkpoints.released.layout import Described, Layout
 from llada.checkpoints.released.mask import find_mask
 from llada.checkpoints.released.materialise import build_on_meta, check_fit, count_tensors, fill, settle_head
 from llada.checkpoints.released.notice import warn
-from llada.checkpoints.released.shards import read_tensors, stored_tensors, write_tensors
+from llada.checkpoints.released.shards import Stored, read_tensors, stored_tensors, write_tensors
 from llada.checkpoints.released.source import find_folder
 from llada.checkpoints.released.wrapped import refuse_layout, write_wrapped
 from llada.files.json_object import read_object
@@ -56,6 +58,7 @@ def read_pretrained(
     mask_token_id: int | str | None = None,
     ignore_fields: Collection[str] = (),
     adapter: str | Path | None = None,
+    quantise: Quantisation | None = None,
     layouts: Sequence[Layout] = LAYOUTS,
     **backbone_options: Any,
 ) -> Pretrained:
@@ -77,6 +80,8 @@ def read_pretrained(
         ignore_fields: fields of the configuration to go on without, as if they weren't there.
         adapter: folder or hub name of a PEFT adapter that is added to the weights, see
             `llada.checkpoints.released.adapter`.
+        quantise: bits of the matrices in the blocks, "nf4", "fp4" or "int8" (extra ``quantised``), see
+            `llada.checkpoints.quantised`; None for whole ones.
         layouts: families that are tried; the first one that knows the configuration is taken. A family of one's own
             is added by ``[MyLayout(), *LAYOUTS]``.
         backbone_options: constructor arguments of the backbone that replace those of the configuration, such as
@@ -91,11 +96,63 @@ def read_pretrained(
         ValueError: if the configuration can't be served, or a tensor is unknown, missing, of another shape or there
             twice; the message names it. Nothing is loaded in part, and no remote code or pickle is ever run.
     """
-    folder = find_folder(folder_or_hub_id, revision)
+    found = look_into(find_folder(folder_or_hub_id, revision), mask_token_id, ignore_fields, layouts, backbone_options)
+    if quantise is not None:
+        quantise_layers(found.backbone, quantise)
+    found.fill(found.backbone, dtype, torch.device(device))
+    if adapter is not None:
+        merge_adapter(found.backbone, find_folder(adapter), found.layout)
+    return Pretrained(found.backbone.eval(), found.process, found.config)
+
+
+class Found(NamedTuple):
+    """A released checkpoint whose files have been seen to fit together, before a weight is read.
+
+    Attributes:
+        backbone: the network, without storage.
+        process: mask token, schedule and conditioning.
+        config: content of ``config.json``.
+        layout: its family.
+        stored: tensors by their names in the files.
+        growing: our names of the parameters that get a row for the mask token.
+    """
+
+    backbone: nn.Module
+    process: MaskingProcess
+    config: Config
+    layout: Layout
+    stored: dict[str, Stored]
+    growing: set[str]
+
+    def fill(self, backbone: nn.Module, dtype: torch.dtype | None, device: torch.device) -> None:
+        """Read the weights into this network, or another of the same parameters; see `materialise.fill`."""
+        fill(backbone, self.layout, read_tensors(self.stored), dtype, device, self.growing)
+
+
+def look_into(
+    folder: Path,
+    mask_token_id: int | str | None = None,
+    ignore_fields: Collection[str] = (),
+    layouts: Sequence[Layout] = LAYOUTS,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> Found:
+    """What a folder holds, by its configuration and the headers of its files.
+
+    Args:
+        folder: with ``config.json`` and safetensors.
+        mask_token_id: as in `read_pretrained`, as all that follow.
+        ignore_fields: fields of the configuration to go on without.
+        layouts: families that are tried.
+        backbone_options: arguments that replace the configuration's.
+
+    Raises:
+        FileNotFoundError: if there are no weights.
+        ValueError: as in `read_pretrained`.
+    """
     config = without_fields(read_object(folder / "config.json"), tuple(ignore_fields))
     layout = layout_of(config, layouts)
     described = _describe(layout, config, folder, mask_token_id)
-    options, stored = settle_head(described, layout, stored_tensors(folder), backbone_options)
+    options, stored = settle_head(described, layout, stored_tensors(folder), backbone_options or {})
     backbone = build_on_meta(described, options, count_tensors(stored))
     growing = check_fit(backbone, layout, {name: tensor.shape for name, tensor in stored.items()}, described.grows)
     if growing:
@@ -103,10 +160,7 @@ def read_pretrained(
             f"the mask token {described.process.mask_token_id} has no row in the files: it gets one behind the others, "
             f"with their mean ({', '.join(sorted(growing))})"
         )
-    fill(backbone, layout, read_tensors(stored), dtype, torch.device(device), growing)
-    if adapter is not None:
-        merge_adapter(backbone, find_folder(adapter), layout)
-    return Pretrained(backbone.eval(), described.process, config)
+    return Found(backbone, described.process, config, layout, stored, growing)
 
 
 def _describe(layout: Layout, config: Config, folder: Path, mask: int | str | None) -> Described:
@@ -206,7 +260,7 @@ def parse_size(size: int | str) -> int:
 
 
 def _named(backbone: nn.Module, layout: Layout, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    parameters = dict(backbone.named_parameters())
+    parameters = whole_parameters(backbone)
     for name in parameters:
         stored = layout.theirs(name)
         names = layout.holds(stored, backbone)

@@ -1,10 +1,13 @@
 """Averages of the weights over the steps, which are what is validated, saved and sampled from."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
+from torch import Tensor
 from typing_extensions import override
 
 HIDDEN = "averaged_parameters"
@@ -52,6 +55,8 @@ class EMAWeightAveraging(LightningEMA):
         if stage == "fit":
             self._check_order(trainer)
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and self._average_model is not None:
+            self._average_model.avg_fn = partial(_average, self._average_model.avg_fn)
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,3 +119,8 @@ class EMAWeightAveraging(LightningEMA):
                 "the average is made of the weights as they are when it comes in, so LoRA must stand in front of "
                 "EMAWeightAveraging in the list of callbacks"
             )
+
+
+def _average(rule: Callable[..., Tensor], average: Tensor, value: Tensor, count: Tensor) -> Tensor:
+    """The rule's average; of codes, such as those of quantised weights, and counts there is none: the value itself."""
+    return rule(average, value, count) if value.is_floating_point() else value

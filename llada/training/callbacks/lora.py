@@ -7,15 +7,15 @@ Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXi
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from llada.checkpoints.released.adapter import read_adapter
-from llada.training.adapters import additions_of, config_of
+from llada.checkpoints.released.low_rank import check_bare, config_of, layers_of, put_in, take_out
+from llada.training.adapters import additions_of
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """All matrices of a layer of `llada.backbones.BidirectionalTransformer`."""
@@ -27,7 +27,9 @@ class LoRA(Callback):
     For everybody else the model stays as it is: its ``state_dict``, and so every checkpoint, holds the sums
     W + (alpha / r) B A under the usual names, and after `fit` the sums are in the network itself. A checkpoint can
     therefore be loaded, served and converted without this callback. To resume, the frozen weights are taken from where
-    they came from the first time (``--init_from``, `from_pretrained`) and the additions from the checkpoint.
+    they came from the first time (``--init_from``, `from_pretrained`) and the additions from the checkpoint. Frozen
+    weights may be quantised (``--quantise``, `llada.checkpoints.quantised`): the sums are then those with the matrices
+    that the network computes with, and after `fit` it is whole.
 
     ``llada convert run.ckpt FOLDER --adapter`` writes the additions of a run alone, in PEFT's format.
 
@@ -72,31 +74,18 @@ class LoRA(Callback):
 
         Raises:
             ImportError: without the extra.
-            ValueError: if no matrix has one of the names.
+            ValueError: if no matrix has one of the names, or there are additions already.
         """
         if stage != "fit":
             return
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError as error:
-            raise ImportError("LoRA needs the package peft: pip install llada[peft]") from error
         backbone = getattr(pl_module, "backbone", pl_module)
+        check_bare(backbone)
         begun = {} if self.adapter is None else additions_of(read_adapter(backbone, self.adapter))
         arguments = config_of(begun) if begun else self._fresh(backbone)
         self._rank_stabilised = arguments.get("use_rslora", False)
-        config = LoraConfig(**arguments, lora_dropout=self.dropout)
         self._frozen_before = [p for p in backbone.parameters() if not p.requires_grad]
-        inject_adapter_in_model(config, backbone)
-        for name, addition in begun.items():
-            layer: Any = backbone.get_submodule(name)
-            with torch.no_grad():
-                layer.lora_A["default"].weight.copy_(addition.a)
-                layer.lora_B["default"].weight.copy_(addition.b)
+        self._hooks = put_in(backbone, arguments, begun, self.dropout)
         self._backbone = backbone
-        self._hooks = [
-            backbone.register_state_dict_post_hook(partial(self._show_sums)),
-            backbone.register_load_state_dict_pre_hook(self._keep_own),
-        ]
 
     def _fresh(self, backbone: nn.Module) -> dict[str, Any]:
         """Arguments of PEFT's configuration for additions that begin at nothing."""
@@ -124,12 +113,7 @@ class LoRA(Callback):
         if self._backbone is None:
             return
         self._last_state = self.state_dict()  # for `Trainer.save_checkpoint` after the end
-        for hook in self._hooks:
-            hook.remove()
-        for name, layer in list(self._layers()):
-            layer.merge()
-            parent, _, last = name.rpartition(".")
-            setattr(self._backbone.get_submodule(parent), last, layer.get_base_layer())
+        take_out(self._backbone, self._hooks)
         self._backbone.requires_grad_(True)
         for parameter in self._frozen_before:
             parameter.requires_grad_(False)
@@ -159,7 +143,7 @@ class LoRA(Callback):
         if state_dict["frozen"] != self._fingerprint():
             raise ValueError(
                 "the checkpoint's low-rank additions belong to other weights than the model's; begin with the same "
-                "weights as the first time: --init_from, or DiffusionLM.from_pretrained"
+                "weights as the first time, quantised alike: --init_from and --quantise, or DiffusionLM.from_pretrained"
             )
         self._restored = True
         own, stored = dict(self._additions()), state_dict["additions"]
@@ -175,10 +159,8 @@ class LoRA(Callback):
                 parameter.copy_(stored[name])
 
     def _layers(self) -> Iterator[tuple[str, Any]]:
-        from peft.tuners.lora import LoraLayer
-
         assert self._backbone is not None
-        return ((name, module) for name, module in self._backbone.named_modules() if isinstance(module, LoraLayer))
+        return layers_of(self._backbone)
 
     def _additions(self) -> Iterator[tuple[str, nn.Parameter]]:
         assert self._backbone is not None
@@ -187,29 +169,8 @@ class LoRA(Callback):
     def _fingerprint(self) -> str:
         """Of the first frozen matrix."""
         _, layer = next(self._layers())
-        weight = layer.get_base_layer().weight.detach().cpu().contiguous()
+        weight = layer.get_base_layer().weight.data.cpu().contiguous()
         return hashlib.sha256(weight.view(torch.uint8).numpy().tobytes()).hexdigest()
-
-    @torch.no_grad()
-    def _show_sums(self, backbone: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-        """Replace frozen matrices and additions in a state by the sums."""
-        for name, layer in self._layers():
-            path = f"{prefix}{name}."
-            sums = state[f"{path}base_layer.weight"] + layer.get_delta_weight("default")
-            bias = state.get(f"{path}base_layer.bias")
-            for key in [key for key in state if key.startswith(path)]:
-                del state[key]
-            state[f"{path}weight"] = sums
-            if bias is not None:
-                state[f"{path}bias"] = bias
-
-    def _keep_own(self, backbone: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Leave frozen matrices and additions as they are when the state of a checkpoint is loaded."""
-        for name, layer in self._layers():
-            path = f"{prefix}{name}."
-            for key in [key for key in state if key.startswith(path)]:
-                del state[key]
-            state.update({f"{path}{key}": value.detach() for key, value in layer.named_parameters()})
 
 
 def _shape(tensors: dict[str, Any], name: str) -> tuple[int, ...] | None:
