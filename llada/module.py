@@ -273,7 +273,7 @@ class DiffusionLM(Inference, LightningModule):
         Raises:
             ValueError: if the layout has no word for something that this model does.
         """
-        if not isinstance(self.process, MaskingProcess):
+        if not isinstance(self.process, MaskingProcess) or self.process.inserts:
             raise ValueError(f"released layouts hold masked diffusion models only; {self.process} needs a checkpoint")
         write_pretrained(Pretrained(self.backbone, self.process, self.pretrained_config), folder, **options)
 

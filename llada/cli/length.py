@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, cast
 
-from llada.samplers import LengthPolicy, ResizingSampler, UntilStop
+from llada.samplers import InsertionSampler, LengthPolicy, ResizingSampler, UntilStop
 from llada.text import TextModel
 
 
@@ -43,6 +43,8 @@ def growing(text: TextModel, max_new_tokens: int | None, length: LengthPolicy | 
         if length is not None:
             raise ValueError("--length changes how long a text becomes; say by --max_new_tokens how long at most")
         return text
+    if isinstance(text.decoding, InsertionSampler) and length is None:  # which finds lengths by itself
+        return replace(text, sampler=replace(text.decoding, max_new_tokens=max_new_tokens))
     first = text.tokenizer.eos_token_id  # what a row is filled with
     stops = tuple(sorted(text.stop_token_ids, key=lambda token: (token != first, token)))
     if not stops:

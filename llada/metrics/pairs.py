@@ -66,12 +66,18 @@ def mask_of(process: Process) -> int:
     """The token that hides an answer.
 
     Raises:
-        ValueError: if the process has none, or draws random tokens, so that what isn't masked may be wrong too.
+        ValueError: if the process has none, draws random tokens, so that what isn't masked may be wrong too, or takes
+            tokens away.
     """
     if process.mask_token_id is None or process.scatters:
         raise ValueError(
             f"likelihoods of answers are known for masked diffusion only, and {process} draws random tokens; "
             "validate reports its bound"
+        )
+    if process.inserts:
+        raise ValueError(
+            f"an answer has no length beforehand under {type(process).__name__}; validate reports its bound. With "
+            "process=MaskingProcess(...) the same model gives likelihoods of answers whose length is known"
         )
     return process.mask_token_id
 

@@ -5,6 +5,7 @@ from llada.objectives.edits import EditRounds
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
 from llada.objectives.gaussian import TemperedTokens
 from llada.objectives.independent import IndependentMasks, TimeGrid
+from llada.objectives.insertion import InsertionNELBO
 from llada.objectives.merged import CleanWeight, MergedMasks, dreamon
 from llada.objectives.nelbo import (
     NELBO,
@@ -45,6 +46,7 @@ __all__ = [
     "FrozenCopy",
     "Hinge",
     "IndependentMasks",
+    "InsertionNELBO",
     "Link",
     "MergedMasks",
     "NextTokens",

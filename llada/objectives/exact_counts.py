@@ -193,10 +193,15 @@ def check_masks(design: Design, process: Process) -> None:
     """Refuse a process under which nobody can count the corrupted tokens.
 
     Raises:
-        ValueError: if the process replaces tokens by random ones.
+        ValueError: if the process replaces tokens by random ones, or takes some away.
     """
     if process.scatters:
         raise ValueError(f"{type(design).__name__} counts masks, and {_SCATTERED}")
+    if process.inserts:
+        raise ValueError(
+            f"{type(design).__name__} keeps the length of rows, and {type(process).__name__} doesn't; use "
+            "InsertionNELBO as objective, or MaskingProcess"
+        )
 
 
 _SCATTERED = "this process draws random tokens, which can't be told from clean ones; use NELBO(IndependentMasks())"

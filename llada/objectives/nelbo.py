@@ -21,6 +21,7 @@ from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives.design import Design, Draw
 from llada.objectives.exact_counts import ExactCounts
 from llada.objectives.independent import IndependentMasks, TimeGrid
+from llada.objectives.insertion import InsertionNELBO
 from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.weight import BoundWeight, UnitWeight, Weight
@@ -78,6 +79,8 @@ class NELBO(Objective):
 
     @override
     def bound_gap(self, process: Process) -> str | None:
+        if process.inserts:
+            return "rows have no length beforehand under this process; use InsertionNELBO"
         return self.design.bound_gap(process)
 
 
@@ -91,6 +94,8 @@ def law_of_draw(process: Process, draw: Draw) -> NoiseLaw:
 
 def default_bound(process: Process) -> Objective:
     """The bound of a process with the least variance: exact counts where masks can be counted."""
+    if process.inserts:
+        return InsertionNELBO()
     return NELBO(IndependentMasks()) if process.scatters else NELBO(ExactCounts())
 
 

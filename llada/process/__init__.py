@@ -2,6 +2,7 @@
 
 from llada.process.columns import Edit
 from llada.process.hybrid import AbsorbingHybridProcess, HybridProcess
+from llada.process.insertion import InsertionProcess, Thinned
 from llada.process.masked import MaskingProcess
 from llada.process.parameterisation import LeaveOneOut, ScoreDenoiser
 from llada.process.process import Noised, Process, check_maskable
@@ -12,6 +13,7 @@ __all__ = [
     "AbsorbingHybridProcess",
     "Edit",
     "HybridProcess",
+    "InsertionProcess",
     "LeaveOneOut",
     "MaskingProcess",
     "Noised",
@@ -19,6 +21,7 @@ __all__ = [
     "Rates",
     "ScoreDenoiser",
     "Shares",
+    "Thinned",
     "UniformProcess",
     "check_maskable",
 ]

@@ -24,7 +24,7 @@ Diffusion", arXiv 2503.04482 (both at once).
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ class Process(ABC):
         posterior: whether the network gives the full posterior p(x_i | x_t), as plain cross-entropy teaches it, so that
             bound and reverse step take its leave-one-out posterior (`LeaveOneOut`).
         suppressed: a token that the softmax of the loss leaves out, or None.
+        inserts: whether tokens can also be absent, so that a row's length is drawn with it.
     """
 
     schedule: NoiseSchedule
@@ -71,6 +72,7 @@ class Process(ABC):
     mask_token_id: int | None
     num_tokens: int | None
     posterior: bool = False
+    inserts: ClassVar[bool] = False
 
     @property
     def suppressed(self) -> int | None:

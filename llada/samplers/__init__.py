@@ -18,6 +18,7 @@ from llada.samplers.gibbs import GibbsSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.length.daedal import Daedal
 from llada.samplers.length.dreamon import DreamOn
+from llada.samplers.length.insertion import InsertionSampler
 from llada.samplers.length.levenshtein import LevenshteinSampler
 from llada.samplers.length.policy import Asked, Change, LengthPolicy
 from llada.samplers.length.resizing import ResizingSampler
@@ -144,6 +145,7 @@ __all__ = [
     "Guidance",
     "GuidedDenoiser",
     "Hierarchy",
+    "InsertionSampler",
     "IntervalCache",
     "Kappa",
     "LeftToRight",

@@ -13,7 +13,7 @@ from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.consolidate import consolidate
 from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
-from llada.objectives import RandomLength, llada_finetuning, llada_pretraining
+from llada.objectives import InsertionNELBO, RandomLength, llada_finetuning, llada_pretraining
 from tests.cli.conftest import CONFIGS, QUIET, SHORT, SMALL, Command, checkpoint_in, text
 from tests.ranks import run_two_ranks
 
@@ -108,6 +108,29 @@ def test_fine_tuning_begins_with_the_weights_of_a_checkpoint(llada: Command, sto
     run = llada("fit", *options, *still, "--data.tokenizer.path=other")
     assert run.code == 1
     assert "trained with another tokenizer" in run.err
+
+
+def test_the_configuration_of_any_length_trains_and_writes(llada: Command, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"boat {number}", "answer": "on the sea" + " and back" * (number % 3)} for number in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    options = ["--config", CONFIGS / "flexmdm.yaml", *SMALL, *QUIET, *SHORT, "--data.val_fraction=0.2"]
+    run = llada("fit", *options, "--data.tokenizer.vocab_size=285")
+    assert run.code == 0, run.err
+    path = tmp_path / "runs/flexmdm/model.ckpt"
+    model = DiffusionLM.load_from_checkpoint(path)
+    assert model.objective == model.bound == InsertionNELBO()
+    rows = llada(
+        "sample", path, "--infill", "boat 1[MASK:3] and[MASK]", "--num_new_tokens=1",
+        "--max_new_tokens=5", "--steps=3", "--jsonl",
+    )  # fmt: skip
+    assert rows.code == 0, rows.err
+    (written,) = map(json.loads, rows.out.splitlines())
+    assert written["text"].startswith("boat 1")
+    assert written["generated"] <= 5
+    assert 3 <= written["calls"] <= 4
+    refused = llada("score", path, "--prompt", "boat", "--answer", " 1")
+    assert refused.code == 1
+    assert "an answer has no length beforehand under InsertionProcess" in refused.err
 
 
 def test_the_paper_configuration_is_the_papers(llada: Command, story: Path) -> None:
