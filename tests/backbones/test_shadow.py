@@ -125,7 +125,7 @@ def test_what_verification_cannot_do_is_refused() -> None:
         VerifyingSampler(guidance=Guidance(1.0))
     with pytest.raises(ValueError, match="1 <= fewest <= most"):
         VerifyingSampler(fewest=30)
-    with pytest.raises(ValueError, match="takes no argument shadow; .* such as saber"):
+    with pytest.raises(ValueError, match=r"takes no argument shadow; .* such as saber"):
         wino()(lambda tokens: torch.zeros(*tokens.shape, V), ROWS, MaskingProcess(MASK))
     for sampler in (wino(), saber()):
         assert "masks tokens again" in str(sampler.likelihood_gap)
