@@ -4,6 +4,7 @@ from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.block_lengths import BlockLengths
 from llada.training.callbacks.compile import Compile
 from llada.training.callbacks.curriculum import TokenCurriculum
+from llada.training.callbacks.distillation_rounds import DistillationRounds
 from llada.training.callbacks.frozen_reference import FrozenReference
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
@@ -16,7 +17,9 @@ from llada.training.callbacks.widening_attention import WideningAttention
 __all__ = [
     "BlockLengths",
     "Compile",
+    "DistillationRounds",
     "EMAWeightAveraging",
+    "FrozenReference",
     "LoRA",
     "LossSpike",
     "Preferences",
@@ -26,4 +29,3 @@ __all__ = [
     "UnigramBias",
     "WideningAttention",
 ]
-__all__ = ["Compile", "EMAWeightAveraging", "FrozenReference", "LoRA", "LossSpike", "Preferences", "SaveAtEnd", "Speed"]
