@@ -92,7 +92,7 @@ def contestants(quick: bool) -> list[tuple[str, UnmaskingSampler]]:
 
 
 class Text(NamedTuple):
-    """Rows (R, 64) of the held-out chapters, bytes per token, and the training text's law of a row's first token (V,)."""
+    """Rows (R, 64) of held-out chapters, bytes per token, and the law of a row's first token, (V,)."""
 
     rows: Tensor
     bytes_per_token: float

@@ -8,8 +8,8 @@ Three students begin with the demo's weights and learn for as many steps on the 
 - more training: the demo's own loss, so that what is gained by training alone is known;
 - through time: `SelfDistillation` (SDTT), four of the teacher's steps in one of the student's eight.
 
-Of each stand the exact nats per token of held-out text under samplers of 8 calls, and the entropy of the tokens of its own
-texts. Exit status 1: the trajectory's student isn't better in 8 calls than its teacher beyond a 95 % interval, or
+Of each stand the exact nats per token of held-out text under samplers of 8 calls, and the entropy of the tokens of its
+own texts. Exit status 1: the trajectory's student isn't better in 8 calls than its teacher beyond a 95 % interval, or
 the entropy of its texts differs by more than 2 % from that of the teacher's in 64 calls.
 """
 

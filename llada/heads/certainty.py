@@ -1,4 +1,4 @@
-"""Cross-entropy, and the entropy of the answers that are right, whose gradients are made while a chunk's logits are there.
+"""Cross-entropy, and the entropy of the answers that are right; gradients are made while a chunk's logits are there.
 
     total = sum_n w_n ( -log p_n[label_n] ) + c (W / W_right) sum_{n right} w_n H(q_n)
 
