@@ -2,6 +2,8 @@
 
     make duel            (or: python examples/duel.py --checkpoint demo/model.ckpt, from what `make demo` wrote)
 
+Beside the orders stands the autoregressive twin, which is trained once and then kept (demo_twin.py).
+
 No judge model: every number is the log-probability of the text under the very sampler that would write it, in bits per
 byte, and has no other error than that of the choice of rows. Differences to left to right with one token per call are
 of the same rows, so their errors are smaller.
@@ -19,6 +21,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from demo import build_data
+from demo_twin import exact_nats, first_law, twin
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
@@ -50,6 +53,8 @@ ORDERS: dict[str, Order] = {
     "random order": RandomOrder(),
     "spread": Spread(),
 }
+
+TWIN = "autoregressive twin"
 
 
 class Line(NamedTuple):
@@ -86,16 +91,25 @@ def contestants(quick: bool) -> list[tuple[str, UnmaskingSampler]]:
     return made
 
 
-def held_out(checkpoint: Path, num_rows: int, seed: int) -> tuple[Tensor, float]:
-    """Rows (R, 64) of the held-out chapters, and bytes per token."""
+class Text(NamedTuple):
+    """Rows (R, 64) of held-out chapters, bytes per token, and the law of a row's first token, (V,)."""
+
+    rows: Tensor
+    bytes_per_token: float
+    first: Tensor
+
+
+def held_out(checkpoint: Path, num_rows: int, seed: int) -> Text:
+    """Some rows, by chance."""
     data = build_data(checkpoint.parent)  # its tokens, or made again
     data.prepare_data()
-    data.setup("validate")
+    data.setup("fit")
+    train = torch.as_tensor(data.rows("train").file.tokens[:].astype("int64"))
     file = data.rows("val").file
     tokens = torch.as_tensor(file.tokens[:].astype("int64"))
     rows = tokens[: len(tokens) // data.max_length * data.max_length].view(-1, data.max_length)
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:num_rows]
-    return rows[chosen], float(file.bytes_per_token)
+    return Text(rows[chosen], float(file.bytes_per_token), first_law(train, data.vocab_size))
 
 
 @torch.no_grad()
@@ -109,18 +123,30 @@ def run(model: DiffusionLM, rows: Tensor, sampler: UnmaskingSampler) -> tuple[Te
     return nats, rows.numel() / float(sum(result.calls.sum() for result in results))
 
 
-def measure(model: DiffusionLM, rows: Tensor, bytes_per_token: float, quick: bool) -> list[Line]:
-    """All lines; the first is what the others are compared with."""
-    to_bits = 1.0 / (rows.shape[1] * bytes_per_token * math.log(2.0))
+def measure(model: DiffusionLM, other: DiffusionLM, text: Text, quick: bool) -> list[Line]:
+    """All lines; the first is what the others are compared with.
+
+    Args:
+        model: the diffusion model.
+        other: its autoregressive twin.
+        text: what is scored.
+        quick: one and eight tokens per call only.
+    """
+    to_bits = 1.0 / (text.rows.shape[1] * text.bytes_per_token * math.log(2.0))
     lines: list[Line] = []
-    first = torch.zeros(len(rows), dtype=torch.float64)
-    for name, sampler in contestants(quick):
-        nats, tokens_per_call = run(model, rows, sampler)
+    first = torch.zeros(len(text.rows), dtype=torch.float64)
+
+    def add(name: str, nats: Tensor, tokens_per_call: float) -> None:
+        nonlocal first
         bits = nats * to_bits
         first = first if lines else bits
         values = [value for each in (bits, bits - first) for value in (float(each.mean()), _error(each))]
         lines.append(Line(name, tokens_per_call, *values))
         print(row_of(lines[-1]), flush=True)
+
+    for name, sampler in contestants(quick):
+        add(name, *run(model, text.rows, sampler))
+    add(TWIN, torch.cat([exact_nats(other, part, text.first) for part in text.rows.split(32)]), 1.0)
     return lines
 
 
@@ -154,6 +180,9 @@ def draw(lines: list[Line], path: Path) -> None:
         x, y, e = (
             [getattr(line, field) for line in group] for field in ("tokens_per_call", "bits", "difference_error")
         )
+        if name == TWIN:
+            axes.axhline(y[0], color="0.4", linestyle="--", label=f"{TWIN}, one per call")
+            continue
         axes.errorbar(x, y, yerr=e, marker="o", capsize=3, label=label)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -168,8 +197,7 @@ def main(checkpoint: Path, out: Path, num_rows: int, seed: int, quick: bool) -> 
     """Measure, write, draw."""
     out.mkdir(parents=True, exist_ok=True)
     model = load(str(checkpoint), device="cpu").model
-    rows, bytes_per_token = held_out(checkpoint, num_rows, seed)
-    lines = measure(model, rows, bytes_per_token, quick)
+    lines = measure(model, twin(checkpoint.parent), held_out(checkpoint, num_rows, seed), quick)
     (out / "duel.md").write_text(markdown(lines), encoding="utf-8")
     with (out / "duel.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

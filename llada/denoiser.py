@@ -45,6 +45,10 @@ class Denoiser(ABC):
         """Tokens per block of a block-causal model, which sees its own block and those before it; None for others."""
         return None
 
+    def takes(self, name: str) -> bool:
+        """Whether the model names this keyword argument."""
+        return False
+
     @abstractmethod
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         """Unnormalised log-probabilities.
@@ -169,6 +173,10 @@ class BackboneDenoiser(Denoiser):
         return getattr(self.backbone, "block_length", None)
 
     @override
+    def takes(self, name: str) -> bool:
+        return names(self.backbone.hidden, name)
+
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         hidden = self._hidden(tokens, where, model_kwargs)
         logits = self.backbone.head(hidden)
@@ -233,10 +241,17 @@ class CallableDenoiser(Denoiser):
         return getattr(self.function, "block_length", None)
 
     @override
+    def takes(self, name: str) -> bool:
+        return names(self._called, name)
+
+    @property
+    def _called(self) -> Callable[..., Tensor]:
+        return self.function.forward if isinstance(self.function, nn.Module) else self.function
+
+    @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        called = self.function.forward if isinstance(self.function, nn.Module) else self.function
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        logits = self.function(tokens, **accepted(called, name, model_kwargs))
+        logits = self.function(tokens, **accepted(self._called, name, model_kwargs))
         if where is None:
             return logits
         chosen = logits.flatten(0, 1)[flat_indices(tokens, where)]
@@ -260,6 +275,14 @@ def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noq
     if callable(model):
         return CallableDenoiser(model)
     raise TypeError(f"a model must be callable, tokens (B, L) -> logits (B, L, V); got {type(model).__name__}")
+
+
+def names(function: Callable[..., Any], argument: str) -> bool:
+    """Whether a function has an argument of this name; not if it doesn't tell."""
+    try:
+        return argument in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def accepted(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> dict[str, Any]:

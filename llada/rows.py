@@ -142,3 +142,19 @@ def exact_count_weight(count: Tensor, num_counts: Tensor | int, copies: Tensor |
         copies: rows of which the mean is taken.
     """
     return torch.as_tensor(num_counts, device=count.device).div(copies * count.clamp(min=1).double())
+
+
+def bit_reversed(numbers: Tensor, below: int) -> Tensor:
+    """Numbers whose binary digits are read backwards, as fractions: 0, 1/2, 1/4, 3/4, 1/8, ... for 0, 1, 2, 3, 4, ...
+
+    Args:
+        numbers: int64, from 0 to less than ``below``.
+        below: at most 2^53.
+
+    Returns:
+        float64 in [0, 1), exact.
+    """
+    fractions = torch.zeros_like(numbers, dtype=torch.float64)
+    for bit in range(max(below - 1, 0).bit_length()):
+        fractions = fractions + (numbers >> bit & 1).double() / 2.0 ** (bit + 1)
+    return fractions

@@ -28,6 +28,7 @@ from llada.random import RowRandom
 from llada.samplers import (
     Ancestral,
     AnnealedConfidence,
+    BacktrackingSampler,
     Binomial,
     Blocks,
     CappedRemasking,
@@ -74,6 +75,7 @@ from llada.samplers import (
     Tied,
     TopProb,
     UnmaskingSampler,
+    VerifyingSampler,
     VicinityCache,
 )
 
@@ -176,6 +178,12 @@ ALL_SAMPLERS: dict[str, Sampler] = {
     "planning, a step per mask, with a dual cache": PlanningSampler(
         doubt=2.0, window=Blocks(4, stop_token_ids=2), cache=DualCache()
     ),
+    "backtracking": BacktrackingSampler(3, 2, proposal=Proposal(0.8)),
+    "backtracking in blocks with a dual cache": BacktrackingSampler(
+        window=Blocks(4, stop_token_ids=2), cache=DualCache(), guidance=Guidance(1.0)
+    ),
+    "verifying": VerifyingSampler(0.3, 0.2, proposal=Proposal(0.8)),
+    "verifying in blocks with a stop": VerifyingSampler(0.4, 0.4, window=Blocks(4, stop_token_ids=2)),
     "local leap": UnmaskingSampler(LocalLeap(0.4, 0.2, 1)),
     "speculative": SpeculativeSampler(3),
     "speculative in blocks": SpeculativeSampler(5, NegativeEntropy(), window=Blocks(4, stop_token_ids=2)),

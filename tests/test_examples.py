@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from examples.own_schedule import KumaraswamySchedule
+from llada.autoregressive import AutoregressiveLM
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import stored_parts
 from llada.cli import main
@@ -72,7 +73,16 @@ def test_duel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = DiffusionLM(BidirectionalTransformer(9, width=16, num_layers=1, num_heads=2), MaskingProcess(8)).eval()
     rows = torch.randint(8, (6, 16))
-    lines = example.measure(model, rows, bytes_per_token=2.0, quick=True)
+    torch.manual_seed(0)
+    network = BidirectionalTransformer(9, width=16, num_layers=1, num_heads=2, causal=True, shift=True)
+    other = AutoregressiveLM(network, MaskingProcess(8)).eval()
+    text = example.Text(rows, 2.0, torch.tensor([0.3, *[0.1] * 7, 0.0]).double())
+    lines = example.measure(model, other, text, quick=True)
+    logits = network(rows)[..., :8]  # at i, what is said of i
+    each = torch.nn.functional.cross_entropy(logits[:, 1:].transpose(1, 2), rows[:, 1:], reduction="none").sum(1)
+    expected = each.double() - text.first[rows[:, 0]].log()
+    assert lines[-1].name == example.TWIN
+    assert lines[-1].bits == pytest.approx(float(expected.mean()) / 16 / 2 / math.log(2), rel=1e-5)
     assert [line.name for line in lines if line.tokens_per_call == 8.0].count("spread") == 1
     first = lines[0]
     assert (first.name, first.tokens_per_call, first.difference) == ("left to right", 1.0, 0.0)

@@ -20,6 +20,7 @@ from llada.backbones.inputs import check_heads, check_mixture
 from llada.backbones.layers import Attention, Block, SwiGLU, TiedHead
 from llada.backbones.mixture import MixtureOfExperts
 from llada.backbones.router import Router
+from llada.backbones.shadow import shadow_hidden
 from llada.backbones.two_copy import two_copy_hidden
 
 
@@ -195,15 +196,19 @@ class BidirectionalTransformer(Body):
                 _init(module, (module.in_features * 2 * (layer + 1)) ** -0.5)
 
     @override
-    def hidden(self, tokens: Tensor, *, clean: Tensor | None = None, **arguments: Any) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, *, clean: Tensor | None = None, shadow: Tensor | None = None, **arguments: Any
+    ) -> Tensor:
         """The body: what the head turns into logits.
 
         Args:
             tokens: (B, L) int64.
             clean: (B, L) int64, with ``block_length``: tokens see their own block of ``tokens`` and the blocks before
                 it of ``clean``, so that one pass trains all blocks; see `llada.backbones.two_copy`.
+            shadow: (B, S) int64 columns: the last S of ``tokens`` are masks beside the canvas, each in the place of one
+                of its tokens; see `llada.backbones.shadow`. ``attention_mask`` is of all of them.
             arguments: ``attention_mask``, ``segment_ids``, ``select``, ``cache`` and ``region`` as in
-                `llada.backbones.body.Body.hidden`; the last two not with ``clean``.
+                `llada.backbones.body.Body.hidden`; the last two not with ``clean`` or ``shadow``.
 
         Returns:
             (B, L, D), or (N, D) with ``select``.
@@ -213,6 +218,8 @@ class BidirectionalTransformer(Body):
         """
         if clean is not None:
             return two_copy_hidden(self, tokens, clean, **arguments)
+        if shadow is not None:
+            return shadow_hidden(self, tokens, shadow, **arguments)
         return super().hidden(tokens, **arguments)
 
     def new_feature_cache(self, batch_size: int, length: int) -> FeatureCache:

@@ -1,6 +1,9 @@
 """Objectives: what training minimises, and the bound that is reported beside it."""
 
+from llada.objectives.certainty_forcing import CertaintyForcing, PartialBlock
+from llada.objectives.consistency_distillation import ConsistencyDistillation
 from llada.objectives.design import Design, Draw
+from llada.objectives.distillation import Distillation, Lesson
 from llada.objectives.edits import EditRounds
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
 from llada.objectives.gaussian import TemperedTokens
@@ -24,6 +27,13 @@ from llada.objectives.preference_links import IPO, KTO, Hinge, Link, PairBounds,
 from llada.objectives.preference_reference import AdapterOff, FrozenCopy, Reference, StoredBounds
 from llada.objectives.random_length import RandomLength
 from llada.objectives.self_distillation import SelfDistillation
+from llada.objectives.trajectory_distillation import (
+    RandomTrajectory,
+    SpreadTrajectory,
+    StoredTrajectory,
+    Trajectory,
+    TrajectoryDistillation,
+)
 from llada.objectives.weight import BoundWeight, ClippedWeight, ContextWeight, DynamicWeight, UnitWeight, Weight
 
 __all__ = [
@@ -34,11 +44,14 @@ __all__ = [
     "Batch",
     "Blockwise",
     "BoundWeight",
+    "CertaintyForcing",
     "CleanWeight",
     "ClippedWeight",
     "ComplementaryPairs",
+    "ConsistencyDistillation",
     "ContextWeight",
     "Design",
+    "Distillation",
     "Draw",
     "DynamicWeight",
     "EditRounds",
@@ -47,6 +60,7 @@ __all__ = [
     "Hinge",
     "IndependentMasks",
     "InsertionNELBO",
+    "Lesson",
     "Link",
     "MergedMasks",
     "NextTokens",
@@ -54,6 +68,7 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "PairBounds",
+    "PartialBlock",
     "PerPosition",
     "PerRow",
     "PerScored",
@@ -61,13 +76,18 @@ __all__ = [
     "PlainCrossEntropy",
     "PreferenceObjective",
     "RandomLength",
+    "RandomTrajectory",
     "Reference",
     "SelfDistillation",
     "Sigmoid",
     "SimPO",
+    "SpreadTrajectory",
     "StoredBounds",
+    "StoredTrajectory",
     "TemperedTokens",
     "TimeGrid",
+    "Trajectory",
+    "TrajectoryDistillation",
     "UnitWeight",
     "Weight",
     "default_bound",

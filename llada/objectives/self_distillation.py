@@ -12,22 +12,20 @@ Reference: Deschenaux & Gulcehre, "Beyond Autoregression: Fast LLMs via Self-Dis
 2410.21035.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.denoiser import BackboneDenoiser, Denoiser, accepted, as_denoiser, flat_indices
+from llada.denoiser import Denoiser
 from llada.heads.cross_entropy import Head, chunk_rows, vocab_size
-from llada.heads.soft_targets import soft_target_loss
 from llada.noise import StratifiedTimes, TimeSampler
 from llada.objectives.design import Draw, conditioning
+from llada.objectives.distillation import Distillation, Lesson, features
 from llada.objectives.independent import IndependentMasks
 from llada.objectives.normaliser import Normaliser, PerScored
-from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
+from llada.objectives.objective import Batch
 from llada.objectives.preference_reference import FrozenCopy
 from llada.process import Process
 from llada.random import RowRandom
@@ -36,7 +34,7 @@ _COIN, _TOKEN = range(10, 12)
 
 
 @dataclass(frozen=True)
-class SelfDistillation(Objective):
+class SelfDistillation(Distillation):
     """Learn to sample in fewer steps.
 
     Args:
@@ -61,33 +59,12 @@ class SelfDistillation(Objective):
             raise ValueError(f"steps must be 1 or more; got {self.num_steps} and {self.teacher_steps}")
 
     @override
-    def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
+    def lesson(self, student: Denoiser, teacher: Denoiser, process: Process, batch: Batch, random: RowRandom) -> Lesson:
         if process.scatters:
             raise ValueError(f"what a step uncovers is known for masked diffusion only; got {process}")
-        student, teacher = as_denoiser(model), self.reference.denoiser()
-        draw = IndependentMasks(self.times)(student, process, columns(batch), random=random)
-        scale, denominator = self.normaliser(draw)
+        draw = IndependentMasks(self.times)(student, process, batch, random=random)
         head, known = self.teach(teacher, process, draw, random)
-        hidden, own_head = features(student, draw.tokens, draw.scored, draw.inputs)
-        found = soft_target_loss(
-            own_head,
-            hidden,
-            lambda rows: head(known[rows]),
-            scale.expand(draw.x_0.shape)[draw.scored],
-            draw.x_0[draw.scored],
-            process.suppressed,
-        )
-        nll = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
-        nll[draw.scored] = found.nll.double()
-        return ObjectiveOutput(
-            numerator=found.total,
-            denominator=denominator,
-            nelbo=(nll * draw.bound_weight).sum(1),
-            num_tokens=draw.maskable.sum(1),
-            t=draw.level,
-            scored_nll=nll.sum(1),
-            num_scored=draw.scored.sum(1),
-        )
+        return Lesson(draw, lambda rows: head(known[rows]))
 
     @torch.no_grad()
     def teach(self, teacher: Denoiser, process: Process, draw: Draw, random: RowRandom) -> tuple[Head, Tensor]:
@@ -121,24 +98,6 @@ class SelfDistillation(Objective):
         return IndependentMasks(self.times).bound_gap(process)
 
 
-def features(
-    denoiser: Denoiser, tokens: Tensor, where: Tensor, inputs: dict[str, Tensor]
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What the head reads at the chosen positions, (N, D), and the head; of a model without one its logits.
-
-    Args:
-        denoiser: the model.
-        tokens: (B, L) int64.
-        where: (B, L) bool, N of them true.
-        inputs: what the model reads beside the tokens.
-    """
-    if not isinstance(denoiser, BackboneDenoiser):
-        return denoiser.logits(tokens, where, **inputs), _itself
-    backbone = denoiser.backbone
-    arguments = accepted(backbone.hidden, type(backbone).__name__, inputs)
-    return backbone.hidden(tokens, select=flat_indices(tokens, where), **arguments), backbone.head
-
-
 def drawn(head: Head, hidden: Tensor, u: Tensor, mask_token_id: int | None) -> Tensor:
     """Tokens by the head's law without the mask, (n,) int64; a chunk of logits at a time.
 
@@ -159,7 +118,3 @@ def drawn(head: Head, hidden: Tensor, u: Tensor, mask_token_id: int | None) -> T
         mass = logits.softmax(-1).cumsum(-1)
         found.append(torch.searchsorted(mass, (chance[:, None] * mass[:, -1:]).contiguous())[:, 0])
     return torch.cat(found)
-
-
-def _itself(logits: Tensor) -> Tensor:
-    return logits

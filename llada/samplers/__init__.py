@@ -4,6 +4,7 @@ from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
 from llada.samplers.amount.certain import Hierarchy, LocalLeap, ThresholdOrQuota
 from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerStep, Quota
 from llada.samplers.amount.stability import Credit, Stability
+from llada.samplers.backtracking import BacktrackingSampler
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
@@ -87,6 +88,7 @@ from llada.samplers.published.quotas import (
     random_remasking,
     topk_margin,
 )
+from llada.samplers.published.revoking import saber, wino
 from llada.samplers.published.spacing import comb, spread
 from llada.samplers.rates.rates import Ancestral, FirstHitting, Rates, TauLeaping
 from llada.samplers.rates.remask import (
@@ -104,6 +106,7 @@ from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.state import State
 from llada.samplers.unmasking import UnmaskingSampler
+from llada.samplers.verifying import VerifyingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
 
 __all__ = [
@@ -115,6 +118,7 @@ __all__ = [
     "AncestralSampler",
     "AnnealedConfidence",
     "Asked",
+    "BacktrackingSampler",
     "Binomial",
     "Blocks",
     "CachePolicy",
@@ -193,6 +197,7 @@ __all__ = [
     "TopProb",
     "UnmaskingSampler",
     "UntilStop",
+    "VerifyingSampler",
     "VicinityCache",
     "WholeCanvas",
     "Window",
@@ -232,10 +237,12 @@ __all__ = [
     "remdm_conf",
     "remdm_loop",
     "remdm_rescale",
+    "saber",
     "sedd_analytic",
     "self_speculative",
     "spread",
     "tau_leaping",
     "topk_margin",
     "vicinity",
+    "wino",
 ]

@@ -77,7 +77,41 @@ class Run:
             The state with logits and drawn tokens.
         """
         conditioning = {} if time is None else state.process.conditioning(time)
-        logits = self.denoiser.logits(state.tokens, state.columns, **conditioning, **self.model_kwargs).float()
+        logits = self.denoiser.logits(state.tokens, state.columns, **conditioning, **self.model_kwargs)
+        return self._proposed(logits, state, random)
+
+    def verify(self, state: State, shadows: Tensor, time: Tensor | None, *, random: RowRandom) -> tuple[State, Tensor]:
+        """As `propose`, and in the same call what the model thinks of the tokens that stand at the candidates' columns.
+
+        It is told by masks beside the canvas, each in the place of one token, which they don't see.
+
+        Args:
+            state: the step.
+            shadows: (B, M) bool, the columns that have such a mask.
+            time: as in `propose`.
+            random: as in `propose`.
+
+        Returns:
+            The state with logits and drawn tokens, and the probability of each token that stands there, (B, M) float32.
+        """
+        conditioning = {} if time is None else state.process.conditioning(time)
+        rows, length = state.tokens.shape
+        real = self.model_kwargs.get("attention_mask")
+        real = torch.ones_like(state.open) if real is None else real.bool()
+        beside = torch.full_like(state.columns, state.process.mask_token_id or 0)
+        places = torch.arange(length, length + state.columns.shape[1], device=beside.device).expand(rows, -1)
+        kwargs = {**self.model_kwargs, "attention_mask": torch.cat([real, shadows], 1), "shadow": state.columns}
+        logits = self.denoiser.logits(
+            torch.cat([state.tokens, beside], 1), torch.cat([state.columns, places], 1), **conditioning, **kwargs
+        )
+        logits, second = logits.chunk(2, dim=1)
+        standing = state.tokens.gather(1, state.columns)
+        kept = token_probability(self.proposal.suppress(second.float(), state), standing)
+        return self._proposed(logits, state, random), kept
+
+    def _proposed(self, logits: Tensor, state: State, random: RowRandom) -> State:
+        """The state with the logits (B, M, V) as they are adjusted, and tokens drawn from them."""
+        logits = logits.float()
         for adjustment in self.adjustments:
             logits = adjustment(logits, state)
         return self.proposal(logits, state, random=random)

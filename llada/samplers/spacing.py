@@ -15,24 +15,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.rows import bit_reversed
 from llada.samplers.order import Margin, Order
 from llada.samplers.state import State
-
-
-def bit_reversed(numbers: Tensor, below: int) -> Tensor:
-    """Numbers whose binary digits are read backwards, as fractions: 0, 1/2, 1/4, 3/4, 1/8, ... for 0, 1, 2, 3, 4, ...
-
-    Args:
-        numbers: int64, from 0 to less than ``below``.
-        below: at most 2^53.
-
-    Returns:
-        float64 in [0, 1), exact.
-    """
-    fractions = torch.zeros_like(numbers, dtype=torch.float64)
-    for bit in range(max(below - 1, 0).bit_length()):
-        fractions = fractions + (numbers >> bit & 1).double() / 2.0 ** (bit + 1)
-    return fractions
 
 
 def number_in_window(state: State) -> Tensor:

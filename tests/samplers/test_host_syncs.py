@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llada.process import MaskingProcess
 from llada.samplers import (
     AllowLists,
+    BacktrackingSampler,
     Binomial,
     CappedRemasking,
     Confidence,
@@ -39,6 +40,7 @@ from llada.samplers import (
     Threshold,
     ThresholdOrQuota,
     UnmaskingSampler,
+    VerifyingSampler,
     WholeCanvas,
 )
 
@@ -56,6 +58,8 @@ ALLOWED: dict[str, tuple[int, Sampler]] = {
     "credit": (0, UnmaskingSampler(PerStep(1), adjustments=(Credit(),))),
     # Counts that the model decides: one question, how many masks the fullest row has left.
     "threshold": (1, UnmaskingSampler(Threshold(0.9))),
+    "backtracking": (1, BacktrackingSampler()),
+    "verifying": (1, VerifyingSampler()),
     "factor": (1, UnmaskingSampler(Factor(0.5))),
     "entropy bound": (1, UnmaskingSampler(EntropyBound(0.1), order=NegativeEntropy())),
     "stability": (1, UnmaskingSampler(Stability(0.3, 0.5, history=1))),
@@ -106,7 +110,7 @@ def test_questions_per_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table, process = torch.randn(12, 12), MaskingProcess(MASK)
     calls, allowed, sampler = 0, *ALLOWED[name]
 
-    def model(tokens: Tensor) -> Tensor:
+    def model(tokens: Tensor, attention_mask: Tensor | None = None, shadow: Tensor | None = None) -> Tensor:
         nonlocal calls
         calls += 1
         return table[tokens.roll(1, 1)]

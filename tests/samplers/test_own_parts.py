@@ -137,7 +137,8 @@ def test_a_sampler_of_ones_own_is_streamed() -> None:
 
 def test_samplers_say_whether_tokens_stay_and_take_adjustments() -> None:
     for name, sampler in ALL_SAMPLERS.items():
-        assert sampler.is_final == (not any(word in name for word in ("editing", "remasking", "planning"))), name
+        revoking = ("editing", "remasking", "planning", "backtracking", "verifying")
+        assert sampler.is_final == (not any(word in name for word in revoking)), name
         assert not sampler.left_to_right
     assert NextToken().left_to_right
     assert NextToken().is_final

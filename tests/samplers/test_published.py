@@ -433,6 +433,63 @@ def comb(stride: int) -> Canvases:
         yield row
 
 
+def saber(n: int, mu: int) -> Canvases:
+    """generate_with_saber on one block; where fewer than n masks are left, here all of them."""
+    row, answer = start(), range(len(PROMPT), LENGTH)
+    last, written = {i: 0.0 for i in answer}, dict[int, float]()
+    while where := masks(row):
+        p = law(row)
+        sure = {i: max(p[i]) for i in answer}
+        usual = sum(written.values()) / len(written) if written else 1.0
+        chosen = [i for i in where if sure[i] > usual]
+        chosen = surest({i: sure[i] for i in where})[:n] if len(chosen) < n else chosen
+        for i in chosen:
+            row[i], written[i] = top(p[i]), sure[i]
+        if masks(row):
+            count = max(n, len(chosen))
+            change = {i: last[i] - sure[i] for i in answer if row[i] != MASK}
+            for i in surest(change)[: min(max(n // 2, -(-count // mu)), count - 1)]:
+                row[i] = MASK
+        last = sure
+        yield row
+
+
+def shadow_law(row: list[int], i: int, block: list[int]) -> list[float]:
+    """What a mask in the place of position i is told by: all other positions, and all masks beside the block."""
+    told = [TABLE[j, row[j], i] for j in range(LENGTH) if j != i] + [0.1 * TABLE[j, MASK, i] for j in block]
+    return sum(told)[:MASK].softmax(-1).tolist()  # type: ignore[union-attr]
+
+
+def model_with_shadows(tokens: Tensor, shadow: Tensor) -> Tensor:
+    """As `model` for the canvas; for masks beside it the logits of `shadow_law`."""
+    length = tokens.shape[1] - shadow.shape[1]
+    canvas, rows = model(tokens[:, :length]), torch.arange(len(tokens))[:, None]
+    own = TABLE[shadow, tokens.gather(1, shadow), shadow]
+    of_shadows = torch.stack([0.1 * TABLE[row, MASK].sum(0)[row] for row in shadow])
+    return torch.cat([canvas, canvas[rows, shadow] - own + of_shadows], 1)
+
+
+def wino(threshold: float, keep: float, size: int) -> Canvases:
+    """decoding_wino; here, blocks count from the end and the laws leave out the mask."""
+    row = start()
+    for begin, end in blocks(size):
+        block, last = list(range(max(begin, len(PROMPT)), end)), 30
+        while where := masks(row, begin, end):
+            p, most = law(row), min(max(int(0.7 * len(where)), 5), 20)
+            second = {i: shadow_law(row, i, block)[row[i]] for i in block if row[i] != MASK}
+            sure = {i: max(p[i]) for i in where}
+            chosen = [i for i in surest(sure) if sure[i] > threshold][:most] or surest(sure)[:1]
+            doubted = [i for i in second if second[i] < keep] if len(chosen) > 1 else []
+            if len(doubted) >= last:
+                doubted = sorted(second, key=lambda i: second[i])[: last - 1]
+            for i in chosen:
+                row[i] = top(p[i])
+            for i in doubted:
+                row[i] = MASK
+            last = len(chosen)
+            yield row
+
+
 LEAST, MARGIN = (lambda p, v: p[v]), (lambda p, v: sorted(p)[-1] - sorted(p)[-2])
 GRID = uniform_grid(9)
 FREQUENCIES = (0.3, 0.02, 0.2, 0.01, 0.25, 0.1, 0.1, 0.0)
@@ -477,6 +534,8 @@ RULES: dict[str, tuple[dict[str, Any], Callable[[], Canvases]]] = {
         lambda: greedy(pc_sampler(0.25, 1.5, list(FREQUENCIES)), None),
     ),
     "p2": ({"steps": 7, "doubt": 1.5, "temperature": 1.0}, lambda: path_planning(7, 1.5, 1.0)),
+    "saber": ({"least": 3, "per_removal": 2}, lambda: saber(3, 2)),
+    "wino": ({"threshold": 0.45, "keep_threshold": 0.6, "block_length": 9}, lambda: wino(0.45, 0.6, 9)),
     "self_speculative": ({}, lambda: llada(None, None)),
     "ancestral": ({"steps": 9}, lambda: coins(9, GRID, same_for_all(lambda t, s: 0.0), 1.0)),
     "sedd_analytic": ({"steps": 9}, lambda: coins(9, GRID, same_for_all(lambda t, s: 0.0), 1.0)),
@@ -523,7 +582,8 @@ def test_a_preset_does_what_is_published(name: str) -> None:
     options, rule = RULES[name]
     expected = without_repetitions(rule())
     assert MASK not in expected[-1]
-    steps = PRESETS[name](**options).iterate(model, torch.tensor([start()]), MaskingProcess(MASK), seed=SEED)
+    network = model_with_shadows if name == "wino" else model
+    steps = PRESETS[name](**options).iterate(network, torch.tensor([start()]), MaskingProcess(MASK), seed=SEED)
     written = without_repetitions(step.tokens[0].tolist() for step in steps)
     if name == "self_speculative":  # settles several of the steps in a call
         assert all(row in expected for row in written)
@@ -540,6 +600,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "llada2": {"amount": ThresholdOrQuota(4, 0.7, 4)},
     "local_leap": {"amount": LocalLeap(0.8, 0.4, 1)},
     "p2": {"doubt": 1.0},
+    "saber": {"per_removal": 8},
+    "wino": {"keep_threshold": 0.05},
 }
 
 
@@ -547,7 +609,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 def test_a_rule_that_differs_a_little_is_found_out(name: str) -> None:
     options, rule = RULES[name]
     other = replace(PRESETS[name](**options), **OTHERWISE[name])  # type: ignore[type-var]
-    steps = other.iterate(model, torch.tensor([start()]), MaskingProcess(MASK), seed=SEED)
+    network = model_with_shadows if name == "wino" else model
+    steps = other.iterate(network, torch.tensor([start()]), MaskingProcess(MASK), seed=SEED)
     assert without_repetitions(step.tokens[0].tolist() for step in steps) != without_repetitions(rule())
 
 

@@ -4,6 +4,7 @@ from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.block_lengths import BlockLengths
 from llada.training.callbacks.compile import Compile
 from llada.training.callbacks.curriculum import TokenCurriculum
+from llada.training.callbacks.distillation_rounds import DistillationRounds
 from llada.training.callbacks.frozen_reference import FrozenReference
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
@@ -16,6 +17,7 @@ from llada.training.callbacks.widening_attention import WideningAttention
 __all__ = [
     "BlockLengths",
     "Compile",
+    "DistillationRounds",
     "EMAWeightAveraging",
     "FrozenReference",
     "LoRA",

@@ -1,0 +1,71 @@
+"""The autoregressive twin of the demo's model: the same network, rows, steps and optimiser, from left to right.
+
+    python examples/demo_twin.py --folder demo        (after `make demo`; `make duel` does it where it hasn't been done)
+
+It leaves ``twin.ckpt`` in the folder, which later runs read. Rows are cut from a stream of text, so a row may begin
+anywhere and has no BOS in front: what the twin says nothing of is the first token, whose law is that of the training
+text's frequencies.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from demo import build_data, build_network, build_trainer, learning
+from torch import Tensor
+
+from llada.autoregressive import AutoregressiveLM
+from llada.module import DiffusionLM
+from llada.process import MaskingProcess
+from llada.samplers import NextToken
+from llada.text import load
+
+
+def twin(folder: Path, steps: int = 1900) -> DiffusionLM:
+    """The twin from its checkpoint; trained first if there is none.
+
+    Args:
+        folder: of the demo.
+        steps: of the optimiser; those of the demo.
+    """
+    path = folder / "twin.ckpt"
+    if not path.exists():
+        print(f"{path} isn't there yet: training the twin, as long as the demo's model took", flush=True)
+        data = build_data(folder)
+        data.prepare_data()
+        data.setup("fit")
+        torch.manual_seed(0)
+        network = build_network(data.vocab_size, causal=True, shift=True)
+        model = AutoregressiveLM(network, MaskingProcess(data.mask_token_id), **learning(steps))
+        build_trainer(folder, steps, name="twin", logs="twin-logs").fit(model, data)
+    return load(str(path), device="cpu").model
+
+
+@torch.no_grad()
+def exact_nats(model: DiffusionLM, rows: Tensor, first: Tensor) -> Tensor:
+    """Negative log-likelihood of every row, (R,) float64 nats.
+
+    Args:
+        model: the twin.
+        rows: (R, L) int64.
+        first: (V,) float64, probabilities of a row's first token.
+    """
+    given = torch.zeros_like(rows, dtype=torch.bool)
+    given[:, 0] = True
+    found = NextToken(temperature=1.0).likelihood(model.backbone, rows, model.process, given=given)
+    return -found.log_likelihood - first[rows[:, 0]].log()
+
+
+def first_law(train_text: Tensor, vocab_size: int) -> Tensor:
+    """Frequencies of the training text, each token counted once more than it stands there, (V,) float64."""
+    counts = train_text.bincount(minlength=vocab_size).double() + 1.0
+    return counts / counts.sum()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="of the demo")
+    parser.add_argument("--steps", type=int, default=1900, help="optimiser steps; those of the demo")
+    given = parser.parse_args()
+    twin(given.folder, given.steps)
+    print(given.folder / "twin.ckpt")
