@@ -1,5 +1,6 @@
 """Objectives: what training minimises, and the bound that is reported beside it."""
 
+from llada.objectives.condition import ConditionDropout
 from llada.objectives.design import Design, Draw
 from llada.objectives.edits import EditRounds
 from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
@@ -36,6 +37,7 @@ __all__ = [
     "CleanWeight",
     "ClippedWeight",
     "ComplementaryPairs",
+    "ConditionDropout",
     "ContextWeight",
     "Design",
     "Draw",

@@ -9,6 +9,8 @@ from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.calibrated import AnnealedConfidence, PositionCalibrated
 from llada.samplers.canvas import Canvas, canvas
+from llada.samplers.chain import ChainSampler
+from llada.samplers.classifier import Classifier, ClassifierGuidance, GradientGuidance, LawGuidance
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.allow_lists import AllowLists
@@ -119,7 +121,10 @@ __all__ = [
     "CachePolicy",
     "Canvas",
     "CappedRemasking",
+    "ChainSampler",
     "Change",
+    "Classifier",
+    "ClassifierGuidance",
     "Comb",
     "CommitAndRenoise",
     "ComposedSampler",
@@ -141,11 +146,13 @@ __all__ = [
     "FirstHitting",
     "ForwardBackwardRemasking",
     "GibbsSampler",
+    "GradientGuidance",
     "Guidance",
     "GuidedDenoiser",
     "Hierarchy",
     "IntervalCache",
     "Kappa",
+    "LawGuidance",
     "LeftToRight",
     "LengthPolicy",
     "LevenshteinSampler",
