@@ -38,6 +38,7 @@ from llada.samplers.order import (
     TopProb,
 )
 from llada.samplers.part import Part
+from llada.samplers.particles import Particles
 from llada.samplers.planning import PlanningSampler
 from llada.samplers.propose import Proposal
 from llada.samplers.psi import ConstantKappa, Kappa, PsiSampler, RemaskingKappa, Stretches
@@ -100,10 +101,12 @@ from llada.samplers.rates.remask import (
 )
 from llada.samplers.renoise import CommitAndRenoise
 from llada.samplers.reverse import AncestralSampler
+from llada.samplers.reward import ClassifierReward, Reward, TokenReward, TotalReward
 from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood, finish
 from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.state import State
+from llada.samplers.steered import ParticleSampler
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
 
@@ -125,6 +128,7 @@ __all__ = [
     "Change",
     "Classifier",
     "ClassifierGuidance",
+    "ClassifierReward",
     "Comb",
     "CommitAndRenoise",
     "ComposedSampler",
@@ -165,6 +169,8 @@ __all__ = [
     "NoCache",
     "Order",
     "Part",
+    "ParticleSampler",
+    "Particles",
     "PerStep",
     "PlanningSampler",
     "PositionCalibrated",
@@ -180,6 +186,7 @@ __all__ = [
     "RemaskingKappa",
     "RescaledRemasking",
     "ResizingSampler",
+    "Reward",
     "Sample",
     "Sampler",
     "Sliding",
@@ -195,7 +202,9 @@ __all__ = [
     "Threshold",
     "ThresholdOrQuota",
     "Tied",
+    "TokenReward",
     "TopProb",
+    "TotalReward",
     "UnmaskingSampler",
     "UntilStop",
     "VicinityCache",

@@ -11,7 +11,7 @@ Shapes: B rows, L columns of the canvas, M candidates per row, V vocabulary.
 from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class ChainSampler(Sampler):
         ValueError: if the window slides.
     """
 
+    weighs_guidance: ClassVar[bool] = False
+    """Whether ``log_ratio`` of the state tells what guidance did."""
     steps: int
     window: Window = field(default_factory=WholeCanvas, kw_only=True)
 

@@ -12,8 +12,7 @@ Reference: Sahoo et al., arXiv 2406.07524, equation 7 (masks); Schiff et al., ar
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +81,7 @@ class AncestralSampler(ChainSampler):
         ValueError: if an option is out of its range.
     """
 
+    weighs_guidance: ClassVar[bool] = True
     steps: int = 64
     temperature: float = 1.0
     top_p: float | None = None
@@ -98,9 +98,9 @@ class AncestralSampler(ChainSampler):
             raise ValueError(f"steps must be 1 or more, and temperature above 0; got {self.steps}, {self.temperature}")
         if not self.power > 0.0:
             raise ValueError(f"power, of the times, must be above 0; got {self.power}")
-        _ = self.proposal
+        _ = self.proposal  # whose checks are run
 
-    @cached_property
+    @property
     def proposal(self) -> Proposal:
         """How the logits become xhat."""
         return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
