@@ -64,6 +64,7 @@ class Process(ABC):
         posterior: whether the network gives the full posterior p(x_i | x_t), as plain cross-entropy teaches it, so that
             bound and reverse step take its leave-one-out posterior (`LeaveOneOut`).
         suppressed: a token that the softmax of the loss leaves out, or None.
+        tells_time: whether a time-conditioned backbone gets the time t itself in the place of sigma(t).
     """
 
     schedule: NoiseSchedule
@@ -71,6 +72,7 @@ class Process(ABC):
     mask_token_id: int | None
     num_tokens: int | None
     posterior: bool = False
+    tells_time: bool = False
 
     @property
     def suppressed(self) -> int | None:
@@ -227,6 +229,8 @@ class Process(ABC):
         """
         if not self.time_conditioned:
             return {}
+        if self.tells_time:
+            return {"sigma": t.float()}
         if float(self.schedule.alpha(torch.ones((), dtype=torch.float64))) <= 0.0:
             raise ValueError(
                 f"a time-conditioned backbone needs a finite sigma(1) = -log alpha(1), but {self.schedule} has "

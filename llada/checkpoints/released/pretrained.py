@@ -24,7 +24,7 @@ from llada.checkpoints.released.notice import warn
 from llada.checkpoints.released.shards import read_tensors, stored_tensors, write_tensors
 from llada.checkpoints.released.source import find_folder
 from llada.files.json_object import read_object
-from llada.process import MaskingProcess
+from llada.process import Process
 
 
 class Pretrained(NamedTuple):
@@ -37,7 +37,7 @@ class Pretrained(NamedTuple):
     """
 
     backbone: nn.Module
-    process: MaskingProcess
+    process: Process
     config: Config
 
 
@@ -210,6 +210,7 @@ def layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, 
     for layout in _candidates(model.config, wanted):
         kept = model.config if model.config and layout.matches(model.config) else {}
         try:
+            _check_process(layout, model.process)
             written = layout.write(model.backbone, model.process)
             config = {**kept, **{key: value for key, value in written.items() if _changed(kept, key, value)}}
             _check_complete(layout, config, model)
@@ -234,6 +235,15 @@ def _candidates(original: Config, wanted: str | Layout | None) -> list[Layout]:
     return found
 
 
+def _check_process(layout: Layout, process: Process) -> None:
+    if not isinstance(process, layout.processes):
+        kinds = " or ".join(kind.__name__ for kind in layout.processes)
+        raise ValueError(
+            f"the {layout.name} layout holds models of {kinds}, not of {process}; choose another layout, or keep the "
+            "Lightning checkpoint"
+        )
+
+
 def _check_complete(layout: Layout, config: Config, model: Pretrained) -> None:
     """Refuse a configuration that another model would be loaded from than the one that is saved."""
     with warnings.catch_warnings():
@@ -242,8 +252,10 @@ def _check_complete(layout: Layout, config: Config, model: Pretrained) -> None:
     loaded = build_on_meta(described, {})
     names = [name for name in argument_names(described.backbone) if name not in layout.without_effect]
     compared = [(name, getattr(model.backbone, name), getattr(loaded, name)) for name in names]
-    for name in ("mask_token_id", "time_conditioned"):
-        compared.append((name, getattr(model.process, name), getattr(described.process, name)))
+    if type(described.process) is not type(model.process):
+        compared.append(("process", model.process, described.process))
+    for name in ("mask_token_id", "time_conditioned", "num_tokens", "posterior", "scatter", "gamma", "tells_time"):
+        compared.append((name, getattr(model.process, name, None), getattr(described.process, name, None)))
     for name, ours, theirs in compared:
         if describe(ours) != describe(theirs):
             raise ValueError(
