@@ -15,5 +15,7 @@ BLOCK = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
 
 def on_page_content(text: str, **_: Any) -> str:
     """The HTML of a page with its formulas in MathML; a hook of mkdocs."""
-    text = BLOCK.sub(lambda found: f'<div class="formula">{convert(html.unescape(found[1]), display="block")}</div>', text)
+    text = BLOCK.sub(
+        lambda found: f'<div class="formula">{convert(html.unescape(found[1]), display="block")}</div>', text
+    )
     return INLINE.sub(lambda found: convert(html.unescape(found[1])), text)

@@ -21,9 +21,9 @@ from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.inference import Inference
 from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
-from llada.process import MaskingProcess, Process
+from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers import Sample, Sampler, low_confidence
+from llada.samplers import AncestralSampler, Sample, Sampler, low_confidence
 from llada.training.attach import attach
 from llada.training.compiling import compile_blocks, without_compiler
 from llada.training.groups import learning_rate, parameter_groups, with_learning_rate
@@ -240,11 +240,11 @@ class DiffusionLM(Inference, LightningModule):
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Any) -> Self:
-        """Load a released checkpoint: LLaDA, LLaDA-MoE, Dream, MDLM, or an autoregressive LLaMA or Qwen as a start.
+        """Load a released checkpoint: LLaDA, Dream, MDLM, Duo, GIDD and others, or an autoregressive LLaMA or Qwen.
 
         Args:
             folder_or_hub_id: a folder with ``config.json`` and safetensors, a name on the Hugging Face hub (extra
-                ``hf``), or a ``.ckpt`` file of MDLM's own training code.
+                ``hf``), or a ``.ckpt`` file of the training code of MDLM, UDLM or Duo.
             options: ``dtype``, ``device``, ``revision``, ``mask_token_id``, ``layouts`` (to which one of your own can
                 be added) and arguments of the backbone, see `llada.checkpoints.released.read_pretrained`; for a file
                 those of `llada.checkpoints.released.read_mdlm_checkpoint`.
@@ -258,7 +258,10 @@ class DiffusionLM(Inference, LightningModule):
         """
         read = read_mdlm_checkpoint if Path(folder_or_hub_id).suffix == ".ckpt" else read_pretrained
         loaded = read(folder_or_hub_id, **options)
-        model = cls(loaded.backbone, loaded.process)
+        parts: dict[str, Any] = {}
+        if loaded.process.scatters:  # whose published schedules never end in pure noise
+            parts = {"sampler": AncestralSampler(), "approximate_bound": True}
+        model = cls(loaded.backbone, loaded.process, **parts)
         model.pretrained_config, model._loaded = loaded.config, True
         return model.eval()
 
@@ -273,8 +276,6 @@ class DiffusionLM(Inference, LightningModule):
         Raises:
             ValueError: if the layout has no word for something that this model does.
         """
-        if not isinstance(self.process, MaskingProcess) or self.process.inserts:
-            raise ValueError(f"released layouts hold masked diffusion models only; {self.process} needs a checkpoint")
         write_pretrained(Pretrained(self.backbone, self.process, self.pretrained_config), folder, **options)
 
     @property

@@ -152,6 +152,17 @@ class RowRandom:
         """
         return RowRandom(self.keys[rows], self.shared_key, self.rows[rows], self.num_rows)
 
+    def split(self, count: int) -> "RowRandom":
+        """Streams for ``count`` rows in the place of each, which follow one another; see `fold_in`.
+
+        Args:
+            count: C; row i becomes the rows i C .. i C + C - 1.
+        """
+        tags = torch.arange(count, device=self.keys.device)
+        keys = _mixed(_number(self.keys[:, None], tags) + _GOLDEN).flatten()
+        rows = (self.rows[:, None] * count + tags).flatten()
+        return RowRandom(keys, self.shared_key, rows, self.num_rows * count)
+
     def uniform(self, *size: int) -> Tensor:
         """Uniform numbers, (B, *size) float64 in the open interval (0, 1)."""
         index = torch.arange(math.prod(size), device=self.keys.device)

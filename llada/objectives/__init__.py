@@ -1,6 +1,7 @@
 """Objectives: what training minimises, and the bound that is reported beside it."""
 
 from llada.objectives.certainty_forcing import CertaintyForcing, PartialBlock
+from llada.objectives.condition import ConditionDropout
 from llada.objectives.consistency_distillation import ConsistencyDistillation
 from llada.objectives.design import Design, Draw
 from llada.objectives.distillation import Distillation, Lesson
@@ -48,6 +49,7 @@ __all__ = [
     "CleanWeight",
     "ClippedWeight",
     "ComplementaryPairs",
+    "ConditionDropout",
     "ConsistencyDistillation",
     "ContextWeight",
     "Design",

@@ -40,6 +40,7 @@ class HybridProcess(Process):
         time_conditioned: whether the backbone takes sigma(t) = -log alpha(t) of the schedule as the keyword ``sigma``.
         posterior: whether the network gives the full posterior, as plain cross-entropy teaches it, which bound and
             reverse step then correct (`LeaveOneOut`).
+        tells_time: whether a time-conditioned backbone gets the time t itself in the place of sigma(t), as GIDD's does.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -52,6 +53,7 @@ class HybridProcess(Process):
     schedule: NoiseSchedule = field(default_factory=LinearSchedule)
     time_conditioned: bool = False
     posterior: bool = False
+    tells_time: bool = False
 
     def __post_init__(self) -> None:
         if self.num_tokens < 2 + (0 <= self.mask_token_id < self.num_tokens):

@@ -65,6 +65,7 @@ class Process(ABC):
             bound and reverse step take its leave-one-out posterior (`LeaveOneOut`).
         suppressed: a token that the softmax of the loss leaves out, or None.
         inserts: whether tokens can also be absent, so that a row's length is drawn with it.
+        tells_time: whether a time-conditioned backbone gets the time t itself in the place of sigma(t).
     """
 
     schedule: NoiseSchedule
@@ -73,6 +74,7 @@ class Process(ABC):
     num_tokens: int | None
     posterior: bool = False
     inserts: ClassVar[bool] = False
+    tells_time: bool = False
 
     @property
     def suppressed(self) -> int | None:
@@ -229,6 +231,8 @@ class Process(ABC):
         """
         if not self.time_conditioned:
             return {}
+        if self.tells_time:
+            return {"sigma": t.float()}
         if float(self.schedule.alpha(torch.ones((), dtype=torch.float64))) <= 0.0:
             raise ValueError(
                 f"a time-conditioned backbone needs a finite sigma(1) = -log alpha(1), but {self.schedule} has "

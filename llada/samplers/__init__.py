@@ -10,6 +10,8 @@ from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.calibrated import AnnealedConfidence, PositionCalibrated
 from llada.samplers.canvas import Canvas, canvas
+from llada.samplers.chain import ChainSampler
+from llada.samplers.classifier import Classifier, ClassifierGuidance, GradientGuidance, LawGuidance
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.allow_lists import AllowLists
@@ -38,6 +40,7 @@ from llada.samplers.order import (
     TopProb,
 )
 from llada.samplers.part import Part
+from llada.samplers.particles import Particles
 from llada.samplers.planning import PlanningSampler
 from llada.samplers.propose import Proposal
 from llada.samplers.psi import ConstantKappa, Kappa, PsiSampler, RemaskingKappa, Stretches
@@ -101,10 +104,12 @@ from llada.samplers.rates.remask import (
 )
 from llada.samplers.renoise import CommitAndRenoise
 from llada.samplers.reverse import AncestralSampler
+from llada.samplers.reward import ClassifierReward, Reward, TokenReward, TotalReward
 from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood, finish
 from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.state import State
+from llada.samplers.steered import ParticleSampler
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.verifying import VerifyingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window
@@ -124,7 +129,11 @@ __all__ = [
     "CachePolicy",
     "Canvas",
     "CappedRemasking",
+    "ChainSampler",
     "Change",
+    "Classifier",
+    "ClassifierGuidance",
+    "ClassifierReward",
     "Comb",
     "CommitAndRenoise",
     "ComposedSampler",
@@ -146,12 +155,14 @@ __all__ = [
     "FirstHitting",
     "ForwardBackwardRemasking",
     "GibbsSampler",
+    "GradientGuidance",
     "Guidance",
     "GuidedDenoiser",
     "Hierarchy",
     "InsertionSampler",
     "IntervalCache",
     "Kappa",
+    "LawGuidance",
     "LeftToRight",
     "LengthPolicy",
     "LevenshteinSampler",
@@ -164,6 +175,8 @@ __all__ = [
     "NoCache",
     "Order",
     "Part",
+    "ParticleSampler",
+    "Particles",
     "PerStep",
     "PlanningSampler",
     "PositionCalibrated",
@@ -179,6 +192,7 @@ __all__ = [
     "RemaskingKappa",
     "RescaledRemasking",
     "ResizingSampler",
+    "Reward",
     "Sample",
     "Sampler",
     "Sliding",
@@ -194,7 +208,9 @@ __all__ = [
     "Threshold",
     "ThresholdOrQuota",
     "Tied",
+    "TokenReward",
     "TopProb",
+    "TotalReward",
     "UnmaskingSampler",
     "UntilStop",
     "VerifyingSampler",

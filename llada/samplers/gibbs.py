@@ -8,7 +8,7 @@ Reference: "Uniform Diffusion Models Revisited: Leave-One-Out Denoiser and Absor
 arXiv 2605.22765.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from typing_extensions import override
 from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
+from llada.samplers.chain import moved
 from llada.samplers.order import Order, RandomOrder
-from llada.samplers.propose import broken_rows, check_answers, inverse_cdf
-from llada.samplers.reverse import AncestralSampler, moved
+from llada.samplers.propose import broken_rows, check_answers
+from llada.samplers.reverse import AncestralSampler
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
 
@@ -54,28 +55,39 @@ class GibbsSampler(AncestralSampler):
                 "AncestralSampler corrects nothing"
             )
 
+    @property
     @override
-    def iterate(self, model: Any, tokens: Tensor, process: Process, **options: Any) -> Iterator[Step]:
+    def likelihood_gap(self) -> str | None:
+        return "it draws written tokens again, so that a text is reached in many ways"
+
+    @override
+    def check_process(self, process: Process) -> None:
         if not process.scatters:
             raise ValueError(
                 f"GibbsSampler draws written tokens again from what the network says of them, and under {process} it "
                 "never learns to judge them; use PsiSampler, which masks them first"
             )
-        return super().iterate(model, tokens, process, **options)
 
     @override
     def correct(
         self, denoiser: Denoiser, state: State, s: Tensor, random: RowRandom, model_kwargs: dict[str, Any]
-    ) -> Iterator[Step]:
-        for number in range(self.corrections):
+    ) -> Generator[Step, None, State]:
+        s = torch.where(s > 0.0, s, 1.0)  # of rows that are through their steps, where nothing is drawn
+        process = state.process
+
+        def reach(clean: Tensor) -> Tensor:
+            return process.marginal(clean, s)
+
+        for number in range(self.corrections if bool(state.valid.any()) else 0):
             before, stream = state.tokens.gather(1, state.columns), random.fold_in(number)
-            logits, clean = self.predict(denoiser, state, s, model_kwargs)
-            check_answers(replace(state, broken=broken_rows(state, ~clean.isfinite().all(-1))))
-            judged = replace(state, logits=logits, filtered=logits, drawn=before, random=stream.fold_in(1))
+            law = self.law(denoiser, state, (s, s), reach, model_kwargs)
+            check_answers(replace(state, broken=broken_rows(state, ~law.answered)))
+            judged = replace(state, logits=law.logits, filtered=law.logits, drawn=before, random=stream.fold_in(1))
             last = self.order(judged).double().masked_fill(~state.valid, torch.inf)
             count = min(self.positions, last.shape[1])
             chosen = torch.zeros_like(state.valid).scatter(1, last.topk(count, largest=False).indices, True)
-            law = state.process.marginal(clean, s)
-            drawn = inverse_cdf(law.log(), stream.uniform_at(state.positions))
-            state, step = moved(state, torch.where(chosen & state.valid, drawn, before), logits)
+            chosen = chosen & state.valid
+            drawn = torch.where(chosen, law.draw(stream.uniform_at(state.positions)), before)
+            state, step = moved(state, drawn, law.logits, law.log_ratio(drawn, chosen))
             yield step
+        return state

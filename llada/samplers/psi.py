@@ -112,10 +112,17 @@ class PsiSampler(AncestralSampler):
 
     kappa: Kappa = field(default_factory=ConstantKappa, kw_only=True)
 
+    @property
+    @override
+    def likelihood_gap(self) -> str | None:
+        return "it takes tokens back and writes them again, so that a text is reached in many ways"
+
     @override
     def amend(self, law: Tensor, process: Process, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        if not bool((s > 0.0).all()):
-            return super().amend(law, process, tokens, clean, t, s)
-        kappa = self.kappa(process, t, s)[:, None, None]
+        early = (s > 0.0)[:, None, None]
+        end = super().amend(law, process, tokens, clean, t, s)
+        if not bool(early.any()):
+            return end
+        kappa = self.kappa(process, t, torch.where(s > 0.0, s, 0.5 * t))[:, None, None]
         guess = process.reverse(tokens, clean, t, torch.zeros_like(s))
-        return kappa * law + (1.0 - kappa) * process.marginal(guess, s)
+        return torch.where(early, kappa * law + (1.0 - kappa) * process.marginal(guess, s), end)

@@ -14,38 +14,42 @@ Reference: DiffusionGemma's released ``generate``; the entropy bound of step 2 i
 arXiv 2505.24857.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers.layout import first_true
+from llada.samplers.chain import ChainSampler, moved
+from llada.samplers.guidance import Guidance
+from llada.samplers.layout import Span, plan
 from llada.samplers.propose import broken_rows, check_answers, inverse_cdf, suppress
-from llada.samplers.reverse import moved
-from llada.samplers.sampler import Sampler, Step
+from llada.samplers.sampler import Step
 from llada.samplers.state import State
 
 
 @dataclass(frozen=True)
-class CommitAndRenoise(Sampler):
+class CommitAndRenoise(ChainSampler):
     """Decodes noise without masks by what the network says of each token, the token itself among what it sees.
 
     It asks for the full posterior, as plain cross-entropy teaches it; a network of the leave-one-out posterior is less
     sure of what it keeps.
 
     Args:
-        steps: N, most model calls.
+        steps: N, most model calls of a block.
         t_min: temperature that the steps tend to.
         t_max: temperature at the start.
         entropy_bound: nats; the larger, the more tokens a step keeps.
         stable_steps: calls in a row whose best tokens must agree with the last ones before a row is finished.
         stop_entropy: nats, the mean entropy of the positions below which it may finish; 0: it takes all steps.
         suppress_tokens: ids that are never written.
+        guidance: by the prompt, of the logits.
+        window: the whole canvas, or `Blocks` that are finished one after the other.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -58,8 +62,10 @@ class CommitAndRenoise(Sampler):
     stable_steps: int = 1
     stop_entropy: float = 0.005
     suppress_tokens: tuple[int, ...] = ()
+    guidance: Guidance = field(default_factory=Guidance, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.stable_steps < 0:
             raise ValueError(f"steps must be 1 or more, stable_steps 0; got {self.steps} and {self.stable_steps}")
         if not 0.0 < self.t_min <= self.t_max:
@@ -72,52 +78,61 @@ class CommitAndRenoise(Sampler):
     def likelihood_gap(self) -> str | None:
         return "it draws every token several times"
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
+    def check_process(self, process: Process) -> None:
         if process.num_tokens is None or process.mask_token_id is not None:
             raise ValueError(f"CommitAndRenoise is for noise without masks, not {process}; use AncestralSampler")
-        denoiser, random = process.network(model), RowRandom.from_seed(seed, len(tokens), tokens.device)
-        state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
-        columns, valid = first_true(state.open, int(state.open.sum(1).max()) if len(tokens) else 0)
-        state, active = replace(state, columns=columns, valid=valid), valid.any(1)
-        best, same = torch.full_like(columns, -1), torch.zeros_like(state.calls)
-        noisy = state.tokens
-        for k in range(self.steps):
-            if not bool(active.any()):
-                return
-            left = (self.steps - k) / self.steps
-            known = process.conditioning(torch.full_like(state.calls, left, dtype=torch.float64))
-            logits = denoiser.logits(noisy, columns, **known, **model_kwargs).float()
-            logits[..., process.num_tokens :] = -torch.inf
-            logits = suppress(logits, self.suppress_tokens) / (self.t_min + (self.t_max - self.t_min) * left)
-            check_answers(replace(state, broken=broken_rows(state, ~logits.amax(-1).isfinite())))
-            entropy = torch.special.entr(logits.softmax(-1)).sum(-1).masked_fill(~valid, 0.0)
-            stream, before = random.fold_in(k), best
-            drawn = inverse_cdf(logits, stream.uniform_at(state.positions))
-            noise = (stream.fold_in(1).uniform_at(state.positions) * process.num_tokens).long()
-            kept = within_bound(entropy.masked_fill(~valid, torch.inf), self.entropy_bound)
-            noisy = noisy.scatter(
-                1, columns, torch.where(valid, torch.where(kept, drawn, noise), noisy.gather(1, columns))
-            )
-            best = torch.where(active[:, None], logits.argmax(-1), best)
-            same = torch.where(((best == before) | ~valid).all(1), same + 1, 0)
-            sure = entropy.sum(1) / valid.sum(1).clamp(min=1) < self.stop_entropy
-            active_now = active & ~((same >= self.stable_steps) & sure) & (k + 1 < self.steps)
-            shown = torch.where(active_now[:, None], noisy.gather(1, columns), best)
-            shown = torch.where(valid & active[:, None], shown, state.tokens.gather(1, columns))
-            after, step = moved(replace(state, valid=valid & active[:, None]), shown, logits)
-            state, active = replace(after, valid=valid), active_now
-            yield step
+
+    @override
+    def spans(self, state: State) -> list[Span]:
+        steps = torch.full_like(state.calls, self.steps)
+        return [span._replace(num_steps=steps, shares=(self.steps,)) for span in plan(self.window, None, state.open)]
+
+    @override
+    def entered(self, state: State, span: Span) -> State:
+        state = super().entered(state, span)
+        return replace(state, drawn=torch.full_like(state.columns, -1), stable=torch.zeros_like(state.calls))
+
+    @override
+    def advance(
+        self, denoiser: Denoiser, state: State, random: RowRandom, model_kwargs: dict[str, Any]
+    ) -> Generator[Step, None, State]:
+        valid, before = state.valid, state.tokens.gather(1, state.columns)
+        active = valid.any(1)
+        if not bool(active.any()):
+            return state
+        logits = self._logits(denoiser, state, model_kwargs)
+        check_answers(replace(state, broken=broken_rows(state, ~logits.amax(-1).isfinite())))
+        entropy = torch.special.entr(logits.softmax(-1)).sum(-1).masked_fill(~valid, 0.0)
+        best = torch.where(valid, logits.argmax(-1), state.drawn)
+        same = (best == state.drawn).all(1) & active
+        stable = torch.where(same, state.stable + 1, 0)
+        sure = entropy.sum(1) / valid.sum(1).clamp(min=1) < self.stop_entropy
+        assert state.num_steps is not None
+        over = (stable >= self.stable_steps) & sure & active
+        num_steps = torch.where(over, state.step + 1, state.num_steps)
+        state = replace(state, drawn=best, stable=stable, num_steps=num_steps)
+        now = torch.where(state.is_last[:, None], best, self._renoised(state, logits, entropy, random))
+        state, step = moved(state, torch.where(valid, now, before), logits)
+        yield step
+        return state
+
+    def _logits(self, denoiser: Denoiser, state: State, model_kwargs: dict[str, Any]) -> Tensor:
+        """What the candidates' tokens are drawn from, (B, M, V) float32."""
+        process, left = state.process, (self.steps - state.step) / self.steps
+        known = process.conditioning(torch.full_like(state.calls, left, dtype=torch.float64))
+        guided = self.guidance(denoiser, state.given, None, model_kwargs.get("attention_mask"))
+        logits = guided.logits(state.tokens, state.columns, **known, **model_kwargs).float()
+        logits[..., process.num_tokens :] = -torch.inf
+        return suppress(logits, self.suppress_tokens) / (self.t_min + (self.t_max - self.t_min) * left)
+
+    def _renoised(self, state: State, logits: Tensor, entropy: Tensor, random: RowRandom) -> Tensor:
+        """Drawn tokens where the network is sure, random ones elsewhere, (B, M) int64."""
+        assert state.process.num_tokens is not None
+        drawn = inverse_cdf(logits, random.uniform_at(state.positions))
+        noise = (random.fold_in(1).uniform_at(state.positions) * state.process.num_tokens).long()
+        kept = within_bound(entropy.masked_fill(~state.valid, torch.inf), self.entropy_bound)
+        return torch.where(kept, drawn, noise)
 
 
 def within_bound(entropy: Tensor, bound: float) -> Tensor:

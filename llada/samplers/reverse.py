@@ -2,17 +2,17 @@
 
     x_1 ~ prior,     x_s ~ p(x_s | x_t) = process.reverse(x_t, xhat(x_t), t, s)     for t = 1, 1 - 1/K, ..., 1/K
 
-with xhat the model's distribution of the clean token, drawn at every open position independently.
+with xhat the model's distribution of the clean token, drawn at every open position independently. Guidance changes the
+law of a step.
 
 Shapes: B rows, L columns of the canvas, M open positions per row, V vocabulary.
 
 Reference: Sahoo et al., arXiv 2406.07524, equation 7 (masks); Schiff et al., arXiv 2412.10193 (uniform noise).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,20 +22,49 @@ from typing_extensions import override
 from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers.layout import first_true
+from llada.samplers.chain import ChainSampler, moved
+from llada.samplers.classifier import LawGuidance
+from llada.samplers.guidance import Guidance
 from llada.samplers.propose import Proposal, broken_rows, check_answers, inverse_cdf
-from llada.samplers.sampler import Sampler, Step
-from llada.samplers.state import State, token_probability
+from llada.samplers.sampler import Step
+from llada.samplers.state import State
+
+
+class StepLaw(NamedTuple):
+    """What the tokens of a step are drawn from.
+
+    Attributes:
+        logits: the model's, (B, M, V).
+        own: the law of the step without guidance, (B, M, V) float64 probabilities.
+        log: that of the guided step, (B, M, V) float64, up to a constant per position; None where nothing guides.
+        answered: (B, M) bool, where the law is one.
+    """
+
+    logits: Tensor
+    own: Tensor
+    log: Tensor | None
+    answered: Tensor
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Tokens (B, M) int64 for uniform numbers (B, M) float64."""
+        return inverse_cdf(self.own.log() if self.log is None else self.log, uniform)
+
+    def log_ratio(self, tokens: Tensor, written: Tensor) -> Tensor:
+        """How much likelier the tokens are without guidance than with it, (B,) float64 nats; over written positions."""
+        if self.log is None:
+            return torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        ratio = self.own.log() - self.log.log_softmax(-1)
+        return ratio.gather(-1, tokens[..., None]).squeeze(-1).masked_fill(~written, 0.0).sum(1)
 
 
 @dataclass(frozen=True)
-class AncestralSampler(Sampler):
+class AncestralSampler(ChainSampler):
     """Goes back through the process in equal steps; it is how a `UniformProcess` generates.
 
     For masks the preset `ancestral` has the same law and runs the model only where a token is written.
 
     Args:
-        steps: K, model calls.
+        steps: K, model calls; in blocks they are shared among these.
         temperature: of xhat, above 0; 1 samples from the model.
         top_p: keep the smallest set of tokens with at least this much probability in xhat; None for all.
         top_k: keep this many tokens in xhat; None for all.
@@ -43,12 +72,16 @@ class AncestralSampler(Sampler):
         power: the times are ((K - k) / K)^power. With 2 the steps are short at the end, where random tokens of a
             `HybridProcess` vanish fastest; its error then falls as 1 / K, and otherwise more slowly.
         greedy_tail: whether the last step takes the best token of xhat instead of drawing one, as Duo's "greedy" does:
-            likelier text of less variety.
+            likelier text of less variety. Guidance doesn't act on it.
+        guidance: by the prompt, of the law of a step.
+        classifier: guidance by a classifier, of the law of a step; None for none.
+        window: the whole canvas, or `Blocks` that are finished one after the other.
 
     Raises:
         ValueError: if an option is out of its range.
     """
 
+    weighs_guidance: ClassVar[bool] = True
     steps: int = 64
     temperature: float = 1.0
     top_p: float | None = None
@@ -56,15 +89,18 @@ class AncestralSampler(Sampler):
     suppress_tokens: tuple[int, ...] = ()
     power: float = 1.0
     greedy_tail: bool = False
+    guidance: Guidance = field(default_factory=Guidance, kw_only=True)
+    classifier: LawGuidance | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or not self.temperature > 0.0:
             raise ValueError(f"steps must be 1 or more, and temperature above 0; got {self.steps}, {self.temperature}")
         if not self.power > 0.0:
             raise ValueError(f"power, of the times, must be above 0; got {self.power}")
-        _ = self.proposal
+        _ = self.proposal  # whose checks are run
 
-    @cached_property
+    @property
     def proposal(self) -> Proposal:
         """How the logits become xhat."""
         return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
@@ -74,37 +110,26 @@ class AncestralSampler(Sampler):
     def likelihood_gap(self) -> str | None:
         return "it may write a position several times; for masks, use the preset ancestral, which has the same law"
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        denoiser, random = process.network(model), RowRandom.from_seed(seed, len(tokens), tokens.device)
-        state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
-        columns, valid = first_true(state.open, int(state.open.sum(1).max()) if len(tokens) else 0)
-        state = replace(state, columns=columns, valid=valid)
-        for k in range(self.steps if columns.shape[1] else 0):
-            t, s = (torch.full_like(state.calls, self.time(n), dtype=torch.float64) for n in (k, k + 1))
-            before = state.tokens.gather(1, columns)
-            logits, clean = self.predict(denoiser, state, t, model_kwargs)
-            state = replace(state, broken=broken_rows(state, ~clean.isfinite().all(-1)))
-            if k in (0, self.steps - 1):
-                check_answers(state)
-            law = self.amend(process.reverse(before, clean, t, s), process, before, clean, t, s)
-            drawn = inverse_cdf(law.log(), random.fold_in(k).uniform_at(state.positions))
-            state, step = moved(state, torch.where(valid, drawn, before), logits)
-            yield step
-            if k + 1 < self.steps:
-                for step in self.correct(denoiser, state, s, random.fold_in(k, 1), model_kwargs):
-                    state = replace(state, tokens=step.tokens, calls=step.calls)
-                    yield step
+    def advance(
+        self, denoiser: Denoiser, state: State, random: RowRandom, model_kwargs: dict[str, Any]
+    ) -> Generator[Step, None, State]:
+        t, s = self.times(state)
+        before, process = state.tokens.gather(1, state.columns), state.process
+
+        def reverse(clean: Tensor) -> Tensor:
+            return self.amend(process.reverse(before, clean, t, s), process, before, clean, t, s)
+
+        law = self.law(denoiser, state, (t, s), reverse, model_kwargs)
+        state = replace(state, broken=broken_rows(state, ~law.answered))
+        if state.step == 0:  # as broken weights show at once; later steps are looked at when the window is left
+            check_answers(state)
+        drawn = torch.where(state.valid, law.draw(random.uniform_at(state.positions)), before)
+        state, step = moved(state, drawn, law.logits, law.log_ratio(drawn, state.valid))
+        yield step
+        unfinished = replace(state, valid=state.valid & ~state.is_last[:, None])
+        after = yield from self.correct(denoiser, unfinished, s, random.fold_in(1), model_kwargs)
+        return replace(after, valid=state.valid)
 
     def amend(self, law: Tensor, process: Process, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """What a step draws from; here the reverse step, whose end may be greedy.
@@ -117,14 +142,14 @@ class AncestralSampler(Sampler):
             t: (B,) float64, the time of ``tokens``.
             s: (B,) float64, the earlier time that is stepped to.
         """
-        if not self.greedy_tail or bool((s > 0.0).any()):
+        if not self.greedy_tail:
             return law
-        best = (clean if process.scatters else law).argmax(-1)
-        return F.one_hot(best, law.shape[-1]).to(law)
+        best = F.one_hot((clean if process.scatters else law).argmax(-1), law.shape[-1]).to(law)
+        return torch.where((s > 0.0)[:, None, None], law, best)
 
     def correct(
         self, denoiser: Denoiser, state: State, s: Tensor, random: RowRandom, model_kwargs: dict[str, Any]
-    ) -> Iterator[Step]:
+    ) -> Generator[Step, None, State]:
         """What happens to a canvas between two steps; here nothing.
 
         Args:
@@ -135,10 +160,45 @@ class AncestralSampler(Sampler):
             model_kwargs: for the model.
         """
         yield from ()
+        return state
 
-    def time(self, step: int) -> float:
-        """When a step begins, and the one before it ends."""
-        return float((1.0 - step / self.steps) ** self.power)
+    def times(self, state: State) -> tuple[Tensor, Tensor]:
+        """When a step begins and ends, (B,) float64 each; a row that is through its steps stays where it was."""
+        t, s = (state.grid(ahead) ** self.power for ahead in (0, 1))
+        done = t <= 0.0
+        return torch.where(done, 1.0, t), s
+
+    def law(
+        self,
+        denoiser: Denoiser,
+        state: State,
+        times: tuple[Tensor, Tensor],
+        reach: Callable[[Tensor], Tensor],
+        model_kwargs: dict[str, Any],
+    ) -> StepLaw:
+        """The law of a step under guidance.
+
+        Args:
+            denoiser: as `Process.network` gives it.
+            state: the canvas and its candidates.
+            times: of the canvas and of what is drawn, (B,) float64 each.
+            reach: from xhat to the law of what is drawn, both (B, M, V) float64.
+            model_kwargs: for the model.
+        """
+        mask = model_kwargs.get("attention_mask")
+        logits, clean = self.predict(denoiser, state, times[0], model_kwargs)
+        own, log, answered = reach(clean), None, clean.isfinite().all(-1)
+        if self.guidance.scale != 0.0:
+            alone = self.guidance.without_prompt(state, mask)
+            other, _ = self.predict(denoiser, alone, times[0], model_kwargs)
+            without = (other / self.temperature).double().softmax(-1)  # a nucleus cuts the law with the prompt alone
+            log = self.guidance.of_laws(own.log(), reach(without).log())
+            answered = answered & without.isfinite().all(-1)
+        if self.classifier is not None and self.classifier.scale != 0.0:
+            hint = self.classifier(state, own > 0.0, times[1], mask)
+            log = (own.log() if log is None else log) + hint
+            answered = answered & (log < torch.inf).all(-1) & (log > -torch.inf).any(-1)  # NaN is no number, too
+        return StepLaw(logits, own, log, answered)
 
     def predict(
         self, denoiser: Denoiser, state: State, t: Tensor, model_kwargs: dict[str, Any]
@@ -158,22 +218,3 @@ class AncestralSampler(Sampler):
         logits = denoiser.clean_logits(state.tokens, state.columns, process.noise_law(t[:, None]), **known)
         logits = self.proposal.suppress(logits if logits.dtype == torch.float64 else logits.float(), state)
         return logits, self.proposal.filter(logits).double().softmax(-1)
-
-
-def moved(state: State, now: Tensor, logits: Tensor) -> tuple[State, Step]:
-    """The state with other tokens at its candidates, and what viewers see of the step.
-
-    Args:
-        state: before the step.
-        now: (B, M) int64, the candidates' tokens after it.
-        logits: (B, M, V), what the model said of them.
-    """
-    columns, valid = state.columns, state.valid
-    changed = now != state.tokens.gather(1, columns)
-    sure = token_probability(logits, now).float().masked_fill(~valid, torch.nan)
-    confidence = torch.full(state.tokens.shape, torch.nan, device=sure.device).scatter_(1, columns, sure)
-    tokens, calls = state.tokens.scatter(1, columns, now), state.calls + valid.any(1)
-    after = replace(state, tokens=tokens, calls=calls)
-    waits = state.open & state.process.is_masked(tokens)
-    written = torch.zeros_like(state.open).scatter(1, columns, changed)
-    return after, Step(tokens, written, confidence, calls, waits, rewrites=state.process.scatters)

@@ -57,6 +57,9 @@ class State:
         drawn: (B, M) int64, the proposed tokens.
         log_prob: (B, M) float64, their log-probability under the filtered logits, in nats; only where a text is scored.
         scores: (B, M) float, of the order; the highest come first.
+        log_ratio: (B,) float64, how much likelier the tokens of the steps were without guidance than with it, nats; of
+            chains only, since their block was begun.
+        stable: (B,) int64, how many steps in a row have left the best tokens as they were; of `CommitAndRenoise`.
         broken: (B,) bool, rows in which the model had no answer at a position so far; see
             `llada.samplers.propose.check_answers`.
     """
@@ -84,6 +87,8 @@ class State:
     drawn: Tensor = NOTHING
     log_prob: Tensor | None = None
     scores: Tensor = NOTHING
+    log_ratio: Tensor = NOTHING
+    stable: Tensor = NOTHING
     broken: Tensor = NOTHING
 
     @classmethod

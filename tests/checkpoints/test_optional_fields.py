@@ -40,8 +40,8 @@ FROM_LLAMA = {"rope_theta": 10_000.0, "norm_eps": 1e-6, "tie_embeddings": False,
 
 # name -> configuration without its optional fields, and what the official configuration classes make of that:
 # transformers' Llama, Qwen2 and Qwen3, configuration_dream.py, configuration_llada.py, configuration_lladamoe.py,
-# configuration_mdlm.py,
-# configuration_bd3lm.py and configuration_llada2_moe.py.
+# configuration_mdlm.py, configuration_bd3lm.py, configuration_llada2_moe.py, configuration_udlm.py, GIDD's
+# configuration_dit.py, and the configurations of SEDD's and Duo's training.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llama": ({"model_type": "llama", **LLAMA}, {**FROM_LLAMA, "qkv_bias": False, "qk_norm": False, "shift": True}),
     "llama of few heads": (
@@ -86,6 +86,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llada of one key head": ({**LLADA, "multi_query_attention": True}, {"num_kv_heads": 1}),
     "mdlm": (MDLM, {"dropout": 0.1, "block_length": None}),
     "bd3lm": ({**MDLM, "model_type": "bd3lm"}, {"dropout": 0.1, "block_length": 1}),
+    "udlm": ({**MDLM, "model_type": "udlm"}, {"dropout": 0.1}),
+    "duo": ({**MDLM, "model_type": "duo"}, {"dropout": 0.1}),
+    "gidd": (
+        {"hidden_size": 16, "max_seq_len": 12, "model_type": "dit", "num_attention_heads": 2, "num_hidden_layers": 2,
+         "timestep_cond_dim": 8, "vocab_size": 11, "mask_token_id": 10},
+        {"dropout": 0.0},
+    ),
+    "sedd": (
+        {"graph": {"type": "absorb"}, "noise": {"type": "loglinear"}, "tokens": 10,
+         "model": {"cond_dim": 8, "hidden_size": 16, "length": 12, "n_blocks": 2, "n_heads": 2}},
+        {"dropout": 0.1, "vocab_size": 11},
+    ),
 }  # fmt: skip
 
 
@@ -93,7 +105,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_absent_fields_have_the_official_defaults(config: dict[str, Any], expected: dict[str, Any]) -> None:
     described = layout_of(config).read(config, None)
     assert {name: described.arguments[name] for name in expected} == expected
-    assert not described.process.time_conditioned
+    timed = layout_of(config).name in ("udlm", "duo", "gidd", "sedd")
+    assert described.process.time_conditioned == timed
 
 
 def test_every_layout_is_in_the_table() -> None:

@@ -69,7 +69,7 @@ def test_along_a_trajectory_the_teacher_sees_what_it_would_have_written(share: f
     losses = []
     for row, tokens in enumerate(batch["tokens"]):
         answer = [i for i in range(len(tokens)) if batch["maskable"][row, i]]
-        answer.sort(key=lambda i: float(batch["rank"][row, i]))  # noqa: B023
+        answer.sort(key=lambda i: float(batch["rank"][row, i]))
         first = len(answer) - int(draw.t[row] * len(answer) + 0.5)
         assert first % 3 == 0
         real = {"attention_mask": batch["attention_mask"][row : row + 1]}

@@ -7,12 +7,15 @@ from llada.checkpoints.released.arithmetic import shown
 from llada.checkpoints.released.autoregressive import LLAMA, QWEN2, QWEN3
 from llada.checkpoints.released.dream import DREAM
 from llada.checkpoints.released.fields import Config
+from llada.checkpoints.released.gidd import GIDDLayout
 from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.llada import LLaDALayout
 from llada.checkpoints.released.llada2 import LLaDA2Layout
 from llada.checkpoints.released.llada_moe import LLaDAMoELayout
 from llada.checkpoints.released.mdlm import MDLMLayout
 from llada.checkpoints.released.qwen3_moe import QWEN3_MOE, SDAR_MOE
+from llada.checkpoints.released.sedd import SEDDLayout
+from llada.checkpoints.released.uniform import DUO, UDLM
 
 LAYOUTS: tuple[Layout, ...] = (
     LLaDAMoELayout(),
@@ -30,6 +33,10 @@ LAYOUTS: tuple[Layout, ...] = (
     QWEN3_MOE,
     LLAMA,
     MDLMLayout(),
+    UDLM,
+    DUO,
+    GIDDLayout(),
+    SEDDLayout(),
 )
 """In the order in which they are tried."""
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from llada.checkpoints.released.fields import Config
-from llada.process import MaskingProcess
+from llada.process import MaskingProcess, Process
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,16 @@ class Described:
 
     backbone: type[nn.Module]
     arguments: dict[str, Any]
-    process: MaskingProcess
+    process: Process
     asked: Mapping[str, str] = field(default_factory=dict)
     grows: bool = field(init=False)
     """Whether the mask token's row may be missing in the files."""
 
     def __post_init__(self) -> None:
         rows, mask = self.arguments["vocab_size"], self.process.mask_token_id
+        if mask is None:
+            object.__setattr__(self, "grows", False)
+            return
         if mask > rows:
             raise ValueError(
                 f"mask_token_id={mask} has no row in the embedding, which has {rows}; choose an id below that, such as "
@@ -71,6 +74,8 @@ class Layout(ABC):
 
     without_effect: ClassVar[frozenset[str]] = frozenset({"activation_checkpointing", "attention"})
     """Arguments of the backbone that choose how it computes, not what, so that no configuration has to tell them."""
+    processes: ClassVar[tuple[type[Process], ...]] = (MaskingProcess,)
+    """What its models were trained under."""
 
     @property
     def model_types(self) -> tuple[str, ...]:
@@ -104,11 +109,15 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
+    def write(self, backbone: nn.Module, process: Any) -> Config:
         """The configuration of a model, with every field that the released ones have.
 
         What `read` makes of it is compared with the model before anything is saved, so that an argument which the
         family has no field for is refused unless the model has its usual value.
+
+        Args:
+            backbone: the network.
+            process: one of ``processes``.
 
         Raises:
             ValueError: if the backbone isn't of the family's class, or does what no field can say.

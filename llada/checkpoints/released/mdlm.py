@@ -7,17 +7,16 @@ official code reads all blocks at once, from a clean copy of the row beside the 
 Reference: the released ``configuration_mdlm.py`` of arXiv 2406.07524; ``configuration_bd3lm.py`` of arXiv 2503.09573.
 """
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from llada.backbones import DiffusionTransformer
-from llada.checkpoints.released.fields import Config, check_others, flag, mask_id, number, whole
-from llada.checkpoints.released.layout import Described, Layout
+from llada.checkpoints.released.dit import DiTLayout
+from llada.checkpoints.released.fields import Config, check_others, flag, mask_id, whole
+from llada.checkpoints.released.layout import Described
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
 
@@ -37,25 +36,10 @@ USED = {
     "vocab_size",
 }
 SERVED = {"cross_attn": (False, True), "adaln": (True,), "causal": (False,), "causal_attention": (False,)}
-THEIRS = {
-    "embedding.weight": "vocab_embed.embedding",
-    "noise_embedding.": "sigma_map.",
-    "final_norm.": "output_layer.norm_final.",
-    "final_modulation.": "output_layer.adaLN_modulation.",
-    "head.": "output_layer.linear.",
-    "attention.qkv.": "attn_qkv.",
-    "attention.o_proj.": "attn_out.",
-    "attention_norm.": "norm1.",
-    "feed_forward_norm.": "norm2.",
-    "feed_forward.": "mlp.",
-    "modulation.": "adaLN_modulation.",
-}
-PREFIX = "backbone."
-WAVELENGTHS = PREFIX + "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True)
-class MDLMLayout(Layout):
+class MDLMLayout(DiTLayout):
     """The layout of MDLM's Hugging Face checkpoints."""
 
     @property
@@ -84,16 +68,7 @@ class MDLMLayout(Layout):
                 "time-conditioned"
             )
         vocab_size = whole(config, "vocab_size")
-        arguments = {
-            "vocab_size": vocab_size,
-            "width": whole(config, "hidden_dim"),
-            "num_layers": whole(config, "n_blocks"),
-            "num_heads": whole(config, "n_heads"),
-            "cond_width": whole(config, "cond_dim"),
-            "max_length": length,
-            "dropout": number(config, "dropout", 0.1, zero=True),
-            "block_length": None if block == length else block,
-        }
+        arguments = {**self.arguments(config, vocab_size), "block_length": None if block == length else block}
         process = MaskingProcess(
             mask_id({"mask_token_id": vocab_size - 1, **config}, mask_token_id),
             LinearSchedule(eps=1e-3),
@@ -103,61 +78,25 @@ class MDLMLayout(Layout):
         return Described(DiffusionTransformer, arguments, process)
 
     @override
-    def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
-        if not isinstance(backbone, DiffusionTransformer):
-            raise ValueError(f"the mdlm layout holds a DiffusionTransformer, not a {type(backbone).__name__}")
+    def write(self, backbone: nn.Module, process: Any) -> Config:
+        sizes = self.fields(backbone)
+        assert isinstance(backbone, DiffusionTransformer)
         if process.mask_token_id != backbone.vocab_size - 1:
             raise ValueError(
                 f"the mdlm layout has its mask at the end of the vocabulary, {backbone.vocab_size - 1}, "
                 f"not at {process.mask_token_id}"
             )
         config = {
+            **sizes,
             "architectures": ["MDLM"],
             "auto_map": {"AutoConfig": "configuration_mdlm.MDLMConfig", "AutoModelForMaskedLM": "modeling_mdlm.MDLM"},
-            "cond_dim": backbone.cond_width,
-            "dropout": backbone.dropout,
-            "hidden_dim": backbone.width,
-            "model_length": backbone.max_length,
             "model_type": "mdlm",
-            "n_blocks": backbone.num_layers,
-            "n_heads": backbone.num_heads,
             "return_dict": True,
             "time_conditioning": process.time_conditioned,
             "torch_dtype": "float32",
             "vocab_size": backbone.vocab_size,
         }
         return config if backbone.block_length is None else config | _of_bd3lm(backbone.block_length)
-
-    @override
-    def ours(self, name: str) -> str:
-        head, rest = _split(name.removeprefix(PREFIX))
-        for ours, theirs in THEIRS.items():
-            if rest.startswith(theirs):
-                return head + ours + rest.removeprefix(theirs)
-        return name
-
-    @override
-    def theirs(self, name: str) -> str:
-        head, rest = _split(name)
-        for ours, theirs in THEIRS.items():
-            if rest.startswith(ours):
-                return PREFIX + head + theirs + rest.removeprefix(ours)
-        raise ValueError(f"the mdlm layout has no name for the parameter {name}")
-
-    @override
-    def constant(self, name: str, backbone: nn.Module) -> Tensor | None:
-        """MDLM stores the rotary wavelengths as a buffer."""
-        if name != WAVELENGTHS:
-            return None
-        assert isinstance(backbone, DiffusionTransformer)
-        head_dim = backbone.width // backbone.num_heads
-        return backbone.rope_theta ** -(torch.arange(0, head_dim, 2) / head_dim)
-
-    @override
-    def constants(self, backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        wavelengths = self.constant(WAVELENGTHS, backbone)
-        assert wavelengths is not None
-        yield WAVELENGTHS, wavelengths
 
 
 def _of_bd3lm(block_length: int) -> Config:
@@ -173,9 +112,3 @@ def _of_bd3lm(block_length: int) -> Config:
         "sampling_eps_min": 1e-3,
         "var_min": True,
     }
-
-
-def _split(name: str) -> tuple[str, str]:
-    """``blocks.3.`` and the rest; the first is empty for what isn't in a block."""
-    found = re.match(r"blocks\.\d+\.", name)
-    return ("", name) if found is None else (found[0], name[found.end() :])

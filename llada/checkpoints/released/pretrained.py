@@ -29,7 +29,7 @@ from llada.checkpoints.released.shards import Stored, read_tensors, stored_tenso
 from llada.checkpoints.released.source import find_folder
 from llada.checkpoints.released.wrapped import refuse_layout, write_wrapped
 from llada.files.json_object import read_object
-from llada.process import MaskingProcess
+from llada.process import Process
 
 
 class Pretrained(NamedTuple):
@@ -42,7 +42,7 @@ class Pretrained(NamedTuple):
     """
 
     backbone: nn.Module
-    process: MaskingProcess
+    process: Process
     config: Config
 
 
@@ -210,7 +210,7 @@ def write_pretrained(
     """
     shard_bytes = parse_size(max_shard_size)
     if isinstance(model.backbone, HuggingFaceBackbone):
-        refuse_layout(model.backbone, layout)
+        refuse_layout(model.backbone, model.process, layout)
         write: Callable[[Path], None] = partial(write_wrapped, model.backbone, model.process, dtype, shard_bytes)
     else:
         write = _writer(model, layout, tokenizer, dtype, shard_bytes)
@@ -285,6 +285,7 @@ def layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, 
     for layout in _candidates(model.config, wanted):
         kept = model.config if model.config and layout.matches(model.config) else {}
         try:
+            _check_process(layout, model.process)
             written = layout.write(model.backbone, model.process)
             config = {**kept, **{key: value for key, value in written.items() if _changed(kept, key, value)}}
             _check_complete(layout, config, model)
@@ -309,6 +310,15 @@ def _candidates(original: Config, wanted: str | Layout | None) -> list[Layout]:
     return found
 
 
+def _check_process(layout: Layout, process: Process) -> None:
+    if process.inserts or not isinstance(process, layout.processes):
+        kinds = " or ".join(kind.__name__ for kind in layout.processes)
+        raise ValueError(
+            f"the {layout.name} layout holds models of {kinds}, not of {process}; choose another layout, or keep the "
+            "Lightning checkpoint"
+        )
+
+
 def _check_complete(layout: Layout, config: Config, model: Pretrained) -> None:
     """Refuse a configuration that another model would be loaded from than the one that is saved."""
     with warnings.catch_warnings():
@@ -317,8 +327,10 @@ def _check_complete(layout: Layout, config: Config, model: Pretrained) -> None:
     loaded = build_on_meta(described, {})
     names = [name for name in argument_names(described.backbone) if name not in layout.without_effect]
     compared = [(name, getattr(model.backbone, name), getattr(loaded, name)) for name in names]
-    for name in ("mask_token_id", "time_conditioned"):
-        compared.append((name, getattr(model.process, name), getattr(described.process, name)))
+    if type(described.process) is not type(model.process):
+        compared.append(("process", model.process, described.process))
+    for name in ("mask_token_id", "time_conditioned", "num_tokens", "posterior", "scatter", "gamma", "tells_time"):
+        compared.append((name, getattr(model.process, name, None), getattr(described.process, name, None)))
     for name, ours, theirs in compared:
         if describe(ours) != describe(theirs):
             raise ValueError(

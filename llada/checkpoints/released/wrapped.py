@@ -9,22 +9,24 @@ import torch
 from llada.backbones.huggingface import HuggingFaceBackbone
 from llada.checkpoints.released.layout import Layout
 from llada.files.json_object import read_object
-from llada.process import MaskingProcess
+from llada.process import MaskingProcess, Process
 
 
-def refuse_layout(backbone: HuggingFaceBackbone, layout: str | Layout | None) -> None:
+def refuse_layout(backbone: HuggingFaceBackbone, process: Process, layout: str | Layout | None) -> None:
     """A wrapped network has names of its own.
 
     Raises:
-        ValueError: if a layout is asked for.
+        ValueError: if a layout is asked for, or the process has more to say than its mask token.
     """
+    if process.inserts or not isinstance(process, MaskingProcess):
+        raise ValueError(f"released layouts hold masked diffusion models only; {process} needs a checkpoint")
     if layout is not None:
         name = type(backbone.network).__name__
         raise ValueError(f"{name} is saved by its own class, under its own names; leave out the layout {layout!r}")
 
 
 def write_wrapped(
-    backbone: HuggingFaceBackbone, process: MaskingProcess, dtype: torch.dtype | None, shard_bytes: int, folder: Path
+    backbone: HuggingFaceBackbone, process: Process, dtype: torch.dtype | None, shard_bytes: int, folder: Path
 ) -> None:
     """Write ``config.json`` and the weights, which transformers' ``from_pretrained`` reads again.
 

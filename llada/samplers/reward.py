@@ -1,0 +1,93 @@
+"""What a text is worth, in nats: rewards by which samples are steered.
+
+A reward r turns the model's law p(x) into p(x) exp(r(x)) / Z. Rewards add up.
+
+Reference: Singhal et al., "A General Framework for Inference-time Scaling and Steering of Diffusion Models",
+arXiv 2501.06848.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.samplers.classifier import Classifier
+from llada.samplers.part import Part
+from llada.samplers.stopping import is_stop
+
+
+class Reward(Part, ABC):
+    """Judges finished texts."""
+
+    @abstractmethod
+    def __call__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The log of the factor by which each text is preferred.
+
+        Args:
+            tokens: (N, L) int64, a token at every position.
+            given: (N, L) bool, the positions that weren't generated: prompt and padding.
+            attention_mask: (N, L) bool, true for real tokens; None: all. It also hides the blocks that a sampler hasn't
+                begun, which hold noise.
+
+        Returns:
+            (N,), nats; minus infinity for a text that mustn't be.
+        """
+
+
+@dataclass(frozen=True)
+class TokenReward(Reward):
+    """Counts some tokens of the generated text.
+
+    Args:
+        token_ids: the tokens.
+        nats: reward of each; below 0 to avoid them.
+    """
+
+    token_ids: tuple[int, ...]
+    nats: float = 1.0
+
+    @override
+    def __call__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.nats * (is_stop(tokens, self.token_ids) & ~given).sum(1).double()
+
+
+@dataclass(frozen=True)
+class ClassifierReward(Reward):
+    """log p(y | x) of a label, so that texts follow p(x | y), and their evidence is p(y).
+
+    Args:
+        classifier: of the label; asked at time 0.
+        scale: of the log-probability.
+    """
+
+    classifier: Classifier
+    scale: float = 1.0
+
+    @override
+    def __call__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        clean = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        return self.scale * self.classifier(tokens, clean, attention_mask).double()
+
+
+@dataclass(frozen=True)
+class TotalReward(Reward):
+    """The sum of several rewards.
+
+    Args:
+        rewards: at least one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    rewards: tuple[Reward, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            raise ValueError("a total reward needs one reward at least; got none")
+
+    @override
+    def __call__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return torch.stack([reward(tokens, given, attention_mask).double() for reward in self.rewards]).sum(0)

@@ -1,0 +1,141 @@
+"""Samplers that step from canvas to canvas: in blocks, in ragged batches, with stops; every noise alike."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from llada.process import AbsorbingHybridProcess, HybridProcess, MaskingProcess, Process, UniformProcess
+from llada.samplers import (
+    AncestralSampler,
+    Blocks,
+    ClassifierGuidance,
+    CommitAndRenoise,
+    ConstantKappa,
+    GibbsSampler,
+    Guidance,
+    Margin,
+    ParticleSampler,
+    PsiSampler,
+    Sampler,
+    Sliding,
+    TokenReward,
+)
+from llada.samplers.classifier import Classifier
+
+K, NULL, PAD = 5, 6, 0
+TABLE = torch.randn(NULL + 1, NULL + 1, generator=torch.Generator().manual_seed(2))
+
+
+def mixing(tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Logits that depend on the row's real tokens and on how far away they stand."""
+    real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
+    near = torch.arange(tokens.shape[1])
+    weight = 0.5 ** (near[:, None] - near).abs() * real[:, None]
+    return 2.0 * weight.double() @ TABLE[tokens].double()
+
+
+@dataclass(frozen=True)
+class Sum(Classifier):
+    def __call__(self, tokens: Tensor, t: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
+        return -0.3 * (tokens * real).sum(1) * t
+
+
+GUIDED = Guidance(0.7, NULL)
+SAMPLERS: dict[str, tuple[Sampler, Process]] = {
+    "ancestral, masks": (AncestralSampler(7, window=Blocks(3), guidance=GUIDED), MaskingProcess(K)),
+    "ancestral, hybrid": (
+        AncestralSampler(7, power=2.0, window=Blocks(3), classifier=ClassifierGuidance(Sum(), rows_per_call=7)),
+        AbsorbingHybridProcess(K, K, 0.3),
+    ),
+    "psi": (PsiSampler(7, kappa=ConstantKappa(0.5), greedy_tail=True, window=Blocks(3)), HybridProcess(K, K, 0.3)),
+    "corrected": (GibbsSampler(7, positions=2, order=Margin(), window=Blocks(3)), UniformProcess(K, posterior=True)),
+    "commit and renoise": (
+        CommitAndRenoise(4, entropy_bound=0.5, stop_entropy=1.0, window=Blocks(3), guidance=GUIDED),
+        UniformProcess(K),
+    ),
+    "particles": (
+        ParticleSampler(TokenReward((2,)), AncestralSampler(7, window=Blocks(3), guidance=GUIDED), 3, threshold=0.9),
+        UniformProcess(K),
+    ),
+    "particles, renoised": (
+        ParticleSampler(TokenReward((2,)), CommitAndRenoise(4, stop_entropy=1.0), 3, threshold=1.0),
+        UniformProcess(K),
+    ),
+    "particles, the whole canvas": (
+        ParticleSampler(TokenReward((2,)), GibbsSampler(3), 3, lookahead=False),
+        HybridProcess(K, K, 0.3),
+    ),
+}
+PROMPTS = [[1, 2, 3, 4], [2], [4, 4]]
+NEW = 7
+
+
+def ragged() -> tuple[Tensor, Tensor, Tensor]:
+    width = max(map(len, PROMPTS)) + NEW
+    tokens = torch.full((len(PROMPTS), width), PAD)
+    mask, given = torch.zeros_like(tokens).bool(), torch.ones_like(tokens).bool()
+    for row, prompt in enumerate(PROMPTS):
+        begin = width - NEW - len(prompt)
+        tokens[row, begin : width - NEW], mask[row, begin:] = torch.tensor(prompt), True
+    given[:, -NEW:] = False
+    return tokens, mask, given
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_row_does_not_depend_on_its_neighbours(name: str) -> None:
+    sampler, process = SAMPLERS[name]
+    tokens, mask, given = ragged()
+    given[1, -5:] = True  # which has fewer to write
+    together = sampler(mixing, tokens, process, given=given, seed=3, attention_mask=mask)
+    assert torch.equal(together.tokens[given], tokens[given])
+    assert len(together.tokens[~given].unique()) > 1
+    assert bool((together.tokens[~given] < K).all())
+    for row, real in enumerate(mask):
+        alone = sampler(mixing, tokens[row][real][None], process, given=given[row][real][None], seed=3 + row)
+        assert torch.equal(alone.tokens[0], together.tokens[row][real]), row
+        assert alone.calls[0] == together.calls[row], row
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS)[:6])
+def test_blocks_are_finished_from_left_to_right(name: str) -> None:
+    sampler, process = SAMPLERS[name]
+    tokens, mask, given = ragged()
+    steps = list(sampler.iterate(mixing, tokens, process, given=given, seed=3, attention_mask=mask))
+    moved = [step.changed.any(0).nonzero().flatten().tolist() for step in steps if step.changed.any()]
+    block = [max(columns) // 3 if columns else -1 for columns in ([(c - 2) for c in each] for each in moved)]
+    if "particles" not in name:  # which show another particle now and then
+        assert block == sorted(block)
+        assert all((min(each) - 2) // 3 == last for each, last in zip(moved, block, strict=True))
+        assert max(block) == 2
+    given_steps = {"commit and renoise": 12, "particles": 21, "corrected": 4 + 2 * 3}.get(name, 7)
+    assert bool((steps[-1].calls <= given_steps + 1).all())
+
+
+def test_a_stop_token_ends_a_row_behind_its_block() -> None:
+    favourite = torch.eye(K)[[1, 2, 1, 3, 1, 3]] * 40.0
+    model = lambda tokens: favourite.expand(len(tokens), -1, -1)  # noqa: E731
+    tokens = torch.zeros(1, 6, dtype=torch.long)
+    for sampler in (AncestralSampler(6), CommitAndRenoise(3)):
+        chain = type(sampler)(sampler.steps, window=Blocks(2)).stopping(2)
+        steps = list(chain.iterate(model, tokens, UniformProcess(K), given=tokens > 0))
+        assert steps[-1].tokens.tolist() == [[1, 2, 2, 2, 2, 2]]
+        assert int(steps[-1].calls[0]) <= 3
+        whole = sampler.stopping(2)
+        assert whole is sampler
+    particles = ParticleSampler(TokenReward((1,)), AncestralSampler(6, window=Blocks(2)), 2).stopping((2,))
+    assert particles(model, tokens, UniformProcess(K), given=tokens > 0).tokens.tolist() == [[1, 2, 2, 2, 2, 2]]
+
+
+def test_windows_that_chains_cannot_have_are_refused_by_name() -> None:
+    for kind in (AncestralSampler, CommitAndRenoise, GibbsSampler):
+        with pytest.raises(ValueError, match=rf"{kind.__name__} draws all open.*use window=Blocks"):
+            kind(window=Sliding(2))
+    tokens, mask, given = ragged()
+    sampler = AncestralSampler(9, window=Blocks(3, from_start=True))
+    with pytest.raises(ValueError, match="decode the rows one by one"):
+        sampler(mixing, tokens, UniformProcess(K), given=given, attention_mask=mask)
+    with pytest.raises(ValueError, match="2 steps can't be shared among 3 blocks"):
+        AncestralSampler(2, window=Blocks(3))(mixing, tokens, UniformProcess(K), given=given, attention_mask=mask)
