@@ -15,6 +15,7 @@ from typing_extensions import override
 from llada.backbones.body import Body
 from llada.backbones.checkpointing import Checkpointing
 from llada.backbones.convolution import ShortConvolution
+from llada.backbones.drafting import Drafting
 from llada.backbones.features import FeatureCache
 from llada.backbones.inputs import check_heads, check_mixture
 from llada.backbones.layers import Attention, Block, SwiGLU, TiedHead
@@ -222,6 +223,14 @@ class BidirectionalTransformer(Body):
             ValueError: if this model has no such cache, saying why.
         """
         return FeatureCache(self, self.new_cache(batch_size, length))
+
+    def new_drafting(self, batch_size: int, length: int, guesses: int) -> Drafting:
+        """Passes over a canvas that verify guessed tokens and guess what follows; see `Drafting`.
+
+        Raises:
+            ValueError: if this model can't, saying why.
+        """
+        return Drafting(self, batch_size, length, guesses)
 
 
 def _init(module: nn.Linear | nn.Embedding, std: float) -> None:
