@@ -61,6 +61,7 @@ class BidirectionalTransformer(Body):
         attention: name of the attention kernel, see `llada.backbones.attention.kernels.KERNELS`.
         block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
             all blocks before it (LLaDA2, BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
+            With ``causal`` a token sees none behind it, and blocks are those of two-copy training (I-DLM).
         feed_forward: makes the feed-forward layer of each block from ``width``, such as a class of your own or a
             `functools.partial` of it; a module from (..., D) to (..., D). None: SwiGLU, or the mixture of experts.
 
@@ -106,8 +107,8 @@ class BidirectionalTransformer(Body):
         feed_forward: Callable[[int], nn.Module] | None = None,
     ) -> None:
         check_heads(width, num_heads, num_kv_heads, head_dim, rotary_dim)
-        if block_length is not None and (block_length < 1 or causal):
-            raise ValueError(f"block_length must be 1 or more, without causal; got {block_length}, {causal=}")
+        if block_length is not None and block_length < 1:
+            raise ValueError(f"block_length must be 1 or more; got {block_length}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be 1 or more; got {num_layers}")
         check_mixture(num_experts, feed_forward, router=router, dense_layers=dense_layers, dense_width=dense_width)

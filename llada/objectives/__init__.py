@@ -1,8 +1,10 @@
 """Objectives: what training minimises, and the bound that is reported beside it."""
 
+from llada.objectives.blockwise import Blockwise, ComplementaryBlocks
+from llada.objectives.clean_copy import CleanCopyLoss
 from llada.objectives.design import Design, Draw
 from llada.objectives.edits import EditRounds
-from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
+from llada.objectives.exact_counts import ComplementaryPairs, ExactCounts
 from llada.objectives.gaussian import TemperedTokens
 from llada.objectives.independent import IndependentMasks, TimeGrid
 from llada.objectives.merged import CleanWeight, MergedMasks, dreamon
@@ -33,7 +35,9 @@ __all__ = [
     "Batch",
     "Blockwise",
     "BoundWeight",
+    "CleanCopyLoss",
     "CleanWeight",
+    "ComplementaryBlocks",
     "ClippedWeight",
     "ComplementaryPairs",
     "ContextWeight",
