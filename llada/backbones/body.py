@@ -28,7 +28,7 @@ from llada.backbones.attention.visibility import Visibility
 from llada.backbones.attention.widening import Widening
 from llada.backbones.cache import Cached, KeyValueCache, Region
 from llada.backbones.checkpointing import Checkpointing, as_checkpointing
-from llada.backbones.convolution import CachedNeighbours, Neighbours, RowNeighbours
+from llada.backbones.convolution import Neighbours, RowNeighbours
 from llada.backbones.inputs import check_inputs, rotary_positions
 from llada.backbones.layer import Context
 
@@ -233,7 +233,7 @@ class Body(nn.Module):
         for layer, block in enumerate(self.blocks):
             if cache is not None and region is not None:
                 cached = Cached(cache, layer, region)
-                context = context._replace(cached=cached, neighbours=CachedNeighbours(cached, visibility.keys))
+                context = context._replace(cached=cached, neighbours=neighbours.on(cached, visibility.keys))
             arguments = x, context, select if layer == len(self.blocks) - 1 else None
             x = block(*arguments) if checkpointing is None else checkpointing(layer, block, *arguments)
         return self.finish(x, context, select)

@@ -1,4 +1,4 @@
-"""One pass in which a model checks the tokens that it has guessed, and guesses what follows, whichever of them are kept.
+"""One pass in which a model checks the tokens that it has guessed, and guesses what follows those that may be kept.
 
 A pass holds columns of a canvas, each seeing itself and those before it, so that their outputs are those of the
 next-token model with the same weights. Behind them stand groups of masks. The masks of group j see the canvas to the
@@ -14,7 +14,8 @@ Reference: Liu et al., "TiDAR: Think in Diffusion, Talk in Autoregression", arXi
 Shapes: B rows, L columns of the canvas, C computed columns, J groups of k masks, Q = C + J k, D width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from typing_extensions import override
 
 from llada.backbones.attention.visibility import Rule, Visibility, indices
 from llada.backbones.body import Body
+from llada.backbones.cache import Cached
+from llada.backbones.convolution import Neighbours, ShortConvolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,49 @@ class Drafts(Visibility):
             return of_canvas | own
 
         return seen
+
+
+@dataclass(frozen=True)
+class DraftNeighbours(Neighbours):
+    """The tokens before each token: of a mask those of its group, and before these the canvas.
+
+    Args:
+        columns: (B, C) int64, computed columns of the canvas.
+        starts: (B, J) int64, the column of each group's first mask.
+        size: masks of a group, k.
+        width: columns of the cache that belong to the canvas.
+        cached: the layer's place in the cache.
+        keys: (B, K) bool, true for real tokens.
+    """
+
+    columns: Tensor
+    starts: Tensor
+    size: int
+    width: int
+    cached: Cached | None = None
+    keys: Tensor | None = None
+
+    @override
+    def on(self, cached: Cached, keys: Tensor | None) -> Neighbours:
+        return replace(self, cached=cached, keys=keys)
+
+    @override
+    def of(self, source: Tensor) -> Callable[[int], Tensor]:
+        assert self.cached is not None
+        assert self.keys is not None
+        stored = self.cached.columns(len(source), source.device)
+        known = self.cached.write_neighbours(source * self.keys.gather(1, stored)[..., None])
+        place = torch.arange(self.size, device=source.device)
+
+        def at(offset: int) -> Tensor:
+            in_group = stored[:, self.columns.shape[1] :].unflatten(1, (self.starts.shape[1], self.size)) + offset
+            before = self.starts[..., None] + place + offset
+            of_masks = torch.where(place + offset >= 0, in_group, before).flatten(1)
+            there = torch.cat([self.columns + offset, of_masks], 1)
+            index = there.clamp(min=0)[..., None].expand_as(source)
+            return known.gather(1, index) * (there >= 0)[..., None]
+
+        return at
 
 
 class Drafting:
@@ -127,6 +173,7 @@ class Drafting:
             torch.cat([known, torch.full_like(ahead, mask_token_id)], 1),
             positions,
             visibility,
+            neighbours=DraftNeighbours(columns, starts, size, self.width),
             cache=self.cache,
             region=torch.cat([columns, (self.width + mask).expand(len(tokens), -1)], 1),
         )
@@ -149,8 +196,8 @@ def check_drafts(body: Body) -> None:
         )
     if body.widening is not None:
         raise ValueError("the attention is being widened; set backbone.widening = None to decode")
-    if getattr(body, "convolution", 0):
+    if any(isinstance(module, ShortConvolution) and module.offsets[-1] > 0 for module in body.modules()):
         raise ValueError(
-            f"{name} has a convolution over neighbouring tokens, and guesses for one place would read those for "
-            "another; decode it with NextToken, or build it with convolution=0"
+            f"{name} has a centred convolution, which shows a token those behind it; build it with block_length or "
+            "causal=True, then it ends at the token, or with convolution=0"
         )

@@ -14,7 +14,8 @@ that is the autoregressive model.
 In a causal backbone a key must also stand at the query's position or before it, in either copy. The clean copy then is
 the autoregressive model whatever the blocks, and its outputs may be asked for as well.
 
-Reference: Yu et al., I-DLM, arXiv 2604.11035, for causal backbones; Arriola et al., "Block Diffusion", arXiv 2503.09573.
+Reference: Arriola et al., "Block Diffusion", arXiv 2503.09573; for causal backbones Yu et al., I-DLM, arXiv
+2604.11035.
 """
 
 from collections.abc import Callable

@@ -112,11 +112,10 @@ class Blockwise(Design):
 class ComplementaryBlocks(Blockwise):
     """`Blockwise` with every row twice: in each block, what one copy hides, the other shows.
 
-    As in `ComplementaryPairs` the second mask is the complement of the first and one token more, so either copy alone is
-    the estimate of `Blockwise`, and every token is learned from in every step. Both copies see the same clean row.
-    Fast-dLLM v2 and LLaDA2.0 take the complement alone, whose counts don't give the bound: a token that is masked with
-    all others of its block would leave the second copy with nothing to score. Arguments and errors as those of
-    `Blockwise`.
+    As in `ComplementaryPairs` the second mask is the complement of the first and one token more, so either copy alone
+    is the estimate of `Blockwise`, and every token is learned from in every step. Both copies see the same clean row.
+    Fast-dLLM v2 and LLaDA2.0 take the complement alone, whose counts don't give the bound: it never hides all of a
+    block while the first copy hides something. Arguments and errors as those of `Blockwise`.
 
     Reference:
         Wu et al., "Fast-dLLM v2", arXiv 2509.26328; Bie et al., "LLaDA2.0", arXiv 2512.15745.

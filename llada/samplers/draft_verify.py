@@ -84,9 +84,9 @@ class DraftAndVerify(Sampler):
     """Writes what the causal pass of the model's weights would write from left to right, several tokens per call.
 
     The model needs shifted outputs; it may be causal, have blocks, or see everything. One that was never trained with
-    a causal mask gives poor text, and one that was never trained with masks guesses badly, so that it is slow. Positions
-    are written from left to right, and given tokens behind an open position aren't seen by it. Keys and values are
-    always kept.
+    a causal mask gives poor text, and one that was never trained with masks guesses badly, so that it is slow.
+    Positions are written from left to right, and given tokens behind an open position aren't seen by it. Keys and
+    values are always kept.
 
     Args:
         guesses: k; a call computes (k + 1) squared tokens of each row and settles up to k + 1 of them. 0: none, the

@@ -1,4 +1,4 @@
-"""Two copies of a causal backbone: the noisy one against a pass per block, the clean one against the next-token model."""
+"""Two copies of a causal backbone: the noisy one is a pass per block, the clean one the next-token model."""
 
 from typing import Any
 

@@ -12,8 +12,8 @@ from llada.samplers import DraftAndVerify, NextToken, canvas, tidar
 
 MASK, VOCABULARY = 5, 6
 KINDS: dict[str, dict[str, Any]] = {
-    "blocks": {"block_length": 4},
-    "causal": {"causal": True},
+    "blocks": {"block_length": 4, "convolution": 5},
+    "causal": {"causal": True, "convolution": 3},
     "whole row": {"num_kv_heads": 1, "qk_norm": True},
     "mixture": {"block_length": 2, "num_experts": 2, "experts_per_token": 1},
 }
@@ -126,7 +126,7 @@ def test_a_row_stops_at_its_stop_token() -> None:
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"shift": False}, "shift=False"), ({"convolution": 3, "causal": True}, "convolution")],
+    [({"shift": False}, "shift=False"), ({"convolution": 3}, "centred convolution")],
 )
 def test_models_that_cannot_draft_are_refused_with_the_reason(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -143,7 +143,7 @@ def test_callables_and_odd_options_are_refused() -> None:
         DraftAndVerify()(backbone(), tokens, MaskingProcess(MASK, time_conditioned=True))
     with pytest.raises(ValueError, match="guesses must be 0 or more"):
         DraftAndVerify(-1)
+    broken = backbone()
+    torch.nn.init.constant_(broken.head.weight, torch.nan)
     with pytest.raises(ValueError, match="NaN"):
-        broken = backbone()
-        torch.nn.init.constant_(broken.head.weight, torch.nan)
         DraftAndVerify()(broken, tokens, process)
