@@ -28,7 +28,7 @@ from llada.backbones.attention.visibility import Visibility
 from llada.backbones.attention.widening import Widening
 from llada.backbones.cache import Cached, KeyValueCache, Region
 from llada.backbones.checkpointing import Checkpointing, as_checkpointing
-from llada.backbones.convolution import CachedNeighbours, Neighbours, RowNeighbours
+from llada.backbones.convolution import Neighbours, RowNeighbours
 from llada.backbones.inputs import check_inputs, rotary_positions
 from llada.backbones.layer import Context
 
@@ -52,7 +52,8 @@ class Body(nn.Module):
         causal: whether a token sees only itself and those before it.
         shift: whether the output at position i is read at i - 1; the first token of a row, or of a packed segment,
             reads its own.
-        block_length: a token sees its own block of so many tokens and all blocks before it; None: everything.
+        block_length: a token sees its own block of so many tokens and all blocks before it; None: everything. With
+            ``causal`` it sees none behind it, and the blocks are those of two-copy training alone.
         widening: how far the attention has been widened from causal to full while a next-token model is converted;
             None for what ``causal`` says. Set in training by `llada.training.callbacks.WideningAttention`.
         attention: name in `llada.backbones.attention.kernels.KERNELS`.
@@ -177,7 +178,7 @@ class Body(nn.Module):
                 )
             return self.widening.visibility(tokens, keys, segments)
         # On a cached canvas, a causal mask is that of blocks of one token.
-        reach = 1 if self.causal and cache is not None else self.block_length
+        reach = (None if cache is None else 1) if self.causal else self.block_length
         if reach is None:
             return Visibility(keys=keys, segments=segments, causal=self.causal)
         return block_causal(reach, tokens, keys, segments, cache, region)
@@ -232,7 +233,7 @@ class Body(nn.Module):
         for layer, block in enumerate(self.blocks):
             if cache is not None and region is not None:
                 cached = Cached(cache, layer, region)
-                context = context._replace(cached=cached, neighbours=CachedNeighbours(cached, visibility.keys))
+                context = context._replace(cached=cached, neighbours=neighbours.on(cached, visibility.keys))
             arguments = x, context, select if layer == len(self.blocks) - 1 else None
             x = block(*arguments) if checkpointing is None else checkpointing(layer, block, *arguments)
         return self.finish(x, context, select)

@@ -35,6 +35,15 @@ class Neighbours(ABC):
             Zero where there is none, or where it is padding or belongs to another segment.
         """
 
+    def on(self, cached: Cached, keys: Tensor | None) -> "Neighbours":
+        """Where they are found in a pass over a part of a cached canvas.
+
+        Args:
+            cached: the layer's place in the cache.
+            keys: (B, L) bool, true for real tokens of the canvas; None: all.
+        """
+        return CachedNeighbours(cached, keys)
+
 
 @dataclass(frozen=True)
 class RowNeighbours(Neighbours):

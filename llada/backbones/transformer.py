@@ -15,6 +15,7 @@ from typing_extensions import override
 from llada.backbones.body import Body
 from llada.backbones.checkpointing import Checkpointing
 from llada.backbones.convolution import ShortConvolution
+from llada.backbones.drafting import Drafting
 from llada.backbones.features import FeatureCache
 from llada.backbones.inputs import check_heads, check_mixture
 from llada.backbones.layers import Attention, Block, SwiGLU, TiedHead
@@ -61,6 +62,7 @@ class BidirectionalTransformer(Body):
         attention: name of the attention kernel, see `llada.backbones.attention.kernels.KERNELS`.
         block_length: a token sees its own block of so many tokens, counted from the first real token of the row, and
             all blocks before it (LLaDA2, BD3LM); None: everything. Keys of finished blocks can then be cached exactly.
+            With ``causal`` a token sees none behind it, and blocks are those of two-copy training (I-DLM).
         feed_forward: makes the feed-forward layer of each block from ``width``, such as a class of your own or a
             `functools.partial` of it; a module from (..., D) to (..., D). None: SwiGLU, or the mixture of experts.
 
@@ -106,8 +108,8 @@ class BidirectionalTransformer(Body):
         feed_forward: Callable[[int], nn.Module] | None = None,
     ) -> None:
         check_heads(width, num_heads, num_kv_heads, head_dim, rotary_dim)
-        if block_length is not None and (block_length < 1 or causal):
-            raise ValueError(f"block_length must be 1 or more, without causal; got {block_length}, {causal=}")
+        if block_length is not None and block_length < 1:
+            raise ValueError(f"block_length must be 1 or more; got {block_length}")
         if num_layers < 1:
             raise ValueError(f"num_layers must be 1 or more; got {num_layers}")
         check_mixture(num_experts, feed_forward, router=router, dense_layers=dense_layers, dense_width=dense_width)
@@ -229,6 +231,14 @@ class BidirectionalTransformer(Body):
             ValueError: if this model has no such cache, saying why.
         """
         return FeatureCache(self, self.new_cache(batch_size, length))
+
+    def new_drafting(self, batch_size: int, length: int, guesses: int) -> Drafting:
+        """Passes over a canvas that verify guessed tokens and guess what follows; see `Drafting`.
+
+        Raises:
+            ValueError: if this model can't, saying why.
+        """
+        return Drafting(self, batch_size, length, guesses)
 
 
 def _init(module: nn.Linear | nn.Embedding, std: float) -> None:

@@ -11,7 +11,11 @@ the tokens instead of a pass per block. With ``shift`` the output left of a toke
 block that is the last one of the block before, which is clean then, and so the clean copy's. With blocks of one token
 that is the autoregressive model.
 
-Reference: Arriola et al., "Block Diffusion", arXiv 2503.09573.
+In a causal backbone a key must also stand at the query's position or before it, in either copy. The clean copy then is
+the autoregressive model whatever the blocks, and its outputs may be asked for as well.
+
+Reference: Arriola et al., "Block Diffusion", arXiv 2503.09573; for causal backbones Yu et al., I-DLM, arXiv
+2604.11035.
 """
 
 from collections.abc import Callable
@@ -38,9 +42,11 @@ class TwoCopies(Visibility):
 
     Args:
         blocks: (1 or B, L) integers, block of each token.
+        ordered: whether no token sees a later one.
     """
 
     blocks: Tensor
+    ordered: bool = False
 
     @override
     def grid(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,12 +62,16 @@ class TwoCopies(Visibility):
             of_query, of_key = block(row, query % length), block(row, key % length)
             clean_query, clean_key = query >= length, key >= length
             result = (clean_key & (of_query > of_key)) | ((of_query == of_key) & (clean_query == clean_key))
+            if self.ordered:
+                result = result & (key % length <= query % length)
             return result & self.shown(row, query % length, key % length)
 
         return seen
 
     @override
-    def parts(self, rows: int) -> tuple[Runs, ...]:
+    def parts(self, rows: int) -> tuple[Runs, ...] | None:
+        if self.ordered:
+            return None
         blocks = self.blocks.expand(rows, -1)
         given = blocks, self.keys, self.segments
         masks = blocks.device.type == "cpu"
@@ -102,10 +112,11 @@ def two_copy_hidden(
     attention_mask: Tensor | None = None,
     segment_ids: Tensor | None = None,
     select: Tensor | None = None,
+    both_copies: bool = False,
 ) -> Tensor:
     """Hidden states of noisy tokens that see their own block, and the clean blocks before it.
 
-    Where a block holds the whole row, the clean copy isn't computed.
+    Where a block holds the whole row, the clean copy isn't computed unless it is asked for.
 
     Args:
         body: the network, with a ``block_length``.
@@ -113,34 +124,43 @@ def two_copy_hidden(
         clean: (B, L) int64.
         attention_mask: (B, L) bool or 0/1, true for real tokens.
         segment_ids: (B, L) integers for packed rows.
-        select: (N,) flat indices into B * L.
+        select: (N,) flat indices into B * L; with ``both_copies`` into B * 2 L, the clean copy behind the noisy one.
+        both_copies: whether outputs of the clean copy are wanted, too; for causal backbones with shifted outputs.
 
     Returns:
-        (B, L, D), or (N, D) with ``select``.
+        (B, L, D), or (B, 2 L, D) with ``both_copies``; (N, D) with ``select``.
 
     Raises:
-        ValueError: if the network has no blocks.
+        ValueError: if the network has no blocks, or the clean copy's outputs would be about tokens that it sees.
     """
     if body.block_length is None:
         raise ValueError("a clean copy needs a backbone with block_length, such as block_length=32; got None")
+    if both_copies and not (body.causal and body.shift):
+        raise ValueError(
+            "the clean copy sees the tokens that it would be asked about; build the backbone with causal=True and "
+            f"shift=True; got causal={body.causal}, shift={body.shift}"
+        )
     length = tokens.shape[1]
-    if body.block_length >= length:  # one block, which no clean one precedes
+    if body.block_length >= length and not both_copies:  # one block, which no clean one precedes
         return Body.hidden(body, tokens, attention_mask=attention_mask, segment_ids=segment_ids, select=select)
     check_inputs(tokens, segment_ids, None, None, vocab_size=body.vocab_size, max_length=body.max_length)
     keys = None if attention_mask is None else attention_mask.bool()
     blocks = token_blocks(body.block_length, tokens, keys, segment_ids)
-    visibility = TwoCopies(keys=keys, segments=segment_ids, blocks=blocks)
-    wanted = torch.arange(tokens.numel(), device=tokens.device) if select is None else select
-    both = wanted + wanted // length * length  # in rows of 2 L
+    visibility = TwoCopies(keys=keys, segments=segment_ids, blocks=blocks, ordered=body.causal)
+    copies = 2 if both_copies else 1
+    wanted = torch.arange(copies * tokens.numel(), device=tokens.device) if select is None else select
+    row, column = wanted // (copies * length), wanted % (copies * length)
+    where = row * 2 * length + column
     if body.shift:
-        left = rows.has_context(tokens, keys, segment_ids).flatten()[wanted].long()
+        own = row * length + column % length  # in one copy
+        left = rows.has_context(tokens, keys, segment_ids).flatten()[own].long()
         block = blocks.expand(tokens.shape).flatten()
-        both = both - left + (block[wanted - left] != block[wanted]) * length
+        where = where - left + ((block[own - left] != block[own]) & (column < length)) * length
     x = body.run(
         torch.cat([tokens, clean], dim=1),
         torch.cat([rotary_positions(tokens, segment_ids, None)] * 2, dim=-1),
         visibility,
-        both,
+        where,
         neighbours=CopiedNeighbours(visibility),
     )
-    return x.view(*tokens.shape, -1) if select is None else x
+    return x.view(len(tokens), copies * length, -1) if select is None else x

@@ -15,6 +15,7 @@ PEFT's format; ``--adapter FOLDER`` adds such a folder to the weights that are r
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from llada.checkpoints.checkpoint import PARTS_KEY, stored_parts
 from llada.checkpoints.describe import describe, public_path
 from llada.checkpoints.released.carried import Carried, carried, without_links_out
 from llada.checkpoints.released.folder import TOKENIZER_FILES
+from llada.checkpoints.released.new_mask import with_new_mask
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.source import find_folder
 from llada.cli.kinds import Checkpoint, InputFolder, NewPlace
@@ -48,6 +50,7 @@ def convert(
     files_from: InputFolder | None = None,
     mdlm: bool = False,
     adapter_only: bool = False,
+    add_mask: str | None = None,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Write a checkpoint in another layout.
@@ -61,6 +64,8 @@ def convert(
         tokenizer: folder of the tokenizer; default: the one in the checkpoint, if there is one.
         files_from: folder whose other files go along, such as remote code; default: the checkpoint's own folder.
         mdlm: the checkpoint is a training file of the official MDLM code; its averaged weights are taken.
+        add_mask: name of a mask token, such as <|mask|>, that a checkpoint without one gets in vocabulary, embedding and
+            tokenizer.
         adapter_only: write the low-rank additions of a run with LoRA alone, as PEFT does; --adapter alone means this.
         loading: what to add to a released checkpoint's own word.
     """
@@ -68,7 +73,7 @@ def convert(
         write_run_adapter(checkpoint, out, layout)
         print(f"adapter written to {out}; next: llada chat BASE --adapter {out}")
         return
-    with _source(checkpoint, loading.revision) as (readable, kept):
+    with _source(checkpoint, loading, add_mask) as (readable, kept, loading):
         model, words = _read(readable, tokenizer, dtype, mdlm, loading)
         origin = Path(readable)
         if files_from is not None:
@@ -88,14 +93,24 @@ def convert(
 
 
 @contextmanager
-def _source(checkpoint: str, revision: str | None) -> Iterator[tuple[str, Carried]]:
-    """What to read instead of a checkpoint's name, and the files beside its weights."""
+def _source(
+    checkpoint: str, loading: LoadOptions, add_mask: str | None
+) -> Iterator[tuple[str, Carried, LoadOptions]]:
+    """What to read instead of a checkpoint's name, the files beside its weights, and how to read it."""
     if not is_released(checkpoint):
-        yield checkpoint, Carried({}, [], [])
+        if add_mask is not None:
+            raise ValueError(f"--add_mask is for released folders; {checkpoint} says itself which token is the mask")
+        yield checkpoint, Carried({}, [], []), loading
         return
-    folder = find_folder(checkpoint, revision)
+    folder = find_folder(checkpoint, loading.revision)
     with without_links_out(folder) as view:
-        yield str(view), carried(folder)
+        if add_mask is None:
+            yield str(view), carried(folder), loading
+            return
+        if loading.mask is not None:
+            raise ValueError(f"give --mask for a token that is there, or --add_mask for a new one; got {loading.mask}")
+        with with_new_mask(view, add_mask) as (masked, mask):
+            yield str(masked), carried(folder), replace(loading, mask=mask)
 
 
 def _read(

@@ -1,12 +1,14 @@
 """Objectives: what training minimises, and the bound that is reported beside it."""
 
+from llada.objectives.blockwise import Blockwise, ComplementaryBlocks
 from llada.objectives.certainty_forcing import CertaintyForcing, PartialBlock
+from llada.objectives.clean_copy import CleanCopyLoss
 from llada.objectives.condition import ConditionDropout
 from llada.objectives.consistency_distillation import ConsistencyDistillation
 from llada.objectives.design import Design, Draw
 from llada.objectives.distillation import Distillation, Lesson
 from llada.objectives.edits import EditRounds
-from llada.objectives.exact_counts import Blockwise, ComplementaryPairs, ExactCounts
+from llada.objectives.exact_counts import ComplementaryPairs, ExactCounts
 from llada.objectives.gaussian import TemperedTokens
 from llada.objectives.independent import IndependentMasks, TimeGrid
 from llada.objectives.insertion import InsertionNELBO
@@ -46,8 +48,10 @@ __all__ = [
     "Blockwise",
     "BoundWeight",
     "CertaintyForcing",
+    "CleanCopyLoss",
     "CleanWeight",
     "ClippedWeight",
+    "ComplementaryBlocks",
     "ComplementaryPairs",
     "ConditionDropout",
     "ConsistencyDistillation",

@@ -10,7 +10,7 @@ Reference: arXiv 2502.09992, equation 6 and appendix A; Ou et al., "Your Absorbi
 the Conditional Distributions of Clean Data", arXiv 2406.03736.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from llada.objectives.design import MASKS, TIMES, Design, Draw, conditioning, le
 from llada.objectives.objective import Batch, model_inputs
 from llada.process import Process, check_maskable
 from llada.random import RowRandom
-from llada.rows import block_numbers, exact_count_weight, group_sums
+from llada.rows import exact_count_weight, group_sums
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,21 @@ def masked_exactly(maskable: Tensor, groups: Tensor, count: Tensor, random: RowR
     return ExactMasks(maskable & (rank < count), count, size)
 
 
+def complementary(maskable: Tensor, groups: Tensor, count: Tensor, random: RowRandom) -> tuple[ExactMasks, ExactMasks]:
+    """Masks of exact counts l, and those of what they show and one token more, n + 1 - l; see `ComplementaryPairs`.
+
+    Args:
+        maskable: (B, L) bool.
+        groups: (B, L) int64, the datum of each token, not falling along a row.
+        count: (B, L) float64, l of the token's datum, 1 .. n.
+        random: the rows' random streams.
+    """
+    first = masked_exactly(maskable, groups, count, random.fold_in(MASKS))
+    once_more = masked_exactly(first.masked, groups, torch.ones_like(count), random.fold_in(MASKS, 1)).masked
+    rest = (first.size + 1.0 - first.count).masked_fill(first.size == 0, 0.0)
+    return first, ExactMasks((maskable & ~first.masked) | once_more, rest, first.size)
+
+
 @dataclass(frozen=True)
 class ExactCounts(Design):
     """Exactly l of the n maskable tokens of a row or packed segment are masked, l uniform in 1..n.
@@ -84,11 +99,11 @@ class ExactCounts(Design):
         check_masks(self, process)
         maskable, segments, groups, count = _counted(batch, self.times, random)
         masks = masked_exactly(maskable, groups, count, random.fold_in(MASKS))
-        return _draw(process, batch, maskable, masks, segments)
+        return counted_draw(process, batch, maskable, masks, segments)
 
     @override
     def bound_gap(self, process: Process) -> str | None:
-        return _exact_gap(process, self.times)
+        return exact_gap(process, self.times)
 
 
 @dataclass(frozen=True)
@@ -110,83 +125,12 @@ class ComplementaryPairs(Design):
     def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
         check_masks(self, process)
         maskable, segments, groups, count = _counted(batch, self.times, random)
-        first = masked_exactly(maskable, groups, count, random.fold_in(MASKS))
-        once_more = masked_exactly(first.masked, groups, torch.ones_like(count), random.fold_in(MASKS, 1)).masked
-        rest = (first.size + 1.0 - first.count).masked_fill(first.size == 0, 0.0)
-        second = ExactMasks((maskable & ~first.masked) | once_more, rest, first.size)
-        draws = [_draw(process, batch, maskable, masks, segments) for masks in (first, second)]
-        return _stacked(*draws)
+        pair = complementary(maskable, groups, count, random)
+        return stacked(*(counted_draw(process, batch, maskable, masks, segments) for masks in pair))
 
     @override
     def bound_gap(self, process: Process) -> str | None:
-        return _exact_gap(process, self.times)
-
-
-@dataclass(frozen=True)
-class Blockwise(Design):
-    """Block diffusion: from left to right block by block, and masked diffusion with exact counts within each block.
-
-        -log p(x_0) = sum_b -log p(x^b | x^{<b})
-                   <= sum_b E_{l ~ U{1..n_b}} [ (n_b / l) sum_{i in M_b} -log p_theta(x^i | x^b without M_b, x^{<b}) ]
-
-    with n_b maskable tokens in block b. Every block has its own noise, and sees the clean blocks before it. All blocks
-    are scored in one pass: the model gets the noised row, and the clean row as ``clean`` (see
-    `llada.backbones.two_copy`). Blocks of one token give the autoregressive likelihood, one block gives `ExactCounts`.
-
-    Args:
-        times: draws u in (0, 1] for every block; the count is ceil(u n_b). Stratified numbers are spread over all
-            blocks of the global batch, in random order.
-        block_length: tokens per block, counted from the first real token of a row or of a packed segment; the last
-            block may be shorter. None: that of the backbone, which is its owner. Only for models that don't tell.
-
-    Raises:
-        ValueError: if ``block_length`` is less than 1, or isn't the backbone's.
-
-    Reference:
-        Arriola et al., "Block Diffusion", arXiv 2503.09573.
-    """
-
-    times: TimeSampler = field(default_factory=StratifiedTimes)
-    block_length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.block_length is not None and self.block_length < 1:
-            raise ValueError(f"block_length must be 1 or more; got {self.block_length}")
-
-    @override
-    def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
-        check_masks(self, process)
-        if process.time_conditioned:
-            raise ValueError("the blocks of a row have different noise levels; use time_conditioned=False")
-        x_0, inputs = batch["tokens"], model_inputs(batch)
-        maskable, length = check_maskable(x_0, batch.get("maskable")), self._length(model)
-        blocks = block_numbers(x_0, length, **inputs)
-        # Packed segments may end anywhere, so a row of L tokens may have L blocks.
-        num_blocks = x_0.shape[1] if "segment_ids" in inputs else -(-x_0.shape[1] // length)
-        u = self.times(_parts(random.fold_in(TIMES), num_blocks)).view(len(x_0), num_blocks)
-        count = (u.gather(1, blocks) * group_sums(maskable, blocks)).ceil()
-        masks = masked_exactly(maskable, blocks, count, random.fold_in(MASKS))
-        draw = _draw(process, batch, maskable, masks, segments_of(batch), several=True)
-        return replace(draw, inputs={"clean": x_0, **inputs}, blocks=blocks)
-
-    def _length(self, model: Denoiser) -> int:
-        own, of_model = self.block_length, model.block_length
-        if own is not None and of_model is not None and own != of_model:
-            raise ValueError(
-                f"Blockwise(block_length={own}) would score blocks that the backbone, whose block_length is "
-                f"{of_model}, doesn't have; leave it out, then it is the backbone's"
-            )
-        length = of_model if own is None else own
-        if length is None:
-            raise ValueError(
-                "the backbone has no block_length, so it doesn't know blocks; build it with one, such as "
-                "BidirectionalTransformer(..., block_length=32), or use another design, such as ExactCounts()"
-            )
-        return length
-
-    @override
-    def bound_gap(self, process: Process) -> str | None:
-        return _exact_gap(process, self.times)
+        return exact_gap(process, self.times)
 
 
 def check_masks(design: Design, process: Process) -> None:
@@ -207,7 +151,8 @@ def check_masks(design: Design, process: Process) -> None:
 _SCATTERED = "this process draws random tokens, which can't be told from clean ones; use NELBO(IndependentMasks())"
 
 
-def _exact_gap(process: Process, times: TimeSampler) -> str | None:
+def exact_gap(process: Process, times: TimeSampler) -> str | None:
+    """Why counts that are drawn by these times give no bound; None if they give one."""
     if process.scatters:
         return f"it counts masks, and {_SCATTERED}"
     return None if times.covers_all else f"it never sees some counts: {times} doesn't cover (0, 1]"
@@ -222,7 +167,7 @@ def _counted(batch: Batch, times: TimeSampler, random: RowRandom) -> tuple[Tenso
     return maskable, segments, groups, (u * group_sums(maskable, groups)).ceil()
 
 
-def _draw(
+def counted_draw(
     process: Process,
     batch: Batch,
     maskable: Tensor,
@@ -247,21 +192,13 @@ def _draw(
     )
 
 
-def _stacked(first: Draw, second: Draw) -> Draw:
+def stacked(first: Draw, second: Draw) -> Draw:
     """All rows of the first draw, then all of the second."""
 
     def both(name: str) -> Tensor | None:
         parts = getattr(first, name), getattr(second, name)
         return None if parts[0] is None else torch.cat(parts)
 
-    names = ("x_0", "maskable", "tokens", "scored", "t", "bound_weight", "level", "segments")
+    names = ("x_0", "maskable", "tokens", "scored", "t", "bound_weight", "level", "segments", "blocks")
     inputs = {name: torch.cat((value, second.inputs[name])) for name, value in first.inputs.items()}
     return Draw(**{name: both(name) for name in names}, inputs=inputs, copies=2)  # type: ignore[arg-type]
-
-
-def _parts(random: RowRandom, num_parts: int) -> RowRandom:
-    """Streams for the parts of every row, (B * num_parts,), which know their places in the global batch."""
-    seeds = (random.uniform(num_parts) * 2.0**52).long()
-    rows = random.rows[:, None] * num_parts + torch.arange(num_parts, device=seeds.device)
-    streams = RowRandom.from_seed(seeds.flatten(), seeds.numel(), seeds.device)
-    return replace(streams, shared_key=random.shared_key, rows=rows.flatten(), num_rows=random.num_rows * num_parts)

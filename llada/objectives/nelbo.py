@@ -8,8 +8,10 @@ divergence of a masked token is its cross-entropy, -log p_theta(x_0^i | x_t). Un
 tokens it is that of two jump processes, see `llada.heads.interpolated`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +29,20 @@ from llada.objectives.objective import Batch, Objective, ObjectiveOutput, column
 from llada.objectives.weight import BoundWeight, UnitWeight, Weight
 from llada.process import Process
 from llada.random import RowRandom
+
+
+class Judged(NamedTuple):
+    """What a model says of a corrupted batch.
+
+    Attributes:
+        numerator: (), what is minimised, differentiable.
+        terms: (N,) divergences of the scored tokens, without their weights, detached.
+        sums: further numbers to log, see `ObjectiveOutput.sums`.
+    """
+
+    numerator: Tensor
+    terms: Tensor
+    sums: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class NELBO(Objective):
         draw = self.design(denoiser, process, columns(batch), random=random)
         scale, denominator = self.normaliser(draw)
         weights = (self.weight(process, draw) * scale).expand_as(draw.x_0)[draw.scored]
-        numerator, terms = self._judge(denoiser, process, draw, weights)
+        numerator, terms, sums = self._judge(denoiser, process, draw, weights)
         divergence = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
         divergence[draw.scored] = terms.double()
         rows = len(draw.x_0) // draw.copies  # what is told of a row is told of its first copy
@@ -62,15 +78,16 @@ class NELBO(Objective):
             t=draw.level[:rows],
             scored_nll=divergence.sum(1)[:rows],
             num_scored=draw.scored.sum(1)[:rows],
+            sums=sums,
         )
 
-    def _judge(self, denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised, (), and the divergences of the N scored tokens, (N,) without their weights."""
+    def _judge(self, denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> Judged:
+        """What the model says of the N scored tokens, whose weights in the loss are (N,)."""
         seen = draw.tokens, draw.x_0, draw.scored, weights
         if process.scatters:
             law = law_of_draw(process, draw)
-            return denoiser.interpolated_nll(*seen, law, cross_entropy=False, posterior=False, **draw.inputs)
-        return denoiser.weighted_nll(*seen, suppressed=process.suppressed, **draw.inputs)
+            return Judged(*denoiser.interpolated_nll(*seen, law, cross_entropy=False, posterior=False, **draw.inputs))
+        return Judged(*denoiser.weighted_nll(*seen, suppressed=process.suppressed, **draw.inputs))
 
     @property
     @override

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from llada.denoiser import Denoiser
 from llada.objectives.design import Draw
-from llada.objectives.nelbo import NELBO, law_of_draw
+from llada.objectives.nelbo import NELBO, Judged, law_of_draw
 from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch, ObjectiveOutput
 from llada.objectives.weight import UnitWeight, Weight
@@ -53,9 +53,9 @@ class PlainCrossEntropy(NELBO):
         return super().__call__(model, process, batch, random=random)
 
     @override
-    def _judge(self, denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, denoiser: Denoiser, process: Process, draw: Draw, weights: Tensor) -> Judged:
         if not process.scatters:
             return super()._judge(denoiser, process, draw, weights)
         seen = draw.tokens, draw.x_0, draw.scored, weights
         law = law_of_draw(process, draw)
-        return denoiser.interpolated_nll(*seen, law, cross_entropy=True, posterior=False, **draw.inputs)
+        return Judged(*denoiser.interpolated_nll(*seen, law, cross_entropy=True, posterior=False, **draw.inputs))

@@ -16,6 +16,7 @@ from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.constraints.allow_lists import AllowLists
 from llada.samplers.constraints.regular import RegularExpression
+from llada.samplers.draft_verify import DraftAndVerify
 from llada.samplers.editing import EditingSampler
 from llada.samplers.gibbs import GibbsSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
@@ -65,6 +66,7 @@ from llada.samplers.published.parallel import (
     local_leap,
     margin_threshold,
     self_speculative,
+    tidar,
 )
 from llada.samplers.published.preset import PRESETS
 from llada.samplers.published.processes import (
@@ -145,6 +147,7 @@ __all__ = [
     "Daedal",
     "DelayedCache",
     "Demote",
+    "DraftAndVerify",
     "DreamFloor",
     "DreamOn",
     "DualCache",
@@ -258,6 +261,7 @@ __all__ = [
     "self_speculative",
     "spread",
     "tau_leaping",
+    "tidar",
     "topk_margin",
     "vicinity",
     "wino",

@@ -85,7 +85,21 @@ def test_blocks_run_one_after_the_other_are_the_whole_row(shift: bool) -> None:
 def test_it_has_an_exact_cache_and_so_no_partial_updates() -> None:
     with pytest.raises(ValueError, match="has an exact cache; use it instead"):
         build(4).new_feature_cache(1, 8)
-    with pytest.raises(ValueError, match="without causal"):
-        BidirectionalTransformer(VOCAB, 32, 1, 4, block_length=4, causal=True)
     with pytest.raises(ValueError, match="block_length must be 1 or more"):
         build(0)
+
+
+def test_a_causal_model_with_blocks_sees_nothing_behind_a_token_with_a_cache_or_without() -> None:
+    torch.manual_seed(0)
+    options = {"width": 32, "num_layers": 2, "num_heads": 4, "causal": True, "shift": True}
+    plain = BidirectionalTransformer(VOCAB, **options).double()
+    model = BidirectionalTransformer(VOCAB, **options, block_length=4).double()
+    model.load_state_dict(plain.state_dict())
+    x = torch.randint(VOCAB, (2, 10))
+    assert torch.equal(model(x), plain(x))
+    cache, reference = model.new_cache(2, 10), plain.new_cache(2, 10)
+    for region in (slice(0, 3), slice(3, 8)):
+        found, wanted = (
+            each.hidden(x[:, region], cache=kept, region=region) for each, kept in ((model, cache), (plain, reference))
+        )
+        assert torch.equal(found, wanted)

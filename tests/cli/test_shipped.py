@@ -66,7 +66,15 @@ def test_a_next_token_model_is_converted(llada: Command, story: Path, tmp_path: 
     start = checkpoint_in(tmp_path)
     weights = read_checkpoint(start)["state_dict"]
     small = [*text(story), *SMALL, *QUIET, *SHORT, *network, "--model.optimizer.lr=0"]
-    for name, backbone in (("diffullama", {"shift": True, "block_length": None}), ("llada2", {"block_length": 1})):
+    recipes = {
+        "diffullama": {"shift": True, "block_length": None, "causal": False},
+        "a2d": {"shift": False, "block_length": None, "causal": False},
+        "llada2": {"shift": False, "block_length": 1, "causal": False},
+        "fast_dllm_v2": {"shift": True, "block_length": 32, "causal": False},
+        "i_dlm": {"shift": True, "block_length": 4, "causal": True},
+    }
+    assert {path.stem for path in (CONFIGS / "conversion").glob("*.yaml")} == set(recipes)
+    for name, backbone in recipes.items():
         files = ["--config", CONFIGS / "pretrain_llada.yaml", "--config", CONFIGS / f"conversion/{name}.yaml"]
         run = llada("fit", *files, *small, "--init_from", start)
         assert run.code == 0, run.err

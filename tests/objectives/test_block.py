@@ -10,7 +10,7 @@ from torch import Tensor
 from llada.backbones import BidirectionalTransformer
 from llada.backbones.attention.block_causal import token_blocks
 from llada.noise import StratifiedTimes, UniformTimes
-from llada.objectives import NELBO, Blockwise, PerScored, UnitWeight
+from llada.objectives import NELBO, Blockwise, ComplementaryBlocks, PerScored, UnitWeight
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.rows import block_numbers
@@ -62,6 +62,26 @@ def test_it_agrees_with_enumeration_for_any_model(block_length: int, times: Any)
     allowed = 5 * float(nelbo.std()) / math.sqrt(ROWS) + 1e-6
     assert abs(float(nelbo.mean()) - enumerated(model, row, block_length)) < allowed
     assert allowed < 0.03 * enumerated(model, row, block_length)
+
+
+def test_complementary_masks_cover_every_block_and_agree_with_enumeration() -> None:
+    seen: list[Tensor] = []
+    model, row = table_model(), torch.tensor([0, 2, 1, 1])
+
+    def watched(tokens: Tensor, clean: Tensor) -> Tensor:
+        seen.append(tokens)
+        return in_blocks(model, 3)(tokens, clean)
+
+    output = NELBO(ComplementaryBlocks(block_length=3))(
+        watched, MaskingProcess(MASK), row.expand(ROWS, -1), random=RowRandom.from_seed(2, ROWS)
+    )
+    first, second = (seen[0] == MASK).chunk(2)
+    assert (first | second).all()
+    assert (first & second)[:, :3].sum(1).tolist() == [1] * ROWS
+    assert (first & second)[:, 3:].sum(1).tolist() == [1] * ROWS
+    allowed = 5 * float(output.nelbo.std()) / math.sqrt(ROWS)  # a false alarm once in two million
+    assert abs(float(output.nelbo.mean()) - enumerated(model, row, 3)) < allowed
+    assert allowed < 0.03 * enumerated(model, row, 3)
 
 
 @SIZES

@@ -1,6 +1,7 @@
 """Published methods by name: they run with their defaults, and the command line finds them."""
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,13 @@ from llada.samplers.stopping import TokenIds
 PROCESS = MaskingProcess(mask_token_id=31)
 
 
-def model(block_length: int | None) -> BidirectionalTransformer:
+MODELS = {"block_diffusion": {"block_length": 16}, "tidar": {"shift": True}}
+"""What a method asks of its model."""
+
+
+def model(**options: Any) -> BidirectionalTransformer:
     torch.manual_seed(0)
-    return BidirectionalTransformer(32, width=16, num_layers=1, num_heads=2, block_length=block_length).eval()
+    return BidirectionalTransformer(32, width=16, num_layers=1, num_heads=2, **options).eval()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -26,7 +31,7 @@ def test_a_preset_fills_a_canvas_with_its_defaults(name: str) -> None:
     tokens = canvas([[1, 2, 3], [4, 5, 6]], 20, mask_token_id=31, pad_token_id=0).tokens
     slow = inspect.signature(PRESETS[name]).parameters.get("steps")
     sampler = PRESETS[name](steps=40) if slow is not None and slow.default == 1024 else PRESETS[name]()
-    sample = sampler(model(16 if name == "block_diffusion" else None), tokens, PROCESS)
+    sample = sampler(model(**MODELS.get(name, {})), tokens, PROCESS)
     assert not PROCESS.is_masked(sample.tokens).any()
     assert torch.equal(sample.tokens[:, :3], tokens[:, :3])
 
@@ -55,7 +60,8 @@ def test_every_argument_of_a_preset_has_an_effect(name: str) -> None:
     }
     for argument, parameter in inspect.signature(PRESETS[name]).parameters.items():
         options = {argument: values[parameter.annotation]}
-        if argument == "stop_token_ids" and inspect.signature(PRESETS[name]).parameters["block_length"].default is None:
+        block_length = inspect.signature(PRESETS[name]).parameters.get("block_length")
+        if argument == "stop_token_ids" and block_length is not None and block_length.default is None:
             options["block_length"] = 7
             plain = PRESETS[name](block_length=7)
         assert PRESETS[name](**options) != plain, argument

