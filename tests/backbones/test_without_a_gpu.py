@@ -177,7 +177,6 @@ def test_a_package_that_works_is_found(tmp_path: Path, monkeypatch: pytest.Monke
         sys.modules.pop("flash_attn_interface", None)
 
 
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("capability", [(9, 0), (7, 5)])
 @pytest.mark.parametrize("masked", [False, True])

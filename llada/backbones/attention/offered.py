@@ -1,4 +1,4 @@
-"""What the installed torch and packages offer for attention on CUDA, found out once and without asking the device twice.
+"""What the installed torch and packages offer for attention on CUDA, found out once, without asking the device again.
 
 `torch.compile` takes each answer for a constant. It would trace the search otherwise, and can't. Answers are tuples,
 because it can't look into the sets of a constant.
