@@ -3,7 +3,8 @@
     python -m benchmarks.gpu                        # at most eight minutes on an H200
     python -m benchmarks.gpu --device cpu --tiny    # the whole program in seconds, to see that it runs
 
-All weights are random. What doesn't fit the time or the card's memory is left out, and said.
+All weights are random. What doesn't fit the time or the card's memory, or fails, is left out, and said. Each row is a line
+of JSON as soon as it is measured, on the screen and, with --out, in gpu.jsonl: a program that is killed has lost nothing.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ def decoding(machine: gpu_card.Machine, found: gpu_card.Rates, tiny: bool, repea
     """Tables of calls and of whole canvases; empty if the model doesn't fit."""
     if not machine.may("decoding with the 8B shape", 0.5, 22):
         return [], []
-    decoder = gpu_decode.Decoder(machine, found, tiny)
-    calls = machine.attempt("calls", lambda: list(gpu_decode.measure_calls(decoder, 3 * repeats)))
-    writing = machine.attempt("writing", lambda: list(gpu_decode.measure_writing(decoder, repeats)))
-    return calls or [], writing or []
+    decoder = machine.attempt("the decoder", lambda: gpu_decode.Decoder(machine, found, tiny))
+    if decoder is None:
+        return [], []
+    calls = machine.collect("calls", gpu_decode.measure_calls(decoder, 3 * repeats))
+    return calls, machine.collect("writing", gpu_decode.measure_writing(decoder, repeats))
 
 
 def goals(training: Sequence[Row], calls: Sequence[Row]) -> list[Goal]:
@@ -44,11 +46,15 @@ def goals(training: Sequence[Row], calls: Sequence[Row]) -> list[Goal]:
 
 def run(given: Any) -> Result:
     """Measure everything that there is time and memory for."""
-    machine = gpu_card.Machine(given.device, given.minutes)
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+    machine = gpu_card.Machine(given.device, given.minutes, given.out and given.out / "gpu.jsonl")
     found = gpu_card.rates(machine, given.tiny)
+    card = machine.collect("the card", gpu_card.table(found))
+    steps = gpu_train.measure(machine, found, given.tiny, given.attention, given.rounds)
+    training = machine.collect("training", steps)
     calls, writing = decoding(machine, found, given.tiny, given.rounds)
-    training = list(gpu_train.measure(machine, found, given.tiny, given.attention, given.rounds))
-    extra = {"The card": gpu_card.table(found), "Training": training, "Calls": calls}
+    extra = {"The card": card, "Training": training, "Calls": calls}
     if machine.left_out:
         extra["Left out"] = [{"what and why": line} for line in machine.left_out]
     note = f"{machine.name}{', at toy size: these figures say nothing' if given.tiny else ''}. {given.note}".strip()

@@ -102,9 +102,8 @@ def counted_flops(model: BidirectionalTransformer, lengths: list[int]) -> float:
 
 
 def compile_blocks(model: BidirectionalTransformer, machine: Machine) -> None:
-    """Compile the layers, all with the same code."""
-    for block in model.blocks:
-        block.compile(backend="inductor" if machine.is_cuda else "eager")
+    """Compile the layers, all with the same code, for any number of tokens."""
+    model.compile(backend="inductor" if machine.is_cuda else "eager", dynamic=True)
 
 
 def measure(machine: Machine, found: Rates, tiny: bool, attention: str | None, repeats: int) -> Iterator[Row]:
@@ -113,33 +112,40 @@ def measure(machine: Machine, found: Rates, tiny: bool, attention: str | None, r
     options: dict[str, Any] = {"num_layers": 1} if tiny else {}
     if attention is not None:
         options["attention"] = attention
-    for compiled, names in ((False, list(LAYOUTS)), (True, list(LAYOUTS)[:2])):
-        for name in names:
-            layout = LAYOUTS[name]
-            what = f"{name}{', compiled' if compiled else ''}"
-            if not machine.may(f"training, {what}", 1.5 if compiled else 0.7, 40):
-                continue
-            model = build_on(machine.device, torch.float32, shape, **options)
-            if compiled:
-                compile_blocks(model, machine)
-            run = partial(_largest, machine, found, model, layout, length, sizes, repeats)
-            line = machine.attempt(f"training, {what}", run)
-            if line is None:
-                continue
-            yield {"1B training" if not tiny else "tiny training": what, **line}
-            del model, run  # before the next is made
+    names = list(LAYOUTS)
+    plan = [(name, False, shape) for name in names] + [(name, True, shape) for name in names[:2]]
+    if not tiny:
+        plan.append((names[0], True, "LLaDA 1B as published"))
+    for name, compiled, shape in plan:
+        layout = LAYOUTS[name]
+        what = f"{name}{', compiled' if compiled else ''}{', width 5634' if 'published' in shape else ''}"
+        if not machine.may(f"training, {what}", 1.5 if compiled else 0.7, 40):
+            continue
+        build = partial(_build, machine, compiled, shape, options)
+        run = partial(_largest, machine, found, build, layout, length, sizes, repeats)
+        line = machine.attempt(f"training, {what}", run)
+        if line is not None:
+            yield {"tiny training" if tiny else "1B training": what, **line}
+
+
+def _build(machine: Machine, compiled: bool, shape: str, options: dict[str, Any]) -> BidirectionalTransformer:
+    model = build_on(machine.device, torch.float32, shape, **options)
+    if compiled:
+        compile_blocks(model, machine)
+    return model
 
 
 def _largest(
     machine: Machine,
     found: Rates,
-    model: Any,
+    build: Callable[[], Any],
     layout: Callable[..., Batch],
     length: int,
     sizes: list[int],
     repeats: int,
 ) -> Row | None:
-    """A line for the largest batch that fits."""
+    """A line for the largest batch that fits, with a model of its own that is gone before the next is made."""
+    model = build()
     for rows in sizes:
         machine.forget_peak()
         try:
@@ -157,5 +163,5 @@ def _largest(
             "% of own matmul": 100 * rate / found.matmul,
             "peak GB": "" if memory is None else memory,
         }
-    machine.left_out.append(f"training with {layout.__name__} rows: not even one fits")
+    machine.note(f"training with {layout.__name__} rows: not even one fits")
     return None

@@ -24,7 +24,7 @@ from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers import AncestralSampler, Sample, Sampler, low_confidence
-from llada.training.attach import attach
+from llada.training.attach import attach, keep_in_float32
 from llada.training.compiling import compile_blocks, without_compiler
 from llada.training.groups import learning_rate, parameter_groups, with_learning_rate
 from llada.training.guard import OnNonfinite
@@ -284,7 +284,8 @@ class DiffusionLM(Inference, LightningModule):
         return as_denoiser(self.backbone, self.head_loss)
 
     def _place(self) -> None:
-        """Split the backbone if the strategy has a mesh, and make the weights that it hasn't yet."""
+        """Trained weights in float32 under mixed precision; split the backbone, and make the weights that it hasn't."""
+        keep_in_float32(self)
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
         place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
 

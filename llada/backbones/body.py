@@ -235,7 +235,7 @@ class Body(nn.Module):
                 cached = Cached(cache, layer, region)
                 context = context._replace(cached=cached, neighbours=neighbours.on(cached, visibility.keys))
             arguments = x, context, select if layer == len(self.blocks) - 1 else None
-            x = block(*arguments) if checkpointing is None else checkpointing(layer, block, *arguments)
+            x = block(*arguments) if checkpointing is None else block.recomputed(checkpointing, layer, *arguments)
         return self.finish(x, context, select)
 
     def rotation(self, positions: Tensor) -> rotary.Rotation:

@@ -5,12 +5,13 @@ Reference: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from typing_extensions import override
 
@@ -18,12 +19,15 @@ from typing_extensions import override
 class Checkpointing(ABC):
     """Runs a block so that less of its forward pass is kept for the backward pass."""
 
+    def recomputes(self, layer: int) -> bool:
+        """Whether anything of the block with this index is computed again."""
+        return True
+
     @abstractmethod
-    def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
+    def __call__(self, block: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """``block(*arguments)``.
 
         Args:
-            layer: index of the block.
             block: the block.
             arguments: what the block is called with.
         """
@@ -47,9 +51,12 @@ class EveryBlock(Checkpointing):
             raise ValueError(f"n must be 1 or more; got {self.n}")
 
     @override
-    def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
-        keeps = layer % self.n > 0
-        result = block(*arguments) if keeps else checkpoint(block, *arguments, use_reentrant=False)
+    def recomputes(self, layer: int) -> bool:
+        return layer % self.n == 0
+
+    @override
+    def __call__(self, block: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        result = checkpoint(block, *arguments, use_reentrant=False)
         assert isinstance(result, Tensor)
         return result
 
@@ -72,7 +79,7 @@ class Selective(Checkpointing):
             raise ValueError(f"n must be 1 or more; got {self.n}")
 
     @override
-    def __call__(self, layer: int, block: nn.Module, *arguments: Any) -> Tensor:
+    def __call__(self, block: Callable[..., Tensor], *arguments: Any) -> Tensor:
         result = checkpoint(block, *arguments, use_reentrant=False, context_fn=partial(_keeping, self.n))
         assert isinstance(result, Tensor)
         return result
@@ -95,6 +102,8 @@ _ATTENTION = (
     "torch_attn._varlen_attn",
     "flash_attn._flash_attn_forward",
     "flash_attn._flash_attn_varlen_forward",
+    "flash_attn_3.fwd",
+    "flash_attn_3._flash_attn_forward",
 )
 
 
@@ -123,4 +132,4 @@ def _attention() -> set[Any]:
         library, operation = name.split(".")
         packet = getattr(getattr(torch.ops, library), operation, None)
         found.update([] if packet is None else [packet.default])
-    return found
+    return found | {torch.ops.higher_order.flex_attention} if hasattr(torch.ops.higher_order, "flex_attention") else found

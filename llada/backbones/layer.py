@@ -6,12 +6,17 @@ Shapes: B rows, L tokens of a row, D width, N selected tokens, C width of a cond
 batch (R = B), or one for all of them (R = 1).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from llada.backbones.attention.visibility import Visibility
 from llada.backbones.cache import Cached
+from llada.backbones.checkpointing import Checkpointing
 from llada.backbones.convolution import Neighbours
 from llada.backbones.rotary import Rotation
 
@@ -42,6 +47,45 @@ class Layer(nn.Module):
     better.
     """
 
+    _compiled_recomputed: Any = None
+
+    @override
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the layer in place, alone and with what is recomputed of it; arguments as those of `torch.compile`.
+
+        A policy of recomputation chooses among the operations of a layer, so the compiler must see it: of a layer that
+        is compiled already it sees generated code, and recognises nothing to keep.
+        """
+        super().compile(*arguments, **options)
+        self._compiled_recomputed = torch.compile(_recomputed, *arguments, **options)
+
+    def recomputed(self, policy: Checkpointing, index: int, *arguments: Any) -> Tensor:
+        """What a call gives, of which only a part is kept for the backward pass.
+
+        Args:
+            policy: says what is kept.
+            index: of the layer in its body.
+            arguments: of the call.
+        """
+        if not policy.recomputes(index):
+            result = self(*arguments)
+        elif self._compiled_recomputed is None:
+            result = policy(self, *arguments)
+        else:  # what surrounds the call, such as the gathering of a shard, stays out of the graph
+            vars(self)["forward"] = partial(self._compiled_recomputed, policy, self.forward)
+            try:
+                result = self._call_impl(*arguments)
+            finally:
+                del vars(self)["forward"]
+        assert isinstance(result, Tensor)
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, as of any module."""
+        state = super().__getstate__()  # type: ignore[misc]
+        state.pop("_compiled_recomputed", None)
+        return dict(state)
+
     @property
     def reads_padding(self) -> bool:
         """Whether a real token's result depends on where padding stands, so that padding can't be left out."""
@@ -54,3 +98,8 @@ class Layer(nn.Module):
         It then has ``attend``, ``feed`` and ``values`` as `llada.backbones.layers.Block` has, and does nothing else.
         """
         return False
+
+
+def _recomputed(policy: Checkpointing, forward: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """A layer under a policy, for the compiler to see as a whole."""
+    return policy(forward, *arguments)

@@ -134,6 +134,17 @@ class SwiGLU(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+def normalised(norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(x)``, (..., D), in the dtype of the products that read it.
+
+    Autocast computes norms in float32, and would cast the result once for each of these products, and keep each copy.
+    """
+    x, device = norm(x), x.device.type
+    if x.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
 class Block(Layer):
     """One pre-norm layer: x + attention(norm(x)), then x + feed_forward(norm(x)).
 
@@ -181,13 +192,13 @@ class Block(Layer):
 
     def attend(self, x: Tensor, context: Context, select: Tensor | None = None) -> Tensor:
         """What attention adds to the tokens, (B, L, D), or (N, D) with ``select``."""
-        gathered = self.attention(self.attention_norm(x), context)
+        gathered = self.attention(normalised(self.attention_norm, x), context)
         return self.attention.o_proj(gathered if select is None else gathered.flatten(0, 1)[select])
 
     def feed(self, x: Tensor) -> Tensor:
         """What the feed-forward layer adds to the tokens, (..., D)."""
-        return self.feed_forward(self.feed_forward_norm(x))
+        return self.feed_forward(normalised(self.feed_forward_norm, x))
 
     def values(self, x: Tensor) -> Tensor:
         """The values of tokens (B, L, D) as attention's keys carry them, (B, L, G * d)."""
-        return self.attention.v_proj(self.attention_norm(x))
+        return self.attention.v_proj(normalised(self.attention_norm, x))

@@ -45,7 +45,7 @@ from llada.cli.train_front import HELP_ALL
 from llada.cli.train_options import OPTIONS
 from llada.files.places import is_released
 from llada.module import DiffusionLM
-from llada.training.callbacks import SaveAtEnd
+from llada.training.callbacks import Compile, SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
 from llada.training.callbacks.run_file import run_folders
 from llada.training.initial_weights import InitialWeights
@@ -91,6 +91,7 @@ class LLaDACLI(LightningCLI):
             "undescribed": {"type": Literal["refuse", "weights"], "default": "refuse"},
             "trust": {"type": str, "action": "append"},
             "share_folder": {"type": bool, "default": False},
+            "compile": {"type": Literal["blocks"] | None, "default": None},
             "overwrite": {"action": "store_true"},
         }
         kinds |= {name: {"type": str, "action": "append"} for name in REPEATABLE if name in GROUPS[LOADING]}
@@ -117,6 +118,8 @@ class LLaDACLI(LightningCLI):
         chosen = [*given] if isinstance(given, list) else [given]  # the Trainer goes on with the list itself
         trainer = super().instantiate_trainer(**options)
         trainer.callbacks[:] = [c if c in chosen else ours(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
+        if self._get(self.config_init, "compile") == "blocks":
+            trainer.callbacks.insert(0, Compile())  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer.callbacks.append(ChangedParts(self._get(self.config_init, "changed_parts")))  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ OPTIONS = {
     "undescribed": "parts that a checkpoint can't describe: refuse them, or keep their weights alone.",
     "trust": "installed package whose classes a checkpoint may name, and which is imported for it; nothing else is.",
     "share_folder": "start although another run writes its checkpoints to the same folder.",
+    "compile": "blocks: torch.compile for the backbone's blocks, before they are split over ranks.",
     "overwrite": "begin anew although the folder holds the model of another run, which is replaced.",
 }
 """Name -> what it is for."""

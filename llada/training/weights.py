@@ -72,7 +72,9 @@ class _Wholes(TorchDispatchMode):
 
 
 def load_whole(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load whole weights before a model is split; those on the meta device become the given tensors, without a copy.
+    """Load whole weights before a model is split; parameters keep their dtypes.
+
+    Those on the meta device become the given tensors, without a copy where these have the dtype.
 
     Args:
         module: not split yet.
@@ -86,7 +88,25 @@ def load_whole(module: nn.Module, weights: dict[str, Tensor]) -> None:
         module.load_state_dict(weights)
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
-            torch.utils.swap_tensors(parameter, nn.Parameter(weights[name], parameter.requires_grad))
+            torch.utils.swap_tensors(parameter, nn.Parameter(weights[name].to(parameter.dtype), parameter.requires_grad))
+
+
+@torch.no_grad()
+def widen(module: nn.Module) -> int:
+    """Make the parameters that are trained float32 where they are in half precision; frozen ones stay as they are.
+
+    An update of less than 1/256 of a bfloat16 weight is lost, which is most of them at usual learning rates.
+
+    Args:
+        module: not split yet.
+
+    Returns:
+        How many parameters were changed.
+    """
+    halves = [p for p in module.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
+    for parameter in halves:
+        parameter.data = parameter.data.float()
+    return len(halves)
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from llada.backbones.attention.block_causal import BlockCausal
 from llada.backbones.attention.flash import FlashAttention
-from llada.backbones.attention.kernel import FLASH_2, FLASH_3
 from llada.backbones.attention.kernels import (
     KERNELS,
     AutoAttention,
@@ -27,6 +26,7 @@ from llada.backbones.attention.kernels import (
     kernel_for,
     plain_attention,
 )
+from llada.backbones.attention.offered import FLASH_2, FLASH_3
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
 from llada.backbones.attention.visibility import Rule, indices
 from llada.backbones.two_copy import TwoCopies
@@ -188,7 +188,7 @@ def test_padding_needs_no_square_mask() -> None:
     assert Visibility(causal=True).mask is None
 
 
-HOPPER = Case("cuda", torch.bfloat16, 128, Structure.DENSE, capability=(9, 0))
+HOPPER = Case("cuda", torch.bfloat16, 128, Structure.DENSE, capability=(9, 0), varlen=("window_size", "enable_gqa"))
 CPU = Case("cpu", torch.float32, 64, Structure.DENSE)
 BOTH = frozenset({FLASH_2, FLASH_3})
 
@@ -293,7 +293,7 @@ RUNNABLE = [name for name in VISIBILITIES if "blocks" not in name]
 @pytest.mark.parametrize("layout", RUNNABLE)
 @pytest.mark.usefixtures("on_hopper")
 def test_what_torch_varlen_is_asked(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def varlen_attn(*arguments: Any, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:
+    def varlen_attn(*arguments: Any, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool) -> Tensor:
         assert enable_gqa
         return reference_varlen(*arguments, causal={(-1, -1): False, (-1, 0): True}[window_size])
 

@@ -1,10 +1,14 @@
 """Activation checkpointing: the same gradients, bit for bit, and less that is kept."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.utils import counters
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -102,3 +106,39 @@ def test_values() -> None:
     for policy in (EveryBlock, Selective):
         with pytest.raises(ValueError, match="n must be 1 or more; got 0"):
             policy(0)
+
+
+def test_selective_repeats_no_matrix_product_in_compiled_blocks_either() -> None:
+    """Seven products of a block make fourteen gradients; as inductor splits the graphs, no other is computed again."""
+    torch._dynamo.reset()
+    counters.clear()
+    runs, products = [], []
+
+    def forward(graph: torch.fx.GraphModule, example: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            runs.append(1)
+            return graph(*arguments)
+
+        return make_boxed_func(counted)
+
+    def backward(graph: torch.fx.GraphModule, example: Any) -> Any:
+        products.append(sum(node.target is torch.ops.aten.mm.default for node in graph.graph.nodes))
+        return make_boxed_func(graph)
+
+    split = min_cut_rematerialization_partition
+    model = made("transformer", Selective())
+    expected = step(made("transformer", False))[1]
+    model.compile(backend=aot_autograd(fw_compiler=forward, bw_compiler=backward, partition_fn=split), fullgraph=True)
+    found = step(model)[1]
+    assert (counters["stats"]["unique_graphs"], products, len(runs)) == (1, [14], len(model.blocks))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    torch._dynamo.reset()
+
+
+def test_a_compiled_layer_is_copied_uncompiled() -> None:
+    model = made("transformer", Selective())
+    model.compile(backend="eager")
+    again = copy.deepcopy(model.blocks[0])
+    assert again._compiled_recomputed is again._compiled_call_impl is None
+    assert model.blocks[0]._compiled_recomputed is not None

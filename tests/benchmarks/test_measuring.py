@@ -1,10 +1,12 @@
 """What the benchmarks count and how they report; that each of them runs is in test_running.py."""
 
+import json
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import ancestral, gpu, gpu_train, models, naive, train_memory, train_step
+from benchmarks import ancestral, gpu, gpu_decode, gpu_train, models, naive, train_memory, train_step
 from benchmarks.gpu_card import Machine, Rates
 from benchmarks.gpu_decode import Decoder
 from benchmarks.results import Goal, Plot, Result, must_equal
@@ -39,7 +41,7 @@ def test_bytes_of_a_step(model):
     assert models.step_bytes(model, rows=3, keys=7) == 4 * (weights + 3 * 7 * 2 * 2 * 1 * 16)  # k and v, layers, heads
 
 
-@pytest.mark.parametrize(("shape", "with_tables", "without"), [("LLaDA 1B", 1.49, 0.97), ("LLaDA 8B", 8.02, 6.98)])
+@pytest.mark.parametrize(("shape", "with_tables", "without"), [("LLaDA 1B as published", 1.49, 0.97), ("LLaDA 1B", 1.49, 0.97), ("LLaDA 8B", 8.02, 6.98)])
 def test_shapes_have_the_published_numbers_of_parameters(shape, with_tables, without):
     with torch.device("meta"):
         model = models.BidirectionalTransformer(**models.SHAPES[shape])
@@ -79,8 +81,51 @@ def test_a_part_that_fails_is_noted():
     assert machine.attempt("a", lambda: 3) == 3
     assert machine.attempt("b", fail) is None
     assert machine.left_out == ["b failed: RuntimeError: no kernel"]
-    with pytest.raises(ZeroDivisionError):  # a mistake of our own
-        machine.attempt("c", lambda: 1 / 0)
+    assert machine.attempt("c", lambda: 1 / 0) is None
+    assert machine.left_out[1] == "c failed: ZeroDivisionError: division by zero"
+
+
+def test_rows_are_told_at_once_and_none_is_lost_by_what_follows(tmp_path, capsys):
+    def rows():
+        yield {"ms": 1.5}
+        assert json.loads((tmp_path / "log.jsonl").read_text()) == {"table": "calls", "ms": 1.5}
+        yield {"ms": 2.5}
+        raise TypeError("varlen_attn() got an unexpected keyword argument")
+
+    machine = Machine("cpu", 1.0, tmp_path / "log.jsonl")
+    assert machine.collect("calls", rows()) == [{"ms": 1.5}, {"ms": 2.5}]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line.get("ms") for line in lines] == [1.5, 2.5, None]
+    assert "calls failed: TypeError: varlen_attn() got an unexpected" in lines[2]["left out"]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == lines
+
+
+def test_the_gpu_program_goes_on_after_any_error(monkeypatch):
+    def broken(*_, **__):
+        raise TypeError("not on this torch")
+
+    monkeypatch.setitem(gpu_train.LAYOUTS, "mixed lengths, packed", broken)
+    monkeypatch.setattr(Decoder, "calls", broken)
+    result = gpu.main(["--device", "cpu", "--tiny", "--rounds", "1"])
+    assert [row["tiny training"] for row in result.extra["Training"]] == [
+        "rows of one length", "mixed lengths, padded", "rows of one length, compiled",
+    ]  # fmt: skip
+    assert result.extra["Calls"] == []
+    failed = [line["what and why"] for line in result.extra["Left out"]]
+    assert sum("not on this torch" in line for line in failed) >= 3
+
+
+def test_caches_that_differ_are_told_and_measured(monkeypatch):
+    machine = Machine("cpu", 1.0)
+    decoder = Decoder(machine, Rates(1e12, 1e9, 1e12, None), tiny=True)
+    calls = Decoder.calls
+    monkeypatch.setattr(Decoder, "calls", lambda self, rows: {
+        name: ((lambda call=call, name=name: call() + (name == "dual cache")), queries)
+        for name, (call, queries) in calls(self, rows).items()
+    })  # fmt: skip
+    assert len(list(gpu_decode.measure_calls(decoder, 1))) == 8
+    assert len(machine.left_out) == 1
+    assert machine.left_out[0].startswith("DOUBTFUL: dual cache differs")
 
 
 def test_the_tokens_of_each_layout():
@@ -103,11 +148,11 @@ def test_a_batch_that_does_not_fit_is_halved(model):
         return gpu_train.full(rows, length, vocab_size, device)
 
     rates = Rates(1e12, 1e9, 1e12, 2e12)
-    line = gpu_train._largest(Machine("cpu", 1.0), rates, model, layout, 8, [4, 2, 1], repeats=1)
+    line = gpu_train._largest(Machine("cpu", 1.0), rates, lambda: model, layout, 8, [4, 2, 1], repeats=1)
     assert tried == [4, 2, 1]
     assert line["rows"] == 1
     assert line["MFU %"] == pytest.approx(line["% of own matmul"] / 2)
-    assert gpu_train._largest(Machine("cpu", 1.0), rates, model, layout, 8, [4], repeats=1) is None
+    assert gpu_train._largest(Machine("cpu", 1.0), rates, lambda: model, layout, 8, [4], repeats=1) is None
 
 
 def test_goals_of_a_gpu_need_its_measurements():

@@ -1,10 +1,15 @@
 """``llada fit | validate | test | predict``."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from llada.module import DiffusionLM
+from llada.training.compiling import blocks_of
+from llada.training.parallel import place
 from tests.cli.conftest import QUIET, SHORT, SMALL, Command, Trained, text
 
 
@@ -106,3 +111,27 @@ def test_only_training_writes_its_configuration(llada: Command, trained: Trained
     assert (tmp_path / "config.yaml").read_text() == "mine"
     rerun = llada("fit", "--config", written, "--trainer.max_steps=1")
     assert rerun.code == 0, rerun.err
+
+
+def test_blocks_are_compiled_before_they_are_split(
+    llada: Command, trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a word of the configuration or an option; the model's weights are made, and split, behind it."""
+    compiled: list[list[bool]] = []
+
+    def noted(backbone: nn.Module, *arguments: Any) -> None:
+        compiled.append([block._compiled_call_impl is not None for block in blocks_of(backbone)])
+        place(backbone, *arguments)
+
+    monkeypatch.setattr("llada.module.place", noted)
+    monkeypatch.setattr(DiffusionLM, "configure_model", lambda self: None)  # so that it is asked for on one device, too
+    chosen = tmp_path / "compile.yaml"
+    chosen.write_text("compile: blocks\n")
+    options = ["--trainer.max_steps=0", "--trainer.enable_checkpointing=false", "--trainer.callbacks=null"]
+    for asked in (["--config", str(chosen)], ["--compile", "blocks"], []):
+        run = llada("fit", "--config", trained.config, *asked, *options)
+        assert run.code == 0, run.err
+    assert compiled == [[True, True], [True, True], [False, False]]
+    run = llada("fit", "--config", trained.config, "--compile", "everything", *options)
+    assert run.code == 2
+    assert "blocks" in run.err

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from llada.backbones import BidirectionalTransformer
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
+from llada.training.weights import load_whole
 
 VOCAB = 16
 
@@ -24,9 +25,10 @@ class Watching(DiffusionLM):
         return self.losses[-1]
 
 
-def fit(precision: str) -> tuple[Watching, set[torch.dtype]]:
+def fit(precision: str, stored: torch.dtype | None = None) -> tuple[Watching, set[torch.dtype]]:
     torch.manual_seed(0)
-    backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2, head_bias=True)
+    backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2, head_bias=True).to(stored)
+    backbone.head.requires_grad_(stored is None)
     model = Watching(backbone, MaskingProcess(VOCAB - 1))
     model.losses, computed = [], set()
     for module in backbone.modules():
@@ -58,6 +60,42 @@ def test_bfloat16(precision: str, kept: torch.dtype, computed: torch.dtype) -> N
     exact, _ = fit("32-true")
     assert all(loss.dtype in (torch.float32, torch.float64) for loss in model.losses)
     torch.testing.assert_close(torch.stack(model.losses), torch.stack(exact.losses), rtol=0.03, atol=0.03)
+
+
+def test_mixed_precision_trains_weights_in_float32_however_they_were_loaded() -> None:
+    with pytest.warns(UserWarning, match=r'11 parameters were in half precision.*precision="bf16-true"'):
+        model, computed = fit("bf16-mixed", torch.bfloat16)
+    assert computed == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in model.backbone.head.parameters()} == {torch.bfloat16}  # frozen
+    (optimizer,) = model.trainer.optimizers
+    assert {state["exp_avg"].dtype for state in optimizer.state.values()} == {torch.float32}
+    model, _ = fit("bf16-true", torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_autocast_casts_what_several_products_read_once() -> None:
+    """Each would keep a copy of its own for the backward pass."""
+    backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2)
+    read: dict[str, Tensor] = {}
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _, given, __, name=name: read.update({name.rpartition(".")[2]: given[0]}))
+    with torch.autocast("cpu", torch.bfloat16):
+        backbone.hidden(torch.arange(VOCAB)[None])
+    for together in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        assert {read[name].dtype for name in together} == {torch.bfloat16}
+        assert len({read[name].data_ptr() for name in together}) == 1
+
+
+def test_whole_weights_take_the_dtype_of_the_model_on_any_device() -> None:
+    """So that a run on one card and one on eight, whose model begins on the meta device, compute the same."""
+    given = {"weight": torch.ones(2, 2, dtype=torch.bfloat16), "bias": torch.ones(2, dtype=torch.bfloat16)}
+    for device in ("cpu", "meta"):
+        layer = nn.Linear(2, 2, device=device)
+        load_whole(layer, given)
+        assert {(p.dtype, p.device.type) for p in layer.parameters()} == {(torch.float32, "cpu")}
+        assert torch.equal(layer.weight, torch.ones(2, 2))
 
 
 @pytest.mark.skipif(

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.backbones.attention.kernel import FLASH_2, FLASH_3, Case, Kernel, needs_half_on_ampere
+from llada.backbones.attention.kernel import Case, Kernel, needs_half_on_ampere
+from llada.backbones.attention.offered import FLASH_2, FLASH_3
 from llada.backbones.attention.varlen import over_runs
 from llada.backbones.attention.visibility import Runs, Structure, Visibility
 
@@ -78,7 +80,7 @@ def functions(case: Case) -> tuple[Callable[..., Any], Callable[..., Any]]:
         from flash_attn import flash_attn_func, flash_attn_varlen_func
     except ImportError as error:
         raise ImportError(
-            "attention='flash' needs the package flash-attn, which is built against your torch: "
+            f"attention='flash' needs the package flash-attn, built against torch {torch.__version__} ({error}): "
             "pip install flash-attn --no-build-isolation; or use 'auto' or 'varlen', which need nothing"
         ) from error
     return flash_attn_func, flash_attn_varlen_func

@@ -7,19 +7,16 @@ Shapes: B rows, H query heads, G key/value heads (G divides H), Q queries, K key
 
 import math
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from llada.backbones.attention import offered
 from llada.backbones.attention.visibility import Structure, Visibility
-
-FLASH_2, FLASH_3 = "flash_attn.flash_attn_interface", "flash_attn_interface"
-"""Modules of FlashAttention 2 and 3. Version 4 has the same package name, flash_attn, but no such module."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,8 @@ class Case:
         grad: whether gradients are wanted.
         compiling: whether `torch.compile` is tracing.
         capability: compute capability of the CUDA device, such as (9, 0); None elsewhere.
-        installed: which of `FLASH_2` and `FLASH_3` are there.
+        installed: which modules of FlashAttention are there, see `llada.backbones.attention.offered`.
+        varlen: names of the arguments that PyTorch's attention over runs takes; None without it.
         cells_per_run: entries that a mask would have, B L^2, per packed segment; asked for on the CPU only.
         union_gain: how many times faster than with a mask a block structure is as a union of runs, by arithmetic; asked
             for on the CPU only, 0 where it can't be.
@@ -49,7 +47,8 @@ class Case:
     grad: bool = False
     compiling: bool = False
     capability: tuple[int, int] | None = None
-    installed: frozenset[str] = frozenset()
+    installed: Collection[str] = ()
+    varlen: Collection[str] | None = None
     cells_per_run: float = math.inf
     union_gain: float = 0.0
 
@@ -65,8 +64,9 @@ class Case:
             causal=visibility.causal,
             grad=torch.is_grad_enabled() and q.requires_grad,
             compiling=torch.compiler.is_compiling(),
-            capability=torch.cuda.get_device_capability(q.device) if cuda else None,
-            installed=installed() if cuda else frozenset(),
+            capability=offered.capability(q.device.index or 0) if cuda else None,
+            installed=offered.installed() if cuda else (),
+            varlen=offered.varlen_arguments() if cuda else None,
             cells_per_run=_cells_per_run(q, visibility),
             union_gain=_union_gain(q, visibility),
         )
@@ -77,16 +77,6 @@ class Case:
         fits = self.head_dim <= 256 and self.head_dim % 8 == 0
         half = self.dtype in (torch.float16, torch.bfloat16)
         return self.device == "cuda" and (self.capability or (0, 0)) >= (8, 0) and half and fits
-
-
-@lru_cache(maxsize=1)
-def installed() -> frozenset[str]:
-    """Which versions of FlashAttention are there."""
-    found = set()
-    for name in (FLASH_2, FLASH_3):
-        with suppress(ModuleNotFoundError):  # of the package that the module would be in
-            found.update([name] if find_spec(name) is not None else [])
-    return frozenset(found)
 
 
 def _cells_per_run(q: Tensor, visibility: Visibility) -> float:
@@ -159,6 +149,39 @@ class Kernel(ABC):
         reason = self.unfit(Case.of(q, visibility))
         if reason is not None:
             raise ValueError(reason)
+
+
+def repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, G, K, d) once for each query head, (B, H, K, d)."""
+    groups = q.shape[1] // k.shape[1]
+    return k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+
+
+def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    """PyTorch's `scaled_dot_product_attention`, so that a fused kernel can take it.
+
+    Outside of the CPU only FlashAttention computes grouped queries; the formula with all its (H, Q, K) scores would
+    serve where it can't. There keys and values are repeated instead, for the kernels that take them so.
+
+    Args:
+        q: (B, H, Q, d).
+        k: (B, G, K, d).
+        v: (B, G, K, d).
+        mask: broadcasts to (B, H, Q, K), True where a query may look; None for everywhere.
+        causal: whether a query sees only the keys up to its own place; without a mask.
+    """
+    if q.shape[1] != k.shape[1] and q.device.type != "cpu" and (mask is not None or not _flash_takes(q)):
+        k, v = repeated(q, k, v)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def _flash_takes(q: Tensor) -> bool:
+    """Whether PyTorch's own FlashAttention runs on these queries, as far as dtype, width and device go."""
+    device = q.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    where = offered.capability(q.device.index or 0) if device == "cuda" else None
+    return Case(device, dtype, q.shape[-1], Structure.DENSE, capability=where).half_on_ampere
 
 
 def needs_half_on_ampere(name: str, case: Case) -> str | None:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
 from llada.backbones.attention.flash import FlashAttention, is_installed, prefers_version_3
 from llada.backbones.attention.flex import FlexAttention
-from llada.backbones.attention.kernel import Case, Kernel
+from llada.backbones.attention.kernel import Case, Kernel, repeated, scaled_dot_product
 from llada.backbones.attention.union import UnionAttention
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
 from llada.backbones.attention.visibility import Structure, Visibility
@@ -40,8 +39,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> 
     Returns:
         (B, H, Q, d) in the dtype of ``q``. A query that may see nobody gets zeros.
     """
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    k, v = repeated(q, k, v)
     scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
     mask = visibility.mask
     if visibility.causal_only:
@@ -57,14 +55,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> T
 
     Arguments and result are those of `plain_attention`.
     """
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=visibility.mask,
-        is_causal=visibility.causal_only,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    return scaled_dot_product(q, k, v, visibility.mask, causal=visibility.causal_only)
 
 
 @dataclass(frozen=True)
@@ -126,7 +117,7 @@ def kernel_for(case: Case) -> str:
             return "flex"
         return "union" if case.union_gain > 1 and not case.compiling else "sdpa"
     if case.structure is Structure.PACKED:
-        if case.half_on_ampere:
+        if case.half_on_ampere and (is_installed(case) or case.varlen is not None):
             return "flash" if is_installed(case) else "varlen"
         if case.compiling:
             return "flex" if case.device == "cuda" else "sdpa"

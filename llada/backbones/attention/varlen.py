@@ -6,14 +6,13 @@ The batch is flattened to its real tokens, and cumulative lengths say where a ru
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from llada.backbones.attention.kernel import Case, Kernel, needs_half_on_ampere
+from llada.backbones.attention.kernel import Case, Kernel, needs_half_on_ampere, repeated, scaled_dot_product
 from llada.backbones.attention.visibility import Runs, Structure, Visibility
 
 Core = Callable[[Tensor, Tensor, Tensor, Runs], Tensor]
@@ -57,14 +56,13 @@ class SegmentLoop(Kernel):
     @override
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
         self.check(q, visibility)
-        groups = q.shape[1] != k.shape[1]
 
         def loop(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
             parts = q.split(runs.query_lengths), k.split(runs.key_lengths), v.split(runs.key_lengths)
             done = []
             for run in zip(*parts, strict=True):
                 a, b, c = (part.transpose(0, 1)[None] for part in run)
-                result = F.scaled_dot_product_attention(a, b, c, is_causal=visibility.causal, enable_gqa=groups)
+                result = scaled_dot_product(a, b, c, causal=visibility.causal)
                 done.append(result[0].transpose(0, 1))
             return torch.cat(done) if done else q + k.sum() + v.sum()  # nothing, but a function of all three
 
@@ -79,7 +77,10 @@ class SegmentLoop(Kernel):
 
 @dataclass(frozen=True)
 class TorchVarlen(Kernel):
-    """PyTorch's own FlashAttention over runs, `torch.nn.attention.varlen.varlen_attn`: CUDA, half precision."""
+    """PyTorch's own FlashAttention over runs, `torch.nn.attention.varlen.varlen_attn`: CUDA, half precision.
+
+    Its arguments differ by release, and it is given what the installed one takes.
+    """
 
     unpads: ClassVar[bool] = True
     answers_padding: ClassVar[bool] = False
@@ -89,21 +90,18 @@ class TorchVarlen(Kernel):
         self.check(q, visibility)
         from torch.nn.attention.varlen import varlen_attn
 
-        window = (-1, 0) if visibility.causal else (-1, -1)
-        groups = q.shape[1] != k.shape[1]
+        takes = Case.of(q, visibility).varlen or ()
+        options: dict[str, Any] = {}
+        if visibility.causal:
+            options |= {"window_size": (-1, 0)} if "window_size" in takes else {"is_causal": True}
+        if q.shape[1] != k.shape[1] and "enable_gqa" in takes:
+            options["enable_gqa"] = True
+        elif q.shape[1] != k.shape[1]:
+            k, v = repeated(q, k, v)
 
         def core(q: Tensor, k: Tensor, v: Tensor, runs: Runs) -> Tensor:
-            result = varlen_attn(
-                q,
-                k,
-                v,
-                runs.query_bounds,
-                runs.key_bounds,
-                runs.longest_query,
-                runs.longest_key,
-                window_size=window,
-                enable_gqa=groups,
-            )
+            bounds = runs.query_bounds, runs.key_bounds, runs.longest_query, runs.longest_key
+            result = varlen_attn(q, k, v, *bounds, **options)
             assert isinstance(result, Tensor)
             return result
 
@@ -111,4 +109,6 @@ class TorchVarlen(Kernel):
 
     @override
     def unfit(self, case: Case) -> str | None:
+        if case.device == "cuda" and case.varlen is None:
+            return f"attention='varlen' needs torch 2.10 or newer; this is {torch.__version__}; use 'auto' or 'flash'"
         return needs_half_on_ampere("varlen", case)

@@ -120,7 +120,9 @@ class Visibility:
         return result
 
     def runs(self, rows: int, queries: int, columns: int, device: torch.device) -> "Runs":
-        """Where the tokens that see one another stand in the flattened batch; computed once, then kept for all layers.
+        """Where the tokens that see one another stand in the flattened batch.
+
+        Computed once for the sizes of the first call, then kept for all layers.
 
         Args:
             rows: number of rows, B.
@@ -133,7 +135,11 @@ class Visibility:
         """
         if self.structure is Structure.STRUCTURED:
             raise ValueError(f"{type(self).__name__} isn't made of runs of tokens that all see one another")
-        return self.once(("runs", rows, queries, columns), lambda: self._runs(rows, queries, columns, device))
+        sizes = rows, queries, columns
+        if not torch.compiler.is_compiling() and self.once("sizes", lambda: sizes) != sizes:
+            return self._runs(*sizes, device)
+        # The key names no sizes: a compiler would take them for constants, and compile anew for each batch's.
+        return self.once("runs", lambda: self._runs(*sizes, device))
 
     def parts(self, rows: int) -> "tuple[Runs, ...] | None":
         """What block-structured queries see, as disjoint sets of runs; None where it isn't known.

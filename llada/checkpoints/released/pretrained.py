@@ -118,7 +118,7 @@ class Found(NamedTuple):
     """
 
     backbone: nn.Module
-    process: MaskingProcess
+    process: Process
     config: Config
     layout: Layout
     stored: dict[str, Stored]
