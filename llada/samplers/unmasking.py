@@ -116,8 +116,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         seed: int | Tensor,
         model_kwargs: dict[str, Any],
     ) -> Iterator[Step]:
-        sampler = replace(self, proposal=proposal)
-        return sampler.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs)
+        return replace(self, proposal=proposal)._steps(model, tokens, process, given, seed, model_kwargs)
 
     def _choosers(self) -> list[Part]:
         """The parts that have a say in which positions are written, with those inside of them."""
