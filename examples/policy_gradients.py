@@ -3,8 +3,8 @@
     python examples/policy_gradients.py
 
 Three tokens of three symbols, a random network, a reward for each of the 27 texts. The policy is the network with a
-sampler, one token per step, so the gradient of the expected reward is a sum over all texts. Beside it stands the expected
-update of each method for groups of two answers: over all pairs of texts, and over the noise of its masks by 400 draws.
+sampler, so the gradient of the expected reward is a sum over all texts. Beside it stands the expected update of each
+method for groups of two answers: over all pairs of texts, and over the noise of its masks by 400 draws.
 Printed is the cosine between the two; 1 means that the method climbs the hill that it is meant to climb.
 """
 
@@ -82,7 +82,7 @@ def rewards_of(seed: int) -> Tensor:
 
 
 def replay(network: nn.Module, text: list[int], name: str) -> tuple[Tensor, list[int]]:
-    """log p of a text under the sampler of that name, written out by hand, and at which step each token comes."""
+    """Log p of a text under the sampler of that name, written out by hand, and at which step each token comes."""
     temperature, width = (0.7 if "0.7" in name else 1.0), (2 if name == "two at once" else 1)
     canvas, steps, total = [MASK] * LENGTH, [0] * LENGTH, torch.zeros((), dtype=torch.float64)
     for step in range(LENGTH):
@@ -113,7 +113,7 @@ def direction(method: str, sampler: str, seed: int, draws: int = 400) -> float:
     exact = gradient((log_prob.exp() * rewards).sum(), network)
     law, steps = log_prob.exp().detach(), torch.tensor([each for _, each in replayed])
 
-    # The expected coefficient of each text over its partners, apart for good and bad advantages, which SPG treats apart.
+    # The expected coefficient of each text over its partners, by the advantage's sign, which SPG reads.
     first, second = torch.cartesian_prod(rewards, rewards).T
     pairs = ADVANTAGES[method](torch.stack((first, second), 1))[:, 0].view(len(TEXTS), -1)
     sides = [(law[:, None] * law * part).sum(1) for part in (pairs.clamp(min=0.0), pairs.clamp(max=0.0))]

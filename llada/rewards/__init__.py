@@ -33,22 +33,22 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.rewards.writer import Prompt, Writer
 
 _MODULES = {
-    "advantage": ['Advantage', 'GroupMean', 'LeaveOneOut', 'SoftmaxDifference', 'ZScore'],
-    "answers": ['Between', 'ExactMatch', 'Expression', 'Extract', 'Length', 'Number', 'Whole'],
-    "bounds": ['BlockBound', 'Sandwich'],
-    "episodes": ['Episodes'],
-    "loader": ['RolloutLoader'],
-    "loss": ['ClippedRatio', 'ClippedRow', 'Divisor', 'OpenPositions', 'PolicyLoss', 'Reinforce', 'Rows', 'Tokens'],
-    "objective": ['OldPolicy', 'PolicyObjective'],
-    "prompts": ['RewardDataModule'],
-    "proxy": ['Coupled', 'FullMask', 'LikelihoodProxy', 'Replay', 'Terms'],
-    "published": ['ADVANTAGES', 'coupled_grpo', 'diffu_grpo', 'ebpo', 'spg', 'trace_rl', 'trajectory_grpo', 'wd1'],
-    "puzzles": ['Countdown', 'Sudoku', 'SudokuCells'],
-    "reward": ['Reward', 'Row', 'Sum'],
-    "rollout": ['Rollout'],
-    "trajectory": ['Trajectory'],
-    "workers": ['OnWorkers'],
-    "writer": ['Prompt', 'Writer'],
+    "advantage": ["Advantage", "GroupMean", "LeaveOneOut", "SoftmaxDifference", "ZScore"],
+    "answers": ["Between", "ExactMatch", "Expression", "Extract", "Length", "Number", "Whole"],
+    "bounds": ["BlockBound", "Sandwich"],
+    "episodes": ["Episodes"],
+    "loader": ["RolloutLoader"],
+    "loss": ["ClippedRatio", "ClippedRow", "Divisor", "OpenPositions", "PolicyLoss", "Reinforce", "Rows", "Tokens"],
+    "objective": ["OldPolicy", "PolicyObjective"],
+    "prompts": ["RewardDataModule"],
+    "proxy": ["Coupled", "FullMask", "LikelihoodProxy", "Replay", "Terms"],
+    "published": ["ADVANTAGES", "coupled_grpo", "diffu_grpo", "ebpo", "spg", "trace_rl", "trajectory_grpo", "wd1"],
+    "puzzles": ["Countdown", "Sudoku", "SudokuCells"],
+    "reward": ["Reward", "Row", "Sum"],
+    "rollout": ["Rollout"],
+    "trajectory": ["Trajectory"],
+    "workers": ["OnWorkers"],
+    "writer": ["Prompt", "Writer"],
 }
 _EXPORTS = {name: f"llada.rewards.{module}" for module, names in _MODULES.items() for name in names}
 

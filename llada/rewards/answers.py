@@ -65,7 +65,7 @@ class ExactMatch(Reward):
     """
 
     answer: str = "answer"
-    extract: Extract = Whole()  # noqa: RUF009 - frozen
+    extract: Extract = Whole()
     ignore_case: bool = False
 
     @override
@@ -90,7 +90,7 @@ class Number(Reward):
     """
 
     answer: str = "answer"
-    extract: Extract = Whole()  # noqa: RUF009 - frozen
+    extract: Extract = Whole()
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class Expression(Reward):
     """
 
     value: str = "answer"
-    extract: Extract = Whole()  # noqa: RUF009 - frozen
+    extract: Extract = Whole()
     tolerance: float = 0.0
     well_formed: float = 0.0
 

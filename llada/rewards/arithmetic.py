@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 MAX_LENGTH, MAX_DIGITS, MAX_DEPTH = 400, 30, 40
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|([-+*/()]))")
-_SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "[": "(", "]": ")"})  # noqa: RUF001
-_NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")  # noqa: RUF001
+_SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "[": "(", "]": ")"})
+_NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
 class Value(NamedTuple):
@@ -53,7 +53,7 @@ def last_number(text: str) -> Fraction | None:
     found = _NUMBER.findall(text[-10_000:])
     if not found or len(found[-1]) > MAX_DIGITS:
         return None
-    return Fraction(found[-1].replace(",", "").replace("−", "-"))  # noqa: RUF001
+    return Fraction(found[-1].replace(",", "").replace("−", "-"))
 
 
 def _tokens(text: str) -> list[str] | None:

@@ -26,8 +26,8 @@ class Sandwich(LikelihoodProxy):
         below:  mean over draws of the mean over masked tokens of log p_i
         above:  mean over tokens of (1 / beta) log [ mean over draws of m_i p_i^beta / tau ]
 
-    Rows with a positive advantage get the first, the others ``mix`` of the second and 1 - ``mix`` of the first. The row's
-    number of nats is that mean times the number of its tokens.
+    Rows with a positive advantage get the first, the others ``mix`` of the second and 1 - ``mix`` of the first. The
+    row's number of nats is that mean times the number of its tokens.
 
     Args:
         draws: n.
@@ -114,8 +114,8 @@ class BlockBound(LikelihoodProxy):
 
         l_i = sum_k w_k [i masked at t_k] log p_i(own block masked at t_k, blocks before it clean),   w_k = 1 / (n t_k)
 
-    A block-causal model reads all blocks of a level in one pass, beside a clean copy of the row; another one reads block
-    by block, with everything behind masked.
+    A block-causal model reads all blocks of a level in one pass, beside a clean copy of the row; another one reads
+    block by block, with everything behind masked.
 
     Args:
         levels: the shares t_1 ... t_n of masked tokens, in (0, 1].

@@ -1,13 +1,13 @@
 """What is known of written answers when the policy learns from them: the columns of a batch, read in one place.
 
-    tokens, attention_mask       prompt and answer
-    open                         (B, L) bool, positions that the sampler had to write
-    maskable                     (B, L) bool, the written tokens that count in the loss
-    step                         (B, L) int64, at which step of decoding a token was written; -1 where none was drawn
-    seed                         (B,) int64, of the row's decoding, and of the noise of its estimates
-    inner                        (B,) int64, how often the row has been learnt from before
-    advantage                    (B,) float64
-    old_log_prob                 (B, L) float64, nats, of each token under the policy that wrote it; may be absent
+tokens, attention_mask       prompt and answer
+open                         (B, L) bool, positions that the sampler had to write
+maskable                     (B, L) bool, the written tokens that count in the loss
+step                         (B, L) int64, at which step of decoding a token was written; -1 where none was drawn
+seed                         (B,) int64, of the row's decoding, and of the noise of its estimates
+inner                        (B,) int64, how often the row has been learnt from before
+advantage                    (B,) float64
+old_log_prob                 (B, L) float64, nats, of each token under the policy that wrote it; may be absent
 """
 
 from dataclasses import dataclass

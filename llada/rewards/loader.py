@@ -3,9 +3,9 @@
     for each window of M micro-batches:      M batches of prompts are answered, judged and kept
         for inner = 0 .. mu - 1:             each of them is handed out again, for one optimiser step
 
-so that the first of the mu steps is on-policy. Rollouts are a function of weights and seeds: prompt k of epoch e has the
-same seeds for any number of ranks. Kept batches whose steps aren't all done are part of the loader's state, since the
-weights that wrote them are gone by then; a resumed run goes on with them, bit by bit.
+so that the first of the mu steps is on-policy. Rollouts are a function of weights and seeds: prompt k of epoch e has
+the same seeds for any number of ranks. Kept batches whose steps aren't all done are part of the loader's state, since
+the weights that wrote them are gone by then; a resumed run goes on with them, bit by bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -119,8 +119,8 @@ class RolloutLoader:
         self._taken, self._kept = 0, []
         if len(self) == 0:
             raise ValueError(
-                f"there are {len(self.prompts)} prompts, less than the {self.batch_size * self._world * self._window} of "
-                "one optimiser step; give more, or a smaller batch_size or accumulate_grad_batches"
+                f"there are {len(self.prompts)} prompts, less than the {self._fixed['rows_per_step']} of one optimiser "
+                "step; give more, or a smaller batch_size or accumulate_grad_batches"
             )
         if state is not None and not state["finished"]:
             self._epoch, self._taken = state["epoch"], state["taken"]
@@ -153,7 +153,12 @@ class RolloutLoader:
     def _fixed(self) -> dict[str, int]:
         """What a place means nothing without."""
         rows = self.batch_size * self._world * self._window
-        return {"num_rows": len(self.prompts), "seed": self.seed, "rows_per_step": rows, "inner_steps": self.inner_steps}
+        return {
+            "num_rows": len(self.prompts),
+            "seed": self.seed,
+            "rows_per_step": rows,
+            "inner_steps": self.inner_steps,
+        }
 
 
 def _on_cpu(batch: Columns) -> Columns:

@@ -43,11 +43,11 @@ class OldPolicy(Reference):
 
 @dataclass(frozen=True)
 class PolicyObjective(Objective):
-    """Policy optimisation of a diffusion model, or of an autoregressive one with its sampler `llada.samplers.NextToken`.
+    """Policy optimisation of a diffusion model, or of an autoregressive one with its `llada.samplers.NextToken`.
 
     Args:
-        sampler: the policy's: what writes the answers, and by whose law `Trajectory` reads them. Its temperature must be
-            above 0.
+        sampler: the policy's: what writes the answers, and by whose law `Trajectory` reads them. Its temperature must
+            be above 0.
         proxy: what is taken for the likelihood of an answer.
         loss: what an answer costs.
         divisor: what the sum is divided by.
@@ -73,7 +73,8 @@ class PolicyObjective(Objective):
             raise ValueError(f"kl_weight must be 0 or more; got {self.kl_weight}")
         if self.kl_weight > 0.0 and self.reference is None:
             raise ValueError(
-                f"kl_weight={self.kl_weight} needs a reference: FrozenCopy(), AdapterOff() or OldPolicy(); or set it to 0"
+                f"kl_weight={self.kl_weight} needs a reference: FrozenCopy(), AdapterOff() or OldPolicy(); or set it "
+                "to 0"
             )
         self.proxy.check(self.sampler)
 
@@ -129,9 +130,7 @@ class PolicyObjective(Objective):
 
 
 @torch.no_grad()
-def _report(
-    episodes: Episodes, terms: Terms, old: Tensor, clipped: Tensor, divergence: Tensor
-) -> dict[str, Tensor]:
+def _report(episodes: Episodes, terms: Terms, old: Tensor, clipped: Tensor, divergence: Tensor) -> dict[str, Tensor]:
     """Means over the tokens that count."""
     counts = terms.weight > 0.0
     number = counts.sum().double().clamp(min=1.0)

@@ -54,7 +54,7 @@ class LikelihoodProxy(ABC):
             random: of the training step, for what concerns the gradient alone.
         """
 
-    def check(self, sampler: Sampler) -> None:
+    def check(self, sampler: Sampler) -> None:  # noqa: B027 - most can read all
         """Whether the answers of this sampler can be read.
 
         Raises:

@@ -33,7 +33,10 @@ class Countdown(Reward):
 
     @override
     def score(self, prompt: str, answer: str, row: Row) -> float:
-        given, target = _numbers(field(row, self.numbers), self.numbers), as_number(field(row, self.target), self.target)
+        given, target = (
+            _numbers(field(row, self.numbers), self.numbers),
+            as_number(field(row, self.target), self.target),
+        )
         found = self.extract(answer)
         result = None if found is None else _sides(found)
         if result is None:
@@ -96,9 +99,7 @@ def units(size: int) -> list[list[int]]:
     side, whole = math.isqrt(size), range(size)
     rows = [[row * size + column for column in whole] for row in whole]
     columns = [[row * size + column for row in whole] for column in whole]
-    boxes = [
-        [(box // side * side + k // side) * size + box % side * side + k % side for k in whole] for box in whole
-    ]
+    boxes = [[(box // side * side + k // side) * size + box % side * side + k % side for k in whole] for box in whole]
     return [*rows, *columns, *boxes]
 
 

@@ -88,8 +88,7 @@ class Rollout:
         for index, now in enumerate(write(as_denoiser(model), tokens, process, **arguments, **inputs)):
             if now.edit is not None:
                 raise ValueError(f"{type(sampler).__name__} moves columns, so its steps can't be followed; use another")
-            # What is only filled, behind a stop token, isn't drawn; nor has it a log-probability.
-            drew = now.changed & (~now.confidence.isnan() if now.log_prob is None else now.log_prob != 0.0)
+            drew = now.changed & ~now.confidence.isnan()  # not what is only filled, behind a stop token
             step = torch.where(drew, index, step)
             log_prob = log_prob if now.log_prob is None else log_prob + now.log_prob
             tokens, calls = now.tokens, now.calls

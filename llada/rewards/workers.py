@@ -35,7 +35,9 @@ class OnWorkers(Reward):
 
     def __post_init__(self) -> None:
         if self.num_workers < 1 or not self.timeout > 0.0:
-            raise ValueError(f"num_workers must be 1 or more and timeout above 0; got {self.num_workers}, {self.timeout}")
+            raise ValueError(
+                f"num_workers must be 1 or more and timeout above 0; got {self.num_workers}, {self.timeout}"
+            )
 
     @override
     def score(self, prompt: str, answer: str, row: Row) -> float:
@@ -59,8 +61,8 @@ class OnWorkers(Reward):
         except TookTooLong as error:
             self.close()
             raise TimeoutError(
-                f"{type(self.reward).__name__} took longer than {self.timeout} seconds for {len(answers)} answers; give "
-                "it more num_workers, or a longer timeout"
+                f"{type(self.reward).__name__} took longer than {self.timeout} seconds for {len(answers)} answers; "
+                "give it more num_workers, or a longer timeout"
             ) from error
         return {name: torch.tensor([value for one in found for value in one[name]]).double() for name in found[0]}
 

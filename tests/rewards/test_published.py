@@ -74,9 +74,7 @@ def stored() -> dict[str, Tensor]:
     """Answers of an older policy, ends of different lengths among them, their rewards, and log p of that policy."""
     prompts = torch.randint(1, MASK, (2, PROMPT), generator=torch.Generator().manual_seed(1)).tolist()
     rollout = Rollout(GROUP, ANSWER, after_stop=False)
-    batch = rollout(
-        SAMPLER, network(0), PROCESS, prompts, seeds=torch.arange(ROWS) + 7, stop_token_ids=[STOP]
-    )
+    batch = rollout(SAMPLER, network(0), PROCESS, prompts, seeds=torch.arange(ROWS) + 7, stop_token_ids=[STOP])
     lengths = batch["maskable"].sum(1)
     assert int(lengths.min()) < ANSWER == int(lengths.max())
     batch["reward"] = torch.tensor([0.1, 0.9, 0.4, 0.4, 1.0, 0.0, 0.0, 0.5], dtype=torch.float64)
@@ -293,7 +291,10 @@ def test_ebpo(stored: dict[str, Tensor], blocks: str) -> None:
         total, text = torch.zeros((), dtype=torch.float64), stored["tokens"][row]
         for number, level in enumerate(levels):
             masked = (noise[number][row] < level) & (torch.arange(LENGTH) >= PROMPT)
-            block = {"row": torch.zeros(LENGTH), "answer": (torch.arange(LENGTH) - PROMPT).div(2, rounding_mode="floor")}
+            block = {
+                "row": torch.zeros(LENGTH),
+                "answer": (torch.arange(LENGTH) - PROMPT).div(2, rounding_mode="floor"),
+            }
             place = block.get(blocks, torch.arange(LENGTH) // 3)
             for index in sorted(set(place[PROMPT:].tolist())):
                 hidden = (torch.arange(LENGTH) >= PROMPT) & ((place > index) | (masked & (place == index)))
