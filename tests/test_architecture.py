@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"files"},  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data", "files"},
-    "training": PARTS | {"module", "data", "files", "checkpoints"},
+    "rewards": PARTS | {"inference", "data"},
+    "training": PARTS | {"module", "data", "files", "checkpoints", "rewards"},
     "checkpoints": PARTS | {"files"},
     "inference": PARTS,
     "module": PARTS
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Third-party packages that only some components may import. All others are free to every component.
 ONLY_IN: dict[str, set[str]] = {
-    "lightning": {"autoregressive", "data", "module", "training", "checkpoints", "cli"},
+    "lightning": {"autoregressive", "data", "module", "rewards", "training", "checkpoints", "cli"},
     "torchmetrics": {"metrics", "module", "training", "checkpoints"},
     "sentencepiece": {"data", "checkpoints"},
     "jsonargparse": {"checkpoints", "module", "cli"},

@@ -14,6 +14,17 @@ Region = slice | Tensor
 """Where the tokens of a pass stand on the canvas: ``slice(start, stop)`` for every row, or columns (B, Q) int64."""
 
 
+def writable(buffer: Tensor, fresh: Tensor) -> Tensor:
+    """The buffer, or a copy of it where earlier passes need its content for their gradients.
+
+    Args:
+        buffer: what is kept.
+        fresh: what is to be written into it.
+    """
+    tracked = torch.is_grad_enabled() and (buffer.requires_grad or fresh.requires_grad)
+    return buffer.clone() if tracked else buffer
+
+
 class KeyValueCache:
     """Buffers for one canvas.
 
@@ -57,7 +68,8 @@ class KeyValueCache:
         Returns:
             Keys and values, (B, G, `visible`, d) each: views of the buffers, not copies.
         """
-        for buffer, fresh in ((self.keys[layer], keys), (self.values[layer], values)):
+        for buffers, fresh in ((self.keys, keys), (self.values, values)):
+            buffer = buffers[layer] = writable(buffers[layer], fresh)
             if isinstance(region, slice):
                 buffer[:, :, region] = fresh
             else:
@@ -89,11 +101,11 @@ class KeyValueCache:
             region: where the Q tokens stand.
 
         Returns:
-            (B, L, D), the buffer itself; zero where no pass has been.
+            (B, L, D); zero where no pass has been.
         """
         if layer not in self.neighbours:
             self.neighbours[layer] = source.new_zeros(len(source), self.length, source.shape[-1])
-        buffer = self.neighbours[layer]
+        buffer = self.neighbours[layer] = writable(self.neighbours[layer], source)
         if isinstance(region, slice):
             buffer[:, region] = source
         else:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llada.backbones.attention.visibility import Visibility
 from llada.backbones.body import Body
-from llada.backbones.cache import Cached, KeyValueCache
+from llada.backbones.cache import Cached, KeyValueCache, writable
 from llada.backbones.convolution import RowNeighbours
 from llada.backbones.layer import Context
 
@@ -114,8 +114,11 @@ class FeatureCache:
 
     def put_back(self, chosen: Tensor, kept: list[Tensor]) -> None:
         """Take back what has happened to the ``chosen`` rows, (B,) bool, since `rows` gave ``kept``."""
-        for buffer, before in zip(self._buffers(), kept, strict=True):
-            buffer[chosen] = before
+        before = iter(kept)
+        for buffers in (self.store.keys, self.store.values, self.attention, self.feed_forward):
+            for layer, buffer in enumerate(buffers):
+                buffers[layer] = writable(buffer, buffer)
+                buffers[layer][chosen] = next(before)
 
     def _buffers(self) -> list[Tensor]:
         return [*self.store.keys, *self.store.values, *self.attention, *self.feed_forward]
@@ -139,9 +142,11 @@ class FeatureCache:
         assert context.cached is not None
         layer, columns = context.cached.layer, context.cached.columns(len(x), x.device)
         block, index = self.blocks[layer], columns[..., None].expand(-1, -1, x.shape[-1])
-        self.attention[layer].scatter_(1, index, block.attend(_at(x, columns), context))
+        attended = block.attend(_at(x, columns), context)
+        self.attention[layer] = writable(self.attention[layer], attended).scatter_(1, index, attended)
         x = x + self.attention[layer]
-        self.feed_forward[layer].scatter_(1, index, block.feed(_at(x, columns)))
+        fed = block.feed(_at(x, columns))
+        self.feed_forward[layer] = writable(self.feed_forward[layer], fed).scatter_(1, index, fed)
         return x + self.feed_forward[layer]
 
 

@@ -11,6 +11,7 @@ _REMEDIES = {
     "num_rows": "give the same data",
     "seed": "give the same seed",
     "rows_per_step": "keep batch_size times ranks",
+    "inner_steps": "give as many",
     "num_workers": "give as many, or resume from a checkpoint at the end of an epoch",
 }
 

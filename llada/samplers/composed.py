@@ -111,6 +111,18 @@ class ComposedSampler(Sampler):
         seed: int | Tensor = 0,
         **model_kwargs: Any,
     ) -> Iterator[Step]:
+        yield from self._steps(model, tokens, process, given, seed, model_kwargs)
+
+    def _steps(
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        given: Tensor | None,
+        seed: int | Tensor,
+        model_kwargs: dict[str, Any],
+    ) -> Iterator[Step]:
+        """`iterate`, with gradients where the caller has them on."""
         check_canvas(tokens, model_kwargs.get("attention_mask"))
         wider = align(tokens, model_kwargs.get("attention_mask"), self.window.from_first)
         if wider is None or (given is not None and given.shape != tokens.shape):

@@ -32,32 +32,29 @@ from llada.samplers.sampler import Sampler, Step, TextLikelihood
 from llada.samplers.state import State
 
 
-class Forced(Proposal):
-    """A proposal whose draw is decided beforehand: the tokens of a text.
+class Scored(Proposal):
+    """A proposal that also says how likely its tokens were, under the law that it draws from.
 
     Args:
         inner: the proposal whose law is asked.
-        text: (B, L) int64.
     """
 
     inner: Proposal
-    text: Tensor
 
-    def __init__(self, inner: Proposal, text: Tensor) -> None:
+    def __init__(self, inner: Proposal) -> None:
         for each in fields(Proposal):
             object.__setattr__(self, each.name, getattr(inner, each.name))
         object.__setattr__(self, "inner", inner)
-        object.__setattr__(self, "text", text)
 
-    @override
-    def moved(self, move: Callable[[Tensor], Tensor]) -> Proposal:
-        return Forced(self.inner, move(self.text))
+    def token(self, state: State) -> Tensor:
+        """The token that each candidate gets, (B, M) int64: the one that was drawn."""
+        return state.drawn
 
     @override
     def __call__(self, logits: Tensor, state: State, *, random: RowRandom) -> State:
         before = state
         state = self.inner(logits, state, random=random)
-        token = self.text.gather(1, state.columns)
+        token = self.token(state)
         logits = state.filtered.double()
         law = logits.gather(-1, token[..., None]).squeeze(-1) - logits.logsumexp(-1)
         # Behind a token that was never possible a constraint may allow nothing at all.
@@ -65,6 +62,29 @@ class Forced(Proposal):
         log_prob = law.masked_fill(best == -torch.inf, -torch.inf)
         broken = broken_rows(before, ~(best < torch.inf))
         return replace(state, drawn=token, log_prob=log_prob, broken=broken)
+
+
+class Forced(Scored):
+    """A proposal whose draw is decided beforehand: the tokens of a text.
+
+    Args:
+        inner: the proposal whose law is asked.
+        text: (B, L) int64.
+    """
+
+    text: Tensor
+
+    def __init__(self, inner: Proposal, text: Tensor) -> None:
+        super().__init__(inner)
+        object.__setattr__(self, "text", text)
+
+    @override
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Proposal:
+        return Forced(self.inner, move(self.text))
+
+    @override
+    def token(self, state: State) -> Tensor:
+        return self.text.gather(1, state.columns)
 
 
 def proposal_gap(proposal: Proposal) -> str | None:
@@ -116,7 +136,40 @@ class ScoringSampler(Sampler):
         seed: int | Tensor,
         model_kwargs: dict[str, Any],
     ) -> Iterator[Step]:
-        """The loop of `iterate` with another proposal."""
+        """The loop of `iterate` with another proposal; whether there are gradients is the caller's business."""
+
+    def trace(
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        text: Tensor | None = None,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
+    ) -> Iterator[Step]:
+        """As `iterate`, and every step has the log-probabilities of what it writes (`Step.log_prob`).
+
+        Gradients follow the caller: a step that is asked for while they are on is differentiable in the model's
+        weights, through the guidance, the truncation and what caches keep.
+
+        Args:
+            model: whatever `llada.denoiser.as_denoiser` takes.
+            tokens: (B, L) int64, the canvas.
+            process: owner of the mask token and the schedule.
+            text: (B, L) int64, the finished text that is to be written; None: tokens are drawn.
+            given: (B, L) bool, positions that are never written; None: all that don't hold the mask token.
+            seed: as in `iterate`; the same one gives positions that are drawn at random again.
+            model_kwargs: for the model.
+
+        Raises:
+            ValueError: if there is a `likelihood_gap`.
+        """
+        if self.likelihood_gap is not None:
+            raise ValueError(f"a text has no likelihood under this sampler: {self.likelihood_gap}")
+        proposal = Scored(self.proposal) if text is None else Forced(self.proposal, text)
+        return self._write(proposal, model, tokens, process, given, seed, model_kwargs)
 
     @torch.no_grad()
     @override
@@ -130,9 +183,8 @@ class ScoringSampler(Sampler):
         seed: int | Tensor = 0,
         **model_kwargs: Any,
     ) -> TextLikelihood:
-        if self.likelihood_gap is not None:
-            return super().likelihood(model, tokens, process)
         given = torch.zeros_like(tokens, dtype=torch.bool) if given is None else given
+        steps = self.trace(model, tokens, process, text=tokens, given=given, seed=seed, **model_kwargs)
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         start = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
         if bool((process.is_masked(tokens) & start.open).any()):
@@ -141,7 +193,7 @@ class ScoringSampler(Sampler):
                 "finished text, and mark by given= what isn't to be scored"
             )
         nats, canvas, calls = torch.zeros_like(start.calls, dtype=torch.float64), start.tokens, start.calls
-        for step in self._write(Forced(self.proposal, tokens), model, tokens, process, given, seed, model_kwargs):
+        for step in steps:
             canvas, calls = step.tokens, step.calls
             if step.log_prob is not None:
                 nats = nats + step.log_prob.sum(1)

@@ -74,6 +74,7 @@ class NextToken(ScoringSampler):
     def left_to_right(self) -> bool:
         return True
 
+    @torch.no_grad()
     @override
     def iterate(
         self,
@@ -90,14 +91,13 @@ class NextToken(ScoringSampler):
         Raises:
             ValueError: if the model isn't causal, or keys are to be cached and it can't.
         """
-        return self._write(self.proposal, model, tokens, process, given, seed, model_kwargs)
+        yield from self._write(self.proposal, model, tokens, process, given, seed, model_kwargs)
 
     @property
     @override
     def likelihood_gap(self) -> str | None:
         return proposal_gap(self.proposal)
 
-    @torch.no_grad()
     @override
     def _write(
         self,

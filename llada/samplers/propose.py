@@ -120,8 +120,8 @@ class Proposal(Part):
         """
         logits = self.suppress(logits.float(), state)
         filtered = self.filter(logits)
-        best = filtered.max(-1)
-        drawn = best.indices if self.temperature == 0.0 else inverse_cdf(filtered, random.uniform_at(state.positions))
+        best, law = filtered.max(-1), filtered.detach()
+        drawn = best.indices if self.temperature == 0.0 else inverse_cdf(law, random.uniform_at(state.positions))
         lost = ~best.values.isfinite()
         drawn = drawn.masked_fill(lost, state.process.mask_token_id or 0)  # refused before the window is left
         broken = broken_rows(state, lost)

@@ -140,7 +140,7 @@ def write(
         tokens = tokens.scatter(1, columns, torch.where(taken, state.drawn, tokens.gather(1, columns)))
         changed = changed.scatter(1, columns, taken)
         still_open = still_open & ~changed
-        shown = shown.scatter(1, columns, state.probability.masked_fill(~state.valid, torch.nan))
+        shown = shown.scatter(1, columns, state.probability.detach().masked_fill(~state.valid, torch.nan))
         calls = calls + called
         if state.log_prob is not None:
             log_prob = torch.zeros_like(shown, dtype=torch.float64)
@@ -157,5 +157,5 @@ def _drawn_with(state: State, shown: Tensor) -> Tensor:
     """(B, L), the probability under the law that the tokens were drawn from, where any were proposed."""
     if state.columns.shape[1] == 0 or state.drawn.shape != state.columns.shape:
         return shown
-    law = token_probability(state.filtered.float(), state.drawn).masked_fill(~state.valid, torch.nan)
+    law = token_probability(state.filtered.detach().float(), state.drawn).masked_fill(~state.valid, torch.nan)
     return torch.full_like(shown, torch.nan).scatter(1, state.columns, law)

@@ -116,8 +116,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         seed: int | Tensor,
         model_kwargs: dict[str, Any],
     ) -> Iterator[Step]:
-        sampler = replace(self, proposal=proposal)
-        return sampler.iterate(model, tokens, process, given=given, seed=seed, **model_kwargs)
+        return replace(self, proposal=proposal)._steps(model, tokens, process, given, seed, model_kwargs)
 
     def _choosers(self) -> list[Part]:
         """The parts that have a say in which positions are written, with those inside of them."""
@@ -257,4 +256,5 @@ def stop_at_once(state: State, step: Step, window: Window) -> tuple[State, Step]
     rows = ended(state.tokens, stops, state.given, state.open)
     tokens, filled = fill_rows(state.tokens, state.open, rows, stops)
     state = replace(state, tokens=tokens, open=state.open & ~filled)
-    return state, replace(step, tokens=tokens, changed=step.changed | filled, open=state.open)
+    confidence = step.confidence.masked_fill(filled, torch.nan)  # whatever was proposed there isn't written
+    return state, replace(step, tokens=tokens, changed=step.changed | filled, confidence=confidence, open=state.open)

@@ -1,0 +1,94 @@
+"""Rewards on processes of their own, so that a slow one doesn't hold up the model's process."""
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as TookTooLong
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from llada.rewards.reward import Reward, Row
+
+
+@dataclass(frozen=True)
+class OnWorkers(Reward):
+    """Another reward, computed by worker processes; the numbers are the same.
+
+    Args:
+        reward: what they compute; it and the records must be picklable.
+        num_workers: how many. They start when the first answers come, which takes seconds.
+        timeout: seconds after which a batch of answers is given up, and the run with it.
+
+    Raises:
+        ValueError: if ``num_workers`` is less than 1, or ``timeout`` isn't above 0.
+    """
+
+    reward: Reward
+    num_workers: int = 2
+    timeout: float = 300.0
+
+    _pool: ClassVar[ProcessPoolExecutor | None] = None
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1 or not self.timeout > 0.0:
+            raise ValueError(
+                f"num_workers must be 1 or more and timeout above 0; got {self.num_workers}, {self.timeout}"
+            )
+
+    @override
+    def score(self, prompt: str, answer: str, row: Row) -> float:
+        return self.reward.score(prompt, answer, row)
+
+    @override
+    def parts(self, prompts: Sequence[str], answers: Sequence[str], rows: Sequence[Row]) -> dict[str, Tensor]:
+        """The parts of the inner reward.
+
+        Raises:
+            TimeoutError: if the workers take longer than ``timeout``.
+        """
+        size = -(-len(answers) // self.num_workers) or 1
+        pieces = [
+            (list(prompts[start : start + size]), list(answers[start : start + size]), list(rows[start : start + size]))
+            for start in range(0, len(answers), size)
+        ]
+        waiting = [self._workers.submit(_judge, self.reward, *piece) for piece in pieces]
+        try:
+            found = [each.result(timeout=self.timeout) for each in waiting]
+        except TookTooLong as error:
+            self.close()
+            raise TimeoutError(
+                f"{type(self.reward).__name__} took longer than {self.timeout} seconds for {len(answers)} answers; "
+                "give it more num_workers, or a longer timeout"
+            ) from error
+        return {name: torch.tensor([value for one in found for value in one[name]]).double() for name in found[0]}
+
+    @override
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return self.reward.total(parts)
+
+    def close(self) -> None:
+        """End the processes; the next answers start new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            object.__setattr__(self, "_pool", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the processes, which are this process's own."""
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
+
+    @property
+    def _workers(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Not by fork: the model's process has threads, and perhaps a GPU.
+            pool = ProcessPoolExecutor(self.num_workers, mp_context=multiprocessing.get_context("spawn"))
+            object.__setattr__(self, "_pool", pool)
+        assert self._pool is not None
+        return self._pool
+
+
+def _judge(reward: Reward, prompts: list[str], answers: list[str], rows: list[Row]) -> dict[str, list[float]]:
+    return {name: value.tolist() for name, value in reward.parts(prompts, answers, rows).items()}
