@@ -230,6 +230,26 @@ def test_importing_the_package_is_free() -> None:
     assert run.stdout.strip() == "[]"
 
 
+def imported_with(module: str) -> set[str]:
+    """All that is imported when a module is: by itself, by its packages, and by those that they import."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in MODULES and name not in seen:
+            waiting += [i.imported for i in IMPORTS if i.importer == name and not (i.lazy or i.typing_only)]
+            waiting.append(name.rpartition(".")[0])
+        seen.add(name)
+    return {name.partition(".")[0] for name in seen}
+
+
+def test_toys_and_mathematics_need_no_lightning() -> None:
+    for module in ("llada.data.toy", "llada.objectives", "llada.samplers", "llada.backbones"):
+        assert "torch" in imported_with(module)
+        assert "lightning" not in imported_with(module)
+    assert "lightning" in imported_with("llada.data.text")
+
+
 def lazy_names_of_the_type_checking_block() -> dict[str, str]:
     block = next(node for node in parse("llada").body if isinstance(node, ast.If))
     statements = [node for node in block.body if isinstance(node, ast.ImportFrom)]

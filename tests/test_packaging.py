@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 
 import llada
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-# Runs in its own process: refuses every optional package, whether it is installed or not, then imports what it is told.
+# Runs in its own process, which has imported torch, Lightning and our own source tree before: forgets the last, refuses
+# every optional package, whether it is installed or not, then imports what it is told.
 IMPORT_WITHOUT_EXTRAS = """
 import builtins, importlib, sys
 
 folder, optional, modules = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
 
+for name in [name for name in sys.modules if name.partition(".")[0] == "llada"]:
+    del sys.modules[name]
 plain_import = builtins.__import__
 
 def careful_import(name, globals=None, locals=None, fromlist=(), level=0):
@@ -101,10 +105,9 @@ def test_wheel_imports_with_the_core_dependencies_alone(wheel: Path, tmp_path: P
     extras = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
     # By import name: the ones that differ from their distribution's name are spelt out.
     optional = distribution_names(extras) - {"llada"} | {"flash_attn", "flash_attn_interface"}
-    command = [sys.executable, "-I", "-c", IMPORT_WITHOUT_EXTRAS, str(tmp_path), ",".join(optional), ",".join(modules)]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == f"{len(modules)} modules"
+    run = run_python("-c", IMPORT_WITHOUT_EXTRAS, tmp_path, ",".join(optional), ",".join(modules), cwd=tmp_path)
+    assert run.returncode == 0, run.output
+    assert run.output.strip() == f"{len(modules)} modules"
 
 
 def test_command_line_entry_point_leads_somewhere(wheel: Path) -> None:

@@ -152,6 +152,8 @@ def test_the_commands_write_their_results_and_fail_if_the_direction_is_wrong(
     ratios = [check["measured"]["mean"] for check in checks if "compute" in check["claim"]]
     assert ratios == pytest.approx([4.0] * len(ratios), rel=0.02)
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    if not quick:  # the report that fails is the same
+        return
     monkeypatch.setattr(module, "Runs", lambda text, folder: Known(factor=0.5))
     with pytest.raises(SystemExit, match=r"not beyond its interval: .*twin"):
         module.main()

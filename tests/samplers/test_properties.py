@@ -70,8 +70,8 @@ def row(seed: int) -> list[int]:
 EDGES = [[MASK], [3] * 8, [MASK] * 12, [*range(4), *[MASK] * 8], [*[MASK] * 8, *range(4)], [MASK, 5] * 6]
 """Rows without a mask, of nothing else, with all of them on one side, and in turn."""
 WIDE = [
-    padded([*EDGES, *map(row, range(6))]),
-    *(padded([row(seed)]) for seed in (6, 7)),
+    padded([*EDGES, *map(row, range(4))]),
+    padded([row(6)]),
     padded([*map(row, range(8, 16))]),
 ]
 """Many rows side by side, which cost hardly more than one."""
