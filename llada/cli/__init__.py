@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug or os.environ.get("LLADA_DEBUG"):
         run()
         return 0
-    return guarded(command, run)
+    return guarded(command, run, rest)
 
 
 def _prepared(command: str, words: list[str]) -> Callable[[], None]:

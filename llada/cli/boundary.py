@@ -17,8 +17,9 @@ import select
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from llada.files.naming import with_inputs
 from llada.files.visible import visible
 
 FAILED, MISUNDERSTOOD, BUG, INTERRUPTED, PIPE_CLOSED = 1, 2, 70, 130, 141
@@ -32,12 +33,13 @@ class Misunderstood(Exception):
     """The command line isn't understood; the text is the one sentence that says why."""
 
 
-def guarded(command: str, run: Callable[[], None]) -> int:
-    """Run a command, and say in a line what went wrong.
+def guarded(command: str, run: Callable[[], None], words: Sequence[str] = ()) -> int:
+    """Run a command, and say in a line what went wrong, and with which files if the error doesn't say so itself.
 
     Args:
         command: its name, which the line begins with.
         run: the command.
+        words: of the command line behind its name.
 
     Returns:
         The exit status.
@@ -48,14 +50,16 @@ def guarded(command: str, run: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return _say(command, "interrupted", INTERRUPTED)
     except Misunderstood as error:
-        return _say(command, str(error), MISUNDERSTOOD)
+        return _say(command, with_inputs(str(error), words), MISUNDERSTOOD)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             # The interpreter flushes once more at its end, and would complain there.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return PIPE_CLOSED
         reason = reason_of(error)
-        return _say(command, _bug(error), BUG) if reason is None else _say(command, reason, FAILED)
+        if reason is None:
+            return _say(command, _bug(error), BUG)
+        return _say(command, with_inputs(reason, words), FAILED)
     return 0
 
 

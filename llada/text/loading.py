@@ -10,6 +10,7 @@ from llada.checkpoints.released import merge_adapter
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.source import find_folder
 from llada.data import Tokenizer, load_tokenizer
+from llada.files.naming import naming
 from llada.files.places import is_released
 from llada.module import DiffusionLM
 from llada.text.released import load_released, released_stops, torch_dtype
@@ -65,7 +66,8 @@ def load_parts(
     else:
         with tempfile.TemporaryDirectory() as folder:
             if write_tokenizer(stored, folder):
-                words = load_tokenizer(folder)
+                with naming(checkpoint, hidden=folder):
+                    words = load_tokenizer(folder)
     if words is not None:
         check_tokenizer(stored, words, checkpoint)
     model = DiffusionLM.load_from_checkpoint(checkpoint).to(device, torch_dtype(dtype))

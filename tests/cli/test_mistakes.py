@@ -247,4 +247,7 @@ def test_the_tree_of_an_account() -> None:
 def test_a_key_with_nothing_in_it_is_named(llada: Command, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("\ndata:\n")
     run = llada("fit", "--config", "c.yaml")
-    assert (run.code, run.err) == (2, "llada fit: data has nothing in it; write it out, or leave its key away\n")
+    assert (run.code, run.err) == (
+        2,
+        "llada fit: data has nothing in it; write it out, or leave its key away (read: c.yaml)\n",
+    )

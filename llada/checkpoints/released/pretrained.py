@@ -29,6 +29,7 @@ from llada.checkpoints.released.shards import Stored, read_tensors, stored_tenso
 from llada.checkpoints.released.source import find_folder
 from llada.checkpoints.released.wrapped import refuse_layout, write_wrapped
 from llada.files.json_object import read_object
+from llada.files.naming import naming
 from llada.process import Process
 
 
@@ -150,11 +151,13 @@ def look_into(
         ValueError: as in `read_pretrained`.
     """
     config = without_fields(read_object(folder / "config.json"), tuple(ignore_fields))
-    layout = layout_of(config, layouts)
-    described = _describe(layout, config, folder, mask_token_id)
-    options, stored = settle_head(described, layout, stored_tensors(folder), backbone_options or {})
-    backbone = build_on_meta(described, options, count_tensors(stored))
-    growing = check_fit(backbone, layout, {name: tensor.shape for name, tensor in stored.items()}, described.grows)
+    stored = stored_tensors(folder)
+    with naming(folder / "config.json"):
+        layout = layout_of(config, layouts)
+        described = _describe(layout, config, folder, mask_token_id)
+        options, stored = settle_head(described, layout, stored, backbone_options or {})
+        backbone = build_on_meta(described, options, count_tensors(stored))
+        growing = check_fit(backbone, layout, {name: tensor.shape for name, tensor in stored.items()}, described.grows)
     if growing:
         warn(
             f"the mask token {described.process.mask_token_id} has no row in the files: it gets one behind the others, "
