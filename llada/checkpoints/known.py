@@ -8,7 +8,6 @@ trusts by name, are imported for it, and nothing from the working directory but 
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import site
 import sys
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
+
+from llada.files.json_object import parse_object
 
 _TRUSTED: set[str] = set()
 
@@ -137,7 +138,7 @@ def _is_editable(place: Path) -> bool:
     for distribution in importlib.metadata.distributions(path=site.getsitepackages()):
         written = distribution.read_text("direct_url.json")
         try:
-            said = json.loads(written or "{}")
+            said = parse_object(written or "{}", "direct_url.json")
             editable = said.get("dir_info", {}).get("editable", False)
             root = Path(url2pathname(urlparse(said.get("url", "")).path))
         except (ValueError, AttributeError):

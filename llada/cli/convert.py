@@ -93,9 +93,7 @@ def convert(
 
 
 @contextmanager
-def _source(
-    checkpoint: str, loading: LoadOptions, add_mask: str | None
-) -> Iterator[tuple[str, Carried, LoadOptions]]:
+def _source(checkpoint: str, loading: LoadOptions, add_mask: str | None) -> Iterator[tuple[str, Carried, LoadOptions]]:
     """What to read instead of a checkpoint's name, the files beside its weights, and how to read it."""
     if not is_released(checkpoint):
         if add_mask is not None:

@@ -45,7 +45,7 @@ from llada.cli.train_front import HELP_ALL
 from llada.cli.train_options import OPTIONS
 from llada.files.places import is_released
 from llada.module import DiffusionLM
-from llada.training.callbacks import Compile, SaveAtEnd
+from llada.training.callbacks import Compile, ProgressLines, SaveAtEnd
 from llada.training.callbacks.interrupts import Interrupted
 from llada.training.callbacks.run_file import run_folders
 from llada.training.initial_weights import InitialWeights
@@ -123,6 +123,8 @@ class LLaDACLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer.callbacks.append(ChangedParts(self._get(self.config_init, "changed_parts")))  # type: ignore[attr-defined]
+        if trainer.progress_bar_callback is not None and not sys.stderr.isatty():
+            trainer.callbacks.append(ProgressLines())  # type: ignore[attr-defined]
         if self._get(self.config_init, "trainer.enable_checkpointing") is not False:
             share_folder = bool(self._get(self.config_init, "share_folder"))
             trainer.callbacks.append(SaveAtEnd(share_folder=share_folder))  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from llada.training.callbacks.frozen_reference import FrozenReference
 from llada.training.callbacks.lora import LoRA
 from llada.training.callbacks.loss_spike import LossSpike
 from llada.training.callbacks.preferences import Preferences
+from llada.training.callbacks.progress_lines import ProgressLines
 from llada.training.callbacks.rewards import Rewards
 from llada.training.callbacks.save_at_end import SaveAtEnd
 from llada.training.callbacks.speed import Speed
@@ -24,6 +25,7 @@ __all__ = [
     "LoRA",
     "LossSpike",
     "Preferences",
+    "ProgressLines",
     "Rewards",
     "SaveAtEnd",
     "Speed",
