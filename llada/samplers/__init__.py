@@ -6,8 +6,9 @@ from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerSt
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.backtracking import BacktrackingSampler
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
+from llada.samplers.caches.exact import ExactCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
-from llada.samplers.caches.regions import DualCache, ExactCache, PrefixCache, RegionCache, VicinityCache
+from llada.samplers.caches.regions import DualCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.calibrated import AnnealedConfidence, PositionCalibrated
 from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.chain import ChainSampler

@@ -17,8 +17,8 @@ from llada.denoiser import Denoiser, as_denoiser
 from llada.process import Process
 from llada.random import RowRandom
 from llada.rows import left_padding
+from llada.samplers.caches.partial_pass import region_logits
 from llada.samplers.caches.policy import caching_backbone
-from llada.samplers.caches.regions import region_logits
 from llada.samplers.likelihood import ScoringSampler, proposal_gap
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import write

@@ -119,6 +119,7 @@ class Account:
         left_out: rows that there are not: over-long ones, and with `DropChat` those beside them.
         empty: rows whose answer says nothing.
         first_empty: where the first of these stands.
+        kind: the word for what is counted.
     """
 
     rows: int = 0
@@ -127,6 +128,7 @@ class Account:
     left_out: int = 0
     empty: int = 0
     first_empty: str = ""
+    kind: str = "rows"
 
     def warnings(self, max_length: int, policy: OverLong) -> list[str]:
         """What the user should know, a sentence each."""
@@ -134,13 +136,45 @@ class Account:
         if self.over_long:
             ends = Counter({policy.told: self.fitted, "left out": self.left_out})
             parts = ", ".join(f"{count} {end}" for end, count in ends.items() if count)
-            said.append(f"{self.over_long} of {self.rows} rows have more than {max_length} tokens: {parts}")
+            said.append(f"{self.over_long} of {self.rows} {self.kind} have more than {max_length} tokens: {parts}")
         if self.empty:
             said.append(
                 f"{self.empty} of {self.rows} answers say nothing, the first one at {self.first_empty}; a model learns "
                 "from them to end at once"
             )
         return said
+
+
+def fit_answers(
+    rows: Sequence[ChatRow], turns: Sequence[Sequence[Message]], write: Write, policy: OverLong, max_length: int
+) -> list[ChatRow] | None:
+    """Rows of several answers to one prompt: the longest decides what is left of the prompt, for all of them.
+
+    Args:
+        rows: one for each answer.
+        turns: what each was made from.
+        write: makes the row of other turns.
+        policy: for what is too long.
+        max_length: tokens that a row may have.
+
+    Returns:
+        The rows; None if one can't be made to fit, or if nothing is left in which the answers differ.
+    """
+    longest = max(range(len(rows)), key=lambda index: size(rows[index]))
+    if size(rows[longest]) <= max_length:
+        return list(rows)
+    fitted = policy.fit(rows[longest], turns[longest], write, max_length)
+    if fitted is None:
+        return None
+    found = [row._replace(prompt=fitted.prompt) for row in rows]
+    found[longest] = fitted
+    cut = [
+        row if size(row) <= max_length else policy.fit(row, messages, write, max_length)
+        for row, messages in zip(found, turns, strict=True)
+    ]
+    kept = [row for row in cut if row is not None]
+    differ = len({tuple(row.answer) for row in kept}) == len({tuple(row.answer) for row in rows})
+    return kept if len(kept) == len(rows) and differ else None
 
 
 def size(row: ChatRow) -> int:

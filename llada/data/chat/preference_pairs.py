@@ -9,7 +9,7 @@ validation reports is theirs.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +20,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.data.batch import AnswerRow, ExcludedPadding, Padding, TokenBatch
-from llada.data.chat.chat_template import ChatTemplate, make_row, plain_template
+from llada.data.chat.chat_template import ChatRow, ChatTemplate, make_row, plain_template
+from llada.data.chat.conversations import Message
+from llada.data.chat.over_long import Account, OverLong, Refuse, fit_answers, size
 from llada.data.chat.packed_answers import PackedAnswers, RowPacking
 from llada.data.chat.preferences import Preference, PreferenceSource
 from llada.data.datamodule import TokenDataModule
@@ -28,7 +30,7 @@ from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
 
-_PAIRS = 1
+_PAIRS = 2
 """Number of the way in which pairs are written; another one gives another folder of token files."""
 _log = logging.getLogger(__name__)
 
@@ -121,8 +123,8 @@ class PreferenceDataModule(TokenDataModule[Preference]):
         template: how messages become tokens.
         padding: what follows short rows. What counts as an answer mustn't depend on its neighbours here, so nothing is
             added to it.
-        drop_over_long: whether pairs of which an answer is too long are left out, and their number logged, instead of
-            being an error.
+        over_long: what becomes of pairs of which a row has more than ``max_length`` tokens, see
+            `llada.data.chat.over_long`; both rows keep the same turns. How many there were is logged.
         val_source: see `TokenDataModule`.
         test_source: see `TokenDataModule`.
         val_fraction: see `TokenDataModule`; all pairs of a prompt fall on the same side.
@@ -144,7 +146,7 @@ class PreferenceDataModule(TokenDataModule[Preference]):
         batch_size: int,
         template: ChatTemplate = plain_template(),  # noqa: B008 - frozen
         padding: Padding = ExcludedPadding(),  # noqa: B008 - frozen
-        drop_over_long: bool = False,
+        over_long: OverLong = Refuse(),  # noqa: B008 - frozen
         val_source: PreferenceSource | None = None,
         test_source: PreferenceSource | None = None,
         val_fraction: float = 0.05,
@@ -161,11 +163,11 @@ class PreferenceDataModule(TokenDataModule[Preference]):
         if max_length < 1:
             raise ValueError(f"max_length must be 1 or more; got {max_length}")
         self.max_length, self.template, self.padding = max_length, template, padding
-        self.drop_over_long, self.packing = drop_over_long, packing
+        self.over_long, self.packing = over_long, packing
 
     @override
     def settings(self) -> dict[str, Any]:
-        own = ["pairs", _PAIRS, self.max_length, repr(self.template), self.drop_over_long]
+        own = ["pairs", _PAIRS, self.max_length, repr(self.template), repr(self.over_long)]
         return {**super().settings(), "rows": own}
 
     def key(self, document: Preference) -> str:
@@ -179,23 +181,16 @@ class PreferenceDataModule(TokenDataModule[Preference]):
 
     @override
     def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
-        dropped = kept = 0
+        account = Account(kind="pairs")
         for part, pair in self.documents():
-            rows = self._encode(pair, tokenizer)
-            longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-            if longest > self.max_length and not self.drop_over_long:
-                raise ValueError(
-                    f"{pair.where}: a prompt with its answer has {longest} tokens, but max_length is "
-                    f"{self.max_length}; raise it, shorten the text, or set drop_over_long"
-                )
-            if longest > self.max_length:
-                dropped += 1
-                continue
-            kept += 1
+            try:
+                rows = self._rows_of(pair, tokenizer, account)
+            except ValueError as error:
+                raise ValueError(f"{pair.where}: {error}") from error
             for document in (document for row in rows for document in row):
                 writers[part].add(document)
-        if dropped:
-            _log.warning("left out %d of %d pairs with more than %d tokens", dropped, dropped + kept, self.max_length)
+        for warning in account.warnings(self.max_length, self.over_long):
+            _log.warning("%s", warning)
 
     @override
     def make_rows(self, file: TokenFile) -> PairRows | PackedPairs:
@@ -210,17 +205,24 @@ class PreferenceDataModule(TokenDataModule[Preference]):
         """Prompts with as many masks as the chosen answers have tokens."""
         return Canvases(rows, self.mask_token_id)
 
-    def _encode(self, pair: Preference, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
-        rows = []
-        for answer in (pair.chosen, pair.rejected):
-            try:
-                row = make_row(self.template, [*pair.prompt, answer], tokenizer, pair.tools)
-            except ValueError as error:
-                raise ValueError(f"{pair.where}: {error}") from error
+    def _rows_of(self, pair: Preference, tokenizer: Tokenizer, account: Account) -> list[ChatRow]:
+        """The rows of both answers, none of them over-long; an empty list for a pair that is left out."""
+
+        def write(turns: Sequence[Message]) -> ChatRow:
+            row = make_row(self.template, turns, tokenizer, pair.tools)
             if not row.answer:
-                raise ValueError(f"{pair.where}: an answer has no tokens, so it can't be compared")
-            rows.append((row.prompt, row.answer))
-        return rows
+                raise ValueError("an answer has no tokens, so it can't be compared")
+            return row
+
+        turns = [[*pair.prompt, answer] for answer in (pair.chosen, pair.rejected)]
+        rows = [write(messages) for messages in turns]
+        fitted = fit_answers(rows, turns, write, self.over_long, self.max_length)
+        is_long = max(map(size, rows)) > self.max_length
+        account.rows += 1
+        account.over_long += is_long
+        account.left_out += fitted is None
+        account.fitted += is_long and fitted is not None
+        return fitted or []
 
 
 def _joined(chosen: TokenBatch, rejected: TokenBatch, **further: Tensor) -> TokenBatch:

@@ -1,6 +1,6 @@
-"""Caches that compute a region of the canvas in each step: prefix, dual, vicinity, and the exact one.
+"""Caches that compute a region of the canvas in each step: prefix, dual and vicinity.
 
-Shapes: B rows, L columns of the canvas, Q columns of the region, M wanted positions per row, V vocabulary.
+Shapes: B rows, L columns of the canvas, M wanted positions per row, V vocabulary.
 """
 
 from abc import abstractmethod
@@ -12,59 +12,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.denoiser import Denoiser, flat_indices
+from llada.denoiser import Denoiser
 from llada.process.columns import Edit
-from llada.rows import has_context, left_padding
+from llada.rows import left_padding
+from llada.samplers.caches.partial_pass import region_logits, row_columns
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns
-from llada.samplers.window import Blocks
-
-
-def read_columns(tokens: Tensor, where: Tensor, lead: int, attention_mask: Tensor | None) -> Tensor:
-    """Where the predictions of positions (B, M) are read, (B, M) int64.
-
-    Args:
-        tokens: (B, L) canvas.
-        where: (B, M) int64.
-        lead: how many columns to the left of a token its prediction is read; that of a row's first token at itself.
-        attention_mask: (B, L), true for real tokens; None: all.
-    """
-    return where - lead * has_context(tokens, attention_mask).gather(1, where).long() if lead else where
-
-
-def region_logits(
-    backbone: CachingBackbone,
-    store: Any,
-    tokens: Tensor,
-    where: Tensor,
-    region: slice | Tensor,
-    model_kwargs: dict[str, Any],
-) -> Tensor:
-    """Logits of positions (B, M) from a pass over a region of the canvas, (B, M, V).
-
-    Args:
-        backbone: the network.
-        store: its cache.
-        tokens: (B, L) canvas.
-        where: (B, M) int64; the answer has a meaning where a position is read in the region.
-        region: columns that are computed: a slice, or (B, Q) int64 as `row_columns` makes them.
-        model_kwargs: for the network.
-    """
-    part = tokens[:, region] if isinstance(region, slice) else tokens.gather(1, region)
-    start = region.start if isinstance(region, slice) else region[:, :1]
-    read = read_columns(tokens, where, store.lead, model_kwargs.get("attention_mask"))
-    # Rows that are finished ask for positions anywhere, and don't look at the answer.
-    queries = (read - start).clamp(0, part.shape[1] - 1)
-    hidden = backbone.hidden(part, select=flat_indices(part, queries), cache=store, region=region, **model_kwargs)
-    return backbone.head(hidden).view(*where.shape, -1)
-
-
-def row_columns(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """The columns from start to stop of each row, (B, Q) int64; shorter rows repeat their first one."""
-    starts, stops = torch.tensor(spans, device=device).T[..., None]
-    width = max(stop - start for start, stop in spans)
-    columns = starts + torch.arange(width, device=device)
-    return torch.where(columns < stops, columns, starts)
 
 
 class _Regions(OpenCache):
@@ -247,75 +200,3 @@ class VicinityCache(RegionCache):
     @override
     def region(self, start: int, stop: int, length: int) -> tuple[int, int]:
         return start - self.radius, stop + self.radius
-
-
-@dataclass(frozen=True)
-class ExactCache(CachePolicy):
-    """For block-causal models: finished blocks never change, so their keys are final and nothing is approximated.
-
-    Every step computes its block alone and sees nothing of later ones. A finished block is run once more, together
-    with the first step of the next, to store the keys of its final tokens; the prompt is run with the first step of
-    all.
-
-    Reference:
-        Arriola et al., "Block Diffusion", arXiv 2503.09573, section 3.
-    """
-
-    everywhere: ClassVar[bool] = False
-
-    @property
-    @override
-    def memoryless(self) -> bool:
-        return True
-
-    @override
-    def check(self, sampler: Any) -> None:
-        super().check(sampler)
-        if not (isinstance(sampler.window, Blocks) and sampler.window.from_start):
-            raise ValueError(
-                "ExactCache decodes a block-causal model block by block; "
-                "use window=Blocks(block_length, from_start=True) with the model's own block_length"
-            )
-
-    @override
-    def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
-        backbone = caching_backbone(denoiser)
-        blocks = getattr(backbone, "block_length", None)
-        if blocks is None:
-            raise ValueError(
-                f"{type(backbone).__name__} isn't block-causal (it has no block_length), so no cache is exact for it; "
-                "use PrefixCache, DualCache or DelayedCache"
-            )
-        return _Exact(backbone, len(first), length, blocks)
-
-
-class _Exact(OpenCache):
-    """Buffers of one canvas, in which the first ``written`` columns are final."""
-
-    def __init__(self, backbone: CachingBackbone, rows: int, length: int, block_length: int) -> None:
-        self.backbone, self.length, self.blocks = backbone, length, block_length
-        self.store = backbone.new_cache(rows, length)
-        self.written, self.start, self.stop = 0, 0, length
-
-    @override
-    def begin_window(self, start: int, stop: int) -> None:
-        if start % self.blocks or (stop % self.blocks and stop != self.length):
-            raise ValueError(
-                f"columns {start} to {stop} aren't whole blocks of the model, whose block_length is {self.blocks}"
-                f"; use window=Blocks({self.blocks}, from_start=True)"
-            )
-        self.start, self.stop = start, stop
-
-    @override
-    def move(self, edit: Edit) -> None:
-        self.store.move(edit.source)
-        self.length = edit.source.shape[1]
-        self.written = min(self.written, int(edit.first.min()) // self.blocks * self.blocks)
-
-    @override
-    def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
-        """Logits at positions of the window, (B, M, V)."""
-        assert where is not None
-        region = slice(max(0, min(self.written, self.start - self.store.lead)), self.stop)
-        self.written = self.start
-        return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)

@@ -6,7 +6,7 @@ The arguments behind ``**common`` are those of `llada.samplers.published.preset.
 from typing import Unpack
 
 from llada.samplers.amount.quota import Binomial, PerStep
-from llada.samplers.caches.regions import ExactCache
+from llada.samplers.caches.exact import ExactCache
 from llada.samplers.order import RandomOrder
 from llada.samplers.published.preset import Common, common_parts, preset
 from llada.samplers.rates.rates import Ancestral, FirstHitting, Rates, TauLeaping

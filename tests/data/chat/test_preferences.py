@@ -1,6 +1,7 @@
 """Pairs of answers, read as others write them, alone and packed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from llada.data import (
+    CutRight,
+    CutTurns,
+    DropRow,
     FirstFitDecreasing,
     JsonLines,
     Message,
@@ -126,12 +130,44 @@ def test_over_long_pairs_go_as_a_whole(tokenizer: SentencePieceTokenizer, tmp_pa
     lengths = [int(length) for length in data(tokenizer, tmp_path).rows("train").__getitems__([0, 1, 2, 3])[  # type: ignore[literal-required]
         "rejected_attention_mask"].sum(1)]  # fmt: skip
     longest = max(lengths)
-    with pytest.raises(ValueError, match=r"line \d: a prompt with its answer has \d+ tokens, but max_length is"):
+    with pytest.raises(ValueError, match=r"line \d: the row has \d+ tokens, but max_length is"):
         data(tokenizer, tmp_path, max_length=longest - 1)
-    kept: Any = data(tokenizer, tmp_path, max_length=longest - 1, drop_over_long=True).rows("train")
+    kept: Any = data(tokenizer, tmp_path, max_length=longest - 1, over_long=DropRow()).rows("train")
     assert 0 < len(kept) < 4
     chosen = texts(tokenizer, kept.__getitems__(list(range(len(kept)))), "")
     assert RECORDS[lengths.index(longest)]["chosen"] not in chosen
+
+
+def test_both_rows_of_a_pair_are_cut_alike(
+    tokenizer: SentencePieceTokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oldest turns go from both, as many as the longer one needs; the ends of answers go from each."""
+    chat = [USER, said("a boat"), {"role": "user", "content": "up"}]
+    (tmp_path / "long").mkdir()
+    record = {"prompt": chat, "chosen": "red boat", "rejected": "red boat on the wide river"}
+    pair = source(tmp_path / "long", [record])
+
+    def made(max_length: int, policy: Any) -> tuple[list[int], list[str], list[str]]:
+        few = data(tokenizer, tmp_path, max_length=max_length, over_long=policy, val_source=pair)
+        batch: Any = few.rows("val").__getitems__([0])
+        lengths = [int(batch[f"{prefix}attention_mask"].sum()) for prefix in ("", "rejected_")]
+        answers = [texts(tokenizer, batch, prefix)[0] for prefix in ("", "rejected_")]
+        return lengths, answers, [tokenizer.decode(batch[f"{p}tokens"][0].tolist()) for p in ("", "rejected_")]
+
+    (shorter, longer), answers, rows = made(200, DropRow())
+    assert all("a boat" in row for row in rows)
+    caplog.clear()
+    lengths, same, cut = made(longer - 1, CutTurns())
+    assert same == answers
+    assert not any("a boat" in row for row in cut)
+    assert lengths[1] - lengths[0] == longer - shorter
+    assert re.search(r"\d of \d pairs have more than .* without their oldest turns", caplog.text)
+    lengths, first, _ = made(shorter, CutRight())
+    assert lengths == [shorter, shorter]
+    assert first[0] == answers[0]
+    assert answers[1].startswith(first[1])
+    with pytest.raises(ValueError, match="no document fell to the val data"):
+        made(shorter - 2, CutRight())  # both begin with "red", and nothing else is left of either
 
 
 def test_canvases_are_made_of_the_chosen_answers(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
