@@ -115,6 +115,8 @@ def read_checkpoint(
             "a foreign checkpoint has to be converted to safetensors where it is trusted"
         ) from error
     except DAMAGE as error:
+        if "deserialize object on" in str(error):
+            raise ValueError(f"{where} can't be placed on {map_location}, which isn't there; use 'cpu'") from error
         raise ValueError(f"{where} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{where} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")

@@ -82,7 +82,7 @@ def _tokens(columns: dict[str, Any]) -> Tensor:
             f"{WANTED}; got {name} as a {type(tokens).__name__}; let the collator stack tensors, such as with "
             'set_format("torch") of a Hugging Face data set'
         )
-    if tokens.ndim != 2 or not len(tokens) or not _whole_numbers(tokens):
+    if tokens.ndim != 2 or not tokens.numel() or not _whole_numbers(tokens):
         raise ValueError(f"{WANTED}; got {name} of shape {tuple(tokens.shape)} and {tokens.dtype}")
     if tokens.device.type == "cpu" and int(tokens.min()) < 0:  # elsewhere looking would mean waiting
         raise ValueError(f"{name} holds {int(tokens.min())}, which is no token id; give padding an id of its own")
