@@ -26,18 +26,24 @@ WANTED = (
 )
 
 
-def as_token_batch(batch: Any) -> TokenBatch:
+def as_token_batch(batch: Any, vocab_size: int | None = None) -> TokenBatch:
     """Read a batch.
 
     Args:
         batch: a mapping of columns, such as a dictionary or transformers' `BatchEncoding`; a named tuple of them; the
             tokens alone; or a list or tuple that holds nothing else.
+        vocab_size: tokens that the model knows; None where nobody asks.
 
     Raises:
         ValueError: saying what was got and what is needed, if it is something else or its columns don't fit.
     """
     columns = _columns(batch)
     tokens = _tokens(columns)
+    if vocab_size is not None and tokens.device.type == "cpu" and int(tokens.max()) >= vocab_size:
+        raise ValueError(
+            f"the batch holds the token {int(tokens.max())}, but the model knows {vocab_size}, 0 to {vocab_size - 1}; "
+            "give the backbone the tokenizer's vocab_size, or the data the model's own tokenizer"
+        )
     labels = _of_shape(columns.pop("labels", None), "labels", tokens)
     given = {name: _mask(columns.get(name), name, tokens) for name in ("maskable", "attention_mask")}
     maskable, real = given["maskable"], given["attention_mask"]
