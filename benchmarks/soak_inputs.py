@@ -14,10 +14,12 @@ import contextlib
 import io
 import json
 import logging
+import math
 import random
 import shutil
 import signal
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -193,19 +195,23 @@ def try_one(whole: Path, folder: Path, kind: Kind) -> tuple[str, str]:
     return ("clear" if clear else "unclear"), f"status {status}: {said}"
 
 
-def fuzz(count: int, seed: int) -> Counter[str]:
+def fuzz(count: int, seed: int, seconds: float = math.inf) -> Counter[str]:
     """Damage so many inputs, the kinds in turn; how many ended how. What isn't clear is printed.
 
     Args:
-        count: inputs.
+        count: inputs, at most.
         seed: of the damage: input i of a seed is the same whatever the count.
+        seconds: after which no further input is begun.
     """
+    end = time.monotonic() + seconds
     found: Counter[str] = Counter()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     (folder / "whole").mkdir()
     prepare(folder / "whole")
     names = list(KINDS)
     for number in range(count):
+        if time.monotonic() > end:
+            break
         name = names[number % len(names)]
         random.seed(f"{seed} {number}")
         torch.manual_seed(0)
@@ -224,10 +230,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further input after these")
     options = parser.parse_args(arguments)
-    found = fuzz(options.count, options.seed)
+    found = fuzz(options.count, options.seed, options.seconds)
     print(
-        f"{options.count - found['unclear']} of {options.count} inputs gave a clear error ({found['clear']}) or a "
+        f"{found.total() - found['unclear']} of {found.total()} inputs gave a clear error ({found['clear']}) or a "
         f"result ({found['result']})"
     )
     return int(found["unclear"] > 0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
 from llada.checkpoints.known import trusting
 from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
+from llada.data.batch import TokenBatch
 from llada.data.foreign import as_token_batch
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.head_loss import Chunked, HeadLoss
@@ -143,7 +144,7 @@ class DiffusionLM(Inference, LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one micro-batch: numerator over the global batch's denominator."""
-        rows, window = as_token_batch(batch), self.trainer.accumulate_grad_batches
+        rows, window = self._rows(batch), self.trainer.accumulate_grad_batches
         micro, step, size = batch_idx % window, self.trainer.global_step, len(rows["tokens"])
         before = self.training_loop.window.num_rows if micro else 0
         random = self._random(TRAINING, step, size, micro, window, before)
@@ -160,7 +161,7 @@ class DiffusionLM(Inference, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Sample:
         """Fill the masks of a batch of canvases."""
-        canvases, ranks = as_token_batch(batch), replicas_of(self)
+        canvases, ranks = self._rows(batch), replicas_of(self)
         rows = len(canvases["tokens"])
         first = 0 if batch_idx == 0 else self._num_predicted
         self._num_predicted = first + rows
@@ -289,9 +290,13 @@ class DiffusionLM(Inference, LightningModule):
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
         place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
 
+    def _rows(self, batch: Any) -> TokenBatch:
+        """A batch as the model takes it."""
+        return as_token_batch(batch, getattr(self.backbone, "vocab_size", None))
+
     def _bound_draws(self, batch: Any, batch_idx: int) -> list[ObjectiveOutput]:
         """Draws of the bound of a batch; the noise of a batch is the same in every epoch, and for every loader."""
-        rows = as_token_batch(batch)
+        rows = self._rows(batch)
         random = self._random(EVALUATION, batch_idx, len(rows["tokens"]), 0, 1, 0)
         return [
             self.bound(self._denoiser, self.process, rows, random=random.fold_in(draw))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from typing_extensions import override
@@ -20,6 +21,8 @@ from llada.checkpoints.known import known_class
 
 Choice = Literal["refuse", "configuration", "checkpoint"]
 RESTORED = ("optimizer", "lr_scheduler")
+LOW_RANK = "LoRA"
+"""Under which a checkpoint keeps low-rank additions."""
 
 
 class ChangedParts(Callback):
@@ -36,10 +39,23 @@ class ChangedParts(Callback):
     def __init__(self, choice: Choice = "refuse") -> None:
         self.choice = choice
         self._groups: list[list[dict[str, Any]]] = []
+        self._stored: list[list[int]] = []
         self._obey = False
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stored = []
+
+    @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer, stored in zip(trainer.optimizers, self._stored, strict=False):
+            own = _sizes(optimizer.param_groups)
+            if own != stored:
+                raise ValueError(
+                    f"{trainer.ckpt_path} holds an optimiser of {sum(stored)} parameters in groups of {stored}, and "
+                    f"this run trains {sum(own)} in groups of {own}; train the same ones, or begin with its weights "
+                    "instead: --init_from"
+                )
         self._groups = [
             [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
@@ -48,7 +64,11 @@ class ChangedParts(Callback):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._obey = False
-        if trainer.state.fn != TrainerFn.FITTING or PARTS_KEY not in checkpoint:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        _check_callbacks(trainer, checkpoint)
+        self._stored = [_sizes(state.get("param_groups", [])) for state in checkpoint.get("optimizer_states", [])]
+        if PARTS_KEY not in checkpoint:
             return
         stored, own = checkpoint[PARTS_KEY]["parts"], describe_arguments(pl_module)
         found = {name: differences(name, stored.get(name), own.get(name)) for name in sorted({*stored, *own})}
@@ -142,6 +162,32 @@ def _filled(description: Any) -> Any:
         if parameter.default is not parameter.empty:
             found[name] = describe(parameter.default)
     return {**description, "init_args": found | description.get("init_args", {})}
+
+
+def _check_callbacks(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Refuse to go on without the callbacks that have made the weights of a checkpoint what they are, or with new ones.
+
+    Raises:
+        ValueError: naming the callback.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    keys = {callback.state_key for callback in callbacks}
+    begin = "begin with its weights instead: --init_from"
+    if "current_model_state" in checkpoint and not any(isinstance(one, WeightAveraging) for one in callbacks):
+        raise ValueError(
+            f"{trainer.ckpt_path} holds averaged weights, and this run doesn't average; add EMAWeightAveraging to the "
+            f"callbacks as it was, or {begin}"
+        )
+    stored = checkpoint.get("callbacks", {})
+    if LOW_RANK in keys and LOW_RANK not in stored:
+        raise ValueError(f"{trainer.ckpt_path} was written without LoRA, so it can't be resumed with it; {begin}")
+    if LOW_RANK in stored and LOW_RANK not in keys:
+        raise ValueError(f"{trainer.ckpt_path} was trained with LoRA; add it to the callbacks as it was, or {begin}")
+
+
+def _sizes(groups: list[dict[str, Any]]) -> list[int]:
+    """How many parameters there are in each group of an optimiser."""
+    return [len(group["params"]) for group in groups]
 
 
 def _class_path(description: Any) -> Any:

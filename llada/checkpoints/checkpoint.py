@@ -19,6 +19,7 @@ from llada.checkpoints.describe import describe_arguments, loaded_class, public_
 from llada.checkpoints.misfit import in_short
 from llada.checkpoints.plausible import check_plausible, limited
 from llada.checkpoints.signatures import construct, constructor_hints, defaults
+from llada.files.pointer import check_there
 
 M = TypeVar("M", bound=nn.Module)
 PARTS_KEY = "llada"
@@ -107,6 +108,7 @@ def read_checkpoint(
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     where = name or path
+    check_there(path)
     try:
         checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
@@ -115,6 +117,8 @@ def read_checkpoint(
             "a foreign checkpoint has to be converted to safetensors where it is trusted"
         ) from error
     except DAMAGE as error:
+        if "deserialize object on" in str(error):
+            raise ValueError(f"{where} can't be placed on {map_location}, which isn't there; use 'cpu'") from error
         raise ValueError(f"{where} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{where} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")

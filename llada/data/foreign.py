@@ -26,18 +26,24 @@ WANTED = (
 )
 
 
-def as_token_batch(batch: Any) -> TokenBatch:
+def as_token_batch(batch: Any, vocab_size: int | None = None) -> TokenBatch:
     """Read a batch.
 
     Args:
         batch: a mapping of columns, such as a dictionary or transformers' `BatchEncoding`; a named tuple of them; the
             tokens alone; or a list or tuple that holds nothing else.
+        vocab_size: tokens that the model knows; None where nobody asks.
 
     Raises:
         ValueError: saying what was got and what is needed, if it is something else or its columns don't fit.
     """
     columns = _columns(batch)
     tokens = _tokens(columns)
+    if vocab_size is not None and tokens.device.type == "cpu" and int(tokens.max()) >= vocab_size:
+        raise ValueError(
+            f"the batch holds the token {int(tokens.max())}, but the model knows {vocab_size}, 0 to {vocab_size - 1}; "
+            "give the backbone the tokenizer's vocab_size, or the data the model's own tokenizer"
+        )
     labels = _of_shape(columns.pop("labels", None), "labels", tokens)
     given = {name: _mask(columns.get(name), name, tokens) for name in ("maskable", "attention_mask")}
     maskable, real = given["maskable"], given["attention_mask"]
@@ -82,7 +88,7 @@ def _tokens(columns: dict[str, Any]) -> Tensor:
             f"{WANTED}; got {name} as a {type(tokens).__name__}; let the collator stack tensors, such as with "
             'set_format("torch") of a Hugging Face data set'
         )
-    if tokens.ndim != 2 or not len(tokens) or not _whole_numbers(tokens):
+    if tokens.ndim != 2 or not tokens.numel() or not _whole_numbers(tokens):
         raise ValueError(f"{WANTED}; got {name} of shape {tuple(tokens.shape)} and {tokens.dtype}")
     if tokens.device.type == "cpu" and int(tokens.min()) < 0:  # elsewhere looking would mean waiting
         raise ValueError(f"{name} holds {int(tokens.min())}, which is no token id; give padding an id of its own")

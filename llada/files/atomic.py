@@ -25,13 +25,21 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Yields:
         A seekable binary file.
+
+    Raises:
+        OSError: naming ``path``, if it can't be written.
     """
-    with claimed_file(path) as (temporary, file):
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, path)
-        flush_folder(path.parent)
+    try:
+        with claimed_file(path) as (temporary, file):
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as where the disk is full
+            error.filename = str(path)
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from llada.files.pointer import check_there
+
 MAX_BYTES = 1 << 28
 """Largest file that is read: 256 MiB, ten times what the largest known tokenizer takes."""
 
@@ -38,6 +40,7 @@ def read_object(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
         raise ValueError(
             f"{path} has {size} bytes, but JSON files of at most {MAX_BYTES} are read; is it another file?"
         )
+    check_there(path)
     return parse_object(path.read_bytes(), path)
 
 

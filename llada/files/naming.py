@@ -44,6 +44,8 @@ def with_inputs(text: str, words: Sequence[str]) -> str:
     named = (value for value in given if value in inputs or len(value) > 3)
     if not inputs or any(Path(value).name in text for value in named):
         return text
+    if any("/" in word and _is_there(word.strip(",;:()'")) for word in text.split()):  # it names another file
+        return text
     return f"{text} (read: {', '.join(inputs)})"
 
 

@@ -14,9 +14,14 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Hidden matrices; other matrices, such as embedding and head; and vectors (norms, biases), which don't decay.
 
     The groups are as an optimiser takes them. Those of hidden matrices are marked by ``is_hidden``.
+
+    Raises:
+        ValueError: if all parameters are frozen.
     """
     hidden = _hidden_matrices(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("there is nothing to train: all parameters are frozen; model.unfreeze() frees them")
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p in hidden], "is_hidden": True},
         {"params": [p for p in parameters if p.ndim >= 2 and p not in hidden], "is_hidden": False},

@@ -47,7 +47,7 @@ class TrainingLoop(Callback):
         self.step: Totals | None = None
         self.guard, self.window = FiniteGuard(), AccumulationWindow()
         self._reports: dict[tuple[str, int], BoundReport] = {}
-        self._is_monitored = False
+        self._is_monitored = self._warned = False
 
     @property
     def state_key(self) -> str:
@@ -64,6 +64,7 @@ class TrainingLoop(Callback):
         self._reports.clear()
         self.guard.open()
         self.window.open()
+        self._warned = False
         if stage == "fit" and trainer.global_step == 0:
             self.load_state_dict({"tokens_seen": 0, "skipped_steps": 0})
 
@@ -202,6 +203,12 @@ class TrainingLoop(Callback):
     def _log_step(self, trainer: Trainer, module: LightningModule, norm: Tensor, step: Totals) -> None:
         self.tokens_seen = self.tokens_seen.to(step.tokens.device) + step.tokens
         if self._logs(trainer):
+            if not float(step.maskable) and not self._warned:
+                self._warned = True
+                rank_zero_warn(
+                    f"no token of step {trainer.global_step} may change: labels are -100 everywhere, or maskable is "
+                    "false, so nothing is learned from it"
+                )
             values = {
                 "train/grad_norm": norm,
                 "train/masked_share": step.scored / step.maskable.clamp(min=1.0),

@@ -55,3 +55,12 @@ def test_a_command_tells_what_it_has_read(
     Path("c.yaml").write_text("")
     Path("m").mkdir()
     assert with_inputs(text, words) == text + added
+
+
+def test_an_error_about_another_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("")
+    Path("runs").mkdir()
+    Path("runs/model.ckpt").touch()
+    text = f"{tmp_path / 'runs/model.ckpt'} is the model of an earlier run"
+    assert with_inputs(text, ["--config", "c.yaml"]) == text

@@ -18,6 +18,7 @@ from torch import Tensor
 from llada.checkpoints.released.arithmetic import shown
 from llada.checkpoints.released.notice import warn
 from llada.files.json_object import read_object
+from llada.files.pointer import check_there, unfinished_in
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1}
@@ -59,7 +60,9 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
                 "trust them, write safetensors: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
                 f"'{WEIGHTS}')"
             )
-        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+        parts = unfinished_in(folder) if folder.is_dir() else []
+        why = f"; {parts[0]} is left of a download that was interrupted, so download it again" if parts else ""
+        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}{why}")
     return _indexed(folder, read_object(index))
 
 
@@ -95,6 +98,7 @@ def stored_in(path: Path) -> dict[str, Stored]:
     Raises:
         ValueError: if it is damaged, or holds numbers of another type.
     """
+    check_there(path)
     try:
         with safe_open(path, framework="pt") as file:
             sizes = {}

@@ -18,6 +18,7 @@ from llada.data.tokenizers.special_tokens import OWN_FILE
 from llada.data.tokenizers.tokenizer import Tokenizer, check_characters
 from llada.files.atomic import write_bytes
 from llada.files.json_object import read_object
+from llada.files.pointer import check_there
 
 MODEL_NAME = "tokenizer.model"
 MASK, EOT = "<mask>", "<|eot_id|>"
@@ -56,6 +57,7 @@ class SentencePieceTokenizer(Tokenizer):
                 if self._processor.is_control(i) or self._processor.is_unknown(i)
             }
         except (RuntimeError, UnicodeDecodeError) as error:
+            check_there(Path(file))
             raise ValueError(f"{file} is not a SentencePiece model, or is damaged") from error
         stored = read_object(file.parent / OWN_FILE, missing_ok=True).get("roles", {}).get("mask")
         self._mask = self._find_mask(file, {"its piece": self._special.get(MASK), OWN_FILE: stored, "the model": mask})

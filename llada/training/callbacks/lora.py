@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from llada.checkpoints.changes import LOW_RANK
 from llada.checkpoints.released.adapter import read_adapter
 from llada.checkpoints.released.low_rank import check_bare, config_of, layers_of, put_in, take_out
 from llada.training.adapters import additions_of
@@ -62,12 +63,12 @@ class LoRA(Callback):
         self._hooks: list[Any] = []
         self._frozen_before: list[nn.Parameter] = []
         self._last_state: dict[str, Any] = {}
-        self._restored = self._rank_stabilised = False
+        self._rank_stabilised = False
 
     @property
     def state_key(self) -> str:
         """Under which a checkpoint keeps the additions, of subclasses too."""
-        return "LoRA"
+        return LOW_RANK
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the additions in, before the optimiser asks which parameters are trained.
@@ -95,18 +96,6 @@ class LoRA(Callback):
             raise ValueError(f"the backbone has no matrix {missing[0]!r}; it has {', '.join(sorted(known))}")
         alpha = 2 * self.rank if self.alpha is None else self.alpha
         return {"r": self.rank, "lora_alpha": alpha, "target_modules": list(self.targets)}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to resume from a checkpoint that says nothing of the additions.
-
-        Raises:
-            ValueError: if it doesn't.
-        """
-        if trainer.ckpt_path is not None and not self._restored:
-            raise ValueError(
-                f"{trainer.ckpt_path} was written without LoRA, so it can't be resumed with it; begin with "
-                "its weights instead: --init_from"
-            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add the additions to the weights, and leave the network as it was built."""
@@ -145,7 +134,6 @@ class LoRA(Callback):
                 "the checkpoint's low-rank additions belong to other weights than the model's; begin with the same "
                 "weights as the first time, quantised alike: --init_from and --quantise, or DiffusionLM.from_pretrained"
             )
-        self._restored = True
         own, stored = dict(self._additions()), state_dict["additions"]
         unlike = [name for name in own.keys() | stored.keys() if _shape(own, name) != _shape(stored, name)]
         if unlike:
