@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from demo import build_data
+from lengths_table import SIZES, Gap, judged, markdown
 from torch import Tensor
 
-from llada.data import Tokenizer
 from llada.module import DiffusionLM
 from llada.noise import StratifiedTimes
 from llada.objectives import (
@@ -50,7 +50,6 @@ from llada.samplers import (
 from llada.text import load
 
 CONTEXT, LONGEST, ROWS = 32, 8, 16
-SIZES = (2, 4, 6)
 
 
 class Control(NamedTuple):
@@ -60,14 +59,6 @@ class Control(NamedTuple):
     eos: int
     first: int
     second: int
-
-
-class Gap(NamedTuple):
-    """A piece of text with a gap: what stands before, in and behind it."""
-
-    before: list[int]
-    inside: list[int]
-    behind: list[int]
 
 
 @dataclass(frozen=True)
@@ -226,45 +217,6 @@ def fill(
             new = tokens[~sample.given[row] & sample.attention_mask[row]].tolist()
             results.append({"tokens": new, "calls": int(sample.calls[row])})
     return results
-
-
-def judged(rows: list[Gap], results: list[dict[str, Any]], tokenizer: Tokenizer, eos: int) -> dict[str, Any]:
-    """Shares of exact matches of text, in all and by size, and of right lengths, and the mean number of calls."""
-    written = [[token for token in result["tokens"] if token != eos] for result in results]
-    pairs = list(zip(rows, written, strict=True))
-    exact = [tokenizer.decode(row.inside) == tokenizer.decode(new) for row, new in pairs]
-    sizes = [len(row.inside) for row in rows]
-    return {
-        "rows": len(rows),
-        "exact": sum(exact),
-        "by size": {size: sum(e for n, e in zip(sizes, exact, strict=True) if n == size) for size in SIZES},
-        "length": sum(len(new) == len(row.inside) for row, new in pairs),
-        "calls": sum(result["calls"] for result in results) / len(rows),
-    }
-
-
-def interval(hits: int, number: int) -> tuple[float, float]:
-    """Wilson's interval of 95% for a share."""
-    z, p = 1.96, hits / number
-    middle = (p + z * z / (2 * number)) / (1 + z * z / number)
-    half = z / (1 + z * z / number) * math.sqrt(p * (1 - p) / number + z * z / (4 * number * number))
-    return middle - half, middle + half
-
-
-def markdown(table: dict[str, dict[str, Any]]) -> str:
-    """The table, shares in percent."""
-    head = "| filled by | exact match, % | 2 | 4 | 6 tokens | right length, % | calls |\n"
-    head += "|---|---:|---:|---:|---:|---:|---:|\n"
-    lines = []
-    for name, found in table.items():
-        number, each = found["rows"], found["rows"] // len(SIZES)
-        shares = []
-        for key in ("exact", "length"):
-            low, high = interval(found[key], number)
-            shares.append(f"{100 * found[key] / number:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        sizes = " | ".join(f"{100 * hits / each:.1f}" for hits in found["by size"].values())
-        lines.append(f"| {name} | {shares[0]} | {sizes} | {shares[1]} | {found['calls']:.1f} |\n")
-    return head + "".join(lines)
 
 
 def main(checkpoint: Path, folder: Path, budget: int, number: int, seed: int) -> str:
