@@ -53,6 +53,40 @@ def test_toy_language(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert truth < single < min(three, confident)
 
 
+def test_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every contestant learns, fills gaps of any length, and is judged by what stood there."""
+    pytest.importorskip("matplotlib")  # of the demo, whose data it takes
+    example = load("lengths", monkeypatch)
+    names, tokens = example.Control(mask=15, eos=14, first=13, second=12), torch.arange(400) % 11
+    torch.manual_seed(0)
+    table = {}
+    rows = example.gaps(tokens, [2, 4, 6], torch.Generator().manual_seed(0))
+    assert [len(row.inside) for row in rows] == [2, 4, 6]
+    assert {len(row.before) + len(row.behind) for row in rows} == {example.CONTEXT}
+    for one in example.contestants(names).values():
+        backbone = BidirectionalTransformer(16, width=16, num_layers=1, num_heads=2, head_bias=True)
+        model = DiffusionLM(backbone, MaskingProcess(15))
+        assert 1 <= example.learn(model, one, tokens, names.eos, budget=6000, seed=0) <= 12
+        assert type(backbone.hidden).__name__ == "method"  # no longer counted
+        for label, decoder in one.decoders.items():
+            found = example.fill(model.eval(), one.process, *decoder, rows, names)
+            assert not any(token == 15 for result in found for token in result["tokens"])
+            table[label] = example.judged(rows, found, _Numbers(), names.eos)
+    right = [{"tokens": [*row.inside, names.eos], "calls": 2} for row in rows]
+    perfect = example.judged(rows, right, _Numbers(), names.eos)
+    assert (perfect["exact"], perfect["by size"], perfect["length"], perfect["calls"]) == (3, {2: 1, 4: 1, 6: 1}, 3, 2)
+    assert [table[f"masks, {length} length"]["calls"] for length in ("right", "half the", "twice the")] == [4, 2, 8]
+    assert example.markdown(table).count("\n") == 2 + len(table) == 2 + 8
+    assert sys.modules["lengths_table"].interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+
+
+class _Numbers:
+    """A tokenizer that writes tokens as numbers."""
+
+    def decode(self, tokens: list[int]) -> str:
+        return " ".join(map(str, tokens))
+
+
 def test_choosing_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     example = load("choosing_a_cache", monkeypatch)
     chain = example.Chain()

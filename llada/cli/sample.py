@@ -13,6 +13,7 @@ from rich.console import Console
 from llada.checkpoints.released.options import LoadOptions
 from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
+from llada.cli.draft import drafting, with_draft
 from llada.cli.expression import MAX_STATES, matching
 from llada.cli.files import read_lines
 from llada.cli.kinds import Checkpoint, InputFile, InputFolder
@@ -53,6 +54,7 @@ def sample(
     max_tokens: int = MAX_TOKENS,
     max_new_tokens: int | None = None,
     length: LengthPolicy | None = None,
+    draft: str | None = None,
 ) -> None:
     """Write text with a trained model.
 
@@ -84,6 +86,8 @@ def sample(
         max_new_tokens: longest text behind a prompt: masks are appended block by block until it
             ends; default: num_new_tokens, all of them there from the start.
         length: when masks come and go, as a class such as Daedal; default: blocks are appended until the text ends.
+        draft: text to be edited behind each prompt, by a sampler that can, such as LevenshteinSampler; masks follow it
+            up to num_new_tokens.
     """
     for name, value in (("num_samples", num_samples), ("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
@@ -91,7 +95,7 @@ def sample(
     for path in (page, picture):
         _check_place(path, overwrite)
     text = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), sampler=sampler, bos=bos)
-    text = changed(text, changes)
+    text = drafting(changed(text, changes), draft, infill)
     pictures = {path: draw for path, draw in ((page, denoising_page), (picture, denoising_picture)) if path is not None}
     prompts = [*(prompt or []), *(read_lines(prompts_file) if prompts_file else [])] or [""] * (not infill)
     most = most_tokens(num_new_tokens, max_new_tokens)
@@ -118,6 +122,7 @@ def sample(
         ),
     )
     for model, made in _canvases(kinds, num_samples, 1 if show else batch_size):
+        made = with_draft(text, made, draft, num_new_tokens)
         steps: Iterable[Step] = model.steps(made, seed)
         if pictures:
             steps = _write_pictures(model, made, steps, pictures)

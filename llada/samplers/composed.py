@@ -192,10 +192,11 @@ class ComposedSampler(Sampler):
             ValueError: if the canvas or the model doesn't fit a part.
         """
         adjustments = tuple(rule.start(state, self.proposal.suppress_tokens) for rule in self.adjustments)
-        first = first_column(state.open).repeat(self.guidance.branches)
+        writable = self._writable(state)
+        first = first_column(writable).repeat(self.guidance.branches)
         cache = self.cache.open(as_denoiser(model), first, state.tokens.shape[1], model_kwargs)
         if self.cache.windowed:
-            cache.begin_rows(own_begins(self.window, state.open) * self.guidance.branches)
+            cache.begin_rows(own_begins(self.window, writable) * self.guidance.branches)
         self.window.check_padding(state.offset)
         assert state.process.mask_token_id is not None
         mask = model_kwargs.get("attention_mask")
@@ -218,7 +219,11 @@ class ComposedSampler(Sampler):
 
     def _spans(self, state: State) -> list[Span]:
         """The columns that are finished one after the other."""
-        return plan(self.window, self.steps, state.open)
+        return plan(self.window, self.steps, self._writable(state))
+
+    def _writable(self, state: State) -> Tensor:
+        """The positions whose windows are decoded, (B, L) bool."""
+        return state.open
 
     def _started(self) -> Self:
         """The sampler with fresh memories, where a part has any."""

@@ -11,11 +11,13 @@ Shapes: B rows, L columns of the canvas, M positions of the block in a row.
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.amount.amount import Threshold
 from llada.samplers.composed import ComposedSampler
@@ -36,6 +38,8 @@ class EditingSampler(ComposedSampler):
         threshold: least confidence of what is written into a mask.
         edit_threshold: a written token is replaced by another whose confidence is above this.
         max_edits: steps that a row may spend on a block after its last open position was written.
+        draft: whether what stands at the open positions of the canvas is a draft to be edited; ``given`` says where it
+            is, and masks in it are written. False: all of them become masks first.
         proposal: how a token is drawn.
         window: blocks.
         guidance: classifier-free guidance.
@@ -54,6 +58,7 @@ class EditingSampler(ComposedSampler):
     edit_threshold: float = 0.9
     max_edits: int = 16
     window: Window = field(default_factory=lambda: Blocks(32), kw_only=True)
+    draft: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.max_edits < 0:
@@ -81,12 +86,41 @@ class EditingSampler(ComposedSampler):
         return "it replaces tokens that it has written"
 
     @override
+    def from_draft(self) -> Self:
+        return replace(self, draft=True)
+
+    @override
+    def _begin(
+        self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
+    ) -> State:
+        state = super()._begin(tokens, process, given, seed, model_kwargs)
+        if not self.draft:
+            return state
+        if given is None:
+            raise ValueError("a draft can't be told from a prompt; say by given which tokens stay as they are")
+        kept = ~state.given & ~process.is_masked(tokens)
+        return replace(state, tokens=torch.where(kept, tokens, state.tokens), open=state.open & ~kept)
+
+    @override
+    def _writable(self, state: State) -> Tensor:
+        return ~state.given if self.draft else state.open
+
+    def _active(self, state: State, within: Tensor) -> Tensor:
+        """The rows that have anything to write or to edit in a window, (B,) bool.
+
+        Args:
+            state: before the first step of the window.
+            within: (B, M) bool, the positions of the window.
+        """
+        return within.any(1) if self.draft else state.initial > 0
+
+    @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
         inside = ~state.given
         inside[:, : span.start] = False
         inside[:, span.stop :] = False
         columns, within = first_true(inside, span.stop - span.start)
-        active, extra, k = state.initial > 0, torch.zeros_like(state.initial), 0
+        active, extra, k = self._active(state, within), torch.zeros_like(state.initial), 0
         while bool(active.any()):
             left = state.open[:, : span.stop].sum(1)
             state = replace(state, step=k, left=left, columns=columns, valid=within, random=random.fold_in(-1))

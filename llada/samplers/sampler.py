@@ -207,6 +207,17 @@ class Sampler(ABC):
         """
         return self
 
+    def from_draft(self) -> Self:
+        """The same sampler, which edits what stands at the open positions of a canvas instead of masking it first.
+
+        Raises:
+            ValueError: if it edits nothing.
+        """
+        raise ValueError(
+            f"{type(self).__name__} writes into masks and edits no draft; give LevenshteinSampler or EditingSampler, "
+            "such as the preset llada21"
+        )
+
     @abstractmethod
     def iterate(
         self,

@@ -53,6 +53,8 @@ class Seen:
     prompts: list[list[str]] = field(default_factory=list)
     """Texts of the prompts of each canvas; masks as "#"."""
     num_new_tokens: int = 0
+    begun: str = ""
+    """The first row before the first step; masks as "#"."""
     seeds: list[Any] = field(default_factory=list)
     likelihood: dict[str, Any] = field(default_factory=dict)
     bound: tuple[Any, ...] = ()
@@ -136,6 +138,7 @@ def spy_on_writing(monkeypatch: pytest.MonkeyPatch, found: Seen) -> None:
 
     def watched_steps(self: TextModel, made: Any, seed: Any) -> Iterator[Any]:
         found.seeds.append(seed)
+        found.begun = self.tokenizer.decode(made.tokens[0].tolist(), show_mask="#")
         return steps(self, made, seed)
 
     def watched_generate(self: TextModel, made: Any, seed: Any) -> Any:
@@ -197,6 +200,14 @@ GROWS = ["--num_new_tokens", "4", "--sampler", "fast_dllm", "--sampler.block_len
 def policy(seen: "Seen") -> LengthPolicy | None:
     sampler = written_by(seen).sampler
     return sampler.length if isinstance(sampler, ResizingSampler) else None
+
+
+DRAFT = ["--prompt", "The boat", "--draft", " is red", "--num_new_tokens", "6", "--sampler", "LevenshteinSampler"]
+DRAFT += ["--sampler.delete_token_id", "1", "--sampler.insert_token_id", "2", "--sampler.max_edits", "1"]
+
+
+def drafts(seen: "Seen") -> bool:
+    return getattr(written_by(seen).sampler, "draft", False) and seen.begun.startswith("The boat is red#")
 
 
 Check = Callable[[Seen], bool]
@@ -272,6 +283,7 @@ SAMPLE: dict[str, Case] = {
         [*GROWS, "--max_new_tokens", "6", "--length", "Daedal", "--length.expand_by", "3"],
         lambda seen: policy(seen) == Daedal(expand_by=3),
     ),
+    "draft": (DRAFT, drafts),
     "max_tokens": (["--max_tokens", "999"], lambda seen: seen.limit == 999),
 }
 

@@ -133,6 +133,18 @@ def test_samplers_by_name_and_by_class_path(llada: Command, trained: Trained) ->
     assert "low_confidnce" in wrong.err
 
 
+def test_a_draft_is_edited(llada: Command, trained: Trained) -> None:
+    """The model was never trained to find faults: what it is unsure of stays, what it writes into masks is its own."""
+    options = ["--prompt", "boat 7 is", "--draft", " on the", "--num_new_tokens", "8", "--jsonl"]
+    sampler = ["--sampler=llada21", "--sampler.edit_threshold=1.0"]
+    run = llada("sample", "--checkpoint", trained.checkpoint, *options, *sampler)
+    assert run.code == 0, run.err
+    (row,) = lines(run.out)
+    assert str(row["text"]).startswith("boat 7 is on the r")
+    assert row["generated"] == 8
+    assert 1 <= int(str(row["calls"])) < 8  # part of it was there
+
+
 def test_prompts_from_a_file(llada: Command, trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("boat 1 is\n\nboat 2 is\n", encoding="utf-8")
     base = ["sample", "--checkpoint", trained.checkpoint, "--num_new_tokens", "2", "--jsonl"]
@@ -146,6 +158,9 @@ def test_prompts_from_a_file(llada: Command, trained: Trained, tmp_path: Path) -
         (["--prompt", "boat " * 60], r"max_length|longest|48"),
         (["--num_new_tokens", "0"], "num_new_tokens must be 1 or more; got 0"),
         (["--num_samples", "0"], "num_samples must be 1 or more; got 0"),
+        (["--draft", "is"], "--draft: UnmaskingSampler writes into masks and edits no draft"),
+        (["--draft", "is", "--infill", "a[MASK]"], "has gaps instead; leave one out"),
+        (["--draft", "is on", "--num_new_tokens", "1", "--sampler", "llada21"], "the draft has|ask for more with"),
         (["--infill", "no gap here"], "the template has no gap; write [MASK:8]"),
         (["--prompts_file", "empty.txt"], "empty.txt is empty"),
         (["--prompts_file", "nowhere.txt"], "there is no file nowhere.txt"),

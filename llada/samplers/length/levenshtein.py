@@ -41,6 +41,8 @@ class LevenshteinSampler(EditingSampler):
         threshold: least confidence of what is written into a mask.
         edit_threshold: a written token is replaced by another whose confidence is above this.
         max_edits: see above.
+        draft: whether what stands at the open positions of the canvas is a draft to be edited, see `EditingSampler`;
+            a block then may take as many steps as it has positions, and ``max_edits`` more.
         proposal: how a token is chosen; temperature 0.
         window: blocks.
         guidance: classifier-free guidance.
@@ -79,7 +81,7 @@ class LevenshteinSampler(EditingSampler):
         columns, within = first_true(inside, span.stop - span.start)
         if bool((columns.diff(dim=1) != 1)[within[:, 1:]].any()):
             raise ValueError("tokens can't move across given ones: the open positions of a block must be in one piece")
-        block, k = _Block(state, columns, within), 0
+        block, k = _Block(state, columns, within, self._active(state, within)), 0
         while bool(block.active.any()):
             left = state.open[:, : span.stop].sum(1)
             state = replace(state, step=k, left=left, columns=columns, valid=within, random=random.fold_in(-1))
@@ -99,7 +101,9 @@ class LevenshteinSampler(EditingSampler):
         number = first.sum(1)
         block.updates = block.updates + 1
         block.edits = block.edits + (number == 0)
-        last = (block.updates > x.shape[1] + self.max_edits) | ((number == 0) & (block.edits >= self.max_edits))
+        last = block.updates > x.shape[1] + self.max_edits
+        if not self.draft:
+            last = last | ((number == 0) & (block.edits >= self.max_edits))
         need = 1 + mask.sum(1) - number  # so many that one of the first is among them
         sure = mask & (p > self.threshold)
         taken = torch.where((sure.sum(1) >= need)[:, None], sure, take_best(p, mask, need))
@@ -153,11 +157,12 @@ class _Block:
         state: before the first step of the window.
         columns: (B, M) int64, of the positions.
         within: (B, M) bool, which of them are in the block.
+        active: (B,) bool, the rows that have a block.
     """
 
-    def __init__(self, state: State, columns: Tensor, within: Tensor) -> None:
+    def __init__(self, state: State, columns: Tensor, within: Tensor, active: Tensor) -> None:
         self.original = state.open.gather(1, columns) & within  # masks that were there at first
-        self.active = self.asked = state.initial > 0  # rows that go on, and those that the call at hand is for
+        self.active = self.asked = active  # rows that go on, and those that the call at hand is for
         self.updates = self.edits = torch.zeros_like(state.initial)
         rows = len(columns)
         self.seen: list[set[tuple[int, ...]]] = [set() for _ in range(rows)]

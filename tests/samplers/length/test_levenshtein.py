@@ -8,7 +8,17 @@ from torch import Tensor
 
 from examples.compositions import MASK, PROCESS, network
 from llada.process.levenshtein import EditTokens, edit_labels
-from llada.samplers import Blocks, DelayedCache, ExactCache, LevenshteinSampler, Proposal, canvas
+from llada.samplers import (
+    Blocks,
+    DelayedCache,
+    EditingSampler,
+    ExactCache,
+    LevenshteinSampler,
+    Proposal,
+    UnmaskingSampler,
+    WholeCanvas,
+    canvas,
+)
 
 DELETE, INSERT = 21, 22
 NAMES: dict[str, Any] = {"delete_token_id": DELETE, "insert_token_id": INSERT}
@@ -166,6 +176,53 @@ def test_a_draft_is_edited_until_it_is_the_text(wrong: list[int]) -> None:
     for step in sampler.iterate(Editor(wrong), tokens, PROCESS):
         assert torch.equal(step.open, step.tokens == MASK)
         assert not torch.isin(step.tokens, torch.tensor([DELETE, INSERT])).any()
+
+
+def test_any_draft_becomes_the_text_in_as_many_rounds_as_it_has_tokens() -> None:
+    """Of tokens of the text, of others and of masks, by a model that says how; the block of each row elsewhere."""
+    generator = torch.Generator().manual_seed(4)
+    drafts = torch.tensor([*range(9, 17), MASK])[torch.randint(9, (60, SIZE), generator=generator)]
+    drafts[0], drafts[1], drafts[2] = TEXT, MASK, TEXT.flip(0)
+    tokens = torch.cat((torch.tensor([[1, 2]]).expand(60, -1), drafts), 1)
+    given = torch.tensor([True, True, *[False] * SIZE]).expand(60, -1)
+    editor = Editor(TEXT.tolist())
+    sampler = LevenshteinSampler(window=WholeCanvas(), max_edits=2, **NAMES).from_draft()
+    assert sampler.draft
+    sample = sampler(editor, tokens, PROCESS, given=given)
+    assert torch.equal(sample.tokens[:, 2:], TEXT.expand(60, -1))
+    assert sample.calls.max() <= SIZE + 1  # the rounds, and a call that wants nothing
+    assert sample.calls[0] == 1
+    assert sample.generated.eq(SIZE).all()
+    for row in (0, 1, 7):
+        alone = sampler(editor, tokens[row : row + 1], PROCESS, given=given[:1])
+        assert torch.equal(alone.tokens[0], sample.tokens[row])
+        assert alone.calls[0] == sample.calls[row]
+    masked = LevenshteinSampler(window=WholeCanvas(), **NAMES)  # which doesn't look at the draft
+    begun = next(iter(masked.iterate(editor, tokens, PROCESS, given=given)))
+    assert torch.equal(begun.tokens[3], begun.tokens[4])
+
+
+def test_a_draft_of_several_blocks_is_edited_block_by_block() -> None:
+    """Tokens are replaced, masks are written, and what is right stays, in rows of different prompts."""
+
+    def knows(tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return 9.0 * torch.nn.functional.one_hot(torch.full_like(tokens, 5), 24).double()
+
+    prompts = [[1, 7, 3, 9], [2, 8]]
+    for sampler in (LevenshteinSampler(window=Blocks(4), **NAMES), EditingSampler(window=Blocks(4))):
+        tokens, mask, given = canvas(prompts, 8, mask_token_id=MASK, pad_token_id=0)
+        tokens[:, -8:] = torch.tensor([5, 4, MASK, 5, 5, 5, 5, 5])
+        sample = sampler.from_draft()(knows, tokens, PROCESS, given=given, attention_mask=mask)
+        assert sample.tokens[:, -8:].eq(5).all()
+        assert torch.equal(sample.tokens[:, :4], tokens[:, :4])
+        assert sample.calls.tolist() == [3, 3]  # two for the first block, one that finds nothing in the second
+
+
+def test_what_is_no_draft_is_refused() -> None:
+    with pytest.raises(ValueError, match="say by given which tokens stay"):
+        EditingSampler().from_draft()(network(()), torch.tensor([[1, 2, MASK]]), PROCESS)
+    with pytest.raises(ValueError, match="UnmaskingSampler writes into masks and edits no draft"):
+        UnmaskingSampler().from_draft()
 
 
 def test_what_cannot_be_edited_is_refused() -> None:
