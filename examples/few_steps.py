@@ -74,7 +74,7 @@ class Plan(NamedTuple):
     steps: int
     rows: int
     texts: int
-    rate: float = 1e-3
+    rate: float = 3e-4
 
 
 FULL, QUICK = Plan(160, 64, 64), Plan(60, 24, 32)
