@@ -17,7 +17,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # an environment whose making failed half-way
-.PHONY: help demo claims duel soak test coverage lint format types docs clean distclean
+.PHONY: help demo claims align duel soak test coverage lint format types docs clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -33,6 +33,17 @@ claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if o
 	  for claim in $(CLAIMS); do run -m examples.claims.$$claim; done; \
 	  for claim in planning why_backpropagation; do run examples/$$claim.py; done; \
 	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
+
+# Examples with a --quick form that fails if alignment or distillation doesn't go where it should.
+ALIGN ?= preferences few_steps
+
+align: $(VENV)/installed-demo demo/model.ckpt ## learning from preferences and few steps in short form; fails as claims does
+	@run() { echo "== $$*"; OMP_NUM_THREADS=1 $(RUN) "$$@" --quick $(ARGS) || failed="$$failed $$*"; }; \
+	  for example in $(ALIGN); do run examples/$$example.py; done; \
+	  [ -z "$$failed" ] || { echo "doesn't hold:$$failed" >&2; exit 1; }
+
+demo/model.ckpt: | $(VENV)/installed-demo
+	$(RUN) examples/demo.py
 
 duel: $(VENV)/installed-demo ## what each decoding order costs in likelihood, on the model of make demo
 	OMP_NUM_THREADS=1 $(RUN) examples/duel.py $(ARGS)

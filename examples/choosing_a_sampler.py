@@ -3,11 +3,15 @@
     python examples/demo.py --folder demo
     python examples/choosing_a_sampler.py --checkpoint demo/model.ckpt
 
-Three measures of quality:
+Beside every measure of quality stand the exact nats of the language, or of held-out text, under the very sampler, where
+it has a likelihood (docs/duel.md): a method that writes fluent texts may still be far from the distribution of texts.
+
+Four measures of quality:
 - on a toy language whose every probability is known, with its optimal denoiser as the model: the total-variation
   distance between the samples and the language, next to the distance of as many samples of the language itself;
 - on the demo's model: bits per token of its texts under a bigram model of the training text, and beside it the entropy
   of the tokens of a text, because repeating oneself is a way to few bits;
+- the same at a low temperature, where single texts are wanted and not the distribution; that is a table of its own;
 - for the caches (choosing_a_cache.py): on a longer chain that a network without convolution has learned, the distance
   of the frequencies of neighbouring pairs from their probabilities, against the positions that the network computed.
 """
@@ -32,7 +36,7 @@ from torch import Tensor
 
 from llada.data.toy import ToyLanguage
 from llada.metrics.ngram import NGramBaseline
-from llada.process import MaskingProcess
+from llada.process import MaskingProcess, Process
 from llada.samplers import PRESETS, Sample
 from llada.text import load
 
@@ -62,6 +66,7 @@ class Measured(NamedTuple):
     calls: float
     tokens_per_call: float
     seconds: float
+    nats: str = ""
 
 
 def settings(masks: int, block: int) -> list[Setting]:
@@ -100,13 +105,56 @@ def settings(masks: int, block: int) -> list[Setting]:
     return [*made, Setting("greedy", "low_confidence", greedy), Setting("greedy", "self_speculative", {"guesses": 4})]
 
 
+def low_settings(masks: int, block: int) -> list[Setting]:
+    """Presets at temperature 0.5, for single texts."""
+    half = {"temperature": 0.5}
+    chosen: list[tuple[str, dict[str, Any]]] = [
+        ("left_to_right", {}),
+        ("random_remasking", {"steps": masks}),
+        ("random_remasking", {"steps": masks // 4}),
+        ("low_confidence", {"steps": masks, "block_length": block}),
+        ("low_confidence", {"steps": masks // 4, "block_length": block}),
+        ("comb", {"stride": 8}),
+        ("margin_threshold", {"threshold": 0.3, "block_length": block}),
+        ("fast_dllm", {"threshold": 0.6, "block_length": block}),
+        ("saber", {}),
+        ("wino", {"block_length": masks + 1}),
+    ]
+    return [Setting("low temperature", name, {**arguments, **half}) for name, arguments in chosen]
+
+
+@torch.no_grad()
+def nats_per_token(setting: Setting, model: Any, rows: Tensor, process: Process, weights: Tensor | None = None) -> str:
+    """Exact nats per token of rows (R, L) under a sampler; "at most" where positions are drawn; why not, elsewhere.
+
+    Args:
+        setting: names the sampler.
+        model: what it decodes.
+        rows: texts, all tokens but the first of which are scored if ``weights`` is None.
+        process: masked diffusion.
+        weights: (R,) probabilities of the rows, whose entropy is then taken off, all tokens being scored.
+    """
+    sampler = PRESETS[setting.name](**setting.arguments)
+    if sampler.likelihood_gap is not None:
+        return "none"
+    given = torch.zeros_like(rows, dtype=torch.bool)
+    given[:, 0] = weights is None
+    found = sampler.likelihood(model, rows, process, given=given)
+    scored = rows.shape[1] - int(weights is None)
+    if weights is None:
+        mean = -float(found.log_likelihood.mean())
+    else:
+        mean = float((weights * (weights.log() - found.log_likelihood)).sum())
+    return f"{'' if found.is_exact else 'at most '}{mean / scored:.3f}"
+
+
 def run(setting: Setting, sample: Callable[..., Sample]) -> tuple[Sample, float]:
     """The samples and the seconds they took."""
     begin = time.perf_counter()
     return sample(PRESETS[setting.name](**setting.arguments)), time.perf_counter() - begin
 
 
-def measure_toy(num_samples: int) -> tuple[list[Measured], float]:
+def measure_toy(num_samples: int, nats_only: bool = False) -> tuple[list[Measured], float]:
     """Distances to a random language of 3^6 rows, and what chance alone makes of it."""
     language = ToyLanguage.markov(vocab_size=3, length=6, concentration=0.5, seed=1)
     mask, law = language.mask_token_id, language.probabilities.flatten()
@@ -123,13 +171,17 @@ def measure_toy(num_samples: int) -> tuple[list[Measured], float]:
         counts = language.index(rows).bincount(minlength=len(law)).double()
         return float((counts / counts.sum() - law).abs().sum() / 2)
 
-    tokens = torch.full((num_samples, language.length), mask)
+    tokens, likely = torch.full((num_samples, language.length), mask), language.rows[law > 0]
     lines = []
     for setting in settings(masks=6, block=3):
         if setting.group == "greedy":  # a single row, which is no law
             continue
+        nats = nats_per_token(setting, oracle, likely, MaskingProcess(mask), law[law > 0])
+        if nats_only:
+            print(f"toy | `{setting.label}` | {nats}", flush=True)
+            continue
         made, seconds = run(setting, lambda sampler: sampler(oracle, tokens, MaskingProcess(mask), seed=1))
-        lines.append(_line(setting, made, distance(made.tokens), math.nan, seconds))
+        lines.append(_line(setting, made, distance(made.tokens), math.nan, seconds, nats))
     return lines, distance(language.sample(num_samples, torch.Generator().manual_seed(0)))
 
 
@@ -140,7 +192,9 @@ def _possible(language: ToyLanguage, canvases: Tensor) -> Tensor:
     return agrees.all(2).any(1)
 
 
-def measure_text(checkpoint: Path, num_samples: int) -> tuple[list[Measured], tuple[float, float]]:
+def measure_text(
+    checkpoint: Path, num_samples: int, chosen: list[Setting], nats_only: bool = False
+) -> tuple[list[Measured], tuple[float, float]]:
     """Bits and entropy of texts, and those of held-out text."""
     data = build_data(checkpoint.parent)  # its tokens, or made again
     data.prepare_data()
@@ -150,14 +204,20 @@ def measure_text(checkpoint: Path, num_samples: int) -> tuple[list[Measured], tu
     judge = NGramBaseline(data.rows("train").file.tokens, data.vocab_size)
     tokens = torch.full((num_samples, LENGTH), model.process.mask_token_id)
     tokens[:, 0] = tokenizer.special_id("bos")
+    held_out = torch.as_tensor(data.rows("val").file.tokens.astype("int64"))
+    rows = held_out[: len(held_out) // LENGTH * LENGTH].view(-1, LENGTH)
+    scored = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:16]]
     lines = []
-    for setting in settings(masks=LENGTH - 1, block=8):
+    for setting in chosen:
+        nats = nats_per_token(setting, model.backbone, scored, model.process)
+        if nats_only:
+            print(f"text | `{setting.label}` | {nats}", flush=True)
+            continue
         made, seconds = run(setting, lambda sampler: model.generate(tokens, sampler=sampler, seed=1))
         bits, entropy = _judge(judge, made.tokens)
-        lines.append(_line(setting, made, bits, entropy, seconds))
+        lines.append(_line(setting, made, bits, entropy, seconds, nats))
         print(f"{setting.label:70} {bits:6.2f} {entropy:6.2f} {lines[-1].calls:6.1f} {seconds:6.1f} s", flush=True)
-    held_out = torch.as_tensor(data.rows("val").file.tokens.astype("int64"))
-    return lines, _judge(judge, held_out[: len(held_out) // LENGTH * LENGTH].view(-1, LENGTH))
+    return lines, _judge(judge, rows)
 
 
 def _judge(judge: NGramBaseline, rows: Tensor) -> tuple[float, float]:
@@ -168,22 +228,31 @@ def _judge(judge: NGramBaseline, rows: Tensor) -> tuple[float, float]:
     return sum(bits) / len(bits), sum(entropies) / len(entropies)
 
 
-def _line(setting: Setting, made: Sample, quality: float, entropy: float, seconds: float) -> Measured:
-    return Measured(
-        setting, quality, entropy, float(made.calls.float().mean()), float(made.tokens_per_call.mean()), seconds
-    )
+def _line(setting: Setting, made: Sample, quality: float, entropy: float, seconds: float, nats: str) -> Measured:
+    calls, per_call = float(made.calls.float().mean()), float(made.tokens_per_call.mean())
+    return Measured(setting, quality, entropy, calls, per_call, seconds, nats)
 
 
-def markdown(toy: list[Measured], floor: float, text: list[Measured], held_out: tuple[float, float]) -> str:
-    """The first two tables."""
-    lines = ["| preset | distance | calls | tokens per call |", "|---|---:|---:|---:|"]
-    lines += [f"| *as many rows of the language itself* | {floor:.3f} | | |"]
-    lines += [f"| `{m.setting.label}` | {m.quality:.3f} | {m.calls:.1f} | {m.tokens_per_call:.1f} |" for m in toy]
-    lines += ["", "| preset | bits per token | entropy | calls | tokens per call |", "|---|---:|---:|---:|---:|"]
-    lines += [f"| *held-out text* | {held_out[0]:.2f} | {held_out[1]:.2f} | | |"]
+def markdown(toy: list[Measured], floor: float) -> str:
+    """The table of the toy language."""
+    lines = ["| preset | distance | exact nats too many | calls | tokens per call |", "|---|---:|---:|---:|---:|"]
+    lines += [f"| *as many rows of the language itself* | {floor:.3f} | 0 | | |"]
+    lines += [
+        f"| `{m.setting.label}` | {m.quality:.3f} | {m.nats} | {m.calls:.1f} | {m.tokens_per_call:.1f} |" for m in toy
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def text_markdown(text: list[Measured], held_out: tuple[float, float]) -> str:
+    """A table of texts."""
+    lines = [
+        "| preset | bits per token | entropy | exact nats per token of held-out text | calls | tokens per call |",
+        "|---|---:|---:|---:|---:|---:|",
+        f"| *held-out text* | {held_out[0]:.2f} | {held_out[1]:.2f} | | | |",
+    ]
     for m in text:
         greedy = " greedy" if m.setting.group == "greedy" else ""
-        numbers = f"{m.quality:.2f} | {m.entropy:.2f} | {m.calls:.1f} | {m.tokens_per_call:.1f}"
+        numbers = f"{m.quality:.2f} | {m.entropy:.2f} | {m.nats} | {m.calls:.1f} | {m.tokens_per_call:.1f}"
         lines.append(f"| `{m.setting.label}`{greedy} | {numbers} |")
     return "\n".join(lines) + "\n"
 
@@ -246,13 +315,23 @@ def _name(axes: plt.Axes, points: list[tuple[str, float, float]]) -> None:
             taken.append(place)
 
 
-def main(checkpoint: Path, out: Path, num_samples: int, num_toy: int, num_steps: int) -> None:
-    """Measure, write, draw."""
+def main(checkpoint: Path, out: Path, num_samples: int, num_toy: int, num_steps: int, only: str | None = None) -> None:
+    """Measure, write, draw; or one part of it, which is printed."""
+    high, low = settings(masks=LENGTH - 1, block=8), low_settings(masks=LENGTH - 1, block=8)
+    if only == "nats":
+        measure_toy(num_toy, nats_only=True)
+        measure_text(checkpoint, num_samples, high, nats_only=True)
+        return
+    if only == "low":
+        print(text_markdown(*measure_text(checkpoint, num_samples, low)))
+        return
     out.mkdir(parents=True, exist_ok=True)
     toy, floor = measure_toy(num_toy)
-    text, held_out = measure_text(checkpoint, num_samples)
+    text, held_out = measure_text(checkpoint, num_samples, high)
+    single, _ = measure_text(checkpoint, num_samples, low)
     caches = choosing_a_cache.measure(num_steps, num_rows=num_toy // 50)
-    table = f"{markdown(toy, floor, text, held_out)}\n{choosing_a_cache.markdown(*caches)}"
+    tables = markdown(toy, floor), text_markdown(text, held_out), text_markdown(single, held_out)
+    table = "\n".join([*tables, choosing_a_cache.markdown(*caches)])
     (out / "samplers.md").write_text(table, encoding="utf-8")
     draw(toy, floor, text, held_out, caches, out / "samplers.png")
     print(f"\n{table}\n{out / 'samplers.md'}\n{out / 'samplers.png'}")
@@ -265,5 +344,6 @@ if __name__ == "__main__":
     parser.add_argument("--num-samples", type=int, default=32, help="texts per setting")
     parser.add_argument("--num-toy", type=int, default=50_000, help="rows of the toy language per setting")
     parser.add_argument("--num-steps", type=int, default=1000, help="of training the network for the caches")
+    parser.add_argument("--only", choices=("nats", "low"), help="the exact nats, or the table at a low temperature")
     given = parser.parse_args()
-    main(given.checkpoint, given.out, given.num_samples, given.num_toy, given.num_steps)
+    main(given.checkpoint, given.out, given.num_samples, given.num_toy, given.num_steps, given.only)

@@ -9,11 +9,14 @@ Three students begin with the demo's weights and learn for as many steps on the 
 - through time: `SelfDistillation` (SDTT), four of the teacher's steps in one of the student's eight.
 
 Of each stand the exact nats per token of held-out text under samplers of 8 calls, and the entropy of the tokens of its
-own texts. Exit status 1: the trajectory's student isn't better in 8 calls than its teacher beyond a 95 % interval, or
-the entropy of its texts differs by more than 2 % from that of the teacher's in 64 calls.
+own texts. Tokens that are written together are drawn independently, so no training brings a sampler below its floor,
+the mean of what such tokens would have told about each other; what is asked is how near 8 calls come to 64. Exit status
+1: the trajectory's student in 8 calls isn't, beyond a 95 % interval, within 0.02 bits per byte of its teacher in 64, or
+the entropy of its texts differs by more than 2 %.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -71,7 +74,7 @@ class Plan(NamedTuple):
     steps: int
     rows: int
     texts: int
-    rate: float = 1e-3
+    rate: float = 3e-4
 
 
 FULL, QUICK = Plan(160, 64, 64), Plan(60, 24, 32)
@@ -201,15 +204,15 @@ def markdown(lines: list[Line]) -> str:
     return "\n".join([*head, *(row_of(line, lines) for line in lines)]) + "\n"
 
 
-def claims(lines: list[Line]) -> dict[str, bool]:
+def claims(lines: list[Line], bytes_per_token: float) -> dict[str, bool]:
     """What has to hold, as sentences, and whether it does."""
-    before, after = (of(lines, model, SPREAD) for model in (TEACHER, TRAJECTORY))
-    slow = of(lines, TEACHER, ONE_BY_ONE)
+    after, slow = of(lines, TRAJECTORY, SPREAD), of(lines, TEACHER, ONE_BY_ONE)
     assert after.entropy is not None
     assert slow.entropy is not None
-    gain, ratio = interval(after.nats - before.nats), float(after.entropy.mean() / slow.entropy.mean())
+    to_bits = 1.0 / (bytes_per_token * math.log(2.0))
+    cost, ratio = interval((after.nats - slow.nats) * to_bits), float(after.entropy.mean() / slow.entropy.mean())
     return {
-        f"in 8 calls the student has {gain} nats per token against its teacher": gain.high < 0.0,
+        f"the student in 8 calls is {cost} bits per byte from its teacher in 64": cost.high <= 0.02,
         f"the entropy of its texts is {ratio:.4f} of the teacher's in 64 calls": abs(ratio - 1.0) <= 0.02,
     }
 
@@ -226,7 +229,7 @@ def main(checkpoint: Path, out: Path | None, quick: bool) -> int:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "few_steps.md").write_text(table, encoding="utf-8")
-    found = claims(lines)
+    found = claims(lines, float(data.rows("val").file.bytes_per_token))
     print(f"\n{table}\n" + "\n".join(f"{'holds' if held else 'FAILS'}: {name}" for name, held in found.items()))
     print(f"{time.process_time() - begin:.0f} s of processor time")
     return 0 if all(found.values()) else 1

@@ -1,6 +1,7 @@
 """Two dialects, of which one is preferred: fine-tuning, then preferences, with a diffusion model and its twin.
 
     python examples/preferences.py
+    python examples/preferences.py --quick    # fewer steps; about a minute of processor time
 
 A prompt is four letters in any order; an answer has them in ascending or in descending order. Fine-tuning shows both
 dialects equally often, so the model writes either. Then it sees pairs, the ascending answer chosen and the descending
@@ -9,10 +10,12 @@ same network, data, loss and number of steps; its likelihood is exact, so it nee
 draws noise.
 
 Per model and seed: the share of ascending and of descending answers among what is written for held-out prompts, and
-the bound on the held-out ascending answers in nats per token (exact for the twin), before and after.
+the bound on the held-out ascending answers in nats per token (exact for the twin), before and after. Exit status 1: the
+share of ascending answers hasn't risen beyond a 95 % interval, or the bound on them has become worse.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -140,10 +143,33 @@ def main(
     return found
 
 
+QUICK = {"steps": 300, "preference_steps": 60}
+
+
+def failures(found: list[dict[str, float]], num_rows: int = 1000) -> list[str]:
+    """What doesn't hold, as sentences; intervals are those of shares of ``num_rows`` answers."""
+    wrong = []
+    for run in found:
+        before, after = run["before"], run["after"]
+        half = 1.96 * ((before * (1 - before) + after * (1 - after)) / num_rows) ** 0.5
+        if after - before <= half:
+            wrong.append(f"ascending answers went from {before:.3f} to {after:.3f}, the interval is +- {half:.3f}")
+        if run["bound_after"] > run["bound"]:
+            wrong.append(
+                f"nats per token of ascending answers rose from {run['bound']:.3f} to {run['bound_after']:.3f}"
+            )
+    return wrong
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1, help="how many runs of each model")
     parser.add_argument("--steps", type=int, default=800, help="of fine-tuning")
     parser.add_argument("--preference_steps", type=int, default=150, help="of learning from pairs")
     parser.add_argument("--models", nargs="+", choices=KINDS, default=KINDS, help="which of the two")
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--quick", action="store_true", help="fewer steps")
+    given = vars(parser.parse_args())
+    given |= QUICK if given.pop("quick") else {}
+    wrong = failures(main(**given))
+    print("\n".join(f"FAILS: {sentence}" for sentence in wrong) or "holds: ascending answers are preferred now")
+    sys.exit(1 if wrong else 0)

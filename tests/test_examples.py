@@ -229,7 +229,10 @@ def test_the_reading_order_leaves_nothing_out() -> None:
     }
     claims = (EXAMPLES / "claims").glob("*.py")
     scripts |= {f"claims/{path.name}" for path in claims if "__main__" in path.read_text(encoding="utf-8")}
-    places = (EXAMPLES / "configs").glob("*.yaml"), (EXAMPLES / "configs/conversion").glob("*.yaml")
+    places = (
+        (EXAMPLES / "configs").glob("*.yaml"),
+        *((EXAMPLES / "configs" / name).glob("*.yaml") for name in ("conversion", "distillation")),
+    )
     configs = {str(path.relative_to(EXAMPLES)) for paths in places for path in paths}
     assert {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("..")} == scripts | configs
 

@@ -7,13 +7,26 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.consolidate import consolidate
 from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
-from llada.objectives import InsertionNELBO, RandomLength, llada_finetuning, llada_pretraining
+from llada.objectives import (
+    CertaintyForcing,
+    ConsistencyDistillation,
+    InsertionNELBO,
+    Objective,
+    RandomLength,
+    SelfDistillation,
+    TrajectoryDistillation,
+    llada_finetuning,
+    llada_pretraining,
+)
 from tests.cli.conftest import CONFIGS, QUIET, SHORT, SMALL, Command, checkpoint_in, text
 from tests.ranks import run_two_ranks
 
@@ -206,3 +219,32 @@ def test_the_overlays_for_more_cards_run_as_two_processes(story: Path, tmp_path:
     consolidate(tmp_path / "runs/pretrain_llada/model.ckpt", tmp_path / "model.ckpt")
     assert read_checkpoint(tmp_path / "model.ckpt")["global_step"] == 4
     assert {path.name for path in (tmp_path / "runs/pretrain_llada").iterdir()} >= set(gloo)
+
+
+DISTILLATIONS: dict[str, type[Objective]] = {
+    "through_time": SelfDistillation,
+    "consistency": ConsistencyDistillation,
+    "trajectory": TrajectoryDistillation,
+    "certainty": CertaintyForcing,
+}
+
+
+@pytest.mark.parametrize("name", DISTILLATIONS)
+def test_an_overlay_of_distillation_names_parts_that_are_there(name: str) -> None:
+    settings = yaml.safe_load((CONFIGS / f"distillation/{name}.yaml").read_text(encoding="utf-8"))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--objective", type=Objective)
+    parser.add_argument("--callbacks", type=list[Callback])
+    trainer = settings.get("trainer", {})
+    callbacks = trainer.get("callbacks+", trainer.get("callbacks", []))
+    found = parser.parse_object({"objective": settings["model"]["objective"], "callbacks": callbacks})
+    built = parser.instantiate(found)
+    assert type(built.objective) is DISTILLATIONS[name]
+    assert len(built.callbacks) == len(callbacks)
+
+
+def test_the_overlay_of_consistency_trains(llada: Command, story: Path) -> None:
+    files = ["--config", CONFIGS / "duo.yaml", "--config", CONFIGS / "distillation/consistency.yaml"]
+    run = llada("fit", *files, *text(story), *SMALL, *QUIET, *SHORT, "--trainer.limit_val_batches=0")
+    assert run.code == 0, run.err
+    assert read_checkpoint(Path("runs/distilled/model.ckpt"))["global_step"] == 3

@@ -223,14 +223,14 @@ def test_what_does_not_fit_is_refused() -> None:
         ConsistencyDistillation(num_steps=0)
     with pytest.raises(ValueError, match="that of uniform noise"):
         taught(ConsistencyDistillation(), network())(network(), PROCESS, BATCH, random=streams())
+    posterior = UniformProcess(num_tokens=VOCAB, posterior=True)
     with pytest.raises(ValueError, match="that of uniform noise"):
-        posterior = UniformProcess(num_tokens=VOCAB, posterior=True)
         taught(ConsistencyDistillation(), network())(network(), posterior, BATCH, random=streams())
     for objective in (taught(TrajectoryDistillation(), network()), CertaintyForcing()):
         with pytest.raises(ValueError, match="masked diffusion only"):
             objective(network(), UNIFORM, BATCH, random=streams())
+        packed = {**BATCH, "segment_ids": torch.zeros_like(BATCH["tokens"])}
         with pytest.raises(ValueError, match="packed rows"):
-            packed = {**BATCH, "segment_ids": torch.zeros_like(BATCH["tokens"])}
             objective(network(), PROCESS, packed, random=streams())
     with pytest.raises(ValueError, match="column 'rank'"):
         taught(TrajectoryDistillation(trajectory=StoredTrajectory()), network())(
