@@ -3,8 +3,8 @@
     logits = decoder(canvas | encoder(text before it), the last step's logits)
 
 The encoder is causal; the decoder sees the whole canvas and all of the text. Here the two are one row: of the positions
-that are asked for, the block of ``block_length`` tokens in which they stand is the canvas, all before it is text, and what
-is behind isn't seen. Blocks are counted from the end of the row.
+that are asked for, the block of ``block_length`` tokens in which they stand is the canvas, all before it is text, and
+what is behind isn't seen. Blocks are counted from the end of the row.
 
 Shapes: B rows, L tokens of a row, C of the canvas, N positions that are asked for, V vocabulary.
 
