@@ -93,7 +93,7 @@ def nats(model: DiffusionLM, rows: Tensor, draws: int) -> Tensor:
     return torch.stack(bounds).mean(0)
 
 
-def bits(folder: Path, steps: int = 300, rows: int = 128) -> str:
+def bits(folder: Path, steps: int = 200, rows: int = 128) -> str:
     """Held-out bits per byte."""
     text = Text(folder, BOOKS)
     recipe = Recipe(text.vocab_size, text.mask_token_id, width=96, num_layers=3, num_heads=4, convolution=3)

@@ -43,7 +43,7 @@ class CanvasBackbone(nn.Module):
     def __init__(self, model: nn.Module | str | dict[str, Any], block_length: int | None = None) -> None:
         super().__init__()
         network: Any = loaded(model)
-        config = getattr(network, "config", None)
+        config: Any = getattr(network, "config", None)
         trained = getattr(config, "canvas_length", None)
         if trained is None:
             raise ValueError(
