@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llada.backbones.huggingface import HuggingFaceBackbone, loaded
+from llada.rows import block_of
 
 SURE = 1e4
 """The logit that stands for a token that is certain."""
@@ -108,14 +109,13 @@ class CanvasBackbone(nn.Module):
 
     def _start(self, columns: Tensor, length: int) -> int:
         """First column of the canvas in which the columns stand; asks the device."""
-        first, last = (
-            (int(value) for value in torch.stack(columns.aminmax()).cpu()) if len(columns) else (length - 1,) * 2
-        )
-        start = length - -(-(length - first) // self.block_length) * self.block_length
-        if last >= start + self.block_length:
+        behind = length - 1 - columns if len(columns) else torch.zeros(1, dtype=torch.int64)
+        block, other = (int(value) for value in torch.stack(block_of(behind, self.block_length).aminmax()).cpu())
+        start = length - (other + 1) * self.block_length
+        if block != other:
             raise ValueError(
-                f"positions {first} to {last} are of several canvases of {self.block_length} tokens, counted from the "
-                f"end of the row; decode with window=Blocks({self.block_length}), and train on rows whose answer is one"
+                f"the positions are of {other - block + 1} canvases of {self.block_length} tokens, counted from the end "
+                f"of the row; decode with window=Blocks({self.block_length}), and train on rows whose answer is one"
             )
         if start < 1:
             raise ValueError(

@@ -149,7 +149,7 @@ def test_what_has_no_canvas_is_refused_by_name(network: Any) -> None:
     backbone, tokens = CanvasBackbone(network), torch.ones(1, 9, dtype=torch.long)
     for select, message in (
         (None, "say which positions"),
-        (torch.tensor([2, 6]), "positions 2 to 6 are of several canvases"),
+        (torch.tensor([2, 6]), "the positions are of 2 canvases of 4 tokens"),
         (torch.tensor([0]), "a canvas needs a text before it"),
     ):
         with pytest.raises(ValueError, match=message):
