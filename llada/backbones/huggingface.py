@@ -42,7 +42,7 @@ class HuggingFaceBackbone(nn.Module):
 
     def __init__(self, model: nn.Module | str | dict[str, Any], shift: bool | None = None) -> None:
         super().__init__()
-        network = model if isinstance(model, nn.Module) else _load(model)
+        network = loaded(model)
         self.model = _described(network)
         self.network = network
         self.made_bidirectional = not self._sees_to_the_right(four=False)
@@ -166,7 +166,18 @@ class HuggingFaceBackbone(nn.Module):
             return False
 
 
-def _load(model: str | dict[str, Any]) -> nn.Module:
+def loaded(model: nn.Module | str | dict[str, Any]) -> nn.Module:
+    """A model of transformers, built or loaded where it isn't one yet.
+
+    Args:
+        model: the model, or a folder or hub name, or ``{"architecture": ..., "config": ...}``.
+
+    Raises:
+        ImportError: if ``transformers`` is needed and isn't installed.
+        ValueError: if it has no such class.
+    """
+    if isinstance(model, nn.Module):
+        return model
     try:
         import transformers
     except ImportError as error:
@@ -192,6 +203,8 @@ def _described(network: nn.Module) -> dict[str, Any]:
     name, config = type(network).__name__, getattr(network, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         raise ValueError(f"{name} isn't a model of transformers: it has no configuration")
+    if hasattr(config, "canvas_length"):
+        raise ValueError(f"{name} reads a text and a canvas behind it; use llada.backbones.canvas.CanvasBackbone")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is an encoder-decoder, which has no single row to denoise; use an encoder or decoder")
     if getattr(network, "get_output_embeddings", lambda: None)() is None:

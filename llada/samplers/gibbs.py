@@ -58,7 +58,8 @@ class GibbsSampler(AncestralSampler):
     @property
     @override
     def likelihood_gap(self) -> str | None:
-        return "it draws written tokens again, so that a text is reached in many ways"
+        why = "it draws written tokens again, so that a text is reached in many ways"
+        return None if super().likelihood_gap is None else why
 
     @override
     def check_process(self, process: Process) -> None:

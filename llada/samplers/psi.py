@@ -115,7 +115,8 @@ class PsiSampler(AncestralSampler):
     @property
     @override
     def likelihood_gap(self) -> str | None:
-        return "it takes tokens back and writes them again, so that a text is reached in many ways"
+        why = "it takes tokens back and writes them again, so that a text is reached in many ways"
+        return None if super().likelihood_gap is None else why
 
     @override
     def amend(self, law: Tensor, process: Process, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ class CommitAndRenoise(ChainSampler):
         stable_steps: calls in a row whose best tokens must agree with the last ones before a row is finished.
         stop_entropy: nats, the mean entropy of the positions below which it may finish; 0: it takes all steps.
         suppress_tokens: ids that are never written.
+        self_conditioning: whether the network is also told the logits that the last step of the block drew from,
+            (B, M, V), as the keyword ``previous``; DiffusionGemma learns to use them.
         guidance: by the prompt, of the logits.
         window: the whole canvas, or `Blocks` that are finished one after the other.
 
@@ -62,6 +64,7 @@ class CommitAndRenoise(ChainSampler):
     stable_steps: int = 1
     stop_entropy: float = 0.005
     suppress_tokens: tuple[int, ...] = ()
+    self_conditioning: bool = field(default=False, kw_only=True)
     guidance: Guidance = field(default_factory=Guidance, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -121,6 +124,8 @@ class CommitAndRenoise(ChainSampler):
         """What the candidates' tokens are drawn from, (B, M, V) float32."""
         process, left = state.process, (self.steps - state.step) / self.steps
         known = process.conditioning(torch.full_like(state.calls, left, dtype=torch.float64))
+        if self.self_conditioning and state.step > 0:
+            known["previous"] = state.logits
         guided = self.guidance(denoiser, state.given, None, model_kwargs.get("attention_mask"))
         logits = guided.logits(state.tokens, state.columns, **known, **model_kwargs).float()
         logits[..., process.num_tokens :] = -torch.inf

@@ -12,7 +12,7 @@ Reference: Sahoo et al., arXiv 2406.07524, equation 7 (masks); Schiff et al., ar
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,36 +25,12 @@ from llada.random import RowRandom
 from llada.samplers.chain import ChainSampler, moved
 from llada.samplers.classifier import LawGuidance
 from llada.samplers.guidance import Guidance
-from llada.samplers.propose import Proposal, broken_rows, check_answers, inverse_cdf
-from llada.samplers.sampler import Step
+from llada.samplers.one_step import one_step_likelihood
+from llada.samplers.propose import Proposal, broken_rows, check_answers
+from llada.samplers.sampler import Step, TextLikelihood
 from llada.samplers.state import State
-
-
-class StepLaw(NamedTuple):
-    """What the tokens of a step are drawn from.
-
-    Attributes:
-        logits: the model's, (B, M, V).
-        own: the law of the step without guidance, (B, M, V) float64 probabilities.
-        log: that of the guided step, (B, M, V) float64, up to a constant per position; None where nothing guides.
-        answered: (B, M) bool, where the law is one.
-    """
-
-    logits: Tensor
-    own: Tensor
-    log: Tensor | None
-    answered: Tensor
-
-    def draw(self, uniform: Tensor) -> Tensor:
-        """Tokens (B, M) int64 for uniform numbers (B, M) float64."""
-        return inverse_cdf(self.own.log() if self.log is None else self.log, uniform)
-
-    def log_ratio(self, tokens: Tensor, written: Tensor) -> Tensor:
-        """How much likelier the tokens are without guidance than with it, (B,) float64 nats; over written positions."""
-        if self.log is None:
-            return torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-        ratio = self.own.log() - self.log.log_softmax(-1)
-        return ratio.gather(-1, tokens[..., None]).squeeze(-1).masked_fill(~written, 0.0).sum(1)
+from llada.samplers.step_law import StepLaw
+from llada.samplers.window import WholeCanvas
 
 
 @dataclass(frozen=True)
@@ -108,19 +84,33 @@ class AncestralSampler(ChainSampler):
     @property
     @override
     def likelihood_gap(self) -> str | None:
-        return "it may write a position several times; for masks, use the preset ancestral, which has the same law"
+        if self.steps == 1 and isinstance(self.window, WholeCanvas):
+            return "its end is greedy" if self.greedy_tail else None
+        return (
+            "it may write a position several times, so that a text is reached in many ways; for masks, use the preset "
+            "ancestral, which has the same law"
+        )
+
+    @override
+    def likelihood(
+        self,
+        model: Any,
+        tokens: Tensor,
+        process: Process,
+        *,
+        given: Tensor | None = None,
+        seed: int | Tensor = 0,
+        **model_kwargs: Any,
+    ) -> TextLikelihood:
+        if self.likelihood_gap is not None:
+            return super().likelihood(model, tokens, process)
+        return one_step_likelihood(self, self.step_law, model, tokens, process, given, seed, model_kwargs)
 
     @override
     def advance(
         self, denoiser: Denoiser, state: State, random: RowRandom, model_kwargs: dict[str, Any]
     ) -> Generator[Step, None, State]:
-        t, s = self.times(state)
-        before, process = state.tokens.gather(1, state.columns), state.process
-
-        def reverse(clean: Tensor) -> Tensor:
-            return self.amend(process.reverse(before, clean, t, s), process, before, clean, t, s)
-
-        law = self.law(denoiser, state, (t, s), reverse, model_kwargs)
+        before, law = state.tokens.gather(1, state.columns), self.step_law(denoiser, state, model_kwargs)
         state = replace(state, broken=broken_rows(state, ~law.answered))
         if state.step == 0:  # as broken weights show at once; later steps are looked at when the window is left
             check_answers(state)
@@ -128,8 +118,19 @@ class AncestralSampler(ChainSampler):
         state, step = moved(state, drawn, law.logits, law.log_ratio(drawn, state.valid))
         yield step
         unfinished = replace(state, valid=state.valid & ~state.is_last[:, None])
+        _, s = self.times(state)
         after = yield from self.correct(denoiser, unfinished, s, random.fold_in(1), model_kwargs)
         return replace(after, valid=state.valid)
+
+    def step_law(self, denoiser: Denoiser, state: State, model_kwargs: dict[str, Any]) -> StepLaw:
+        """What the candidates of a step are drawn from."""
+        t, s = self.times(state)
+        before, process = state.tokens.gather(1, state.columns), state.process
+
+        def reverse(clean: Tensor) -> Tensor:
+            return self.amend(process.reverse(before, clean, t, s), process, before, clean, t, s)
+
+        return self.law(denoiser, state, (t, s), reverse, model_kwargs)
 
     def amend(self, law: Tensor, process: Process, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """What a step draws from; here the reverse step, whose end may be greedy.

@@ -1,6 +1,7 @@
 """Samplers that step from canvas to canvas: in blocks, in ragged batches, with stops; every noise alike."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +140,43 @@ def test_windows_that_chains_cannot_have_are_refused_by_name() -> None:
         sampler(mixing, tokens, UniformProcess(K), given=given, attention_mask=mask)
     with pytest.raises(ValueError, match="2 steps can't be shared among 3 blocks"):
         AncestralSampler(2, window=Blocks(3))(mixing, tokens, UniformProcess(K), given=given, attention_mask=mask)
+
+
+@pytest.mark.parametrize("process", [MaskingProcess(K), HybridProcess(K, K, 0.3), UniformProcess(K)], ids=str)
+def test_texts_of_one_step_have_a_likelihood(process: Process) -> None:
+    """Over all texts of two tokens behind a prompt the probabilities sum up to 1, guided or not."""
+    texts = torch.cartesian_prod(torch.tensor([1]), torch.arange(K), torch.arange(K))
+    given = torch.tensor([[True, False, False]]).expand(len(texts), -1)
+    seeds = torch.full((len(texts),), 5)  # the same noise for all
+    data: dict[str, Any] = {"suppress_tokens": (NULL,)}
+    for sampler in (
+        AncestralSampler(1, 0.7, **data),
+        PsiSampler(1, guidance=GUIDED, **data),
+        AncestralSampler(1, top_k=2, **data),
+    ):
+        found = sampler.likelihood(mixing, texts, process, given=given, seed=seeds)
+        assert float(found.log_likelihood.exp().sum()) == pytest.approx(1.0)
+        assert found.is_exact == (process.mask_token_id is not None)
+        assert found.calls.tolist() == [1] * len(texts)
+        assert found.generated.tolist() == [2] * len(texts)
+    if found.is_exact:
+        rows = AncestralSampler(1)(mixing, texts[:1].repeat(4000, 1), process, given=given[:1].repeat(4000, 1)).tokens
+        law = AncestralSampler(1).likelihood(mixing, texts, process, given=given).log_likelihood.exp()
+        counts = (rows[:, 1] * K + rows[:, 2]).bincount(minlength=K * K) / 4000
+        assert float((counts - law).abs().sum() / 2) < 0.04  # of 25 cells 0.03 is expected
+        with pytest.raises(ValueError, match="holds the mask token 5"):
+            AncestralSampler(1).likelihood(mixing, texts.masked_fill(texts == 2, K), process, given=given)
+
+
+def test_texts_of_several_steps_have_none_and_each_says_why() -> None:
+    tokens = torch.ones(1, 3, dtype=torch.long)
+    for sampler, why in (
+        (AncestralSampler(2), "reached in many ways; for masks, use the preset ancestral"),
+        (AncestralSampler(1, window=Blocks(1)), "reached in many ways"),
+        (AncestralSampler(1, greedy_tail=True), "its end is greedy"),
+        (PsiSampler(2), "takes tokens back"),
+        (GibbsSampler(2), "draws written tokens again"),
+        (CommitAndRenoise(1), "draws every token several times"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            sampler.likelihood(mixing, tokens, UniformProcess(K))

@@ -23,7 +23,7 @@ from llada.samplers import (
     State,
     UnmaskingSampler,
 )
-from llada.samplers.reverse import StepLaw
+from llada.samplers.step_law import StepLaw
 from tests.process.test_reverse import PROCESSES, K, marginal, transition
 
 NULL = K + 1  # an id behind data and mask

@@ -63,6 +63,7 @@ class SEDDLayout(DiTLayout):
     @override
     def write(self, backbone: nn.Module, process: MaskingProcess) -> Config:
         sizes = self.fields(backbone)
+        assert isinstance(backbone, DiffusionTransformer)
         if process.mask_token_id != backbone.vocab_size - 1:
             raise ValueError(
                 f"the sedd layout has its mask at the end of the vocabulary, {backbone.vocab_size - 1}, "
