@@ -34,10 +34,10 @@ from llada.training.lr_schedulers import WarmupCosine
 RECIPES = Path(__file__).parent / "configs/conversion"
 ROWS, LENGTH, SHARE, BLOCK = 16, 64, 0.1, 8
 NETWORK: dict[str, Any] = {
-    "width": 128,
-    "num_layers": 4,
-    "num_heads": 4,
-    "hidden_width": 352,
+    "width": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_width": 192,
     "tie_embeddings": True,
     "head_bias": True,
     "convolution": 5,
@@ -199,8 +199,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("conversions"), help="folder of the results")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="through the network of a model from scratch")
-    parser.add_argument("--rows", type=int, default=64, help="rows of held-out text")
+    parser.add_argument("--tokens", type=int, default=800_000, help="through the network of a model from scratch")
+    parser.add_argument("--rows", type=int, default=48, help="rows of held-out text")
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed")
     given = parser.parse_args()
     quick = {"seeds": 1, "tokens": 20_480, "rows": 4} if given.quick else {}

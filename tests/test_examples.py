@@ -174,7 +174,11 @@ def test_preferences(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 
 def test_the_reading_order_leaves_nothing_out() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"demo_pictures.py", "demo_callbacks.py", "conversions_measured.py"}
+    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {
+        "demo_pictures.py",
+        "demo_callbacks.py",
+        "conversions_measured.py",
+    }
     claims = (EXAMPLES / "claims").glob("*.py")
     scripts |= {f"claims/{path.name}" for path in claims if "__main__" in path.read_text(encoding="utf-8")}
     places = (EXAMPLES / "configs").glob("*.yaml"), (EXAMPLES / "configs/conversion").glob("*.yaml")

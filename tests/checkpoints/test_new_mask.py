@@ -50,9 +50,7 @@ def test_convert_adds_the_mask_in_one_step(rows: int, tmp_path: Path, capsys: py
     assert text.tokenizer.vocab_size == text.model.backbone.vocab_size == max(rows, TOKENS + 1)
     assert text.tokenizer.decode([TOKENS], show_mask="_") == "_"
     assert TOKENS not in text.tokenizer.encode("<|blank|> a boat")  # text can't forge it
-    old, new = (
-        load_file(folder / "model.safetensors")["model.embed_tokens.weight"] for folder in (source, out)
-    )
+    old, new = (load_file(folder / "model.safetensors")["model.embed_tokens.weight"] for folder in (source, out))
     assert torch.equal(new[:TOKENS], old[:TOKENS])
     torch.testing.assert_close(new[TOKENS], old.mean(0) if rows == TOKENS else old[TOKENS])
     assert json.loads((out / "tokenizer_config.json").read_text())["mask_token"] == "<|blank|>"
