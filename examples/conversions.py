@@ -12,6 +12,7 @@ results.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,10 +35,10 @@ from llada.training.lr_schedulers import WarmupCosine
 RECIPES = Path(__file__).parent / "configs/conversion"
 ROWS, LENGTH, SHARE, BLOCK = 16, 64, 0.1, 8
 NETWORK: dict[str, Any] = {
-    "width": 128,
-    "num_layers": 4,
-    "num_heads": 4,
-    "hidden_width": 352,
+    "width": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_width": 192,
     "tie_embeddings": True,
     "head_bias": True,
     "convolution": 5,
@@ -163,12 +164,12 @@ def fitting(weights: dict[str, Any], *, centred: bool) -> dict[str, Any]:
     return {name: moved(value) if name.endswith("convolution.taps") else value for name, value in weights.items()}
 
 
-def main(out: Path, seeds: int, tokens: int, rows: int) -> str:
+def main(out: Path, seeds: Sequence[int], tokens: int, rows: int) -> str:
     """Train and measure what isn't there yet, and write the tables.
 
     Args:
         out: folder of the results.
-        seeds: number of seeds.
+        seeds: one run of everything for each.
         tokens: through the network of a model from scratch.
         rows: of held-out text.
     """
@@ -177,7 +178,7 @@ def main(out: Path, seeds: int, tokens: int, rows: int) -> str:
     data.prepare_data()
     data.setup("fit")
     results: dict[str, list[dict[str, float]]] = {}
-    for seed in range(seeds):
+    for seed in seeds:
         start = out / f"next-token-{seed}.pt"
         for name, plan in plans().items():
             file = out / f"{name}-{seed}.json"
@@ -198,10 +199,10 @@ def main(out: Path, seeds: int, tokens: int, rows: int) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("conversions"), help="folder of the results")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="through the network of a model from scratch")
-    parser.add_argument("--rows", type=int, default=64, help="rows of held-out text")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of everything for each")
+    parser.add_argument("--tokens", type=int, default=800_000, help="through the network of a model from scratch")
+    parser.add_argument("--rows", type=int, default=48, help="rows of held-out text")
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed")
     given = parser.parse_args()
-    quick = {"seeds": 1, "tokens": 20_480, "rows": 4} if given.quick else {}
+    quick = {"seeds": [0], "tokens": 20_480, "rows": 4} if given.quick else {}
     main(given.out, **{"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, **quick})

@@ -5,6 +5,7 @@ The maths is one hop away: `training_step` calls the objective (`llada.objective
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from llada.inference import Inference
 from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers import AncestralSampler, Sample, Sampler, low_confidence
+from llada.samplers import AncestralSampler, ExactCache, Sample, Sampler, llada2, low_confidence
 from llada.training.attach import attach, keep_in_float32
 from llada.training.compiling import compile_blocks, without_compiler
 from llada.training.groups import learning_rate, parameter_groups, with_learning_rate
@@ -251,7 +252,8 @@ class DiffusionLM(Inference, LightningModule):
                 those of `llada.checkpoints.released.read_mdlm_checkpoint`.
 
         Returns:
-            The model in evaluation mode.
+            The model in evaluation mode. One with blocks is decoded in them, from the start of the row, with exact keys
+            of the blocks before and by the rule of `llada.samplers.llada2`.
 
         Raises:
             FileNotFoundError: if there is nothing to load.
@@ -260,8 +262,11 @@ class DiffusionLM(Inference, LightningModule):
         read = read_mdlm_checkpoint if Path(folder_or_hub_id).suffix == ".ckpt" else read_pretrained
         loaded = read(folder_or_hub_id, **options)
         parts: dict[str, Any] = {}
+        blocks = getattr(loaded.backbone, "block_length", None)
         if loaded.process.scatters:  # whose published schedules never end in pure noise
             parts = {"sampler": AncestralSampler(), "approximate_bound": True}
+        elif blocks is not None:
+            parts = {"sampler": replace(llada2(None, block_length=blocks), cache=ExactCache())}
         model = cls(loaded.backbone, loaded.process, **parts)
         model.pretrained_config, model._loaded = loaded.config, True
         return model.eval()

@@ -19,6 +19,8 @@ from llada.cli import main
 from llada.cli.train import LLaDACLI
 from llada.data import ToyLanguage
 from llada.module import DiffusionLM
+from llada.noise import StratifiedTimes
+from llada.objectives import Blockwise, CleanCopyLoss, PerScored, UnitWeight
 from llada.process import MaskingProcess
 from llada.samplers import LeftToRight, PerStep, Proposal, UnmaskingSampler
 
@@ -218,6 +220,28 @@ def test_preferences(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     example.align(model, seed=0, steps=12, draws=2)
     after = example.judge(model, 60)
     assert after[2] < before[2]  # on the same noise
+
+
+def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("conversions", monkeypatch)
+    plans = example.plans()
+    assert set(plans) == {"next-token", "scratch, whole rows", "scratch, blocks"} | {
+        path.stem for path in (EXAMPLES / "configs/conversion").glob("*.yaml")
+    }
+    assert plans["fast_dllm_v2"].options == {"block_length": 8, "shift": True}
+    assert plans["i_dlm"].objective == CleanCopyLoss(
+        Blockwise(StratifiedTimes(t_min=0.99)), UnitWeight(), PerScored(), clean_weight=0.2
+    )
+    assert example.stages(100) == {0: 1, 10: 2, 20: 8, 35: None, 75: 16, 85: 8}
+    taps = torch.arange(10.0).view(5, 2)
+    moved = example.fitting({"blocks.0.convolution.taps": taps}, centred=True)["blocks.0.convolution.taps"]
+    assert torch.equal(moved, torch.cat([taps[2:], torch.zeros(2, 2)]))  # offsets -2 .. 0 keep theirs
+
+    runs = {"scratch, whole rows": (2.0, 2.2), "a2d": (2.1, 2.1)}
+    results = {name: [{"bound": value, "exact": value} for value in values] for name, values in runs.items()}
+    table = example.report(results)
+    assert "| scratch, whole rows | 2.100 ± 1.271 | 2.100 ± 1.271 |  |  |" in table
+    assert "| a2d | 2.100 ± 0.000 | 2.100 ± 0.000 |  | +0.000 ± 1.271 |" in table
 
 
 def test_the_reading_order_leaves_nothing_out() -> None:

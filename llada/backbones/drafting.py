@@ -49,7 +49,8 @@ class Drafts(Visibility):
     @override
     def grid(self) -> tuple[Tensor, Tensor, Tensor]:
         assert self.keys is not None
-        return indices(*self.reach.shape, self.keys.shape[1], self.reach.device)
+        rows, queries = self.reach.shape
+        return indices(rows, queries, self.keys.shape[1], self.reach.device)
 
     @override
     def rule(self) -> Rule:

@@ -102,7 +102,7 @@ def chat(
     if limit is not None and limit <= most:
         raise ValueError(f"an answer of {most} tokens leaves no room in the context of {limit}; ask for less")
     console = Console(highlight=False, soft_wrap=True)
-    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, most))
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text, most))
     text = growing(changed(text, changes), max_new_tokens, length)
     live = console.is_terminal and not no_stream
     talk = ChatSession(text, num_new_tokens, limit, seed, console, live, not (live or no_stream), most=most)

@@ -64,8 +64,8 @@ def convert(
         tokenizer: folder of the tokenizer; default: the one in the checkpoint, if there is one.
         files_from: folder whose other files go along, such as remote code; default: the checkpoint's own folder.
         mdlm: the checkpoint is a training file of the official MDLM code; its averaged weights are taken.
-        add_mask: name of a mask token, such as <|mask|>, that a checkpoint without one gets in vocabulary, embedding and
-            tokenizer.
+        add_mask: name of a mask token, such as <|mask|>, that a checkpoint without one gets in vocabulary, embedding
+            and tokenizer.
         adapter_only: write the low-rank additions of a run with LoRA alone, as PEFT does; --adapter alone means this.
         loading: what to add to a released checkpoint's own word.
     """

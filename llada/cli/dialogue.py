@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from llada.data import Message, Tokenizer
+from llada.data import Message
 from llada.data.chat.chat_template import FixedBos
 from llada.data.chat.conversations import ASSISTANT
 from llada.files.places import is_released
@@ -13,20 +13,19 @@ SYSTEM = "system"
 BLOCK = 32
 
 
-def answer_sampler(
-    sampler: Sampler | None, checkpoint: str, tokenizer: Tokenizer, num_new_tokens: int
-) -> Sampler | None:
+def answer_sampler(sampler: Sampler | None, checkpoint: str, text: TextModel, num_new_tokens: int) -> Sampler | None:
     """How answers are decoded: as the user chose, or as the model was saved to be sampled (None).
 
     Released checkpoints say nothing about it. They get what LLaDA's own chat does, one token per call in blocks of 32,
     and no block after the one with EOS. On a canvas decoded as a whole, the EOS that fills the end of trained answers
-    comes out first and leaves room for short answers only.
+    comes out first and leaves room for short answers only. Models with blocks are decoded in their own ones.
     """
     if sampler is not None or not is_released(checkpoint):
         return sampler
-    return low_confidence(
-        num_new_tokens, block_length=min(BLOCK, num_new_tokens), stop_token_ids=tokenizer.eos_token_id
-    )
+    end = text.tokenizer.eos_token_id
+    if getattr(text.model.backbone, "block_length", None) is not None:
+        return text.model.sampler.stopping(end)
+    return low_confidence(num_new_tokens, block_length=min(BLOCK, num_new_tokens), stop_token_ids=end)
 
 
 def with_bos(text: TextModel, bos: bool | None) -> TextModel:

@@ -114,7 +114,7 @@ def generate(
     done = repair(Path(output))
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
-    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, most))
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text, most))
     text = matching(changed(text, changes), regex, text.stop_token_ids, regex_max_states)
     text = growing(text, max_new_tokens, length)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -82,7 +82,7 @@ def serve(
     limits = Limits(num_new_tokens, max_new_tokens)
     text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = with_bos(replace(text, template=template, variables=variables or {}), bos)
-    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text.tokenizer, num_new_tokens))
+    text = replace(text, sampler=answer_sampler(sampler, checkpoint, text, num_new_tokens))
     text = changed(text, changes)
     service = Service(text, name or Path(checkpoint).stem, limits, batch_size, queue_limit, token)
     shown = f"[{host}]" if ":" in host else host

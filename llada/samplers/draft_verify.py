@@ -158,7 +158,7 @@ class DraftAndVerify(Sampler):
         backbone, mask = _backbone(model, process, model_kwargs), model_kwargs.get("attention_mask")
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         state = State.begin(process, tokens, given, random, mask)
-        drafting = backbone.new_drafting(*tokens.shape, self.guesses)
+        drafting = backbone.new_drafting(len(tokens), tokens.shape[1], self.guesses)
         known = torch.where(state.open.any(1), state.open.int().argmax(1), tokens.shape[1])  # (B,), all before is final
         guesses, call = Guesses(known.new_zeros(len(known), 0), known.new_zeros(len(known), 0, 1)), 0
         while bool(state.open.any()):

@@ -16,7 +16,7 @@ from llada.cli.length import growing
 from llada.data import Message, llada_template, plain_template
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
 from llada.samplers import UnmaskingSampler, left_to_right, low_confidence, remdm_cap
-from llada.text import TextModel
+from llada.text import TextModel, load
 from tests.cli.trainer_file import write_trainer_file
 from tests.tiny_checkpoint import EOS, EOT, MASK, VOCAB_SIZE, write_checkpoint
 
@@ -248,7 +248,7 @@ def test_an_interrupted_answer_is_forgotten(parrot, monkeypatch):
 
 
 def test_how_answers_are_decoded_by_default(folder, checkpoint):
-    words, chosen = JsonTokenizer(folder), low_confidence(steps=3)
+    words, chosen = load(str(folder), None, "cpu"), low_confidence(steps=3)
     reference = low_confidence(steps=128, block_length=32, stop_token_ids=EOS)
     assert answer_sampler(None, str(folder), words, 128) == reference
     assert answer_sampler(None, str(folder), words, 8) == low_confidence(steps=8, block_length=8, stop_token_ids=EOS)
