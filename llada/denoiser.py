@@ -18,6 +18,7 @@ from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
+from llada.places import chosen, places
 
 
 @runtime_checkable
@@ -74,7 +75,7 @@ class Denoiser(ABC):
         Returns:
             (N,) float32, nats, in row-major order.
         """
-        return nll(self.logits(tokens, where, **model_kwargs), targets[where], suppressed)
+        return nll(self.logits(tokens, where, **model_kwargs), chosen(targets, where), suppressed)
 
     def weighted_nll(
         self,
@@ -133,7 +134,7 @@ class Denoiser(ABC):
             The sum, () differentiable, and the divergences without their weights, (N,) detached; nats.
         """
         logits = self.logits(tokens, where, **model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
+        noised = NoisedTokens(chosen(targets, where), chosen(tokens, where), noise_law, posterior)
         return divergence(logits, noised, weights, cross_entropy=cross_entropy)
 
     def clean_logits(self, tokens: Tensor, where: Tensor, noise_law: NoiseLaw | None, **model_kwargs: Any) -> Tensor:
@@ -179,7 +180,7 @@ class BackboneDenoiser(Denoiser):
         self, tokens: Tensor, targets: Tensor, where: Tensor, *, suppressed: int | None = None, **model_kwargs: Any
     ) -> Tensor:
         hidden = self._hidden(tokens, where, model_kwargs)
-        return chunked_nll(self.backbone.head, hidden, targets[where], suppressed)
+        return chunked_nll(self.backbone.head, hidden, chosen(targets, where), suppressed)
 
     @override
     def weighted_nll(
@@ -193,7 +194,7 @@ class BackboneDenoiser(Denoiser):
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
-        return self.head_loss(self.backbone.head, hidden, targets[where], weights, suppressed)
+        return self.head_loss(self.backbone.head, hidden, chosen(targets, where), weights, suppressed)
 
     @override
     def interpolated_nll(
@@ -209,7 +210,7 @@ class BackboneDenoiser(Denoiser):
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
+        noised = NoisedTokens(chosen(targets, where), chosen(tokens, where), noise_law, posterior)
         return self.head_loss.interpolated(self.backbone.head, hidden, noised, weights, cross_entropy=cross_entropy)
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
@@ -239,8 +240,8 @@ class CallableDenoiser(Denoiser):
         logits = self.function(tokens, **accepted(called, name, model_kwargs))
         if where is None:
             return logits
-        chosen = logits.flatten(0, 1)[flat_indices(tokens, where)]
-        return chosen if where.dtype == torch.bool else chosen.view(*where.shape, -1)
+        wanted = logits.flatten(0, 1)[flat_indices(tokens, where)]
+        return wanted if where.dtype == torch.bool else wanted.view(*where.shape, -1)
 
 
 def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noqa: B008 - frozen
@@ -297,7 +298,7 @@ def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
     if where is None:
         return None
     if where.dtype == torch.bool:
-        return where.flatten().nonzero().squeeze(1)
+        return places(where)
     start = torch.arange(tokens.shape[0], device=tokens.device)[:, None] * tokens.shape[1]
     return (start + where).flatten()
 

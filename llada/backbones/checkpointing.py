@@ -132,4 +132,6 @@ def _attention() -> set[Any]:
         library, operation = name.split(".")
         packet = getattr(getattr(torch.ops, library), operation, None)
         found.update([] if packet is None else [packet.default])
-    return found | {torch.ops.higher_order.flex_attention} if hasattr(torch.ops.higher_order, "flex_attention") else found
+    return (
+        found | {torch.ops.higher_order.flex_attention} if hasattr(torch.ops.higher_order, "flex_attention") else found
+    )

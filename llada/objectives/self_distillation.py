@@ -29,6 +29,7 @@ from llada.objectives.independent import IndependentMasks
 from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.preference_reference import FrozenCopy
+from llada.places import chosen, placed
 from llada.process import Process
 from llada.random import RowRandom
 
@@ -73,12 +74,11 @@ class SelfDistillation(Objective):
             own_head,
             hidden,
             lambda rows: head(known[rows]),
-            scale.expand(draw.x_0.shape)[draw.scored],
-            draw.x_0[draw.scored],
+            chosen(scale, draw.scored),
+            chosen(draw.x_0, draw.scored),
             process.suppressed,
         )
-        nll = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
-        nll[draw.scored] = found.nll.double()
+        nll = placed(found.nll.double(), draw.scored)
         return ObjectiveOutput(
             numerator=found.total,
             denominator=denominator,
@@ -104,7 +104,7 @@ class SelfDistillation(Objective):
         for step in range(self.teacher_steps):
             inputs = {**draw.inputs, **conditioning(process, t)}
             hidden, head = features(teacher, canvas, left, inputs)
-            known = hidden if known is None else known.index_put((left[draw.scored],), hidden)
+            known = hidden if known is None else known.index_put((chosen(left, draw.scored),), hidden)
             if step == self.teacher_steps - 1 or not bool(left.any()):
                 break
             s = (t - 1.0 / (self.num_steps * self.teacher_steps)).clamp(min=0.0)

@@ -88,7 +88,9 @@ def load_whole(module: nn.Module, weights: dict[str, Tensor]) -> None:
         module.load_state_dict(weights)
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
-            torch.utils.swap_tensors(parameter, nn.Parameter(weights[name].to(parameter.dtype), parameter.requires_grad))
+            torch.utils.swap_tensors(
+                parameter, nn.Parameter(weights[name].to(parameter.dtype), parameter.requires_grad)
+            )
 
 
 @torch.no_grad()

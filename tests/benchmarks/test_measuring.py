@@ -41,7 +41,10 @@ def test_bytes_of_a_step(model):
     assert models.step_bytes(model, rows=3, keys=7) == 4 * (weights + 3 * 7 * 2 * 2 * 1 * 16)  # k and v, layers, heads
 
 
-@pytest.mark.parametrize(("shape", "with_tables", "without"), [("LLaDA 1B as published", 1.49, 0.97), ("LLaDA 1B", 1.49, 0.97), ("LLaDA 8B", 8.02, 6.98)])
+@pytest.mark.parametrize(
+    ("shape", "with_tables", "without"),
+    [("LLaDA 1B as published", 1.49, 0.97), ("LLaDA 1B", 1.49, 0.97), ("LLaDA 8B", 8.02, 6.98)],
+)
 def test_shapes_have_the_published_numbers_of_parameters(shape, with_tables, without):
     with torch.device("meta"):
         model = models.BidirectionalTransformer(**models.SHAPES[shape])

@@ -80,7 +80,9 @@ def test_autocast_casts_what_several_products_read_once() -> None:
     read: dict[str, Tensor] = {}
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear):
-            module.register_forward_hook(lambda _, given, __, name=name: read.update({name.rpartition(".")[2]: given[0]}))
+            module.register_forward_hook(
+                lambda _, given, __, name=name: read.update({name.rpartition(".")[2]: given[0]})
+            )
     with torch.autocast("cpu", torch.bfloat16):
         backbone.hidden(torch.arange(VOCAB)[None])
     for together in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
