@@ -1,7 +1,7 @@
 """How often the host waits for a device: budgets for a training step and for every preset of decoding.
 
-They are counted on a device in name only (`tests/scripts/pretended_device.py`), which unlike a counter of questions also
-sees what is sent to it.
+They are counted on a device in name only (`tests/scripts/pretended_device.py`), which unlike a counter of questions
+also sees what is sent to it.
 """
 
 import json

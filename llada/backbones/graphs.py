@@ -84,8 +84,8 @@ class GraphedBackbone(nn.Module):
 
     Give it to a sampler with a region cache (`llada.samplers.DualCache`, `PrefixCache`, `VicinityCache`) in place of
     the backbone. Passes over the whole canvas aren't recorded: they are bound by arithmetic, not by starting kernels.
-    A graph is recorded for each shape of canvas and region. The buffers and graphs of the shapes that were asked for last
-    are kept, so that a conversation whose canvas grows doesn't fill the memory.
+    A graph is recorded for each shape of canvas and region. The buffers and graphs of the shapes that were asked for
+    last are kept, so that a conversation whose canvas grows doesn't fill the memory.
 
     Args:
         backbone: a body with a head, such as `BidirectionalTransformer`. Its parameters must stay where they are in

@@ -83,7 +83,7 @@ class MixtureOfExperts(nn.Module):
         return result.index_add(0, token, (weight * computed).to(result.dtype)).view_as(x)
 
     def _computed(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """What the experts make of their rows (N, D), of which the first ``counts[0]`` are the first one's, and so on."""
+        """What the experts make of their rows (N, D): the first ``counts[0]`` are the first one's, and so on."""
         if grouped.fits(rows, self.experts):
             return grouped.swiglu(rows, counts, self.experts)
         parts = rows.split(counts.tolist())  # the only question to the device

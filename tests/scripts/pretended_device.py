@@ -1,7 +1,7 @@
 """Host waits of training steps and decoding calls, counted on a device that is one in name only; prints JSON.
 
-Its tensors say that they are on "acc:0", compute on the CPU, refuse to meet CPU tensors, and each operation that would
-let the host wait for a GPU is counted: values that are read, places that are searched, and data that is sent or fetched.
+Its tensors say that they are on "acc:0", compute on the CPU, and refuse to meet CPU tensors. Each operation that would
+let the host wait for a GPU is counted: values that are read, places that are searched, data that is sent or fetched.
 """
 
 import collections
@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,9 +151,15 @@ def counted(run: Callable[[], Any]) -> tuple[Any, dict[str, int]]:
     return result, dict(waits)
 
 
+def step(objective: NELBO, model: nn.Module, batch: dict[str, Tensor]) -> None:
+    """A micro-batch's, without the optimiser."""
+    random = RowRandom.for_step(0, 0, torch.arange(ROWS, device=batch["tokens"].device), ROWS)
+    objective(model, MaskingProcess(VOCAB - 1), batch, random=random).loss.backward()
+
+
 def training() -> dict[str, dict[str, int]]:
     """Waits of a step by kind of batch."""
-    model, process = small(), MaskingProcess(VOCAB - 1)
+    model = small()
     tokens = Pretended(torch.randint(VOCAB - 1, (ROWS, LENGTH)))
     real = Pretended(torch.arange(LENGTH) < torch.tensor([[13], [9]]))
     segments = Pretended((torch.arange(LENGTH) // 5).expand(ROWS, -1).contiguous())
@@ -160,13 +167,8 @@ def training() -> dict[str, dict[str, int]]:
     found = {}
     for name, columns in batches.items():
         for objective in (NELBO(), NELBO(ExactCounts())):
-            rows = torch.arange(ROWS, device=tokens.device)
-
-            def step() -> None:
-                random = RowRandom.for_step(0, 0, rows, ROWS)
-                objective(model, process, {"tokens": tokens, **columns}, random=random).loss.backward()
-
-            found[f"{name}, {type(objective.design).__name__}"] = counted(step)[1]
+            batch = {"tokens": tokens, **columns}
+            found[f"{name}, {type(objective.design).__name__}"] = counted(partial(step, objective, model, batch))[1]
     return found
 
 
