@@ -3,8 +3,9 @@
     python -m benchmarks.gpu                        # at most eight minutes on an H200
     python -m benchmarks.gpu --device cpu --tiny    # the whole program in seconds, to see that it runs
 
-All weights are random. What doesn't fit the time or the card's memory, or fails, is left out, and said. Each row is a line
-of JSON as soon as it is measured, on the screen and, with --out, in gpu.jsonl: a program that is killed has lost nothing.
+All weights are random. What doesn't fit the time or the card's memory, or fails, is left out, and said. Each row is a
+line of JSON as soon as it is measured, on the screen and, with --out, in gpu.jsonl: a program that is killed has lost
+nothing.
 """
 
 from collections.abc import Sequence

@@ -133,7 +133,7 @@ def measure_writing(decoder: Decoder, repeats: int) -> Iterator[Row]:
             machine, what = decoder.machine, f"writing, {per_step} per step, batch {rows}"
             if not machine.may(what, 0.5, 2):
                 continue
-            seconds = machine.attempt(what, lambda n=rows, k=per_step: machine.seconds(decoder.write(n, k), repeats))
+            seconds = machine.attempt(what, partial(_seconds, decoder, rows, per_step, repeats))
             if seconds is None:
                 continue
             tokens = rows * decoder.new
@@ -144,3 +144,7 @@ def measure_writing(decoder: Decoder, repeats: int) -> Iterator[Row]:
                 "floor tokens/s": tokens / decoder.write_floor(rows, per_step),
                 "of floor": seconds / decoder.write_floor(rows, per_step),
             }
+
+
+def _seconds(decoder: Decoder, rows: int, per_step: int, repeats: int) -> float:
+    return decoder.machine.seconds(decoder.write(rows, per_step), repeats)

@@ -24,9 +24,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 500, "width": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "hidden_width": 64,
     },
 }  # fmt: skip
-"""Arguments of `BidirectionalTransformer`. Those of 1B are the shape whose totals are the published 1.49 and 0.97 billion
-parameters, with and without embeddings. Rows of 5634 numbers in half precision are no multiple of 16 bytes, which fast
-matrix products ask for, so speed is measured at 5632, and at 5634 in one line beside."""
+"""Arguments of `BidirectionalTransformer`. Those of 1B are the shape whose totals are the published 1.49 and 0.97
+billion parameters, with and without embeddings. Rows of 5634 numbers in half precision are no multiple of 16 bytes,
+which fast matrix products ask for, so speed is measured at 5632, and at 5634 in one line beside."""
 
 
 def build(vocab_size: int, width: int = 256, num_layers: int = 6) -> BidirectionalTransformer:

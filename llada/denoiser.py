@@ -8,7 +8,7 @@ in sampling. `as_denoiser` makes a `Denoiser` of a backbone (`hidden` and `head`
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
+from llada.places import chosen, places
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -78,7 +81,7 @@ class Denoiser(ABC):
         Returns:
             (N,) float32, nats, in row-major order.
         """
-        return nll(self.logits(tokens, where, **model_kwargs), targets[where], suppressed)
+        return nll(self.logits(tokens, where, **model_kwargs), chosen(targets, where), suppressed)
 
     def weighted_nll(
         self,
@@ -137,7 +140,7 @@ class Denoiser(ABC):
             The sum, () differentiable, and the divergences without their weights, (N,) detached; nats.
         """
         logits = self.logits(tokens, where, **model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
+        noised = NoisedTokens(chosen(targets, where), chosen(tokens, where), noise_law, posterior)
         return divergence(logits, noised, weights, cross_entropy=cross_entropy)
 
     def clean_logits(self, tokens: Tensor, where: Tensor, noise_law: NoiseLaw | None, **model_kwargs: Any) -> Tensor:
@@ -187,7 +190,7 @@ class BackboneDenoiser(Denoiser):
         self, tokens: Tensor, targets: Tensor, where: Tensor, *, suppressed: int | None = None, **model_kwargs: Any
     ) -> Tensor:
         hidden = self._hidden(tokens, where, model_kwargs)
-        return chunked_nll(self.backbone.head, hidden, targets[where], suppressed)
+        return self._through_head(chunked_nll, hidden, chosen(targets, where), suppressed)
 
     @override
     def weighted_nll(
@@ -201,7 +204,7 @@ class BackboneDenoiser(Denoiser):
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
-        return self.head_loss(self.backbone.head, hidden, targets[where], weights, suppressed)
+        return self._through_head(self.head_loss, hidden, chosen(targets, where), weights, suppressed)
 
     @override
     def interpolated_nll(
@@ -217,8 +220,17 @@ class BackboneDenoiser(Denoiser):
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
-        return self.head_loss.interpolated(self.backbone.head, hidden, noised, weights, cross_entropy=cross_entropy)
+        noised = NoisedTokens(chosen(targets, where), chosen(tokens, where), noise_law, posterior)
+        return self._through_head(self.head_loss.interpolated, hidden, noised, weights, cross_entropy=cross_entropy)
+
+    def _through_head(self, function: Callable[..., T], hidden: Tensor, *arguments: Any, **options: Any) -> T:
+        """``function(head, hidden, ...)``, with the head's parameters at hand where they are sharded."""
+        head = self.backbone.head
+        gathered = getattr(head, "gathered", None)
+        if gathered is None:
+            return function(head, hidden, *arguments, **options)
+        result: T = gathered(function, hidden, *arguments, **options)
+        return result
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
         arguments = accepted(self.backbone.hidden, type(self.backbone).__name__, model_kwargs)
@@ -254,8 +266,8 @@ class CallableDenoiser(Denoiser):
         logits = self.function(tokens, **accepted(self._called, name, model_kwargs))
         if where is None:
             return logits
-        chosen = logits.flatten(0, 1)[flat_indices(tokens, where)]
-        return chosen if where.dtype == torch.bool else chosen.view(*where.shape, -1)
+        wanted = logits.flatten(0, 1)[flat_indices(tokens, where)]
+        return wanted if where.dtype == torch.bool else wanted.view(*where.shape, -1)
 
 
 def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noqa: B008 - frozen
@@ -320,7 +332,7 @@ def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
     if where is None:
         return None
     if where.dtype == torch.bool:
-        return where.flatten().nonzero().squeeze(1)
+        return places(where)
     start = torch.arange(tokens.shape[0], device=tokens.device)[:, None] * tokens.shape[1]
     return (start + where).flatten()
 

@@ -28,7 +28,7 @@ from llada.random import RowRandom
 from llada.samplers import AncestralSampler, ExactCache, Sample, Sampler, llada2, low_confidence
 from llada.training.attach import attach, keep_in_float32
 from llada.training.compiling import compile_blocks, without_compiler
-from llada.training.groups import learning_rate, parameter_groups, with_learning_rate
+from llada.training.groups import learning_rate, made, parameter_groups, with_learning_rate
 from llada.training.guard import OnNonfinite
 from llada.training.hyperparameters import describe_hyperparameters
 from llada.training.loop import TrainingLoop, replicas_of
@@ -52,7 +52,7 @@ class DiffusionLM(Inference, LightningModule):
         bound_draws: noise draws per row in validation and test; their mean is the row's estimate.
         sampler: what `generate` and ``predict`` use.
         optimizer: makes an optimiser from parameter groups. Matrices get its weight decay; vectors (norms, biases)
-            none.
+            none. PyTorch's own are fused on CUDA, unless ``fused`` or ``foreach`` is given.
         lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per optimiser step, or as
             `llada.training.lr_schedulers.scheduler_config` reads from it. None: constant.
         seed: of the training and evaluation noise, and of weights that are made when the Trainer starts. The noise of a
@@ -185,7 +185,7 @@ class DiffusionLM(Inference, LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""
-        optimizer = self.optimizer(parameter_groups(self))
+        optimizer = made(self.optimizer, parameter_groups(self))
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.lr_scheduler(optimizer))}
@@ -293,7 +293,8 @@ class DiffusionLM(Inference, LightningModule):
         """Trained weights in float32 under mixed precision; split the backbone, and make the weights that it hasn't."""
         keep_in_float32(self)
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
-        place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype)
+        shard_size = getattr(self.trainer.strategy, "shard_size", None)
+        place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype, shard_size)
 
     def _rows(self, batch: Any) -> TokenBatch:
         """A batch as the model takes it."""

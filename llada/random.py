@@ -132,7 +132,7 @@ class RowRandom:
             numbers: (B,) int64, which streams of the step are the rows': no two rows of a step may have the same one.
                 None: ``rows``, where all micro-batches have one size.
         """
-        start = torch.tensor(seed, dtype=torch.int64, device=rows.device)
+        start = torch.full((), seed, dtype=torch.int64, device=rows.device)
         shared = _number(_mixed(_mixed(start) + _GOLDEN), step)
         return cls(_number(_mixed(shared), rows if numbers is None else numbers), shared, rows, num_rows)
 

@@ -132,6 +132,5 @@ def _attention() -> set[Any]:
         library, operation = name.split(".")
         packet = getattr(getattr(torch.ops, library), operation, None)
         found.update([] if packet is None else [packet.default])
-    return (
-        found | {torch.ops.higher_order.flex_attention} if hasattr(torch.ops.higher_order, "flex_attention") else found
-    )
+    flex = getattr(torch.ops.higher_order, "flex_attention", None)
+    return found if flex is None else found | {flex}

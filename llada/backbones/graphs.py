@@ -84,25 +84,29 @@ class GraphedBackbone(nn.Module):
 
     Give it to a sampler with a region cache (`llada.samplers.DualCache`, `PrefixCache`, `VicinityCache`) in place of
     the backbone. Passes over the whole canvas aren't recorded: they are bound by arithmetic, not by starting kernels.
-    A graph is recorded for each shape of canvas and region, and kept.
+    A graph is recorded for each shape of canvas and region. The buffers and graphs of the shapes that were asked for
+    last are kept, so that a conversation whose canvas grows doesn't fill the memory.
 
     Args:
         backbone: a body with a head, such as `BidirectionalTransformer`. Its parameters must stay where they are in
             memory.
         recorder: what makes the graphs.
+        kept_shapes: of canvases whose buffers and graphs are kept.
 
     Raises:
         ValueError: if the backbone keeps no keys and values, or is block-causal: there, regions have many sizes.
     """
 
-    def __init__(self, backbone: Body, recorder: Recorder = CudaRecorder()) -> None:
+    def __init__(self, backbone: Body, recorder: Recorder = CudaRecorder(), kept_shapes: int = 4) -> None:
         super().__init__()
+        if kept_shapes < 1:
+            raise ValueError(f"kept_shapes must be 1 or more; got {kept_shapes}")
         if not hasattr(backbone, "new_cache"):
             raise ValueError(
                 f"{type(backbone).__name__} has no new_cache(rows, length), so no pass over a region of a canvas can "
                 "be recorded; use the backbone itself"
             )
-        self.backbone, self.recorder = backbone, recorder
+        self.backbone, self.recorder, self.kept_shapes = backbone, recorder, kept_shapes
         self._stores: dict[tuple[int, int], KeyValueCache] = {}
         self._owners: dict[tuple[int, int], Lease] = {}
         self._graphs: dict[tuple[int, ...], _Graph] = {}
@@ -118,15 +122,22 @@ class GraphedBackbone(nn.Module):
     def new_cache(self, batch_size: int, length: int) -> "Lease":
         """The key/value cache for canvases of that shape; it ends the one that was given before for the same shape."""
         shape = batch_size, length
-        if shape not in self._stores:
-            self._stores[shape] = self.backbone.new_cache(batch_size, length)
-        store = self._stores[shape]
+        store = self._stores.pop(shape, None)
+        while store is None and len(self._stores) >= self.kept_shapes:
+            self._forget(next(iter(self._stores)))  # before new buffers are made
+        store = self._stores[shape] = self.backbone.new_cache(batch_size, length) if store is None else store
         if store.ends_at_region:
             raise ValueError(
                 "graphs are for models that see the whole canvas; decode a causal or block-causal one without them"
             )
         self._owners[shape] = Lease(store, shape)
         return self._owners[shape]
+
+    def _forget(self, shape: tuple[int, int]) -> None:
+        """Let go of the buffers and graphs of a shape."""
+        del self._stores[shape]
+        self._owners.pop(shape, None)
+        self._graphs = {key: graph for key, graph in self._graphs.items() if key[:2] != shape}
 
     def hidden(
         self,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from llada.backbones import grouped
 from llada.backbones.router import Router, SoftmaxRouter
 
 
@@ -72,9 +73,18 @@ class MixtureOfExperts(nn.Module):
         scores = self.router(rows)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         chosen = self.choice.choose(scores, self.experts_per_token, self.expert_bias)
+        order = chosen.experts.flatten().argsort(stable=True)  # expert by expert
+        token = order // self.experts_per_token
+        counts = torch.zeros(len(self.experts), dtype=torch.int64, device=x.device)
+        counts = counts.scatter_add(0, chosen.experts.flatten(), torch.ones_like(order))
+        computed = self._computed(rows.index_select(0, token), counts)
+        weight = chosen.weights.flatten().index_select(0, order)[:, None].to(rows.dtype)
         result = torch.zeros_like(rows) if self.shared is None else self.shared(rows)
-        for index, expert in enumerate(self.experts):
-            token, rank = (chosen.experts == index).nonzero(as_tuple=True)
-            weight = chosen.weights[token, rank, None].to(rows.dtype)
-            result = result.index_add(0, token, weight * expert(rows[token]))
-        return result.view_as(x)
+        return result.index_add(0, token, (weight * computed).to(result.dtype)).view_as(x)
+
+    def _computed(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """What the experts make of their rows (N, D): the first ``counts[0]`` are the first one's, and so on."""
+        if grouped.fits(rows, self.experts):
+            return grouped.swiglu(rows, counts, self.experts)
+        parts = rows.split(counts.tolist())  # the only question to the device
+        return torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])

@@ -49,7 +49,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class AtomicModelParallelStrategy(ModelParallelStrategy):
-    """`ModelParallelStrategy` whose folders take the old one's place when all ranks have written their part."""
+    """`ModelParallelStrategy` whose folders take the old one's place when all ranks have written their part.
+
+    Args:
+        shard_size: ranks that share one copy of the weights, such as the cards of a node; None: all of them.
+        options: of ``ModelParallelStrategy``.
+    """
+
+    def __init__(self, *, shard_size: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.shard_size = shard_size
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:

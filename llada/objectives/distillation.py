@@ -24,6 +24,7 @@ from llada.objectives.design import Draw
 from llada.objectives.normaliser import Normaliser
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.preference_reference import FrozenCopy
+from llada.places import chosen, placed
 from llada.process import Process
 from llada.random import RowRandom
 
@@ -78,12 +79,11 @@ class Distillation(Objective):
             head if process.num_tokens is None else FirstColumns(head, process.num_tokens),
             hidden,
             lesson.targets,
-            scale.expand(draw.x_0.shape)[draw.scored],
-            draw.x_0[draw.scored],
+            chosen(scale, draw.scored),
+            chosen(draw.x_0, draw.scored),
             process.suppressed,
         )
-        nll = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
-        nll[draw.scored] = found.nll.double()
+        nll = placed(found.nll.double(), draw.scored)
         return ObjectiveOutput(
             numerator=found.total,
             denominator=denominator,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -27,6 +26,7 @@ from llada.objectives.insertion import InsertionNELBO
 from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.weight import BoundWeight, UnitWeight, Weight
+from llada.places import chosen, placed
 from llada.process import Process
 from llada.random import RowRandom
 
@@ -65,10 +65,9 @@ class NELBO(Objective):
         denoiser = process.network(model)
         draw = self.design(denoiser, process, columns(batch), random=random)
         scale, denominator = self.normaliser(draw)
-        weights = (self.weight(process, draw) * scale).expand_as(draw.x_0)[draw.scored]
+        weights = chosen(self.weight(process, draw) * scale, draw.scored)
         numerator, terms, sums = self._judge(denoiser, process, draw, weights)
-        divergence = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
-        divergence[draw.scored] = terms.double()
+        divergence = placed(terms.double(), draw.scored)
         rows = len(draw.x_0) // draw.copies  # what is told of a row is told of its first copy
         return ObjectiveOutput(
             numerator=numerator,
@@ -105,7 +104,7 @@ def law_of_draw(process: Process, draw: Draw) -> NoiseLaw:
     """The laws that the divergences of the N scored tokens compare."""
     law = process.noise_law(draw.t)
     assert law is not None
-    kept, scattered = (part.expand(draw.x_0.shape)[draw.scored] for part in law[:2])
+    kept, scattered = (chosen(part, draw.scored) for part in law[:2])
     return law._replace(kept=kept, scattered=scattered)
 
 

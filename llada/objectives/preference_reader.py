@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from llada.denoiser import Denoiser
 from llada.objectives.design import Design, Draw, segments_of
 from llada.objectives.objective import Batch
+from llada.places import chosen
 from llada.process import Process
 from llada.random import RowRandom
 
@@ -46,7 +47,7 @@ class AnswerReader:
         terms = denoiser.token_nll(
             draw.tokens, draw.x_0, draw.scored, suppressed=self.process.suppressed, **draw.inputs
         )
-        weights = draw.bound_weight.expand_as(draw.x_0)[draw.scored]
+        weights = chosen(draw.bound_weight, draw.scored)
         bounds = self.sums(weights * terms, draw.scored).view(draw.copies, rows, -1).mean(0)
         return -torch.stack((bounds, self.sums(terms.detach(), draw.scored)[:rows]))
 
@@ -72,7 +73,7 @@ class AnswerReader:
         numbers = torch.zeros_like(self.batch["tokens"]) if segments is None else segments
         size = 1 if segments is None else int(segments.max()) + 1
         rows = torch.arange(len(where), device=where.device)[:, None] * size
-        data = (rows + numbers.repeat(len(where) // len(numbers), 1))[where]
+        data = chosen(rows + numbers.repeat(len(where) // len(numbers), 1), where)
         empty = torch.zeros(len(where) * size, dtype=torch.float64, device=where.device)
         return empty.index_add(0, data, values.double()).view(len(where), size)
 

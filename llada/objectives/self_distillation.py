@@ -27,6 +27,7 @@ from llada.objectives.independent import IndependentMasks
 from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch
 from llada.objectives.preference_reference import FrozenCopy
+from llada.places import chosen, placed
 from llada.process import Process
 from llada.random import RowRandom
 
@@ -81,7 +82,7 @@ class SelfDistillation(Distillation):
         for step in range(self.teacher_steps):
             inputs = {**draw.inputs, **conditioning(process, t)}
             hidden, head = features(teacher, canvas, left, inputs)
-            known = hidden if known is None else known.index_put((left[draw.scored],), hidden)
+            known = hidden if known is None else known.index_put((chosen(left, draw.scored),), hidden)
             if step == self.teacher_steps - 1 or not bool(left.any()):
                 break
             s = (t - 1.0 / (self.num_steps * self.teacher_steps)).clamp(min=0.0)

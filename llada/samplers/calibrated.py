@@ -5,6 +5,7 @@ Shapes: B rows, M candidates per row.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -82,6 +83,12 @@ class PositionCalibrated(Order):
                 f"there are {len(self.frequencies)} frequencies for the model's vocabulary of {vocabulary}; give one "
                 "per token"
             )
-        common = torch.tensor(self.frequencies or [1.0 / vocabulary], dtype=torch.float64, device=state.logits.device)
-        surprise = -(common + 1e-9).log().expand(vocabulary)[state.drawn]
+        surprise = -(_table(self.frequencies or (1.0 / vocabulary,), state.logits.device) + 1e-9).log()
+        surprise = surprise.expand(vocabulary)[state.drawn]
         return (-self.decay * number_in_window(state)).exp() * (state.probability * surprise).clamp(max=self.most)
+
+
+@lru_cache(maxsize=4)
+def _table(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers as a float64 tensor, sent to the device once."""
+    return torch.tensor(values, dtype=torch.float64, device=device)

@@ -174,5 +174,7 @@ def suppress(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
     outside = [token for token in tokens if not 0 <= token < logits.shape[-1]]
     if outside:
         raise ValueError(f"token {outside[0]} is outside of the model's vocabulary of {logits.shape[-1]}")
-    index = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
-    return logits.index_fill(-1, index, -torch.inf)
+    logits = logits.clone()
+    for token in tokens:  # a tensor of them would be sent to the device, and waited for
+        logits.select(-1, token).fill_(-torch.inf)
+    return logits

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 HEADS = {"head", "lm_head"}
@@ -68,3 +69,27 @@ def with_learning_rate(optimizer: Callable[..., Any], lr: float) -> Callable[...
     except AttributeError:
         return optimizer
     return partial(optimizer, lr=lr)
+
+
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+"""Optimisers of PyTorch that have one kernel for all parameters."""
+
+
+def made(optimizer: Callable[..., Any], groups: list[dict[str, Any]]) -> Any:
+    """The optimiser of these groups, fused where its parameters are on CUDA and nothing else was asked for.
+
+    The usual way makes temporary tensors of the size of all parameters.
+
+    Args:
+        optimizer: as in `learning_rate`.
+        groups: see `parameter_groups`.
+    """
+    result = optimizer([dict(group) for group in groups])  # it writes its defaults into what it is given
+    asked = [result.defaults.get(name) for name in ("fused", "foreach")]
+    on_cuda = all(p.is_floating_point() and p.device.type == "cuda" for group in groups for p in group["params"])
+    if type(result) not in FUSED or any(value is not None for value in asked) or not on_cuda:
+        return result
+    result = optimizer(groups, fused=True)
+    # Its kernel could undo the scaling of gradients, and so Lightning refuses to clip them; let it be undone before.
+    result._step_supports_amp_scaling = False
+    return result

@@ -3,8 +3,11 @@
 W = R T ranks form a mesh (data_parallel R, tensor_parallel T). Ranks of one data-parallel place see the same rows.
 
 - Data parallelism: each rank keeps 1/R of every parameter, gradient and optimiser state, and gathers a block's
-  parameters when the block runs. Embedding, final norm and head are one more group, which stays gathered between the
-  forward and the backward pass: the loss runs the head in chunks and makes its gradient on the way.
+  parameters when the block runs. The head is a group of its own, whose gradient is there first and is sent while the
+  blocks go backward; embedding and final norm are another. Both stay gathered between the forward and the backward
+  pass: the loss runs the head in chunks and makes its gradient on the way.
+- Hybrid sharding: each rank keeps 1/S, and R / S groups of S ranks hold copies. Parameters are gathered within a group,
+  such as the cards of a node, and only gradients go between groups.
 - Tensor parallelism: each rank computes 1/T of the heads, of the feed-forward width and of the vocabulary.
 
 A backbone that was built under ``torch.device("meta")`` gets its weights once it is split
@@ -13,6 +16,7 @@ A backbone that was built under ``torch.device("meta")`` gets its weights once i
 Reference: Shoeybi et al., "Megatron-LM", arXiv 1909.08053, section 3; Zhao et al., "PyTorch FSDP", arXiv 2304.11277.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -73,7 +77,12 @@ def replicas(mesh: DeviceMesh | None, world_size: int, rank: int) -> Replicas:
 
 
 def place(
-    backbone: nn.Module, mesh: DeviceMesh | None, device: torch.device, seed: int, dtype: torch.dtype | None = None
+    backbone: nn.Module,
+    mesh: DeviceMesh | None,
+    device: torch.device,
+    seed: int,
+    dtype: torch.dtype | None = None,
+    shard_size: int | None = None,
 ) -> None:
     """Split a backbone over a mesh, and give it weights if it was built on the meta device; a second call does nothing.
 
@@ -83,6 +92,7 @@ def place(
         device: of its parameters.
         seed: of the weights, if it has none.
         dtype: in which parameters are gathered and computed with; gradients are summed in float32. None: as stored.
+        shard_size: ranks that share one copy of the weights, S; None for all that see different rows.
 
     Raises:
         ValueError: if it can't be split or can't make its own weights, saying why.
@@ -94,24 +104,55 @@ def place(
             )
         if mesh[TENSOR].size() > 1:
             split_tensors(backbone, mesh[TENSOR])
-        split_data(backbone, mesh[DATA], dtype)
+        split_data(backbone, mesh[DATA] if shard_size is None else hybrid(mesh, shard_size), dtype)
     if any(parameter.is_meta for parameter in backbone.parameters()):
         materialise(backbone, device, seed)
 
 
 def split_data(backbone: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
-    """Shard the parameters (FSDP2): one group per block, and one for what is around them.
+    """Shard the parameters (FSDP2): one group per block, one for a linear head, and one for what is around them.
 
     Args:
         backbone: with its blocks in an `nn.ModuleList`.
-        mesh: one-dimensional.
+        mesh: one-dimensional, or (copies, shards) as from `hybrid`.
         dtype: as in `place`.
     """
     policy = MixedPrecisionPolicy(dtype, None if dtype is None else torch.float32, cast_forward_inputs=False)
     for block in blocks_of(backbone):
         fully_shard(block, mesh=mesh, mp_policy=policy)
+    head = getattr(backbone, "head", None)
+    if type(head) is nn.Linear and not isinstance(head.weight, DTensor) and hasattr(backbone, "hidden"):
+        fully_shard(head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        head.gathered = partial(_gathered, head)  # type: ignore[assignment]
+        register_fsdp_forward_method(head, "gathered")
     fully_shard(backbone, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(backbone, "hidden")
+
+
+def _gathered(head: nn.Module, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """``function(head, ...)`` as one of the head's forward methods, around which its parameters are gathered."""
+    return function(head, *arguments, **options)
+
+
+def hybrid(mesh: DeviceMesh, shard_size: int) -> DeviceMesh:
+    """Ranks as (copies, shards), neighbours in one group of shards; every rank must ask.
+
+    Args:
+        mesh: (data_parallel, tensor_parallel).
+        shard_size: S.
+
+    Raises:
+        ValueError: if it doesn't divide the ranks, or tensors are split as well.
+    """
+    size = mesh[DATA].size()
+    if mesh[TENSOR].size() > 1:
+        raise ValueError(
+            f"shard_size={shard_size} goes with tensor_parallel_size=1; got {mesh[TENSOR].size()}; give one of them"
+        )
+    if shard_size < 1 or size % shard_size:
+        raise ValueError(f"shard_size={shard_size} must divide data_parallel_size={size}")
+    ranks = mesh.mesh.view(-1, shard_size)
+    return DeviceMesh(mesh.device_type, ranks, mesh_dim_names=("copies", "shards"))
 
 
 def blocks_of(backbone: nn.Module) -> list[nn.Module]:

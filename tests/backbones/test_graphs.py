@@ -70,6 +70,28 @@ def test_one_recording_serves_all_blocks_and_all_canvases_of_a_shape(model):
     assert recorder.recorded == 2
 
 
+def test_only_the_newest_shapes_are_kept(model):
+    """So that a conversation whose canvas grows doesn't fill the memory."""
+    recorder = CountingRecorder()
+    graphed = GraphedBackbone(model, recorder, kept_shapes=2)
+    sampler = UnmaskingSampler(Quota(4), window=Blocks(4), cache=DualCache())
+
+    def decode(length: int) -> Tensor:
+        return sampler(graphed, canvas(length=length, prompt=length - 4), MaskingProcess(MASK)).tokens
+
+    first = decode(12)
+    decode(16), decode(12), decode(20)
+    assert [shape[1] for shape in graphed._stores] == [12, 20]  # that of 16 wasn't asked for longest
+    assert {key[1] for key in graphed._graphs} == {12, 20}
+    assert recorder.recorded == 3
+    assert torch.equal(decode(12), first)
+    assert recorder.recorded == 3
+    decode(16)
+    assert recorder.recorded == 4
+    with pytest.raises(ValueError, match="kept_shapes must be 1 or more; got 0"):
+        GraphedBackbone(model, recorder, kept_shapes=0)
+
+
 def test_a_region_gives_what_the_backbone_gives(model):
     tokens, region = canvas(), slice(8, 12)
     graphed = GraphedBackbone(model, EagerRecorder())

@@ -103,8 +103,8 @@ def fit(
     }
 
 
-def sharded(data: int, tensor: int = 1) -> ModelParallelStrategy:
-    return AtomicModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor)
+def sharded(data: int, tensor: int = 1, shard_size: int | None = None) -> ModelParallelStrategy:
+    return AtomicModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor, shard_size=shard_size)
 
 
 def half_way(folder: Path) -> Path:
@@ -119,6 +119,7 @@ def main(folder: Path) -> None:
     results = {
         "data": fit(sharded(2), 2, folder / "two"),
         "tensor": fit(sharded(1, 2), 2),
+        "copies": fit(sharded(2, shard_size=1), 2),
         "muon": fit(sharded(2), 2, optimizer=MuonAdamW),
         "resumed": fit(sharded(2), 2, resume=half_way(folder / "one")),
     }

@@ -10,12 +10,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.consolidate import consolidate
 from llada.checkpoints.describe import describe
+from llada.objectives import NELBO
+from llada.process import MaskingProcess
+from llada.random import RowRandom
 from llada.training.muon import MuonAdamW
 from llada.training.parallel import DATA, TENSOR, place, replicas, split_tensors
 from llada.training.weights import write
@@ -51,7 +54,7 @@ def assert_same(run: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
     torch.testing.assert_close(run["weights"], expected["weights"], rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["one", "data", "tensor"])
+@pytest.mark.parametrize("name", ["one", "data", "tensor", "copies"])
 def test_any_split_begins_and_learns_like_the_whole(runs: Results, name: str) -> None:
     assert len(runs[name]["losses"]) == STEPS * WINDOW
     assert torch.equal(runs[name]["first"], runs["whole"]["first"])
@@ -65,6 +68,7 @@ def test_the_runs_did_what_they_are_about(runs: Results) -> None:
     torch.testing.assert_close(whole["gradients"].norm(dim=1), torch.full((STEPS,), 0.5))
     assert whole["losses"].unique().numel() == STEPS * WINDOW
     assert runs["data"]["num_local"] == whole["num_local"] // 2
+    assert runs["copies"]["num_local"] == whole["num_local"]
     assert whole["num_local"] / 2 < runs["tensor"]["num_local"] < whole["num_local"] * 0.52  # the norms are on both
 
 
@@ -135,6 +139,37 @@ def test_weights_from_nothing_don_t_depend_on_the_mesh(mesh: DeviceMesh, options
         assert isinstance(ours, DTensor)
         assert torch.equal(ours.full_tensor(), theirs), name
         assert torch.equal(theirs, third) == ("norm" in name), name
+
+
+def test_hybrid_sharding_copies_between_groups_and_shards_within(mesh: DeviceMesh) -> None:
+    split, whole = small(), small()
+    place(split, mesh, CPU, seed=3, shard_size=1)
+    place(whole, None, CPU, seed=3)
+    for ours, theirs in zip(split.parameters(), whole.parameters(), strict=True):
+        assert isinstance(ours, DTensor)
+        assert ours.placements == (Replicate(), Shard(0))
+        assert torch.equal(ours.full_tensor(), theirs)
+    with pytest.raises(ValueError, match="shard_size=2 must divide data_parallel_size=1"):
+        place(small(), mesh, CPU, seed=3, shard_size=2)
+
+
+def test_a_linear_head_is_a_group_of_its_own(mesh: DeviceMesh) -> None:
+    """So that its gradient, which is made first, is sent while the blocks go backward."""
+    split, whole, tied = small(), small(), small(tie_embeddings=True)
+    for backbone in (split, tied):
+        place(backbone, mesh, CPU, seed=3)
+    place(whole, None, CPU, seed=3)
+    assert isinstance(split.head, FSDPModule)
+    assert not isinstance(tied.head, FSDPModule)
+    batch = {"tokens": torch.arange(12).view(2, 6)}
+    losses = []
+    for backbone in (split, whole):
+        random = RowRandom.for_step(0, 0, torch.arange(2), 2)
+        losses.append(NELBO()(backbone, MaskingProcess(VOCAB - 1), batch, random=random).loss)
+        losses[-1].backward()
+    torch.testing.assert_close(losses[0], losses[1])
+    for ours, theirs in zip(split.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad)
 
 
 def test_placing_draws_no_number_from_the_global_stream() -> None:

@@ -195,7 +195,7 @@ class Visibility:
             index = self.keys.flatten().nonzero()[:, 0]
             owner, segment = owner[index], segment[index]
         begins = (segment_starts(owner[None]) | segment_starts(segment[None]))[0]
-        total = torch.tensor([len(owner)], device=device)
+        total = torch.full((1,), len(owner), device=device)
         return index, torch.cat([begins.nonzero()[:, 0], total]).int()
 
 
