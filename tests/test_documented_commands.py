@@ -36,7 +36,7 @@ PROGRAMS = ("llada", "python", "torchrun", "make", "pip")
 # Names that stand for files and folders of the reader's own.
 READERS_OWN = {
     "preferences.jsonl", "model.ckpt", "pairs.jsonl", "questions.jsonl", "answers.jsonl", "prompts.jsonl",
-    "texts/*.txt", "my_tasks", "held_out.txt", "model.json", "model.tokenizer.json",
+    "tasks.jsonl", "texts/*.txt", "my_tasks", "held_out.txt", "model.json", "model.tokenizer.json",
     "path/to/LLaDA-8B-Base", "token_cache/0123456789abcdef/train.tokens", "shards/train",
 }  # fmt: skip
 WRITTEN = {"--out", "--output", "--page", "--picture", "--folder", "--plot"}  # options that name what a command makes
