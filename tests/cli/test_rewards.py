@@ -66,7 +66,8 @@ def test_published_methods_by_name(llada: Command, method: str) -> None:
     """A configuration takes any of them in the place of the default; what it is made of is read and checked."""
     write("tasks.jsonl", [{"prompt": f"reach {n}", "numbers": [1, 1], "target": 2} for n in range(30)])
     run = llada(
-        "check", "--config", CONFIGS / "grpo.yaml", *SMALL, "--init_from=null", f"--model.objective=llada.rewards.{method}",
+        "check", "--config", CONFIGS / "grpo.yaml", *SMALL, "--init_from=null",
+        f"--model.objective=llada.rewards.{method}",
         "--data.tokenizer=llada.data.SentencePieceTraining", "--data.tokenizer.vocab_size=290",
     )  # fmt: skip
     assert run.code == 0, run.err
