@@ -36,6 +36,7 @@ PROGRAMS = ("llada", "python", "torchrun", "make", "pip")
 # Names that stand for files and folders of the reader's own.
 READERS_OWN = {
     "preferences.jsonl", "model.ckpt", "pairs.jsonl", "questions.jsonl", "answers.jsonl", "prompts.jsonl",
+    "tasks.jsonl",
     "texts/*.txt", "my_tasks", "held_out.txt", "model.json", "model.tokenizer.json",
     "start.ckpt", "start.json", "start.tokenizer.json", "finetune.yaml", "me/my-model", "GSAI-ML/LLaDA-8B-Instruct",
     "base.yaml", "pretrain.yaml", "mixture.yaml", "./mylab", "path/to/LLaDA-8B-Base",

@@ -244,6 +244,24 @@ def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None
     assert "| a2d | 2.100 ± 0.000 | 2.100 ± 0.000 |  | +0.000 ± 1.271 |" in table
 
 
+def test_rewards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stopped run goes on, a finished one is kept, and the quick form fails where nothing was learnt."""
+    example = load("rewards", monkeypatch)
+    every = example.grids()
+    assert len({tuple(grid) for grid in every.tolist()}) == 288
+    assert bool(example.solved(every).all())
+    assert not bool(example.solved(every.roll(1, 1)).any())
+    setting = example.Setting(width=16, layers=1, fine_tuning=2, steps=2, least=2, most=2, judged=50)
+    assert example.main(tmp_path, methods=("trajectory",), setting=setting, quick=True) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| trajectory"))
+    (tmp_path / "trajectory-0.json").unlink()  # the checkpoint is still there
+    monkeypatch.setattr(example.RolloutLoader, "_roll", None)  # nothing is left to be done
+    example.main(tmp_path, methods=("trajectory",), setting=setting)
+    assert line.rpartition("|")[0].rpartition("|")[0] in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="of another setting"):
+        example.main(tmp_path, methods=("trajectory",))
+
+
 def test_the_reading_order_leaves_nothing_out() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     scripts = {path.name for path in EXAMPLES.glob("*.py")} - {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what `_EXPORTS` loads, spelt out for editors and type check
     from llada.rewards.loader import RolloutLoader
     from llada.rewards.loss import ClippedRatio, ClippedRow, Divisor, OpenPositions, PolicyLoss, Reinforce, Rows, Tokens
     from llada.rewards.objective import OldPolicy, PolicyObjective
-    from llada.rewards.prompts import RewardDataModule
+    from llada.rewards.prompts import RewardDataModule, Task, Tasks, TaskSource
     from llada.rewards.proxy import Coupled, FullMask, LikelihoodProxy, Replay, Terms
     from llada.rewards.published import ADVANTAGES, coupled_grpo, diffu_grpo, ebpo, spg, trace_rl, trajectory_grpo, wd1
     from llada.rewards.puzzles import Countdown, Sudoku, SudokuCells
@@ -40,7 +40,7 @@ _MODULES = {
     "loader": ["RolloutLoader"],
     "loss": ["ClippedRatio", "ClippedRow", "Divisor", "OpenPositions", "PolicyLoss", "Reinforce", "Rows", "Tokens"],
     "objective": ["OldPolicy", "PolicyObjective"],
-    "prompts": ["RewardDataModule"],
+    "prompts": ["RewardDataModule", "Task", "Tasks", "TaskSource"],
     "proxy": ["Coupled", "FullMask", "LikelihoodProxy", "Replay", "Terms"],
     "published": ["ADVANTAGES", "coupled_grpo", "diffu_grpo", "ebpo", "spg", "trace_rl", "trajectory_grpo", "wd1"],
     "puzzles": ["Countdown", "Sudoku", "SudokuCells"],
@@ -91,6 +91,9 @@ __all__ = [
     "Sudoku",
     "SudokuCells",
     "Sum",
+    "Task",
+    "TaskSource",
+    "Tasks",
     "Terms",
     "Tokens",
     "Trajectory",

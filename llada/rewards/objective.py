@@ -37,8 +37,8 @@ class OldPolicy(Reference):
         old = reading.batch.get("old_log_prob")
         if old is None:  # then it still is the policy that is trained
             with torch.no_grad():
-                return bound(model)  # type: ignore[no-any-return]
-        return old.double()  # type: ignore[no-any-return]
+                return bound(model)
+        return old.double()
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class PolicyObjective(Objective):
             losses = self.loss(terms, old, episodes.advantage)
             divergence = torch.zeros_like(old)
             if self.reference is not None and self.kl_weight > 0.0:
-                reading = Reading(batch if isinstance(batch, dict) else dict(batch), 0, CHOSEN)  # type: ignore[arg-type]
+                reading = Reading(batch if isinstance(batch, dict) else dict(batch), 0, CHOSEN)
                 other = self.reference(denoiser, lambda d: self.read(d, process, episodes, random).log_prob, reading)
                 divergence = k3(terms.log_prob, other) * terms.weight
         return self._output(episodes, terms, old, losses + self.kl_weight * divergence.sum(1), divergence)

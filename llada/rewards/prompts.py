@@ -1,5 +1,6 @@
 """Prompts with what their reward needs, and the data module that has them answered by the model that is trained."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,8 +38,25 @@ class Task(NamedTuple):
     row: Row
 
 
+class TaskSource(ABC):
+    """Prompts, in the same order at every iteration."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Task]:
+        """Yield one task after the other.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a record is malformed; the message names file and line.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A text that changes if the prompts do."""
+
+
 @dataclass(frozen=True)
-class Tasks:
+class Tasks(TaskSource):
     """Records with a prompt, and fields that a reward reads.
 
     Args:
@@ -49,12 +67,8 @@ class Tasks:
     records: RecordSource
     prompt: str = "prompt"
 
+    @override
     def __iter__(self) -> Iterator[Task]:
-        """Yield one task after the other.
-
-        Raises:
-            ValueError: if a record lacks its prompt.
-        """
         for where, record in self.records.records():
             if isinstance(record.get(self.prompt), list):
                 messages = read_messages(record, self.prompt, where)
@@ -62,8 +76,8 @@ class Tasks:
                 messages = [Message(USER, text_field(record, self.prompt, where))]
             yield Task(where, messages, record)
 
+    @override
     def fingerprint(self) -> str:
-        """Settings, and the records' own fingerprint."""
         return f"{self!r} {self.records.fingerprint()}"
 
 
@@ -92,7 +106,7 @@ class PromptRows(Dataset[TokenBatch]):
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __getitem__(self, index: int) -> Prompt:
+    def __getitem__(self, index: int) -> Prompt:  # type: ignore[override]  # `__getitems__` gives the batches
         messages, row = self.tasks[index].messages, self.tasks[index].row
         return Prompt(self.file.document(index).tolist(), "\n".join(text for m in messages for text in m.texts()), row)
 
@@ -129,7 +143,7 @@ class RewardDataModule(TokenDataModule[Task]):
 
     def __init__(
         self,
-        source: Tasks,
+        source: TaskSource,
         tokenizer: Tokenizer | TokenizerTraining,
         reward: Reward,
         rollout: Rollout = Rollout(),  # noqa: B008 - frozen
@@ -137,7 +151,7 @@ class RewardDataModule(TokenDataModule[Task]):
         advantage: Advantage = LeaveOneOut(),  # noqa: B008 - frozen
         inner_steps: int = 1,
         template: ChatTemplate = plain_template(),  # noqa: B008 - frozen
-        val_source: Tasks | None = None,
+        val_source: TaskSource | None = None,
         val_fraction: float = 0.05,
         cache_folder: str = "token_cache",
         seed: int = 0,
@@ -222,8 +236,8 @@ class RewardDataModule(TokenDataModule[Task]):
     @property
     def held_out(self) -> list[Prompt]:
         """The prompts of the validation data; none if there is none."""
-        rows = self.rows(VAL) if VAL in self.parts else []
-        return [rows[index] for index in range(len(rows))]  # type: ignore[misc]
+        rows: Any = self.rows(VAL) if VAL in self.parts else []
+        return [rows[index] for index in range(len(rows))]
 
 
 _PROMPTS = 1

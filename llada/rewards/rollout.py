@@ -1,5 +1,6 @@
 """Rollouts: the policy answers prompts, several times each, and writes down how."""
 
+from abc import ABC
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from llada.samplers.likelihood import ScoringSampler
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(ABC):  # noqa: B024 - so that configurations name it, or one of your own, by class_path
     """How prompts are answered.
 
     Args:

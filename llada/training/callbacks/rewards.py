@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from llada.random import RowRandom
@@ -63,7 +62,7 @@ class Rewards(Callback):
         values["train/reward_spread"] = self._spread(trainer, reward)
         values["train/rollout_seconds"] = torch.tensor(batch.get("seconds", 0.0))
         values["train/useful_answers"] = (advantage != 0.0).double().mean()
-        options = {"batch_size": len(reward), "sync_dist": replicas_of(pl_module).size > 1}
+        options: dict[str, Any] = {"batch_size": len(reward), "sync_dist": replicas_of(pl_module).size > 1}
         pl_module.log_dict({name: value.float() for name, value in values.items()}, **options)
         pl_module.log("train/reward", reward.mean().float(), prog_bar=True, **options)
 
@@ -92,7 +91,7 @@ class Rewards(Callback):
         for places, values, texts in answered:
             found[torch.tensor(places)] = values.to(found)
             for place, text in list(zip(places, texts, strict=True))[: self.show]:
-                rank_zero_info(f"{prompts[place].text!r} -> {text!r}: {float(found[place]):.3g}")
+                trainer.print(f"{prompts[place].text!r} -> {text!r}: {float(found[place]):.3g}")
         if ranks.size > 1:
             torch.distributed.all_reduce(found, group=ranks.group)
         module.log("val/reward", found.mean().float(), prog_bar=True, batch_size=len(prompts))
