@@ -27,7 +27,7 @@ from llada.objectives.independent import IndependentMasks
 from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch
 from llada.objectives.preference_reference import FrozenCopy
-from llada.places import chosen, placed
+from llada.places import chosen
 from llada.process import Process
 from llada.random import RowRandom
 
