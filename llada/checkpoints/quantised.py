@@ -98,7 +98,7 @@ def stored_form(layer: nn.Module, leaf: str, values: Tensor) -> nn.Parameter | N
     options = {name: getattr(old, name) for name in ("compress_statistics", "quant_type") if hasattr(old, name)}
     new: Any = type(old)(values, requires_grad=False, **options)
     layer.whole_dtype = values.dtype  # type: ignore[assignment]
-    return new.to(values.device)  # type: ignore[no-any-return]
+    return new.to(values.device)
 
 
 def whole_weight(layer: Any) -> Tensor:
@@ -107,9 +107,9 @@ def whole_weight(layer: Any) -> Tensor:
     if hasattr(weight, "quant_state"):
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(weight.data, weight.quant_state).to(layer.whole_dtype)  # type: ignore[no-any-return]
+        return dequantize_4bit(weight.data, weight.quant_state).to(layer.whole_dtype)
     scales = layer.state.SCB if weight.SCB is None else weight.SCB
-    return (weight.data.float() * (scales[:, None] / 127.0)).to(layer.whole_dtype)  # type: ignore[no-any-return]
+    return (weight.data.float() * (scales[:, None] / 127.0)).to(layer.whole_dtype)
 
 
 def whole_layer(layer: Any) -> nn.Linear:
@@ -191,7 +191,7 @@ def _quantised(layer: nn.Linear, kind: Quantisation) -> nn.Module:
         new.weight = stored_form(new, "weight", layer.weight.detach())
     new.bias = layer.bias
     new.register_load_state_dict_pre_hook(_keep_stored)
-    return new.train(layer.training)  # type: ignore[no-any-return]
+    return new.train(layer.training)
 
 
 def _is_no_cast(record: logging.LogRecord) -> bool:
