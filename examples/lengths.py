@@ -89,7 +89,7 @@ def contestants(names: Control) -> dict[str, Contestant]:
     edited = LevenshteinSampler(window=WholeCanvas(), delete_token_id=expand, insert_token_id=other)
     inserted = {f"FlexMDM, {steps} steps": InsertionSampler(steps, 16, Confidence(), _greedy(eos)) for steps in (8, 16)}
     plain, padded = (UnmaskingSampler(PerStep(1), proposal=_greedy(*never)) for never in ((eos,), (expand, other)))
-    expanding = ResizingSampler(UnmaskingSampler(PerStep(1)), DreamOn(expand), eos, 16)
+    expanding = ResizingSampler(UnmaskingSampler(PerStep(1)), DreamOn(expand, expand_steps=16), eos, 16)
     return {
         "masks": Contestant(
             mean,
@@ -99,6 +99,12 @@ def contestants(names: Control) -> dict[str, Contestant]:
                 "masks, half the length": (plain, lambda n: n // 2),
                 "masks, twice the length": (plain, lambda n: 2 * n),
             },
+        ),
+        "FlexMDM": Contestant(
+            InsertionNELBO(weight=UnitWeight(), power=1.0),
+            InsertionProcess(mask),
+            {name: (sampler, lambda n: 1) for name, sampler in inserted.items()},
+            louder=(mask,),
         ),
         "DreamOn": Contestant(
             dreamon(expand, eos, max_delete=LONGEST),
@@ -115,12 +121,6 @@ def contestants(names: Control) -> dict[str, Contestant]:
             },
             padded=True,
             louder=(expand, other, eos),
-        ),
-        "FlexMDM": Contestant(
-            InsertionNELBO(weight=UnitWeight(), power=1.0),
-            InsertionProcess(mask),
-            {name: (sampler, lambda n: 1) for name, sampler in inserted.items()},
-            louder=(mask,),
         ),
     }
 
