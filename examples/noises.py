@@ -3,9 +3,9 @@
     python examples/noises.py bits         # held-out bits per byte: next token, masks, hybrid, uniform; three seeds
     python examples/noises.py correction   # the planning task: right answers at equal numbers of calls; three seeds
 
-Seven to twelve minutes of processor time each. Every run is kept as a file, so that a study that was stopped goes on where it
-was. All models of a seed have the same Transformer, start from the same weights and read the same rows in the same
-order; they differ in noise and loss. Intervals are over seeds and items, see `examples/claims/statistics.py`.
+Seven to twelve minutes of processor time each. Every run is kept as a file, so that a study that was stopped goes on
+where it was. All models of a seed have the same Transformer, start from the same weights and read the same rows in the
+same order; they differ in noise and loss. Intervals are over seeds and items, see `examples/claims/statistics.py`.
 """
 
 import argparse
@@ -145,9 +145,9 @@ def asked(model: DiffusionLM, plan: Plan, sampler: Sampler, seed: int) -> tuple[
     return right.double().tolist(), float(sample.calls.double().mean())
 
 
-def correction(folder: Path, seeds: int, steps: int = 600) -> str:
+def correction(folder: Path, seeds: int, steps: int = 600, questions: int = QUICK.questions) -> str:
     """Right answers on the planning task."""
-    plan = Plan(Stars(3, 3, 10), Training(steps, 64, 4e-3), tuple(range(seeds)), QUICK.questions)
+    plan = Plan(Stars(3, 3, 10), Training(steps, 64, 4e-3), tuple(range(seeds)), questions)
     stars = plan.stars
     recipe = Recipe(stars.nodes + 1, stars.mask, width=64, num_layers=3, num_heads=4, convolution=3)
 
