@@ -114,8 +114,8 @@ class CanvasBackbone(nn.Module):
         start = length - (other + 1) * self.block_length
         if block != other:
             raise ValueError(
-                f"the positions are of {other - block + 1} canvases of {self.block_length} tokens, counted from the end "
-                f"of the row; decode with window=Blocks({self.block_length}), and train on rows whose answer is one"
+                f"the positions are of {other - block + 1} canvases of {self.block_length} tokens, counted from the "
+                f"end of the row; decode with window=Blocks({self.block_length}), and train on rows whose answer is one"
             )
         if start < 1:
             raise ValueError(

@@ -127,7 +127,7 @@ def test_chosen_texts_follow_the_posterior_of_many_particles_and_one_is_the_samp
     process = EVERY[2]
     tokens, given = canvas(2500, process)
     expected = law_of(*LAWS) * GAIN.exp()
-    for count, law, bound in ((16, expected / expected.sum(), 0.05), (1, None, 0.04)):
+    for count, law, bound in ((32, expected / expected.sum(), 0.05), (1, None, 0.04)):
         reward = Pair() if law is not None else Pair(0.0001)
         texts = ParticleSampler(replace(reward), AncestralSampler(3), count)
         if law is None:  # a pair that mustn't be would be refused
