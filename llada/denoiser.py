@@ -8,7 +8,7 @@ in sampling. `as_denoiser` makes a `Denoiser` of a backbone (`hidden` and `head`
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
 from llada.places import chosen, places
-
-T = TypeVar("T")
 
 
 @runtime_checkable
@@ -190,7 +188,7 @@ class BackboneDenoiser(Denoiser):
         self, tokens: Tensor, targets: Tensor, where: Tensor, *, suppressed: int | None = None, **model_kwargs: Any
     ) -> Tensor:
         hidden = self._hidden(tokens, where, model_kwargs)
-        return self._through_head(chunked_nll, hidden, chosen(targets, where), suppressed)
+        return chunked_nll(self.backbone.head, hidden, chosen(targets, where), suppressed)
 
     @override
     def weighted_nll(
@@ -204,7 +202,7 @@ class BackboneDenoiser(Denoiser):
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
-        return self._through_head(self.head_loss, hidden, chosen(targets, where), weights, suppressed)
+        return self.head_loss(self.backbone.head, hidden, chosen(targets, where), weights, suppressed)
 
     @override
     def interpolated_nll(
@@ -221,16 +219,7 @@ class BackboneDenoiser(Denoiser):
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
         noised = NoisedTokens(chosen(targets, where), chosen(tokens, where), noise_law, posterior)
-        return self._through_head(self.head_loss.interpolated, hidden, noised, weights, cross_entropy=cross_entropy)
-
-    def _through_head(self, function: Callable[..., T], hidden: Tensor, *arguments: Any, **options: Any) -> T:
-        """``function(head, hidden, ...)``, with the head's parameters at hand where they are sharded."""
-        head = self.backbone.head
-        gathered = getattr(head, "gathered", None)
-        if gathered is None:
-            return function(head, hidden, *arguments, **options)
-        result: T = gathered(function, hidden, *arguments, **options)
-        return result
+        return self.head_loss.interpolated(self.backbone.head, hidden, noised, weights, cross_entropy=cross_entropy)
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
         arguments = accepted(self.backbone.hidden, type(self.backbone).__name__, model_kwargs)

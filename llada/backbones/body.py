@@ -30,7 +30,7 @@ from llada.backbones.cache import Cached, KeyValueCache, Region
 from llada.backbones.checkpointing import Checkpointing, as_checkpointing
 from llada.backbones.convolution import Neighbours, RowNeighbours
 from llada.backbones.inputs import check_inputs, rotary_positions
-from llada.backbones.layer import Context
+from llada.backbones.layer import Context, Layer
 
 
 class Body(nn.Module):
@@ -235,7 +235,12 @@ class Body(nn.Module):
                 cached = Cached(cache, layer, region)
                 context = context._replace(cached=cached, neighbours=neighbours.on(cached, visibility.keys))
             arguments = x, context, select if layer == len(self.blocks) - 1 else None
-            x = block(*arguments) if checkpointing is None else block.recomputed(checkpointing, layer, *arguments)
+            if checkpointing is None:
+                x = block(*arguments)
+            elif isinstance(block, Layer):
+                x = block.recomputed(checkpointing, layer, *arguments)
+            else:
+                x = checkpointing(block, *arguments) if checkpointing.recomputes(layer) else block(*arguments)
         return self.finish(x, context, select)
 
     def rotation(self, positions: Tensor) -> rotary.Rotation:

@@ -74,7 +74,7 @@ class Layer(nn.Module):
         else:  # what surrounds the call, such as the gathering of a shard, stays out of the graph
             vars(self)["forward"] = partial(self._compiled_recomputed, policy, self.forward)
             try:
-                result = self._call_impl(*arguments)
+                result = self._call_impl(*arguments)  # type: ignore[no-untyped-call]
             finally:
                 del vars(self)["forward"]
         assert isinstance(result, Tensor)
@@ -82,7 +82,7 @@ class Layer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled, as of any module."""
-        state = super().__getstate__()  # type: ignore[misc]
+        state = super().__getstate__()  # type: ignore[no-untyped-call]
         state.pop("_compiled_recomputed", None)
         return dict(state)
 

@@ -19,8 +19,7 @@ def matrix_and_bias(head: Any) -> tuple[Tensor, Tensor | None] | None:
         return None
     named = dict(head.named_parameters())
     is_linear = type(head).forward is nn.Linear.forward or getattr(head, "is_linear", False)
-    # Those of a sharded head gather its parameters, which has happened by now.
-    has_hooks = not hasattr(head, "gathered") and (head._forward_hooks or head._forward_pre_hooks)
+    has_hooks = head._forward_hooks or head._forward_pre_hooks
     if not is_linear or has_hooks or any(type(p) is not nn.Parameter for p in named.values()):
         return None
     return named["weight"], named.get("bias")

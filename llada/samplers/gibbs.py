@@ -24,7 +24,7 @@ from llada.samplers.order import Order, RandomOrder
 from llada.samplers.propose import broken_rows, check_answers
 from llada.samplers.reverse import AncestralSampler
 from llada.samplers.sampler import Step
-from llada.samplers.state import State
+from llada.samplers.state import NOTHING, State
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class GibbsSampler(AncestralSampler):
             before, stream = state.tokens.gather(1, state.columns), random.fold_in(number)
             law = self.law(denoiser, state, (s, s), reach, model_kwargs)
             check_answers(replace(state, broken=broken_rows(state, ~law.answered)))
-            judged = replace(state, logits=law.logits, filtered=law.logits, drawn=before, random=stream.fold_in(1))
+            logits = law.logits
+            judged = replace(
+                state, logits=logits, filtered=logits, drawn=before, top=NOTHING, random=stream.fold_in(1)
+            )
             last = self.order(judged).double().masked_fill(~state.valid, torch.inf)
             count = min(self.positions, last.shape[1])
             chosen = torch.zeros_like(state.valid).scatter(1, last.topk(count, largest=False).indices, True)

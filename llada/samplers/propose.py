@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llada.random import RowRandom
 from llada.samplers.part import Part
-from llada.samplers.state import State
+from llada.samplers.state import NOTHING, State
 
 
 def gumbel_argmax(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -125,7 +125,8 @@ class Proposal(Part):
         lost = ~best.values.isfinite()
         drawn = drawn.masked_fill(lost, state.process.mask_token_id or 0)  # refused before the window is left
         broken = broken_rows(state, lost)
-        return replace(state, logits=logits, filtered=filtered, drawn=drawn, broken=broken)
+        top = best.values if filtered is logits else NOTHING
+        return replace(state, logits=logits, filtered=filtered, drawn=drawn, broken=broken, top=top)
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Proposal":
         """The same proposal on a canvas whose columns were moved; ``move`` is told values for each column."""

@@ -55,6 +55,7 @@ class State:
         logits: (B, M, V) float32, the model's, suppressed tokens at minus infinity.
         filtered: (B, M, V), the logits after temperature, top-p and top-k.
         drawn: (B, M) int64, the proposed tokens.
+        top: (B, M), the largest of the logits of each candidate, where the proposal has found it.
         log_prob: (B, M) float64, their log-probability under the filtered logits, in nats; only where a text is scored.
         scores: (B, M) float, of the order; the highest come first.
         log_ratio: (B,) float64, how much likelier the tokens of the steps were without guidance than with it, nats; of
@@ -85,6 +86,7 @@ class State:
     logits: Tensor = NOTHING
     filtered: Tensor = NOTHING
     drawn: Tensor = NOTHING
+    top: Tensor = NOTHING
     log_prob: Tensor | None = None
     scores: Tensor = NOTHING
     log_ratio: Tensor = NOTHING
@@ -148,7 +150,7 @@ class State:
     @cached_property
     def probability(self) -> Tensor:
         """(B, M) float32, the model's own probability of the proposed tokens."""
-        return token_probability(self.logits, self.drawn)
+        return token_probability(self.logits, self.drawn, self.top if self.top.shape == self.drawn.shape else None)
 
     @property
     def all_positions(self) -> Tensor:
@@ -183,16 +185,20 @@ class State:
         return self.num_steps <= self.step + 1
 
 
-def token_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+def token_probability(logits: Tensor, tokens: Tensor, top: Tensor | None = None) -> Tensor:
     """Probability of the tokens under the logits.
 
     Args:
         logits: (..., V) float32.
         tokens: (...) int64.
+        top: (...), the largest logits, where they are known: that saves a pass; the result is the same to the last bit.
 
     Returns:
         (...) float32.
     """
+    if top is not None:
+        mass = (logits - top[..., None]).exp_().sum(-1).log_() + top
+        return (logits.gather(-1, tokens[..., None]).squeeze(-1) - mass).exp()
     return (logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)).exp()
 
 

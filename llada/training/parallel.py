@@ -3,9 +3,8 @@
 W = R T ranks form a mesh (data_parallel R, tensor_parallel T). Ranks of one data-parallel place see the same rows.
 
 - Data parallelism: each rank keeps 1/R of every parameter, gradient and optimiser state, and gathers a block's
-  parameters when the block runs. The head is a group of its own, whose gradient is there first and is sent while the
-  blocks go backward; embedding and final norm are another. Both stay gathered between the forward and the backward
-  pass: the loss runs the head in chunks and makes its gradient on the way.
+  parameters when the block runs. Embedding, final norm and head are one more group, which stays gathered between the
+  forward and the backward pass: the loss runs the head in chunks and makes its gradient on the way.
 - Hybrid sharding: each rank keeps 1/S, and R / S groups of S ranks hold copies. Parameters are gathered within a group,
   such as the cards of a node, and only gradients go between groups.
 - Tensor parallelism: each rank computes 1/T of the heads, of the feed-forward width and of the vocabulary.
@@ -16,7 +15,6 @@ A backbone that was built under ``torch.device("meta")`` gets its weights once i
 Reference: Shoeybi et al., "Megatron-LM", arXiv 1909.08053, section 3; Zhao et al., "PyTorch FSDP", arXiv 2304.11277.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -110,7 +108,7 @@ def place(
 
 
 def split_data(backbone: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
-    """Shard the parameters (FSDP2): one group per block, one for a linear head, and one for what is around them.
+    """Shard the parameters (FSDP2): one group per block, and one for what is around them.
 
     Args:
         backbone: with its blocks in an `nn.ModuleList`.
@@ -120,18 +118,8 @@ def split_data(backbone: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None 
     policy = MixedPrecisionPolicy(dtype, None if dtype is None else torch.float32, cast_forward_inputs=False)
     for block in blocks_of(backbone):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    head = getattr(backbone, "head", None)
-    if type(head) is nn.Linear and not isinstance(head.weight, DTensor) and hasattr(backbone, "hidden"):
-        fully_shard(head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-        head.gathered = partial(_gathered, head)  # type: ignore[assignment]
-        register_fsdp_forward_method(head, "gathered")
     fully_shard(backbone, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(backbone, "hidden")
-
-
-def _gathered(head: nn.Module, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """``function(head, ...)`` as one of the head's forward methods, around which its parameters are gathered."""
-    return function(head, *arguments, **options)
 
 
 def hybrid(mesh: DeviceMesh, shard_size: int) -> DeviceMesh:

@@ -16,9 +16,6 @@ from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.consolidate import consolidate
 from llada.checkpoints.describe import describe
-from llada.objectives import NELBO
-from llada.process import MaskingProcess
-from llada.random import RowRandom
 from llada.training.muon import MuonAdamW
 from llada.training.parallel import DATA, TENSOR, place, replicas, split_tensors
 from llada.training.weights import write
@@ -151,25 +148,6 @@ def test_hybrid_sharding_copies_between_groups_and_shards_within(mesh: DeviceMes
         assert torch.equal(ours.full_tensor(), theirs)
     with pytest.raises(ValueError, match="shard_size=2 must divide data_parallel_size=1"):
         place(small(), mesh, CPU, seed=3, shard_size=2)
-
-
-def test_a_linear_head_is_a_group_of_its_own(mesh: DeviceMesh) -> None:
-    """So that its gradient, which is made first, is sent while the blocks go backward."""
-    split, whole, tied = small(), small(), small(tie_embeddings=True)
-    for backbone in (split, tied):
-        place(backbone, mesh, CPU, seed=3)
-    place(whole, None, CPU, seed=3)
-    assert isinstance(split.head, FSDPModule)
-    assert not isinstance(tied.head, FSDPModule)
-    batch = {"tokens": torch.arange(12).view(2, 6)}
-    losses = []
-    for backbone in (split, whole):
-        random = RowRandom.for_step(0, 0, torch.arange(2), 2)
-        losses.append(NELBO()(backbone, MaskingProcess(VOCAB - 1), batch, random=random).loss)
-        losses[-1].backward()
-    torch.testing.assert_close(losses[0], losses[1])
-    for ours, theirs in zip(split.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad)
 
 
 def test_placing_draws_no_number_from_the_global_stream() -> None:

@@ -16,7 +16,7 @@ from llada.random import RowRandom
 from llada.samplers.amount.amount import ranks
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.propose import Proposal
-from llada.samplers.state import State
+from llada.samplers.state import NOTHING, State
 
 
 def agree(
@@ -64,4 +64,4 @@ def agree(
         drawn = drawn.scatter(1, entry, now)
         canvas = canvas.scatter(1, column, torch.where(valid, now, canvas.gather(1, column)))
         still_open = still_open.scatter(1, column, still_open.gather(1, column) & ~valid)
-    return replace(state, drawn=drawn, logits=logits, broken=broken)
+    return replace(state, drawn=drawn, logits=logits, broken=broken, top=NOTHING)
