@@ -11,6 +11,7 @@ from llada.process import Process
 from llada.random import RowRandom
 from llada.rewards.episodes import Episodes, Noise
 from llada.rewards.proxy import LikelihoodProxy, Terms, check_share, read
+from llada.rows import block_of
 from llada.samplers import Sampler
 
 _MASKS, _BLOCKS = 11, 12  # what random numbers are for
@@ -100,7 +101,7 @@ class Sandwich(LikelihoodProxy):
         """The tokens of the block that is masked, and those behind it, (B, L) bool."""
         if self.block_length is None:
             return episodes.open, torch.zeros_like(episodes.open)
-        block = episodes.place // self.block_length
+        block = block_of(episodes.place, self.block_length)
         last = torch.where(episodes.scored, block, 0).amax(1, keepdim=True) + 1
         number = int(torch.where(episodes.open, block, 0).max()) + 1
         order = episodes.noise(_BLOCKS).of_rows(-1, number).argsort(1)
@@ -146,7 +147,7 @@ class BlockBound(LikelihoodProxy):
         log_prob = torch.zeros_like(scored, dtype=torch.float64)
         two_copies = model.block_length is not None and model.block_length < scored.shape[1]
         length = scored.shape[1] if two_copies or self.block_length is None else self.block_length
-        block = episodes.place // length
+        block = block_of(episodes.place, length)
         for number, level in enumerate(self.levels):
             masked = (noise.at_positions(number) < level) & episodes.open
             for index in range(int(torch.where(scored, block, 0).max()) + 1):

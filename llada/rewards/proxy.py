@@ -17,6 +17,7 @@ from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
 from llada.rewards.episodes import Episodes
+from llada.rows import block_of, segment_numbers, segment_starts
 from llada.samplers import Sampler
 
 _PROMPT, _MASKS, _ROUND = range(3)  # what random numbers are for
@@ -164,7 +165,7 @@ class Replay(LikelihoodProxy):
         two_copies = block_length is not None and block_length < episodes.tokens.shape[1]
         blocks = torch.zeros_like(episodes.steps)
         if two_copies and block_length is not None:
-            blocks = episodes.noise(_ROUND).position // block_length
+            blocks = block_of(episodes.noise(_ROUND).position, block_length)
         turn = _ranks(episodes.steps, blocks, episodes.steps >= 0) // self.shrink
         waits = episodes.open & (episodes.steps < 0)  # filled without a draw, behind a stop token
         for number in range(int(turn.max()) + 1):
@@ -222,14 +223,10 @@ def _ranks(steps: Tensor, blocks: Tensor, drawn: Tensor) -> Tensor:
         blocks: (B, L).
         drawn: (B, L) bool.
     """
-    key = (blocks * (int(steps.max()) + 1) + steps).masked_fill(~drawn, -1)
-    order = key.argsort(dim=1, stable=True)
-    ordered, block = key.gather(1, order), blocks.gather(1, order)
-    fresh = torch.ones_like(ordered, dtype=torch.bool)
-    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    count = (fresh & (ordered >= 0)).long().cumsum(1)
-    begins = torch.ones_like(fresh)
-    begins[:, 1:] = (block[:, 1:] != block[:, :-1]) | (ordered[:, :-1] < 0)
-    first = torch.where(begins, count, 0).cummax(1).values
-    rank = torch.where(ordered >= 0, count - first, -1)
+    block = blocks.masked_fill(~drawn, -1)
+    order = (blocks * (int(steps.max()) + 1) + steps).masked_fill(~drawn, -1).argsort(dim=1, stable=True)
+    key = (block * (int(steps.max()) + 1) + steps).gather(1, order)
+    number = segment_numbers(key)  # of runs of equal keys, which are sorted
+    first = torch.where(segment_starts(block.gather(1, order)), number, 0).cummax(1).values
+    rank = torch.where(drawn.gather(1, order), number - first, -1)
     return torch.zeros_like(rank).scatter(1, order, rank)

@@ -88,22 +88,22 @@ class Rewards(Callback):
             for start in range(0, len(own), _BATCH)
         ]
         found = torch.zeros(len(prompts), dtype=torch.float64, device=module.device)
-        for places, values, texts in answered:
-            found[torch.tensor(places)] = values.to(found)
-            for place, text in list(zip(places, texts, strict=True))[: self.show]:
-                trainer.print(f"{prompts[place].text!r} -> {text!r}: {float(found[place]):.3g}")
+        for numbers, values, texts in answered:
+            found[torch.tensor(numbers)] = values.to(found)
+            for number, text in list(zip(numbers, texts, strict=True))[: self.show]:
+                trainer.print(f"{prompts[number].text!r} -> {text!r}: {float(found[number]):.3g}")
         if ranks.size > 1:
             torch.distributed.all_reduce(found, group=ranks.group)
         module.log("val/reward", found.mean().float(), prog_bar=True, batch_size=len(prompts))
 
     @staticmethod
     def _answered(
-        writer: Writer, module: Any, prompts: Sequence[Prompt], places: Sequence[int]
+        writer: Writer, module: Any, prompts: Sequence[Prompt], numbers: Sequence[int]
     ) -> tuple[list[int], Tensor, list[str]]:
         """The rewards of some prompts, and what was written."""
-        seeds = RowRandom.for_step(module.seed, 0, torch.tensor(list(places)), len(prompts)).fold_in(_HELD_OUT).keys
-        batch = writer.judged(module, module.sampler, [prompts[place] for place in places], seeds)
-        return list(places), batch["reward"], writer.texts(batch)
+        seeds = RowRandom.for_step(module.seed, 0, torch.tensor(list(numbers)), len(prompts)).fold_in(_HELD_OUT).keys
+        batch = writer.judged(module, module.sampler, [prompts[number] for number in numbers], seeds)
+        return list(numbers), batch["reward"], writer.texts(batch)
 
     @staticmethod
     def _spread(trainer: Trainer, reward: Tensor) -> Tensor:
