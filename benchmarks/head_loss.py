@@ -10,6 +10,7 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from llada.heads import Chunked, HeadLoss, TorchLinear
 
@@ -19,10 +20,10 @@ WIDTH = 256
 class AllAtOnce(HeadLoss):
     """All logits, as one tensor."""
 
+    @override
     def __call__(
         self, head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor, suppressed: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See `HeadLoss`."""
         terms = F.cross_entropy(head(hidden), targets, reduction="none")
         return (terms * weights).sum(), terms.detach()
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.results import Plot, Result, Row, finish, must_equal, options, parse
 from benchmarks.timing import interleave
@@ -75,8 +76,8 @@ class Given(Design):
     t: Tensor
     masked: Tensor
 
+    @override
     def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
-        """See `llada.objectives.Design`."""
         tokens = batch["tokens"].masked_fill(self.masked, process.mask_token_id)
         weight = process.bound_weight(self.t, tokens, batch["tokens"])
         return Draw(

@@ -1,6 +1,8 @@
 """The parts of docs/extending.md do what the page promises: fit, checkpoint, ragged sampling."""
 
+import ast
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -90,6 +92,18 @@ def test_a_part_is_trained_saved_loaded_and_sampled_from(page: ModuleType, tmp_p
         assert alone.tokens[0, : len(prompt)].tolist() == prompt
     if part != "uniform process":  # whose data tokens are all tokens
         assert not (together.tokens == MASK).any()
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["SmoothStep", "MostlyMasks", "EdgesFirst", "RareToken", "Bag", "SideBySide", "SideBySideTransformer", "Tiny"],
+)
+def test_a_part_is_under_thirty_lines(page: ModuleType, part: str) -> None:
+    """A schedule, a process, an order, a weight, backbones and a layout; the page's last lines try the layout."""
+    (made,) = ast.parse(inspect.getsource(getattr(page, part))).body
+    assert isinstance(made, ast.ClassDef)
+    assert made.end_lineno is not None
+    assert made.end_lineno < 30
 
 
 def test_pure_noise_of_the_pages_process_has_its_shares(page: ModuleType) -> None:

@@ -1,6 +1,8 @@
 """DiffusionLM under the Lightning Trainer: it learns, it reloads, it resumes, and it says what is wrong."""
 
 import pickle
+import traceback
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import read_checkpoint
+from llada.heads.head_loss import Chunked
 from llada.module import DiffusionLM
+from llada.noise import LinearSchedule
 from llada.objectives import NELBO, PerRow, RandomLength
 from llada.process import MaskingProcess
 from llada.samplers import Blocks, Confidence, Proposal, Quota, UnmaskingSampler, canvas
@@ -308,3 +312,39 @@ def test_no_two_rows_of_a_step_share_their_noise(tmp_path: Path, sizes: list[int
     whole = [random.keys for step, random in noted if step == 0]
     together = model._random(0, 0, sum(map(len, whole)), 0, 1, 0)
     assert torch.equal(torch.cat(whole), together.keys)  # as in one big batch
+
+
+STACKS: dict[str, list[list[str]]] = {}
+
+
+def note(what: str) -> None:
+    """Remember which functions of ours lie between the training step and the caller, the schedule's checks left out."""
+    frames = [frame for frame in traceback.extract_stack() if "/llada/" in frame.filename]
+    names = [frame.name for frame in frames if frame.name != "checked"]
+    if "training_step" in names:
+        STACKS.setdefault(what, []).append(names[names.index("training_step") + 1 :])
+
+
+@dataclass(frozen=True)
+class SeenSchedule(LinearSchedule):
+    def mask_probability(self, t: Tensor) -> Tensor:
+        note("alpha")
+        return super().mask_probability(t)
+
+
+@dataclass(frozen=True)
+class SeenSoftmax(Chunked):
+    def __call__(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        note("softmax")
+        return super().__call__(*arguments, **options)
+
+
+def test_no_more_than_four_frames_from_fit_to_the_softmax_and_to_alpha(tmp_path: Path) -> None:
+    STACKS.clear()
+    backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2)
+    model = DiffusionLM(backbone, MaskingProcess(MASK, SeenSchedule()), head_loss=SeenSoftmax())
+    trainer(tmp_path, max_steps=1).fit(model, pattern(16))
+    assert STACKS["softmax"] == [
+        ["__call__", "_judge", "weighted_nll"]
+    ]  # and the loss itself, where the softmax stands
+    assert ["__call__", "__call__", "corrupt", "shares"] in STACKS["alpha"]

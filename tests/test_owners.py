@@ -88,7 +88,7 @@ def docstrings(source: str) -> list[str]:
 
 def test_no_docstring_only_points_elsewhere() -> None:
     empty = [
-        file for file, source in SOURCES.items() for text in docstrings(source) if re.fullmatch(r"See `[^`]+`\.", text)
+        file for file, source in SOURCES.items() for text in docstrings(source) if re.match(r"See `[^`]+`[.;]", text)
     ]
     assert not empty, "mark the method with @override and leave the docstring out"
 

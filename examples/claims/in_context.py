@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from examples.claims.report import Report, command_line, lines
 from examples.claims.statistics import Interval, difference_over_seeds, mean_over_seeds
@@ -87,7 +88,7 @@ class Recall(Task):
         return self.keys + self.values
 
     def examples(self, rows: int, number: int, held_out: bool, random: torch.Generator) -> Tensor:
-        """See `Task`; a table is drawn for every row, so all are new."""
+        """A table is drawn for every row, so all are new."""
         table = torch.randint(self.values, (rows, self.keys), generator=random)
         keys = torch.randint(self.keys, (rows, number), generator=random)
         return FIRST + torch.stack([keys, self.keys + table.gather(1, keys)], dim=2)
@@ -123,8 +124,8 @@ class Functions(Task):
         permutation = torch.tensor([len(set(f)) == self.outputs for f in every.tolist()])
         return every[permutation == held_out]
 
+    @override
     def examples(self, rows: int, number: int, held_out: bool, random: torch.Generator) -> Tensor:
-        """See `Task`."""
         family = self.family(held_out)
         chosen = family[torch.randint(len(family), (rows,), generator=random)]
         x = torch.randint(self.letters, (rows, number, self.places), generator=random)

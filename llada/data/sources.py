@@ -84,7 +84,7 @@ class JsonLines(RecordSource):
     field: str = "text"
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """See `RecordSource`; blank lines are skipped."""
+        """A record per line of the files; blank lines are skipped."""
         yield from skip_blank(find_files(self.paths), _objects)
 
     def fingerprint(self) -> str:

@@ -53,7 +53,7 @@ class Edit:
         end = (first + real.sum(1, keepdim=True)).clamp(max=length)
         # In front of the row's first token, or behind its last: padding itself is never split.
         insert = torch.zeros_like(insert).scatter_add(1, torch.minimum(torch.maximum(columns, first), end), insert)
-        sizes = insert + torch.nn.functional.pad(keep, (0, 1)).long()
+        sizes = insert + torch.nn.functional.pad(keep, (0, 1))
         start = first + sizes.cumsum(1) - sizes
         width = int((first[:, 0] + sizes.sum(1)).max())
         goes = torch.where(keep, (start + insert)[:, :-1], width)

@@ -1,5 +1,7 @@
 """The forward process: the law of its masks, and what it never touches."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llada.noise import LinearSchedule
+from llada.objectives import NELBO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 
@@ -99,6 +102,16 @@ def test_any_token_may_be_the_mask() -> None:
         torch.ones(1, 3, dtype=torch.long), torch.ones(1), random=RowRandom.from_seed(0, 1)
     )
     assert noised.tokens.tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize(("predicts_mask", "tokens"), [(True, 5), (False, 4)])
+def test_the_softmax_of_the_loss_has_the_mask_only_if_it_may_be_predicted(predicts_mask: bool, tokens: int) -> None:
+    """Under equal logits a masked token costs the logarithm of how many tokens there are to choose from."""
+    process = MaskingProcess(4, predicts_mask=predicts_mask)
+    output = NELBO()(
+        lambda x: torch.zeros(*x.shape, 5), process, torch.ones(3, 6).long(), random=RowRandom.from_seed(0, 3)
+    )
+    torch.testing.assert_close(output.scored_nll, output.num_scored.double() * math.log(tokens))
 
 
 def test_bad_arguments_are_named() -> None:

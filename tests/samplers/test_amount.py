@@ -203,3 +203,8 @@ def test_rules_that_need_other_scores_are_refused() -> None:
 def test_numbers_out_of_range_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="must be"):
         make()  # type: ignore[operator]
+
+
+def test_blocks_and_steps_of_one_are_allowed() -> None:
+    rule = ThresholdOrQuota(1, 0.4, 1)
+    assert (rule.steps_per_block, rule.block_length) == (1, 1)

@@ -150,7 +150,7 @@ class FixedBos(ChatTemplate):
     bos: bool
 
     def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> list[int]:
-        """See `ChatTemplate`; with tools, if the other template takes them."""
+        """With tools, if the other template takes them."""
         return self._begun(make_prompt(self.template, messages, tokenizer, tools), tokenizer)
 
     @override
@@ -158,7 +158,7 @@ class FixedBos(ChatTemplate):
         return self.template.answer(message, tokenizer)
 
     def row(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> ChatRow:
-        """See `ChatTemplate`; with tools, if the other template takes them."""
+        """With tools, if the other template takes them."""
         row = make_row(self.template, messages, tokenizer, tools)
         return ChatRow(self._begun(row.prompt, tokenizer), row.answer)
 

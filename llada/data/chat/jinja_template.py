@@ -49,7 +49,7 @@ class JinjaTemplate(ChatTemplate):
     tool_source: str | None = None
 
     def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> list[int]:
-        """See `ChatTemplate`.
+        """What stands in front of an answer, as the template writes it.
 
         Args:
             messages: the turns so far.
@@ -65,12 +65,12 @@ class JinjaTemplate(ChatTemplate):
         return encode_parts(view.parts(messages, prompt=True), tokenizer)
 
     def answer(self, message: Message, tokenizer: Tokenizer) -> list[int]:
-        """See `ChatTemplate`; the answer to a question that doesn't matter."""
+        """As the answer to a question that doesn't matter."""
         said = Message(ASSISTANT, message.content, message.fields)
         return self.row([Message(USER, "x"), said], tokenizer).answer
 
     def row(self, messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> ChatRow:
-        """See `ChatTemplate`; arguments as in `prompt`.
+        """The whole conversation as the template writes it; arguments as in `prompt`.
 
         Raises:
             ValueError: as `prompt`, or if it can't be told where the answer begins or ends.

@@ -203,7 +203,7 @@ class JsonTokenizer(Tokenizer):
         return load_for_rows(self._processor, self._special)
 
     def decode(self, ids: Iterable[int], show_mask: str = "") -> str:
-        """See `Tokenizer`; ids of the vocabulary that no token has give nothing."""
+        """The text of ids; those of the vocabulary that no token has give nothing."""
         kept = []
         for index in map(int, ids):
             if not 0 <= index < self._vocab_size:
