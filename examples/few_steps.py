@@ -1,7 +1,7 @@
 """Few steps: what distillation makes of the demo's model, from 64 calls to 8 (docs/training.md, "Fewer steps").
 
-    python examples/few_steps.py --checkpoint demo/model.ckpt            # about ten minutes of processor time
-    python examples/few_steps.py --checkpoint demo/model.ckpt --quick    # about two, fewer steps and rows
+    python examples/few_steps.py --checkpoint demo/model.ckpt            # all students; not timed as a whole yet
+    python examples/few_steps.py --checkpoint demo/model.ckpt --quick    # about 75 s of processor time: one student
 
 Three students begin with the demo's weights and learn for as many steps on the same rows:
 - along the trajectory: `TrajectoryDistillation` for the spread order, eight tokens per call;

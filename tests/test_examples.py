@@ -131,6 +131,38 @@ def test_duel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert (tmp_path / "duel.png").stat().st_size > 5000
 
 
+def test_few_steps_judges_by_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("few_steps", monkeypatch)
+    torch.manual_seed(0)
+    slow, noise = 3.0 + torch.rand(200).double(), 0.01 * torch.randn(200).double()
+    texts = torch.full((50,), 5.0).double()
+
+    def held(cost: float, entropy: float) -> list[bool]:
+        lines = [
+            example.Line(example.TEACHER, example.SPREAD, slow),
+            example.Line(example.TRAJECTORY, example.SPREAD, slow + noise + cost, texts * entropy),
+            example.Line(example.TEACHER, example.ONE_BY_ONE, slow, texts),
+        ]
+        assert example.markdown(lines).count("\n") == 5
+        return list(example.claims(lines, bytes_per_token=1.0 / math.log(2)).values())
+
+    assert held(0.01, 1.01) == [True, True]
+    assert held(0.0199, 0.975) == [False, False]  # within, but not beyond the interval
+    model = DiffusionLM(BidirectionalTransformer(9, width=16, num_layers=1, num_heads=2), MaskingProcess(8)).eval()
+    sampler = UnmaskingSampler(PerStep(4), LeftToRight(), proposal=Proposal(temperature=1.0))
+    nats = sampler.likelihood(model.backbone, torch.zeros(2, 8).long(), model.process).log_likelihood
+    found = example.nats_per_token(model, torch.zeros(2, 8).long(), sampler)
+    torch.testing.assert_close(found, -nats / 8)
+    assert example.entropies(model, sampler, 3, 8).shape == (3,)
+
+
+def test_preferences_fail_within_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("preferences", monkeypatch)
+    run = {"before": 0.5, "after": 0.56, "bound": 0.2, "bound_after": 0.1}
+    assert example.failures([run]) == []
+    assert len(example.failures([run | {"after": 0.53}, run | {"bound_after": 0.3}])) == 2
+
+
 def test_own_schedule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     load("own_schedule", monkeypatch).main(num_rows=3000)
     first, _, *rows = (line for line in capsys.readouterr().out.splitlines() if line)

@@ -23,6 +23,7 @@ from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns, model_inputs
 from llada.process import Process, check_maskable
 from llada.random import RowRandom
+from llada.rows import block_of
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,8 @@ class PartialBlock(Design):
         x_0 = batch["tokens"]
         maskable = check_maskable(x_0, batch.get("maskable"))
         number = maskable.sum(1, keepdim=True)
-        blocks = (number + self.block_length - 1) // self.block_length
-        chosen = (random.fold_in(TIMES).uniform(1) * blocks).long()
-        block = torch.where(maskable, (maskable.cumsum(1) - 1) // self.block_length, -1)
+        block = torch.where(maskable, block_of(maskable.cumsum(1) - 1, self.block_length), -1)
+        chosen = (random.fold_in(TIMES).uniform(1) * (block.amax(1, keepdim=True) + 1)).long()
         part = random.fold_in(MASKS).uniform(x_0.shape[1]) < self.share
         scored = torch.cat([(block == chosen) & half for half in (part, ~part)])
         masked = scored | (block > chosen).repeat(2, 1)

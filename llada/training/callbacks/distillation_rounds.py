@@ -60,18 +60,18 @@ class DistillationRounds(FrozenReference):
         if reached == self._round or self._copy is None:
             return
         self._round = reached
-        self._copy.load_state_dict(pl_module.backbone.state_dict())  # type: ignore[union-attr, operator]
+        self._copy.load_state_dict(pl_module.backbone.state_dict())  # type: ignore[union-attr]
         self._steps(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the objective its steps back, as it was configured."""
         if self._first:
-            pl_module.objective = dataclasses.replace(pl_module.objective, num_steps=self._first)  # type: ignore[type-var, arg-type]
+            pl_module.objective = dataclasses.replace(pl_module.objective, num_steps=self._first)  # type: ignore[type-var]
 
     def _steps(self, pl_module: LightningModule) -> None:
         wanted = max(1, self._first // 2**self._round)
         if pl_module.objective.num_steps != wanted:  # type: ignore[union-attr]
-            pl_module.objective = dataclasses.replace(pl_module.objective, num_steps=wanted)  # type: ignore[type-var, arg-type]
+            pl_module.objective = dataclasses.replace(pl_module.objective, num_steps=wanted)  # type: ignore[type-var]
 
     def state_dict(self) -> dict[str, Any]:
         """The reference's fingerprint, the round, and the teacher's weights."""
