@@ -29,9 +29,9 @@ from llada.objectives.independent import IndependentMasks
 from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.preference_reference import FrozenCopy
-from llada.places import chosen, placed
 from llada.process import Process
 from llada.random import RowRandom
+from llada.rows import chosen, placed
 
 _COIN, _TOKEN = range(10, 12)
 
