@@ -149,7 +149,7 @@ def exact_count_weight(count: Tensor, num_counts: Tensor | int, copies: Tensor |
 class _Found(NamedTuple):
     """Indices, and the version of the mask that they are of."""
 
-    index: Tensor
+    indices: Tensor
     version: int
 
 
@@ -170,7 +170,7 @@ def true_indices(mask: Tensor) -> Tensor:
     found = _found.get(mask)
     if found is None or found.version != mask._version:
         found = _found[mask] = _Found(mask.flatten().nonzero()[:, 0], mask._version)
-    result: Tensor = found.index
+    result: Tensor = found.indices
     return result
 
 
