@@ -18,7 +18,7 @@ from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
-from llada.places import chosen, places
+from llada.rows import chosen, true_indices
 
 
 @runtime_checkable
@@ -321,7 +321,7 @@ def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
     if where is None:
         return None
     if where.dtype == torch.bool:
-        return places(where)
+        return true_indices(where)
     start = torch.arange(tokens.shape[0], device=tokens.device)[:, None] * tokens.shape[1]
     return (start + where).flatten()
 

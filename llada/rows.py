@@ -14,9 +14,11 @@ Shapes: B rows, L columns.
 """
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def segment_starts(segment_ids: Tensor) -> Tensor:
@@ -158,3 +160,51 @@ def bit_reversed(numbers: Tensor, below: int) -> Tensor:
     for bit in range(max(below - 1, 0).bit_length()):
         fractions = fractions + (numbers >> bit & 1).double() / 2.0 ** (bit + 1)
     return fractions
+
+
+class _Found(NamedTuple):
+    """Indices, and the version of the mask that they are of."""
+
+    indices: Tensor
+    version: int
+
+
+_found = WeakTensorKeyDictionary()
+
+
+def true_indices(mask: Tensor) -> Tensor:
+    """Flat indices of the true entries of a mask, (N,) int64, rising; found once per mask.
+
+    On a GPU to find them is to wait for the device, and a step asks several times. They are kept as long as the mask
+    lives, and found anew once it has been written to.
+
+    Args:
+        mask: bool, any shape.
+    """
+    if torch.compiler.is_compiling() or mask.is_inference():  # of which no version is counted
+        return mask.flatten().nonzero()[:, 0]
+    found = _found.get(mask)
+    if found is None or found.version != mask._version:
+        found = _found[mask] = _Found(mask.flatten().nonzero()[:, 0], mask._version)
+    result: Tensor = found.indices
+    return result
+
+
+def chosen(values: Tensor, mask: Tensor) -> Tensor:
+    """``values[mask]``, (N,).
+
+    Args:
+        values: of the shape of the mask, or of one that expands to it.
+        mask: bool.
+    """
+    return values.expand(mask.shape).reshape(-1).index_select(0, true_indices(mask))
+
+
+def placed(values: Tensor, mask: Tensor) -> Tensor:
+    """Zeros with values at the true entries of a mask, in the mask's shape.
+
+    Args:
+        values: (N,).
+        mask: bool.
+    """
+    return values.new_zeros(mask.numel()).index_copy(0, true_indices(mask), values).view(mask.shape)

@@ -53,9 +53,9 @@ def test_a_training_step_waits_once_and_decoding_keeps_its_budget() -> None:
     for name, waits in found["training"].items():
         # Where tokens are masked. Padding and segments: where real tokens and segments are, and how many segments;
         # tolist is of the kernel for float32.
-        others = {place: number for place, number in waits.items() if not place.startswith("tolist")}
+        others = {line: number for line, number in waits.items() if not line.startswith("tolist")}
         assert sum(others.values()) == {"dense": 1, "padded": 3, "packed": 3}[name.partition(",")[0]], (name, waits)
-        assert sum("places.py" in place for place in others) == 1
+        assert sum("rows.py" in line for line in others) == 1
     assert found["decoding"].keys() == set(FEW)
     check_decoding(found["decoding"])
 

@@ -23,9 +23,9 @@ from llada.objectives.design import Draw
 from llada.objectives.normaliser import Normaliser
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.preference_reference import FrozenCopy
-from llada.places import chosen, placed
 from llada.process import Process
 from llada.random import RowRandom
+from llada.rows import chosen, placed
 
 
 @dataclass(frozen=True)

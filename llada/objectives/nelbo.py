@@ -26,9 +26,9 @@ from llada.objectives.insertion import InsertionNELBO
 from llada.objectives.normaliser import Normaliser, PerPosition, PerRow, PerScored, PerToken
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.weight import BoundWeight, UnitWeight, Weight
-from llada.places import chosen, placed
 from llada.process import Process
 from llada.random import RowRandom
+from llada.rows import chosen, placed
 
 
 class Judged(NamedTuple):

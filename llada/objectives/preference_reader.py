@@ -9,9 +9,9 @@ from torch.utils.checkpoint import checkpoint
 from llada.denoiser import Denoiser
 from llada.objectives.design import Design, Draw, segments_of
 from llada.objectives.objective import Batch
-from llada.places import chosen
 from llada.process import Process
 from llada.random import RowRandom
+from llada.rows import chosen
 
 
 @dataclass(frozen=True)

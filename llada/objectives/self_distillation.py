@@ -27,9 +27,9 @@ from llada.objectives.independent import IndependentMasks
 from llada.objectives.normaliser import Normaliser, PerScored
 from llada.objectives.objective import Batch
 from llada.objectives.preference_reference import FrozenCopy
-from llada.places import chosen
 from llada.process import Process
 from llada.random import RowRandom
+from llada.rows import chosen
 
 _COIN, _TOKEN = range(10, 12)
 

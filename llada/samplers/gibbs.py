@@ -84,9 +84,7 @@ class GibbsSampler(AncestralSampler):
             law = self.law(denoiser, state, (s, s), reach, model_kwargs)
             check_answers(replace(state, broken=broken_rows(state, ~law.answered)))
             logits = law.logits
-            judged = replace(
-                state, logits=logits, filtered=logits, drawn=before, top=NOTHING, random=stream.fold_in(1)
-            )
+            judged = replace(state, logits=logits, filtered=logits, drawn=before, top=NOTHING, random=stream.fold_in(1))
             last = self.order(judged).double().masked_fill(~state.valid, torch.inf)
             count = min(self.positions, last.shape[1])
             chosen = torch.zeros_like(state.valid).scatter(1, last.topk(count, largest=False).indices, True)

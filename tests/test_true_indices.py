@@ -4,8 +4,8 @@ import gc
 
 import torch
 
-from llada import places as module
-from llada.places import chosen, placed, places
+from llada import rows
+from llada.rows import chosen, placed, true_indices
 
 
 def test_they_are_what_indexing_with_the_mask_gives() -> None:
@@ -21,19 +21,19 @@ def test_they_are_what_indexing_with_the_mask_gives() -> None:
 
 def test_they_are_found_once_and_anew_for_a_mask_that_was_written_to() -> None:
     mask = torch.tensor([True, False, True])
-    first = places(mask)
-    assert places(mask) is first
+    first = true_indices(mask)
+    assert true_indices(mask) is first
     mask[0] = False
-    assert places(mask).tolist() == [2]
-    kept = len(module._found)
+    assert true_indices(mask).tolist() == [2]
+    kept = len(rows._found)
     del mask
     gc.collect()
-    assert len(module._found) == kept - 1
+    assert len(rows._found) == kept - 1
     with torch.inference_mode():
         unversioned = torch.tensor([False, True])
-        assert places(unversioned).tolist() == [1]
+        assert true_indices(unversioned).tolist() == [1]
         unversioned[0] = True
-        assert places(unversioned).tolist() == [0, 1]
+        assert true_indices(unversioned).tolist() == [0, 1]
 
 
 def test_gradients_pass() -> None:
