@@ -35,9 +35,9 @@ claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if o
 	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
 
 # Examples with a --quick form that fails if alignment or distillation doesn't go where it should.
-ALIGN ?= preferences few_steps
+ALIGN ?= preferences few_steps rewards
 
-align: $(VENV)/installed-demo demo/model.ckpt ## learning from preferences and few steps in short form; fails as claims does
+align: $(VENV)/installed-demo demo/model.ckpt ## learning from preferences and rewards, and few steps, in short form; fails as claims does
 	@run() { echo "== $$*"; OMP_NUM_THREADS=1 $(RUN) "$$@" --quick $(ARGS) || failed="$$failed $$*"; }; \
 	  for example in $(ALIGN); do run examples/$$example.py; done; \
 	  [ -z "$$failed" ] || { echo "doesn't hold:$$failed" >&2; exit 1; }

@@ -44,6 +44,7 @@ from llada.samplers.order import (
 from llada.samplers.part import Part
 from llada.samplers.particles import Particles
 from llada.samplers.planning import PlanningSampler
+from llada.samplers.potential import ClassifierPotential, Potential, TokenPotential, TotalPotential
 from llada.samplers.propose import Proposal
 from llada.samplers.psi import ConstantKappa, Kappa, PsiSampler, RemaskingKappa, Stretches
 from llada.samplers.published.cached import (
@@ -107,7 +108,6 @@ from llada.samplers.rates.remask import (
 )
 from llada.samplers.renoise import CommitAndRenoise
 from llada.samplers.reverse import AncestralSampler
-from llada.samplers.reward import ClassifierReward, Reward, TokenReward, TotalReward
 from llada.samplers.sampler import Sample, Sampler, Step, TextLikelihood, finish
 from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
@@ -136,7 +136,7 @@ __all__ = [
     "Change",
     "Classifier",
     "ClassifierGuidance",
-    "ClassifierReward",
+    "ClassifierPotential",
     "Comb",
     "CommitAndRenoise",
     "ComposedSampler",
@@ -184,6 +184,7 @@ __all__ = [
     "PerStep",
     "PlanningSampler",
     "PositionCalibrated",
+    "Potential",
     "PrefixCache",
     "Proposal",
     "PsiSampler",
@@ -196,7 +197,6 @@ __all__ = [
     "RemaskingKappa",
     "RescaledRemasking",
     "ResizingSampler",
-    "Reward",
     "Sample",
     "Sampler",
     "Sliding",
@@ -212,9 +212,9 @@ __all__ = [
     "Threshold",
     "ThresholdOrQuota",
     "Tied",
-    "TokenReward",
+    "TokenPotential",
     "TopProb",
-    "TotalReward",
+    "TotalPotential",
     "UnmaskingSampler",
     "UntilStop",
     "VerifyingSampler",

@@ -25,6 +25,7 @@ from llada.samplers.propose import broken_rows, check_answers
 from llada.samplers.reverse import AncestralSampler
 from llada.samplers.sampler import Step
 from llada.samplers.state import NOTHING, State
+from llada.samplers.step_law import StepLaw
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class GibbsSampler(AncestralSampler):
 
         for number in range(self.corrections if bool(state.valid.any()) else 0):
             before, stream = state.tokens.gather(1, state.columns), random.fold_in(number)
-            law = self.law(denoiser, state, (s, s), reach, model_kwargs)
+            logits, clean = self.predict(denoiser, state, s, model_kwargs)
+            law = self.guided(denoiser, state, (s, s), StepLaw.of(logits, clean, reach(clean)), reach, model_kwargs)
             check_answers(replace(state, broken=broken_rows(state, ~law.answered)))
-            logits = law.logits
             judged = replace(state, logits=logits, filtered=logits, drawn=before, top=NOTHING, random=stream.fold_in(1))
             last = self.order(judged).double().masked_fill(~state.valid, torch.inf)
             count = min(self.positions, last.shape[1])

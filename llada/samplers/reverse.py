@@ -110,7 +110,10 @@ class AncestralSampler(ChainSampler):
     def advance(
         self, denoiser: Denoiser, state: State, random: RowRandom, model_kwargs: dict[str, Any]
     ) -> Generator[Step, None, State]:
-        before, law = state.tokens.gather(1, state.columns), self.step_law(denoiser, state, model_kwargs)
+        (t, s), before = self.times(state), state.tokens.gather(1, state.columns)
+        logits, clean = self.predict(denoiser, state, t, model_kwargs)
+        own = self.amend(state.process.reverse(before, clean, t, s), state.process, before, clean, t, s)
+        law = self.guided(denoiser, state, (t, s), StepLaw.of(logits, clean, own), self.reach(state), model_kwargs)
         state = replace(state, broken=broken_rows(state, ~law.answered))
         if state.step == 0:  # as broken weights show at once; later steps are looked at when the window is left
             check_answers(state)
@@ -118,19 +121,19 @@ class AncestralSampler(ChainSampler):
         state, step = moved(state, drawn, law.logits, law.log_ratio(drawn, state.valid))
         yield step
         unfinished = replace(state, valid=state.valid & ~state.is_last[:, None])
-        _, s = self.times(state)
         after = yield from self.correct(denoiser, unfinished, s, random.fold_in(1), model_kwargs)
         return replace(after, valid=state.valid)
 
     def step_law(self, denoiser: Denoiser, state: State, model_kwargs: dict[str, Any]) -> StepLaw:
-        """What the candidates of a step are drawn from."""
-        t, s = self.times(state)
-        before, process = state.tokens.gather(1, state.columns), state.process
+        """What `advance` draws the candidates from, where nothing is to be drawn."""
+        times, reach = self.times(state), self.reach(state)
+        logits, clean = self.predict(denoiser, state, times[0], model_kwargs)
+        return self.guided(denoiser, state, times, StepLaw.of(logits, clean, reach(clean)), reach, model_kwargs)
 
-        def reverse(clean: Tensor) -> Tensor:
-            return self.amend(process.reverse(before, clean, t, s), process, before, clean, t, s)
-
-        return self.law(denoiser, state, (t, s), reverse, model_kwargs)
+    def reach(self, state: State) -> Callable[[Tensor], Tensor]:
+        """From xhat to what a step draws from, both (B, M, V) float64."""
+        (t, s), before, process = self.times(state), state.tokens.gather(1, state.columns), state.process
+        return lambda clean: self.amend(process.reverse(before, clean, t, s), process, before, clean, t, s)
 
     def amend(self, law: Tensor, process: Process, tokens: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """What a step draws from; here the reverse step, whose end may be greedy.
@@ -169,11 +172,12 @@ class AncestralSampler(ChainSampler):
         done = t <= 0.0
         return torch.where(done, 1.0, t), s
 
-    def law(
+    def guided(
         self,
         denoiser: Denoiser,
         state: State,
         times: tuple[Tensor, Tensor],
+        law: StepLaw,
         reach: Callable[[Tensor], Tensor],
         model_kwargs: dict[str, Any],
     ) -> StepLaw:
@@ -183,12 +187,11 @@ class AncestralSampler(ChainSampler):
             denoiser: as `Process.network` gives it.
             state: the canvas and its candidates.
             times: of the canvas and of what is drawn, (B,) float64 each.
+            law: without guidance.
             reach: from xhat to the law of what is drawn, both (B, M, V) float64.
             model_kwargs: for the model.
         """
-        mask = model_kwargs.get("attention_mask")
-        logits, clean = self.predict(denoiser, state, times[0], model_kwargs)
-        own, log, answered = reach(clean), None, clean.isfinite().all(-1)
+        mask, own, log, answered = model_kwargs.get("attention_mask"), law.own, law.log, law.answered
         if self.guidance.scale != 0.0:
             alone = self.guidance.without_prompt(state, mask)
             other, _ = self.predict(denoiser, alone, times[0], model_kwargs)
@@ -199,7 +202,7 @@ class AncestralSampler(ChainSampler):
             hint = self.classifier(state, own > 0.0, times[1], mask)
             log = (own.log() if log is None else log) + hint
             answered = answered & (log < torch.inf).all(-1) & (log > -torch.inf).any(-1)  # NaN is no number, too
-        return StepLaw(logits, own, log, answered)
+        return law._replace(log=log, answered=answered)
 
     def predict(
         self, denoiser: Denoiser, state: State, t: Tensor, model_kwargs: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Steering by a reward: sequential Monte Carlo over the canvases of a sampler.
+"""Steering by a potential: sequential Monte Carlo over the canvases of a sampler.
 
 P chains ("particles") per row take the steps of a sampler. Each has a weight, which follows what its text seems worth,
 
@@ -33,9 +33,9 @@ from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.chain import ChainSampler
 from llada.samplers.particles import Cloud, Particles
+from llada.samplers.potential import Potential
 from llada.samplers.propose import check_answers, inverse_cdf
 from llada.samplers.reverse import AncestralSampler
-from llada.samplers.reward import Reward
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
 
@@ -44,10 +44,10 @@ _RESAMPLE, _CHOOSE = 2, -3  # tags of streams; a chain uses 1 and no tag within 
 
 @dataclass(frozen=True)
 class ParticleSampler(Sampler):
-    """Texts of a model, preferred by a reward.
+    """Texts of a model, preferred by a potential.
 
     Args:
-        reward: of a finished text.
+        potential: of a finished text.
         sampler: whose steps are taken: `AncestralSampler`, `PsiSampler`, `GibbsSampler`, under any process; also
             `CommitAndRenoise`. Its guidance only proposes: the weights take it out again.
         particles: P.
@@ -56,13 +56,13 @@ class ParticleSampler(Sampler):
         lookahead: whether texts are judged before they are finished.
         floor: nats; an unfinished text counts as worth this at least, so that no guess ends a particle that may still
             become better.
-        keep_guidance: prefer by the reward among the texts of the guided sampler, not of the model.
+        keep_guidance: prefer by the potential among the texts of the guided sampler, not of the model.
 
     Raises:
         ValueError: if a number is out of its range, or the sampler isn't one of chains.
     """
 
-    reward: Reward
+    potential: Potential
     sampler: ChainSampler = field(default_factory=AncestralSampler)
     particles: int = 8
     threshold: float = 0.5
@@ -91,7 +91,7 @@ class ParticleSampler(Sampler):
     @property
     @override
     def likelihood_gap(self) -> str | None:
-        return "it chooses among particles by their rewards; ParticleSampler.run estimates the evidence instead"
+        return "it chooses among particles by their potentials; ParticleSampler.run estimates the evidence instead"
 
     @override
     def stopping(self, stop_token_ids: Any) -> "ParticleSampler":
@@ -147,8 +147,8 @@ class ParticleSampler(Sampler):
         if bool((cloud.log_weights == -torch.inf).all(1).any()):
             row = int((cloud.log_weights == -torch.inf).all(1).int().argmax())
             raise ValueError(
-                f"the reward is minus infinity for all {self.particles} particles of row {row}; give more particles, "
-                "or a reward that tells better texts from worse"
+                f"the potential is minus infinity for all {self.particles} particles of row {row}; give more "
+                "particles, or a potential that tells better texts from worse"
             )
         random = RowRandom.from_seed(seed, len(tokens), tokens.device).fold_in(_CHOOSE)
         yield cloud.shown(inverse_cdf(cloud.log_weights, random.uniform(1)[:, 0]), shown)
@@ -209,10 +209,10 @@ class ParticleSampler(Sampler):
         """The particles with weights that know what their texts are worth, or what they seem to be."""
         state = cloud.state
         texts, real = (state.tokens, cloud.mask) if finished else (cloud.guess, cloud.seen)
-        worth = self.reward(texts, state.given, real).double()
+        worth = self.potential(texts, state.given, real).double()
         if worth.shape != state.calls.shape or bool((worth.isnan() | (worth == torch.inf)).any()):
             raise ValueError(
-                f"{type(self.reward).__name__} must give each of {len(state.tokens)} texts a number below infinity; "
+                f"{type(self.potential).__name__} must give each of {len(state.tokens)} texts a number below infinity; "
                 f"got {tuple(worth.shape)}, {worth.flatten()[:4].tolist()} ..."
             )
         if not finished:

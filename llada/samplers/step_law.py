@@ -3,7 +3,7 @@
 Shapes: B rows, M candidates per row, V states.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -25,6 +25,17 @@ class StepLaw(NamedTuple):
     own: Tensor
     log: Tensor | None
     answered: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, clean: Tensor, own: Tensor) -> Self:
+        """Without guidance.
+
+        Args:
+            logits: the model's, (B, M, V).
+            clean: xhat, (B, M, V).
+            own: the law of the step, (B, M, V) float64.
+        """
+        return cls(logits, own, None, clean.isfinite().all(-1))
 
     def draw(self, uniform: Tensor) -> Tensor:
         """Tokens (B, M) int64 for uniform numbers (B, M) float64."""

@@ -44,7 +44,7 @@ def write_run_adapter(checkpoint: str, folder: str, layout: str | None = None) -
             "LoRA, of this version"
         )
     model = DiffusionLM.load_from_checkpoint(checkpoint)
-    pretrained = Pretrained(model.backbone, model.process, {})  # type: ignore[arg-type]
+    pretrained = Pretrained(model.backbone, model.process, {})
     try:
         chosen = layout_for(pretrained, layout)[0]
     except ValueError:

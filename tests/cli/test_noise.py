@@ -47,7 +47,7 @@ def test_recipes_of_noise_train_and_generate(llada: Command, story: Path, tmp_pa
     steered = ["--sampler", "ParticleSampler", "--sampler.sampler.class_path=AncestralSampler"]
     steered += ["--sampler.sampler.init_args.steps=2", "--sampler.sampler.init_args.window.class_path=Blocks"]
     steered += ["--sampler.sampler.init_args.window.init_args.block_length=3", "--sampler.particles=2"]
-    steered += ["--sampler.reward.class_path=TokenReward", "--sampler.reward.init_args.token_ids=[5]"]
+    steered += ["--sampler.potential.class_path=TokenPotential", "--sampler.potential.init_args.token_ids=[5]"]
     run = llada("sample", path, *asked[:2], "--num_new_tokens", "5", *steered, "--jsonl")
     assert run.code == 0, run.err
     assert json.loads(run.out)["calls"] == 4  # of two particles

@@ -21,7 +21,7 @@ from llada.samplers import (
     PsiSampler,
     Sampler,
     Sliding,
-    TokenReward,
+    TokenPotential,
 )
 from llada.samplers.classifier import Classifier
 
@@ -58,15 +58,15 @@ SAMPLERS: dict[str, tuple[Sampler, Process]] = {
         UniformProcess(K),
     ),
     "particles": (
-        ParticleSampler(TokenReward((2,)), AncestralSampler(7, window=Blocks(3), guidance=GUIDED), 3, threshold=0.9),
+        ParticleSampler(TokenPotential((2,)), AncestralSampler(7, window=Blocks(3), guidance=GUIDED), 3, threshold=0.9),
         UniformProcess(K),
     ),
     "particles, renoised": (
-        ParticleSampler(TokenReward((2,)), CommitAndRenoise(4, stop_entropy=1.0), 3, threshold=1.0),
+        ParticleSampler(TokenPotential((2,)), CommitAndRenoise(4, stop_entropy=1.0), 3, threshold=1.0),
         UniformProcess(K),
     ),
     "particles, the whole canvas": (
-        ParticleSampler(TokenReward((2,)), GibbsSampler(3), 3, lookahead=False),
+        ParticleSampler(TokenPotential((2,)), GibbsSampler(3), 3, lookahead=False),
         HybridProcess(K, K, 0.3),
     ),
 }
@@ -126,7 +126,7 @@ def test_a_stop_token_ends_a_row_behind_its_block() -> None:
         assert int(steps[-1].calls[0]) <= 3
         whole = sampler.stopping(2)
         assert whole is sampler
-    particles = ParticleSampler(TokenReward((1,)), AncestralSampler(6, window=Blocks(2)), 2).stopping((2,))
+    particles = ParticleSampler(TokenPotential((1,)), AncestralSampler(6, window=Blocks(2)), 2).stopping((2,))
     assert particles(model, tokens, UniformProcess(K), given=tokens > 0).tokens.tolist() == [[1, 2, 2, 2, 2, 2]]
 
 

@@ -14,17 +14,17 @@ from llada.samplers import (
     Blocks,
     Classifier,
     ClassifierGuidance,
-    ClassifierReward,
+    ClassifierPotential,
     CommitAndRenoise,
     ConstantKappa,
     GibbsSampler,
     Guidance,
     ParticleSampler,
+    Potential,
     PsiSampler,
-    Reward,
     Sampler,
-    TokenReward,
-    TotalReward,
+    TokenPotential,
+    TotalPotential,
     UnmaskingSampler,
 )
 from llada.samplers.chain import ChainSampler
@@ -41,7 +41,7 @@ GAIN = torch.tensor([[0.0, 2.0, -1.0], [1.0, -2.0, 3.0], [0.5, 0.0, -torch.inf]]
 
 
 @dataclass(frozen=True)
-class Pair(Reward):
+class Pair(Potential):
     """Of the two tokens behind the prompt."""
 
     gain: float = 1.0
@@ -110,7 +110,7 @@ def test_the_evidence_of_a_model_that_reads_its_context() -> None:
     gain = GAIN.masked_fill(GAIN.isinf(), -3.0)
 
     @dataclass(frozen=True)
-    class Both(Reward):
+    class Both(Potential):
         def __call__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Tensor:
             return gain[tokens[:, 0], tokens[:, 1]]
 
@@ -128,10 +128,10 @@ def test_chosen_texts_follow_the_posterior_of_many_particles_and_one_is_the_samp
     tokens, given = canvas(2500, process)
     expected = law_of(*LAWS) * GAIN.exp()
     for count, law, bound in ((32, expected / expected.sum(), 0.05), (1, None, 0.04)):
-        reward = Pair() if law is not None else Pair(0.0001)
-        texts = ParticleSampler(replace(reward), AncestralSampler(3), count)
+        potential = Pair() if law is not None else Pair(0.0001)
+        texts = ParticleSampler(replace(potential), AncestralSampler(3), count)
         if law is None:  # a pair that mustn't be would be refused
-            texts, law = replace(texts, reward=TokenReward((0,), 5.0)), law_of(*LAWS)
+            texts, law = replace(texts, potential=TokenPotential((0,), 5.0)), law_of(*LAWS)
         rows = texts(independent, tokens, process, given=given).tokens
         found = (rows[:, 1] * K + rows[:, 2]).bincount(minlength=K * K) / len(rows)
         assert float((found - law.flatten()).abs().sum() / 2) < bound
@@ -145,7 +145,7 @@ class Second(Classifier):
         return torch.tensor([0.1, 0.2, 0.9, 0.3, 0.3]).log()[tokens[:, 1:]].sum(1)
 
 
-def test_a_classifier_that_proposes_and_rewards_has_the_evidence_of_its_label() -> None:
+def test_a_classifier_that_proposes_and_potentials_has_the_evidence_of_its_label() -> None:
     """With its guidance the effective number of particles is larger than without, and the evidence the same."""
     process = UniformProcess(K)
     tokens, given = canvas(1500, process)
@@ -153,7 +153,7 @@ def test_a_classifier_that_proposes_and_rewards_has_the_evidence_of_its_label() 
     effective = []
     for guide in (None, ClassifierGuidance(Second())):
         chain = AncestralSampler(2, classifier=guide)
-        found = ParticleSampler(ClassifierReward(Second()), chain, 4, threshold=0.0, lookahead=False).run(
+        found = ParticleSampler(ClassifierPotential(Second()), chain, 4, threshold=0.0, lookahead=False).run(
             independent, tokens, process, given=given
         )
         evidence = found.log_evidence.exp()
@@ -195,13 +195,13 @@ def test_resampling_is_systematic_and_by_row() -> None:
         assert torch.equal(found.values, found.state.tokens[:, 0].double())
 
 
-def test_rewards_count_what_was_generated_and_add_up() -> None:
+def test_potentials_count_what_was_generated_and_add_up() -> None:
     tokens, given = torch.tensor([[1, 1, 2], [0, 1, 1]]), torch.tensor([[True, False, False]]).expand(2, -1)
-    count = TokenReward((1, 2), -0.5)
+    count = TokenPotential((1, 2), -0.5)
     assert count(tokens, given).tolist() == [-1.0, -1.0]
-    assert TokenReward((1,))(tokens, given).tolist() == [1.0, 2.0]
-    assert TotalReward((count, TokenReward((1,))))(tokens, given).tolist() == [0.0, 1.0]
-    assert ClassifierReward(Second(), 2.0)(tokens, given).exp().tolist() == pytest.approx([0.0324, 0.0016])
+    assert TokenPotential((1,))(tokens, given).tolist() == [1.0, 2.0]
+    assert TotalPotential((count, TokenPotential((1,))))(tokens, given).tolist() == [0.0, 1.0]
+    assert ClassifierPotential(Second(), 2.0)(tokens, given).exp().tolist() == pytest.approx([0.0324, 0.0016])
 
 
 def test_what_particles_cannot_do_is_refused_by_name() -> None:
@@ -213,13 +213,13 @@ def test_what_particles_cannot_do_is_refused_by_name() -> None:
         (lambda: ParticleSampler(Pair(), threshold=1.1), "threshold must be in"),
         (lambda: ParticleSampler(Pair(), floor=-math.inf), "floor a number"),
         (lambda: ParticleSampler(Pair(), CommitAndRenoise(guidance=Guidance(1.0, NULL))), "keep_guidance=True"),
-        (lambda: TotalReward(()), "one reward at least"),
+        (lambda: TotalPotential(()), "one potential at least"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
 
     @dataclass(frozen=True)
-    class Never(Reward):
+    class Never(Potential):
         worth: float
 
         def __call__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Tensor:

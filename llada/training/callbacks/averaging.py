@@ -55,7 +55,7 @@ class EMAWeightAveraging(LightningEMA):
         if stage == "fit":
             self._check_order(trainer)
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and self._average_model is not None:
+        if stage == "fit" and self._average_model is not None and self._average_model.avg_fn is not None:
             self._average_model.avg_fn = partial(_average, self._average_model.avg_fn)
 
     @override

@@ -1,6 +1,6 @@
-"""What a text is worth, in nats: rewards by which samples are steered.
+"""What a text is worth, in nats: potentials by which samples are steered.
 
-A reward r turns the model's law p(x) into p(x) exp(r(x)) / Z. Rewards add up.
+A potential r turns the model's law p(x) into p(x) exp(r(x)) / Z. Potentials add up.
 
 Reference: Singhal et al., "A General Framework for Inference-time Scaling and Steering of Diffusion Models",
 arXiv 2501.06848.
@@ -18,7 +18,7 @@ from llada.samplers.part import Part
 from llada.samplers.stopping import is_stop
 
 
-class Reward(Part, ABC):
+class Potential(Part, ABC):
     """Judges finished texts."""
 
     @abstractmethod
@@ -37,12 +37,12 @@ class Reward(Part, ABC):
 
 
 @dataclass(frozen=True)
-class TokenReward(Reward):
+class TokenPotential(Potential):
     """Counts some tokens of the generated text.
 
     Args:
         token_ids: the tokens.
-        nats: reward of each; below 0 to avoid them.
+        nats: potential of each; below 0 to avoid them.
     """
 
     token_ids: tuple[int, ...]
@@ -54,7 +54,7 @@ class TokenReward(Reward):
 
 
 @dataclass(frozen=True)
-class ClassifierReward(Reward):
+class ClassifierPotential(Potential):
     """log p(y | x) of a label, so that texts follow p(x | y), and their evidence is p(y).
 
     Args:
@@ -72,22 +72,22 @@ class ClassifierReward(Reward):
 
 
 @dataclass(frozen=True)
-class TotalReward(Reward):
-    """The sum of several rewards.
+class TotalPotential(Potential):
+    """The sum of several potentials.
 
     Args:
-        rewards: at least one.
+        potentials: at least one.
 
     Raises:
         ValueError: if there is none.
     """
 
-    rewards: tuple[Reward, ...]
+    potentials: tuple[Potential, ...]
 
     def __post_init__(self) -> None:
-        if not self.rewards:
-            raise ValueError("a total reward needs one reward at least; got none")
+        if not self.potentials:
+            raise ValueError("a total potential needs one potential at least; got none")
 
     @override
     def __call__(self, tokens: Tensor, given: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        return torch.stack([reward(tokens, given, attention_mask).double() for reward in self.rewards]).sum(0)
+        return torch.stack([potential(tokens, given, attention_mask).double() for potential in self.potentials]).sum(0)
