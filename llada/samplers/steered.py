@@ -147,8 +147,8 @@ class ParticleSampler(Sampler):
         if bool((cloud.log_weights == -torch.inf).all(1).any()):
             row = int((cloud.log_weights == -torch.inf).all(1).int().argmax())
             raise ValueError(
-                f"the potential is minus infinity for all {self.particles} particles of row {row}; give more particles, "
-                "or a potential that tells better texts from worse"
+                f"the potential is minus infinity for all {self.particles} particles of row {row}; give more "
+                "particles, or a potential that tells better texts from worse"
             )
         random = RowRandom.from_seed(seed, len(tokens), tokens.device).fold_in(_CHOOSE)
         yield cloud.shown(inverse_cdf(cloud.log_weights, random.uniform(1)[:, 0]), shown)
