@@ -5,8 +5,8 @@ from torch import Tensor
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.released import Pretrained, write_adapter
 from llada.checkpoints.released.adapter import Adapter
+from llada.checkpoints.released.layout_for import layout_for
 from llada.checkpoints.released.low_rank import Addition
-from llada.checkpoints.released.pretrained import layout_for
 from llada.module import DiffusionLM
 
 

@@ -12,7 +12,7 @@ from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.checkpoints.released import LAYOUTS
 from llada.checkpoints.released.families import layout_of
 from llada.checkpoints.released.materialise import build_on_meta
-from llada.checkpoints.released.pretrained import parse_size
+from llada.checkpoints.released.pretrained_out import parse_size
 from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llada.noise import StratifiedTimes, UniformTimes
 from llada.objectives import NELBO, ComplementaryPairs, ExactCounts, PerScored, UnitWeight
+from llada.objectives.exact_counts import complementary
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from tests.objectives.test_oracle import LANGUAGE, MASK, ROWS, exact_bound, table_model
@@ -89,6 +90,8 @@ def test_rows_without_maskable_tokens_cost_nothing() -> None:
     )
     assert output.nelbo[0] == 0.0
     assert output.nelbo[1] == pytest.approx(5 * math.log(MASK + 1))
+    pair = complementary(maskable, torch.zeros_like(x_0), 2.0 * torch.ones_like(x_0), RowRandom.from_seed(0, 2))
+    assert [masks.share[:, 0].tolist() for masks in pair] == [[1.0, 2 / 5], [1.0, 4 / 5]]
 
 
 def test_gradcheck() -> None:

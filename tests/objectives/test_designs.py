@@ -6,7 +6,7 @@ comparisons (t distribution); seeds are fixed.
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -59,6 +59,22 @@ NORMALISERS: list[Normaliser] = [PerPosition(), PerToken(), PerRow(), PerScored(
 CASES = pytest.mark.parametrize(
     ("name", "weight", "normaliser"), list(itertools.product(DESIGNS, WEIGHTS, NORMALISERS)), ids=str
 )
+
+
+def test_a_context_weight_falls_geometrically_with_the_distance_of_what_is_visible() -> None:
+    scored = torch.tensor([[True, False, False, True]])
+    row = torch.zeros(1, 4)
+    draw = Draw(row.long(), scored, row.long(), scored, row[:, :1], row[:, :1], row[:, 0])
+    weight = ContextWeight(0.25)
+    near, next_but_one, far = (0.5 * 0.25 * 0.75**distance for distance in (0, 1, 2))
+    expected = [near + next_but_one, near, near, near + next_but_one]
+    assert weight(MaskingProcess(MASK), draw)[0].tolist() == pytest.approx(expected)
+    padded = replace(draw, inputs={"attention_mask": torch.tensor([[True, True, False, True]])})
+    assert weight(MaskingProcess(MASK), padded)[0].tolist() == pytest.approx([near, 0.0, near, next_but_one])
+    split = replace(draw, segments=torch.tensor([[0, 0, 1, 1]]))
+    assert weight(MaskingProcess(MASK), split)[0].tolist() == pytest.approx([near, 0.0, 0.0, near])
+    hidden = replace(draw, scored=torch.tensor([[False, True, True, True]]))
+    assert weight(MaskingProcess(MASK), hidden)[0].tolist() == pytest.approx([0.0, near, next_but_one, far])
 
 
 @pytest.fixture(scope="module")

@@ -86,9 +86,10 @@ def law_of(sampler: AncestralSampler, process: Process, model: Callable[[Tensor]
     start = torch.cat((share.scattered.expand(K) / K, share.masked[None]))[:size]
     law = (start[every[:, 0]] * start[every[:, 1]]).double()
     state = State.begin(process, every, torch.zeros_like(every).bool(), RowRandom.from_seed(0, len(every)))
-    state = replace(state, tokens=every, columns=torch.arange(2).expand(len(every), -1))
+    steps = torch.full((len(every),), sampler.steps)
+    state = replace(state, tokens=every, columns=torch.arange(2).expand(len(every), -1), num_steps=steps)
     for k in range(sampler.steps):
-        t, s = (torch.full((len(every),), sampler.time(n), dtype=torch.float64) for n in (k, k + 1))
+        t, s = sampler.times(replace(state, step=k))
         _, clean = sampler.predict(process.network(model(t)), state, t, {})
         step = process.reverse(every, clean, t, s)[..., :size].nan_to_num()  # states that the prior hasn't
         law = (law[:, None, None] * step[:, 0, :, None] * step[:, 1, None, :]).sum(0).flatten()

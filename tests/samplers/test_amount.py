@@ -148,6 +148,18 @@ def test_stability_counts_the_steps_in_which_a_distribution_hardly_changed() -> 
     assert calm == [0, 1, 2, 3, 0, 0]
 
 
+def test_stability_compares_with_the_step_in_which_a_row_last_asked_and_not_at_all_with_other_columns() -> None:
+    rule = Stability(threshold=0.9, max_divergence=0.01, history=2).start()
+    calm = []
+    steps = (([0, 1], 0.95, True), ([0, 1], 0.5, False), ([0, 1], 0.95, True), ([2, 1], 0.95, True))
+    canvas = {"tokens": torch.full((1, 3), MASK), "open": torch.ones(1, 3).bool()}
+    for columns, p, asks in steps:
+        logits = torch.tensor([[[p, 1.0 - p], [0.5, 0.5]]]).log()
+        rule(some(columns, torch.tensor([[p, 0.5]]), logits=logits, valid=torch.full((1, 2), asks), **canvas))
+        calm.append(rule.calm[0, columns].tolist())  # type: ignore[attr-defined]
+    assert calm == [[0, 0], [0, 0], [1, 1], [0, 2]]
+
+
 def test_stability_takes_what_is_sure_and_calm_else_the_best() -> None:
     rule, calm = Stability(0.9, 0.01, history=2, count=2), torch.tensor([[2, 1, 3, 2]])
     sure = some([0, 1, 2, 3], torch.tensor([[0.95, 0.99, 0.5, 0.92]]), step=1)

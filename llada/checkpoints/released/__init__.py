@@ -8,7 +8,8 @@ from llada.checkpoints.released.adapter_out import write_adapter
 from llada.checkpoints.released.families import LAYOUTS
 from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.lightning_mdlm import read_mdlm_checkpoint
-from llada.checkpoints.released.pretrained import Pretrained, read_pretrained, write_pretrained
+from llada.checkpoints.released.pretrained import Pretrained, read_pretrained
+from llada.checkpoints.released.pretrained_out import write_pretrained
 
 __all__ = [
     "LAYOUTS",
