@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from demo_pictures import draw_denoising, draw_loss
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from llada.backbones import BidirectionalTransformer
@@ -98,9 +98,19 @@ def build_model(data: TextDataModule, steps: int) -> DiffusionLM:
 
 
 def build_trainer(
-    folder: Path, steps: int, name: str = "model", logs: str = "logs", monitor: str | None = None
+    folder: Path, steps: int, name: str = "model", logs: str = "logs", monitor: str | None = None, looks: int = 8
 ) -> Trainer:
-    """Writes the checkpoint ``name``, the last or that with the least ``monitor``, and the folder ``logs``."""
+    """Writes the checkpoint ``name`` and the folder ``logs``.
+
+    Args:
+        folder: where both go.
+        steps: of the optimiser.
+        name: of the checkpoint.
+        logs: name of the folder.
+        monitor: the checkpoint is that with the least of it, and training ends when two looks in a row bring no
+            smaller one; None for the last checkpoint, after all steps.
+        looks: times at which held-out text is looked at, over all steps.
+    """
     return Trainer(
         accelerator="cpu",
         # bfloat16 is 1.5 times faster where the processor has instructions for it, and slower where it hasn't.
@@ -113,10 +123,11 @@ def build_trainer(
                 folder, filename=name, monitor=monitor, enable_version_counter=False, save_on_exception=monitor is None
             ),
             UnigramBias(),
+            *([] if monitor is None else [EarlyStopping(monitor, patience=2)]),
             *([] if sys.stderr.isatty() else [ProgressLines()]),
         ],
         log_every_n_steps=10,
-        val_check_interval=max(1, steps // 8),
+        val_check_interval=max(1, steps // looks),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_model_summary=False,

@@ -2,11 +2,11 @@
 
     python examples/demo_twin.py --folder demo        (after `make demo`; `make duel` does it where it hasn't been done)
 
-It leaves ``twin.ckpt`` in the folder, which later runs read: of the eight times at which held-out text is looked at,
-the best. A next-token model of this size learns so little text by heart before the steps are over, which the diffusion
-model doesn't; its last weights would be worse than the best ones. Rows are cut from a stream of text, so a row may
-begin anywhere and has no BOS in front: what the twin says nothing of is the first token, whose law is that of the
-training text's frequencies.
+It leaves ``twin.ckpt`` in the folder, which later runs read: the weights that were best on held-out text, at which it
+looks sixteen times over all steps. A next-token model of this size soon learns so little text by heart, which the
+diffusion model doesn't; training ends when two looks in a row have brought nothing better. Rows are cut from a stream
+of text, so a row may begin anywhere and has no BOS in front: what the twin says nothing of is the first token, whose
+law is that of the training text's frequencies.
 """
 
 import argparse
@@ -28,18 +28,18 @@ def twin(folder: Path, steps: int = 1900) -> DiffusionLM:
 
     Args:
         folder: of the demo.
-        steps: of the optimiser; those of the demo.
+        steps: of the optimiser, at most, over which the rate falls; those of the demo.
     """
     path = folder / "twin.ckpt"
     if not path.exists():
-        print(f"{path} isn't there yet: training the twin, as long as the demo's model took", flush=True)
+        print(f"{path} isn't there yet: training the twin until held-out text gets worse", flush=True)
         data = build_data(folder)
         data.prepare_data()
         data.setup("fit")
         torch.manual_seed(0)
         network = build_network(data.vocab_size, causal=True, shift=True)
         model = AutoregressiveLM(network, MaskingProcess(data.mask_token_id), **learning(steps))
-        trainer = build_trainer(folder, steps, name="twin-unfinished", logs="twin-logs", monitor="val/bits_per_byte")
+        trainer = build_trainer(folder, steps, "twin-unfinished", "twin-logs", monitor="val/bits_per_byte", looks=16)
         trainer.fit(model, data)
         (folder / "twin-unfinished.ckpt").replace(path)
     return load(str(path), device="cpu").model
@@ -69,7 +69,7 @@ def first_law(train_text: Tensor, vocab_size: int) -> Tensor:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="of the demo")
-    parser.add_argument("--steps", type=int, default=1900, help="optimiser steps; those of the demo")
+    parser.add_argument("--steps", type=int, default=1900, help="optimiser steps at most; those of the demo")
     given = parser.parse_args()
     twin(given.folder, given.steps)
     print(given.folder / "twin.ckpt")

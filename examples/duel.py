@@ -123,14 +123,15 @@ def run(model: DiffusionLM, rows: Tensor, sampler: UnmaskingSampler) -> tuple[Te
     return nats, rows.numel() / float(sum(result.calls.sum() for result in results))
 
 
-def measure(model: DiffusionLM, other: DiffusionLM, text: Text, quick: bool) -> list[Line]:
-    """All lines; the first is what the others are compared with.
+def measure(model: DiffusionLM, other: DiffusionLM, text: Text, quick: bool, only: str | None = None) -> list[Line]:
+    """The lines; the first is what the others are compared with.
 
     Args:
         model: the diffusion model.
         other: its autoregressive twin.
         text: what is scored.
         quick: one and eight tokens per call only.
+        only: name of the lines to measure beside the first; all of them if None.
     """
     to_bits = 1.0 / (text.rows.shape[1] * text.bytes_per_token * math.log(2.0))
     lines: list[Line] = []
@@ -145,9 +146,33 @@ def measure(model: DiffusionLM, other: DiffusionLM, text: Text, quick: bool) -> 
         print(row_of(lines[-1]), flush=True)
 
     for name, sampler in contestants(quick):
-        add(name, *run(model, text.rows, sampler))
-    add(TWIN, torch.cat([exact_nats(other, part, text.first) for part in text.rows.split(32)]), 1.0)
+        if not lines or only in (None, name):
+            add(name, *run(model, text.rows, sampler))
+    if only in (None, TWIN):
+        add(TWIN, torch.cat([exact_nats(other, part, text.first) for part in text.rows.split(32)]), 1.0)
     return lines
+
+
+def complete(lines: list[Line], path: Path) -> list[Line]:
+    """The table of an earlier run, with these lines in the place of its own, and new ones behind.
+
+    Args:
+        lines: the first is the first of the table, too.
+        path: of the earlier run's numbers.
+
+    Raises:
+        ValueError: if the first lines differ, which are the same for the same model and rows.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    earlier = [Line(name, *map(float, numbers)) for name, *numbers in rows]
+    if not math.isclose(earlier[0].bits, lines[0].bits, rel_tol=1e-6):
+        raise ValueError(
+            f"{path} is of another model or of other rows: its first line has {earlier[0].bits:.6f} bits per byte, "
+            f"and here it has {lines[0].bits:.6f}; measure all lines anew, without --only"
+        )
+    fresh = {(line.name, round(line.tokens_per_call, 3)): line for line in lines}
+    return [*(fresh.pop((each.name, round(each.tokens_per_call, 3)), each) for each in earlier), *fresh.values()]
 
 
 def _error(values: Tensor) -> float:
@@ -193,11 +218,13 @@ def draw(lines: list[Line], path: Path) -> None:
     plt.close(figure)
 
 
-def main(checkpoint: Path, out: Path, num_rows: int, seed: int, quick: bool) -> list[Line]:
+def main(checkpoint: Path, out: Path, num_rows: int, seed: int, quick: bool, only: str | None = None) -> list[Line]:
     """Measure, write, draw."""
     out.mkdir(parents=True, exist_ok=True)
     model = load(str(checkpoint), device="cpu").model
-    lines = measure(model, twin(checkpoint.parent), held_out(checkpoint, num_rows, seed), quick)
+    lines = measure(model, twin(checkpoint.parent), held_out(checkpoint, num_rows, seed), quick, only)
+    if only is not None and (out / "duel.csv").exists():
+        lines = complete(lines, out / "duel.csv")
     (out / "duel.md").write_text(markdown(lines), encoding="utf-8")
     with (out / "duel.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -214,5 +241,8 @@ if __name__ == "__main__":
     parser.add_argument("--num-rows", type=int, default=24, help="rows of held-out text")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of rows")
     parser.add_argument("--quick", action="store_true", help="one and eight tokens per call only")
+    names = [*dict(contestants(quick=False)), TWIN]
+    kept = "measure these lines and the first; others stay as duel.csv in --out has them"
+    parser.add_argument("--only", metavar="NAME", choices=names, help=kept)
     given = parser.parse_args()
-    main(given.checkpoint, given.out, given.num_rows, given.seed, given.quick)
+    main(given.checkpoint, given.out, given.num_rows, given.seed, given.quick, given.only)

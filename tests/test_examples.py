@@ -129,6 +129,13 @@ def test_duel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert example.markdown(lines).count("\n") == 2 + len(lines)
     example.draw(lines, tmp_path / "duel.png")
     assert (tmp_path / "duel.png").stat().st_size > 5000
+    table = tmp_path / "duel.csv"
+    table.write_text("\n".join(",".join(map(str, line)) for line in [example.Line._fields, *lines[:-1]]))
+    alone = example.measure(model, other, text, quick=True, only=example.TWIN)
+    assert alone == [first, lines[-1]]
+    assert example.complete(alone, table) == lines
+    with pytest.raises(ValueError, match="another model or of other rows"):
+        example.complete([first._replace(bits=first.bits + 0.01)], table)
 
 
 def test_few_steps_judges_by_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
