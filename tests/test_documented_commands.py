@@ -42,7 +42,15 @@ READERS_OWN = {
     "base.yaml", "pretrain.yaml", "mixture.yaml", "./mylab", "path/to/LLaDA-8B-Base",
     "token_cache/0123456789abcdef/train.tokens", "shards/train",
 }  # fmt: skip
-WRITTEN = {"--out", "--output", "--page", "--picture", "--folder", "--plot"}  # options that name what a command makes
+WRITTEN = {
+    "--out",
+    "--output",
+    "--page",
+    "--picture",
+    "--folder",
+    "--plot",
+    "--run_folder",
+}  # options that name what a command makes
 
 
 class Understood(Exception):
@@ -167,7 +175,12 @@ def test_a_command_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "empty.json").write_text("{}", encoding="utf-8")
     empty = str(tmp_path / "empty.json")  # in place of the configurations that `llada convert` writes
     words = [empty if word in READERS_OWN and word.endswith(".json") else word for word in shlex.split(line)]
-    made_of = {"mine.yaml": "examples/configs/demo.yaml", "finetune.yaml": "examples/configs/finetune_chat.yaml"}
+    own = tmp_path / "own.yaml"  # stands for a schedule of the reader's own
+    own.write_text("model: {process: {init_args: {schedule: {class_path: llada.noise.PolynomialSchedule}}}}")
+    made_of = {
+        "mine.yaml": str(own) if "base.yaml" in words else "examples/configs/demo.yaml",
+        "finetune.yaml": "examples/configs/finetune_chat.yaml",
+    }
     made_of |= dict.fromkeys(("base.yaml", "pretrain.yaml"), "examples/configs/pretrain_llada.yaml")
     made_of |= {"mixture.yaml": empty}
     words = [made_of.get(word, word) for word in words]
@@ -196,12 +209,17 @@ def named_files(words: list[str]) -> Iterator[tuple[str, bool]]:
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in FOUND}))
 def test_files_that_commands_name_are_there_or_made_before(page: str) -> None:
-    made: set[str] = set()
+    made = set(re.findall(r'^```\w+ title="([^"]+)"', (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE))
     for _, line in (found for found in FOUND if found[0] == page):
         for path, written in named_files(shlex.split(line)):
             top, _, rest = path.partition("/")
             run = ROOT / "examples" / "configs" / f"{rest.partition('/')[0]}.yaml"  # each writes to runs/NAME
-            known = path in made | READERS_OWN or top == "demo" or (top == "runs" and run.is_file())
+            known = (
+                path in made | READERS_OWN
+                or any(path.startswith(f"{folder}/") for folder in made)
+                or top == "demo"
+                or (top == "runs" and run.is_file())
+            )
             assert written or known or (ROOT / path).exists(), (line, path)
             if written:
                 made.add(path)

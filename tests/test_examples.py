@@ -313,6 +313,7 @@ def test_the_reading_order_leaves_nothing_out() -> None:
     places = (
         (EXAMPLES / "configs").glob("*.yaml"),
         *((EXAMPLES / "configs" / name).glob("*.yaml") for name in ("conversion", "distillation")),
+        (EXAMPLES / "slurm").glob("*.sbatch"),
     )
     configs = {str(path.relative_to(EXAMPLES)) for paths in places for path in paths}
     assert {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("..")} == scripts | configs

@@ -239,7 +239,9 @@ def test_rows_without_maskable_tokens_train_nothing_and_break_nothing(tmp_path: 
     rows = [{"tokens": torch.arange(LENGTH), "maskable": torch.zeros(LENGTH, dtype=torch.bool)} for _ in range(4)]
     model = build(optimizer=partial(torch.optim.SGD, lr=1.0))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trainer(tmp_path, max_epochs=1).fit(model, DataLoader(rows, batch_size=2))
+    with pytest.warns(UserWarning, match="no token of step 1 may change: labels are -100 everywhere") as told:
+        trainer(tmp_path, max_epochs=1).fit(model, DataLoader(rows, batch_size=2))
+    assert sum("may change" in str(each.message) for each in told) == 1  # of two steps
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
 
 

@@ -276,7 +276,7 @@ def test_damaged_and_foreign_training_checkpoints(tmp_path: Path) -> None:
     for change, message in (
         ({"parameterization": "d3pm"}, "parameterization='d3pm', but only 'subs'"),
         ({"backbone": "dimamba"}, "backbone='dimamba', but only 'dit'"),
-        ({"model": {}}, "isn't a training checkpoint of MDLM: it lacks 'cond_dim'"),
+        ({"model": {}}, "isn't a training checkpoint of MDLM, UDLM or Duo: it lacks 'cond_dim'"),
     ):
         stored = torch.load(GOLDEN / "mdlm-dit-tiny/lightning/mdlm_tiny.ckpt", weights_only=True)
         stored["hyper_parameters"]["config"] |= change

@@ -137,7 +137,7 @@ def test_the_page_from_a_released_folder_to_a_model_of_ones_own(make, tmp_path, 
     assert {"config", "fit", "chat", "push", *(once if make is llada_folder else ())} <= set(ran)
 
     # The adapter on the released weights, and the folder, are the trained model.
-    trained = DiffusionLM.load_from_checkpoint("runs/finetune/model.ckpt")
+    trained = DiffusionLM.load_from_checkpoint("runs/finetune_chat/model.ckpt")
     assert not torch.equal(
         trained.backbone.state_dict()["blocks.0.attention.q_proj.weight"],
         DiffusionLM.from_pretrained("FOLDER").backbone.state_dict()["blocks.0.attention.q_proj.weight"],

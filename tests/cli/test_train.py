@@ -46,7 +46,7 @@ def test_parts_have_short_names(llada: Command, story: Path, monkeypatch: pytest
         ("--model.objective=llada.objectives.MaskdNELBO", 2, "MaskdNELBO"),
         ("--model.objective=llada.noise.LinearSchedule", 2, "LinearSchedule"),
         ("--data.max_length=word", 2, "max_length"),
-        ("--data.batch_size=0", 1, "llada fit: batch_size must be 1 or more; got 0\n"),
+        ("--data.batch_size=0", 1, "llada fit: batch_size must be 1 or more; got 0 (read: "),
         ("--model.backbone.num_heads=3", 1, "width=32 isn't divisible by num_heads=3"),
         ("--data.source.paths=nowhere.txt", 1, "there is no file nowhere.txt"),
         ("--data.max_length=100000", 1, "rows of up to 100000 tokens, but the backbone takes 48; set --model.backbone"),

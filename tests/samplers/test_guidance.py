@@ -59,7 +59,8 @@ def step_law(sampler: AncestralSampler, process: Process, z: int, clean: dict[in
     def reach(guess: Tensor) -> Tensor:
         return sampler.amend(process.reverse(before, guess, t, s), process, before, guess, t, s)
 
-    return sampler.law(network, state, (t, s), reach, {})
+    logits, guess = sampler.predict(network, state, t, {})
+    return sampler.guided(network, state, (t, s), StepLaw.of(logits, guess, reach(guess)), reach, {})
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 2.0])
