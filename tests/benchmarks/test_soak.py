@@ -3,7 +3,6 @@
 import os
 import signal
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,12 +52,3 @@ def test_what_is_no_clear_error_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.setattr(soak_inputs, "llada", lambda _: signal.raise_signal(signal.SIGALRM))
     assert soak_inputs.outcome(["sample"])[0] == -1
-
-
-def test_what_isnt_damaged_gives_a_result(tmp_path: Path) -> None:
-    """Else a command would fail for another reason than its input, such as the model that is there already."""
-    (tmp_path / "whole").mkdir()
-    soak_inputs.prepare(tmp_path / "whole")
-    for name, kind in soak_inputs.KINDS.items():
-        whole = replace(kind, damage=lambda content: content or b"a")
-        assert soak_inputs.try_one(tmp_path / "whole", tmp_path / "one", whole) == ("result", ""), name

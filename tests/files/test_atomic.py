@@ -78,7 +78,14 @@ def test_a_failing_block_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("make", ["file", "folder built once", "folder replaced"])
+MAKERS = {
+    "file": lambda place: write_bytes(place, b"new"),
+    "folder built once": lambda place: build_folder(place, lambda folder: None),
+    "folder replaced": lambda place: replace_folder(place, lambda folder: None),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_a_place_that_mustnt_be_written_is_named_and_not_the_temporary_name(make, tmp_path, monkeypatch):
     def closed(name, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(name))
@@ -88,10 +95,7 @@ def test_a_place_that_mustnt_be_written_is_named_and_not_the_temporary_name(make
     monkeypatch.setattr(Path, "mkdir", lambda self, *_, exist_ok=False, **__: None if exist_ok else closed(self))
     monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix, dir: closed(f"{dir}/{prefix}x"))
     with pytest.raises(PermissionError) as error:
-        if make == "file":
-            write_bytes(place, b"new")
-        else:
-            (build_folder if make == "folder built once" else replace_folder)(place, lambda folder: None)
+        MAKERS[make](place)
     monkeypatch.undo()
     assert error.value.filename == str(place)
     assert list(tmp_path.iterdir()) == []
