@@ -116,7 +116,7 @@ KINDS = {
     "weights": Kind("released/*.safetensors", bytes_of, FOLDER, "released"),
     "tokenizer": Kind("words/*", bytes_of, FOLDER, "words"),
     "prompts": Kind("prompts.txt", bytes_of, (*SAMPLE, "--checkpoint=model.ckpt", "--prompts_file=prompts.txt")),
-    "configuration": Kind("config.yaml", bytes_of, ("fit", "--config=config.yaml")),
+    "configuration": Kind("config.yaml", bytes_of, ("fit", "--config=config.yaml", "--overwrite")),
     "token file": Kind("cache/*/*.tokens", bytes_of, ("fit", "--config=config.yaml", "--overwrite"), ".tokens"),
     "expression": Kind("", expression, (*SAMPLE, "--checkpoint=model.ckpt", "--regex=VALUE"), "llada sample"),
 }

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from llada.files.temporary import claimed_file, claimed_folder, exchange, flush_folder
+from llada.files.temporary import claimed_file, claimed_folder, exchange, flush_folder, named_after
 
 
 @contextmanager
@@ -108,7 +108,8 @@ def replace_folder(
     if folder.is_dir() and Path.cwd().is_relative_to(folder):
         raise ValueError(f"{folder} holds the working directory, which can't be replaced; name a folder inside it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with named_after(folder):
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         build(work)
         if folder.is_dir():

@@ -7,14 +7,17 @@ _UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2")
 
 
 def check_there(path: Path) -> None:
-    """Refuse a pointer of Git LFS in the place of a file; one that can't be read passes.
+    """Refuse a pointer of Git LFS in the place of a file, and a file that mustn't be read; one that isn't there passes.
 
     Raises:
         ValueError: naming it and what to do.
+        PermissionError: naming it. Libraries that read weights make it an error of another kind, like that of damage.
     """
     try:
         with path.open("rb") as file:
             start = file.read(len(_LFS))
+    except PermissionError:
+        raise
     except OSError:
         return
     if start == _LFS:

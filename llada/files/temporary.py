@@ -25,12 +25,24 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextmanager
+def named_after(path: Path) -> Iterator[None]:
+    """Let errors of a temporary name tell the name that was asked for."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+@contextmanager
 def claimed_file(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """A new empty file beside ``path``, open for reading and writing; removed at the end unless it was renamed."""
     remove_leftovers(path.parent, path.name)
     while True:
         temporary = _name_beside(path)
-        file = os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "w+b", buffering=1 << 20)
+        with named_after(path):
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        file = os.fdopen(descriptor, "w+b", buffering=1 << 20)
         if not lock(file.fileno(), wait=True) or temporary.exists():  # nobody took it for a leftover
             break
         file.close()
@@ -47,7 +59,8 @@ def claimed_folder(folder: Path) -> Iterator[Path]:
     remove_leftovers(folder.parent, folder.name)
     while True:
         temporary = _name_beside(folder)
-        temporary.mkdir()
+        with named_after(folder):
+            temporary.mkdir()
         descriptor = _open(temporary)
         if descriptor is None or not lock(descriptor, wait=True) or temporary.exists():
             break

@@ -1,8 +1,11 @@
+import errno
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from llada.files.atomic import build_folder, replacing, write_bytes
+from llada.files.atomic import build_folder, replace_folder, replacing, write_bytes
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -73,3 +76,26 @@ def test_a_failing_block_leaves_the_old_file(tmp_path):
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"verynew"
     assert os.listdir(tmp_path) == ["a"]
+
+
+MAKERS = {
+    "file": lambda place: write_bytes(place, b"new"),
+    "folder built once": lambda place: build_folder(place, lambda folder: None),
+    "folder replaced": lambda place: replace_folder(place, lambda folder: None),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_place_that_mustnt_be_written_is_named_and_not_the_temporary_name(make, tmp_path, monkeypatch):
+    def closed(name, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(name))
+
+    place = tmp_path / "out"
+    monkeypatch.setattr(os, "open", closed)
+    monkeypatch.setattr(Path, "mkdir", lambda self, *_, exist_ok=False, **__: None if exist_ok else closed(self))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix, dir: closed(f"{dir}/{prefix}x"))
+    with pytest.raises(PermissionError) as error:
+        MAKERS[make](place)
+    monkeypatch.undo()
+    assert error.value.filename == str(place)
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from llada.files.pointer import check_there
+
 
 class Inert:
     """Stands for an object of a class that isn't imported."""
@@ -38,6 +40,7 @@ def read_inert(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    check_there(path)
     try:
         foreign = [name for name in get_unsafe_globals_in_checkpoint(path) if not name.startswith("torch.")]
         with safe_globals([(type("Inert", (Inert,), {}), name) for name in foreign]):
