@@ -11,7 +11,7 @@ each puzzle, worth the share of the 12 rows, columns and boxes that are right, a
 "trajectory" is the default method, GRPO with the exact likelihood of the sampler's own steps; "diffu_grpo" has the same
 budget of steps, the same rollouts and learning rate, without its KL term. A finished run is kept in the folder, and a
 stopped one goes on from its last checkpoint. ``--quick`` ends with status 1 if the share of solved puzzles hasn't grown
-by more than two standard errors.
+by more than three standard errors.
 """
 
 import argparse
@@ -76,11 +76,11 @@ class Setting:
         judged: held-out puzzles.
     """
 
-    width: int = 128
-    layers: int = 4
-    fine_tuning: int = 120
-    steps: int = 400
-    learning_rate: float = 3e-4
+    width: int = 64
+    layers: int = 3
+    fine_tuning: int = 60
+    steps: int = 600
+    learning_rate: float = 1e-3
     least: int = 6
     most: int = 8
     judged: int = 1000
@@ -281,11 +281,11 @@ def main(
         found = run(method, seed, setting, folder)
         (before, error), (after, error_after) = found["before"], found["after"]
         lines.append(f"| {method} | {seed} | {before:.3f} | {after:.3f} | {found['seconds']:.0f} |")
-        failed |= quick and method == "trajectory" and after - before <= 2.0 * math.hypot(error, error_after)
+        failed |= quick and method == "trajectory" and after - before <= 3.0 * math.hypot(error, error_after)
     print("\n| method | seed | solved before | after | processor seconds of learning |\n|---|---|---|---|---|")
     print("\n".join(lines))
     if failed:
-        print("the share of solved puzzles hasn't grown by more than two standard errors", file=sys.stderr)
+        print("the share of solved puzzles hasn't grown by more than three standard errors", file=sys.stderr)
     return int(failed)
 
 
