@@ -11,7 +11,7 @@ each puzzle, worth the share of the 12 rows, columns and boxes that are right, a
 "trajectory" is the default method, GRPO with the exact likelihood of the sampler's own steps; "diffu_grpo" has the same
 budget of steps, the same rollouts and learning rate, without its KL term. A finished run is kept in the folder, and a
 stopped one goes on from its last checkpoint. ``--quick`` ends with status 1 if the share of solved puzzles hasn't grown
-by more than two standard errors.
+by more than three standard errors.
 """
 
 import argparse
@@ -29,8 +29,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.objectives import NELBO, ExactCounts
@@ -52,7 +53,7 @@ from llada.rewards.puzzles import units
 from llada.samplers import PerStep, Proposal, TopProb, UnmaskingSampler
 from llada.training.lr_schedulers import WarmupCosine
 
-SIDE, CELLS, MASK, GROUP, PROMPTS = 4, 16, 4, 8, 16
+SIDE, CELLS, MASK, GROUP, PROMPTS = 4, 16, 4, 8, 32
 UNITS = units(SIDE)
 METHODS = ("trajectory", "diffu_grpo")
 QUIET: dict[str, Any] = {
@@ -68,24 +69,47 @@ class Setting:
         width: of the network.
         layers: of the network.
         fine_tuning: supervised steps of 64 whole grids.
-        steps: of learning from rewards, 16 puzzles with eight grids each.
+        steps: of learning from rewards, 32 puzzles with eight grids each.
         learning_rate: of the latter.
         least: blanks of a puzzle, at least.
         most: and at most.
         judged: held-out puzzles.
     """
 
-    width: int = 128
-    layers: int = 4
-    fine_tuning: int = 120
-    steps: int = 400
-    learning_rate: float = 3e-4
+    width: int = 64
+    layers: int = 3
+    fine_tuning: int = 60
+    steps: int = 600
+    learning_rate: float = 1e-3
     least: int = 6
     most: int = 8
     judged: int = 1000
 
 
-QUICK = Setting(width=32, layers=2, fine_tuning=250, steps=150, learning_rate=1.5e-4, least=3, most=4, judged=500)
+QUICK = Setting(width=32, layers=2, fine_tuning=90, steps=100, learning_rate=1e-3, least=3, most=4, judged=500)
+
+
+class CellEmbedding(nn.Embedding):
+    """Embeddings of digit and place: without a place, rotary attention knows of two cells only how far apart they are.
+
+    Whether cells 3 and 4 share a row then has to be found out from where the canvas ends. Nothing is said of the rules:
+    the 16 vectors of the places are learnt.
+
+    Args:
+        vocab_size: digits and the mask.
+        width: of a vector.
+    """
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__(vocab_size, width)
+        self.place = nn.Parameter(torch.empty(CELLS, width))
+        for weight in (self.weight, self.place):
+            nn.init.normal_(weight, std=width**-0.5)
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        """Vectors of whole canvases, (B, 16) int64 to (B, 16, width)."""
+        return super().forward(input) + self.place
 
 
 class RightUnits(Reward):
@@ -137,6 +161,7 @@ def start(seed: int, training: Tensor, setting: Setting) -> DiffusionLM:
     """A model after short supervised training on whole grids."""
     torch.manual_seed(seed)
     network = BidirectionalTransformer(SIDE + 1, width=setting.width, num_layers=setting.layers, num_heads=4)
+    network.embedding = CellEmbedding(SIDE + 1, setting.width)
     sampler = UnmaskingSampler(PerStep(2), TopProb(), proposal=Proposal(temperature=1.0))
     model = DiffusionLM(network, MaskingProcess(MASK), NELBO(ExactCounts()), sampler=sampler, seed=seed)
     model.optimizer = partial(torch.optim.AdamW, lr=1e-3)
@@ -256,11 +281,11 @@ def main(
         found = run(method, seed, setting, folder)
         (before, error), (after, error_after) = found["before"], found["after"]
         lines.append(f"| {method} | {seed} | {before:.3f} | {after:.3f} | {found['seconds']:.0f} |")
-        failed |= quick and method == "trajectory" and after - before <= 2.0 * math.hypot(error, error_after)
+        failed |= quick and method == "trajectory" and after - before <= 3.0 * math.hypot(error, error_after)
     print("\n| method | seed | solved before | after | processor seconds of learning |\n|---|---|---|---|---|")
     print("\n".join(lines))
     if failed:
-        print("the share of solved puzzles hasn't grown by more than two standard errors", file=sys.stderr)
+        print("the share of solved puzzles hasn't grown by more than three standard errors", file=sys.stderr)
     return int(failed)
 
 

@@ -291,6 +291,8 @@ def test_rewards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest
     assert bool(example.solved(every).all())
     assert not bool(example.solved(every.roll(1, 1)).any())
     setting = example.Setting(width=16, layers=1, fine_tuning=2, steps=2, least=2, most=2, judged=50)
+    empty = example.start(0, every[:200], setting).backbone(torch.full((1, 16), example.MASK))
+    assert float(empty.std(1).max()) > 0.01  # cells are told apart by their places, of which a rotation knows nothing
     assert example.main(tmp_path, methods=("trajectory",), setting=setting, quick=True) == 1
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| trajectory"))
     (tmp_path / "trajectory-0.json").unlink()  # the checkpoint is still there
