@@ -31,7 +31,7 @@ from typing_extensions import override
 from llada.noise import LinearSchedule, NoiseSchedule
 from llada.process.columns import Edit
 from llada.process.masked import MaskingProcess
-from llada.process.process import Noised
+from llada.process.noised import Noised
 from llada.random import RowRandom
 
 

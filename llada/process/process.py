@@ -24,7 +24,7 @@ Diffusion", arXiv 2503.04482 (both at once).
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,22 +32,10 @@ from torch import Tensor
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.noise_law import NoiseLaw
 from llada.noise import NoiseSchedule
+from llada.process.noised import Noised, check_data, check_maskable
 from llada.process.parameterisation import LeaveOneOut
 from llada.process.shares import Rates, Shares, rates_of
 from llada.random import RowRandom
-
-
-class Noised(NamedTuple):
-    """A corrupted batch.
-
-    Attributes:
-        tokens: x_t, (B, L) int64.
-        scored: (B, L) bool, the tokens that the bound looks at: those that this call masked, or every maskable token
-            where a random token can't be told from a clean one. A mask token that was in the data already isn't one.
-    """
-
-    tokens: Tensor
-    scored: Tensor
 
 
 class Process(ABC):
@@ -154,7 +142,7 @@ class Process(ABC):
         tokens = x_0 if self.mask_token_id is None else x_0.masked_fill(masked, self.mask_token_id)
         if self.num_tokens is None:
             return Noised(tokens, masked)
-        self._check_data(x_0, maskable)
+        check_data(x_0, maskable, self.num_tokens, self._hole)
         part = (u - share.masked) / share.scattered.clamp(min=torch.finfo(u.dtype).tiny)
         drawn = self._drawn(part)
         scattered = (u >= share.masked) & (u < share.masked + share.scattered) & maskable
@@ -276,36 +264,3 @@ class Process(ABC):
         if self.mask_token_id is not None:
             states[..., self.mask_token_id] = share.masked
         return states
-
-    def _check_data(self, x_0: Tensor, maskable: Tensor) -> None:
-        """On the CPU, where looking at the tokens costs no waiting."""
-        number = self.num_tokens or 0
-        if x_0.device.type == "cpu" and bool(((x_0 >= number) & maskable).any()):
-            raise ValueError(
-                f"token {int(x_0[maskable].max())} isn't one of the num_tokens={number} data tokens, 0 .. "
-                f"{number - 1}; give the process the size of the vocabulary, or exclude the token "
-                "from maskable"
-            )
-        if x_0.device.type == "cpu" and self._hole is not None and bool((self.is_masked(x_0) & maskable).any()):
-            raise ValueError(
-                f"the data has the mask token {self._hole} at a maskable position, where it can't be told from noise; "
-                "exclude it from maskable"
-            )
-
-
-def check_maskable(x_0: Tensor, maskable: Tensor | None) -> Tensor:
-    """The maskable positions as a (B, L) bool tensor, all True by default.
-
-    Raises:
-        ValueError: if ``x_0`` isn't (B, L) or ``maskable`` isn't a bool tensor of its shape.
-    """
-    if x_0.ndim != 2 or x_0.is_floating_point():
-        raise ValueError(f"tokens must be (B, L) integers; got {tuple(x_0.shape)} {x_0.dtype}")
-    if maskable is None:
-        return torch.ones_like(x_0, dtype=torch.bool)
-    if maskable.shape != x_0.shape or maskable.dtype != torch.bool:
-        raise ValueError(
-            f"maskable must be bool of the tokens' shape {tuple(x_0.shape)}; "
-            f"got {tuple(maskable.shape)} {maskable.dtype}"
-        )
-    return maskable
