@@ -265,5 +265,5 @@ def test_it_is_trained_saved_and_loaded(tmp_path: Any) -> None:
     assert (loaded.process, loaded.objective, loaded.sampler) == (PROCESS, *parts.values())
     canvas = torch.tensor([[BOS, 1, MASK, MASK, 2], [BOS, MASK, 0, 0, MASK]])
     assert torch.equal(loaded.generate(canvas, seed=1).tokens, model.generate(canvas, seed=1).tokens)
-    with pytest.raises(ValueError, match="released layouts hold masked diffusion models only"):
+    with pytest.raises(ValueError, match="layout holds models of MaskingProcess, not of InsertionProcess"):
         loaded.save_pretrained(tmp_path / "out")
