@@ -62,7 +62,8 @@ def test_a_training_step_waits_once_and_decoding_keeps_its_budget() -> None:
 
 @pytest.mark.slow
 def test_every_preset_keeps_its_budget() -> None:
-    names = [name for name in PRESETS if name != "block_diffusion"]  # which is for block-causal models
+    # Which are for block-causal models, and for those that were converted with a shift.
+    names = [name for name in PRESETS if name not in ("block_diffusion", "tidar")]
     found = counted(*names)["decoding"]
     assert found.keys() == set(names)
     check_decoding(found)
