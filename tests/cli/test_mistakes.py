@@ -89,7 +89,9 @@ OPTIONS = {
     "--model.sampler=llada.samplers.low_confidnce": "model.sampler: there is no class or preset 'llada.samplers."
     "low_confidnce'; did you mean low_confidence?",
     "--model.optimizer=AdamWW": "model.optimizer: there is no class or preset 'AdamWW'; did you mean AdamW?",
-    "--model.optimizer=torch.optim.AdamW --model.optimizer.lrr=3": "model.optimizer: there is no argument 'lrr'",
+    "--model.optimizer=torch.optim.AdamW --model.optimizer.lrr=3": (
+        "model.optimizer: there is no argument 'lrr' of torch.optim."
+    ),
     "--model.optimizer=torch.optim.AdamW --model.optimizer.lr=fast": "model.optimizer.lr must be a number; got 'fast'",
     "--data=TextDataModul": "data: there is no class or preset 'TextDataModul'; did you mean TextDataModule?",
     "--data=TextDataModule --data.max_length=word": "data.max_length must be a whole number; got 'word'",

@@ -12,12 +12,12 @@ from llada.files.naming import naming, with_inputs
     [
         (ValueError("4 is too much"), "a/b.json: 4 is too much"),
         (ValueError("b.json: 4 is too much"), "b.json: 4 is too much"),
-        (ValueError("/tmp/x1/part is torn"), "a/b.json: part is torn"),
+        (ValueError("/hidden/x1/part is torn"), "a/b.json: part is torn"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), "a/b.json: 'utf-8' codec"),
     ],
 )
 def test_a_file_is_named_once(raised: ValueError, expected: str) -> None:
-    with pytest.raises(ValueError, match=r".") as error, naming("a/b.json", hidden="/tmp/x1"):
+    with pytest.raises(ValueError, match=r".") as error, naming("a/b.json", hidden="/hidden/x1"):
         raise raised
     assert str(error.value).startswith(expected)
 
