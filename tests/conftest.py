@@ -1,5 +1,6 @@
 """What holds for the whole suite: one thread, fixed seeds, GPU tests only where there is a GPU."""
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -10,12 +11,21 @@ import torch
 import torch.distributed as dist
 from hypothesis import settings
 
+# Modules, functions and types are made by the hundred thousand, and all of them stay.
+gc.set_threshold(20_000, 20, 20)
+
 # With more threads than free cores, small tensors spend their time on waiting for one another.
 torch.set_num_threads(1)
 
 # Property tests draw the same examples everywhere, and a loaded machine is not a failure.
 settings.register_profile("llada", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("llada")
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of the imported packages live to the end: the collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,15 +5,13 @@ also sees what is sent to it.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llada.samplers import PRESETS
+from tests.processes import run_python
 
 SCRIPT = Path(__file__).parent / "scripts" / "pretended_device.py"
 STEPS, WINDOWS = 8, 2
@@ -34,11 +32,9 @@ FEW = ["low_confidence", "fast_dllm_dual", "remdm_cap", "pc_sampler"]
 
 
 def counted(*presets: str) -> Any:
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), *presets], capture_output=True, text=True, env=environment, check=True
-    )
-    return json.loads(run.stdout.splitlines()[-1])
+    run = run_python(SCRIPT, *presets)
+    assert run.returncode == 0, run.output
+    return json.loads(run.output.splitlines()[-1])
 
 
 def check_decoding(found: dict[str, Any]) -> None:
@@ -61,9 +57,9 @@ def test_a_training_step_waits_once_and_decoding_keeps_its_budget() -> None:
 
 
 @pytest.mark.slow
-def test_every_preset_keeps_its_budget() -> None:
-    # Which are for block-causal models, and for those that were converted with a shift.
-    names = [name for name in PRESETS if name not in ("block_diffusion", "tidar")]
+def test_every_other_preset_keeps_its_budget() -> None:
+    # Two are for block-causal models, and for those that were converted with a shift.
+    names = [name for name in PRESETS if name not in ("block_diffusion", "tidar", *FEW)]
     found = counted(*names)["decoding"]
     assert found.keys() == set(names)
     check_decoding(found)

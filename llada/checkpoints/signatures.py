@@ -7,6 +7,8 @@ a subclass leaves out are those of the parent's argument of the same name.
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -37,7 +39,7 @@ def constructor_hints(cls: type) -> dict[str, Any]:
     for owner in cls.__mro__:
         constructor = vars(owner).get("__init__")
         if inspect.isfunction(constructor):
-            annotations = _hints(constructor) | annotations
+            annotations = {**_hints(constructor), **annotations}
     return {name: annotations.get(name, Any) for name in argument_names(cls)}
 
 
@@ -90,13 +92,20 @@ def constructors(cls: type) -> list[Callable[..., None]]:
     return found
 
 
-def _parameters(constructor: Callable[..., None]) -> list[inspect.Parameter]:
+# A checkpoint asks for the same few hundred constructors thousands of times.
+@lru_cache(1024)
+def _parameters(constructor: Callable[..., None]) -> tuple[inspect.Parameter, ...]:
     """All but the first, whatever that is called."""
-    return list(inspect.signature(constructor).parameters.values())[1:]
+    return tuple(inspect.signature(constructor).parameters.values())[1:]
 
 
-def _hints(constructor: Callable[..., None]) -> dict[str, Any]:
+def _hints(constructor: Callable[..., None]) -> Mapping[str, Any]:
     try:
-        return typing.get_type_hints(constructor)
-    except (NameError, TypeError, AttributeError):  # names that only type checkers import
+        return _known_hints(constructor)
+    except (NameError, TypeError, AttributeError):  # names that only type checkers import, or that are defined later
         return {}
+
+
+@lru_cache(1024)
+def _known_hints(constructor: Callable[..., None]) -> Mapping[str, Any]:
+    return MappingProxyType(typing.get_type_hints(constructor))
