@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -20,9 +21,11 @@ from llada.backbones.attention.kernel import Case, Structure, repeated
 from llada.backbones.attention.kernels import kernel_by_name, kernel_for, plain_attention
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
 from llada.backbones.attention.visibility import Runs, Visibility
+from llada.module import DiffusionLM
 from llada.objectives import NELBO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
+from llada.training.callbacks import Compile
 from tests.fake_cuda import CUDA, fake_cuda, moved, whole_numbers
 
 HOPPER = Case("cuda", torch.bfloat16, 64, Structure.PACKED, capability=(9, 0))
@@ -59,7 +62,11 @@ def test_blocks_compile_without_flash_attn(layout: str, groups: int, monkeypatch
     model = small(num_kv_heads=groups, causal=layout == "causal")
     with fake_cuda():
         moved(model)
-        model.compile(backend="eager", fullgraph=True)
+        if layout == "causal":
+            model.compile(backend="eager", fullgraph=True)
+        else:  # the switch of the command line; breaks are counted below
+            trained = DiffusionLM(model, MaskingProcess(49))
+            Compile(dynamic=None, backend="eager").setup(Trainer(accelerator="cpu", logger=False), trained, "fit")
         visibility = Visibility(causal=model.causal)
         if layout == "runs":
             visibility = Visibility(segments=whole_numbers(2, 16))

@@ -180,6 +180,21 @@ def test_a_run_that_had_ended_goes_on(
     assert all(torch.equal(a, b) for a, b in zip(again, uninterrupted(2), strict=True))
 
 
+def test_two_callbacks_save_one_run(tmp_path: Path, uninterrupted: Callable[[int], list[Tensor]]) -> None:
+    """The last step, and every fourth for good: each goes on, whichever of the two had saved it."""
+
+    def both() -> list[Callback]:
+        every = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1, enable_version_counter=False)
+        return [every, steps(tmp_path)]
+
+    train(tmp_path, Kill(11), *both())
+    train(tmp_path, Kill(9), *both(), resume=tmp_path / "step=4.ckpt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "step=4.ckpt", "step=8.ckpt"]
+    for name in ("model.ckpt", "step=8.ckpt"):
+        again = state(*train(tmp_path, resume=tmp_path / name))
+        assert all(torch.equal(a, b) for a, b in zip(again, uninterrupted(2), strict=True))
+
+
 def test_averaged_weights_resume_too(tmp_path: Path) -> None:
     def average() -> EMAWeightAveraging:
         return EMAWeightAveraging(decay=0.5)
