@@ -58,7 +58,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionLM, Path]:
     folder = tmp_path_factory.mktemp("learned")
     model = build()
-    run = trainer(folder, max_epochs=80)
+    run = trainer(folder, max_epochs=120)
     run.fit(model, pattern())
     run.save_checkpoint(folder / "model.ckpt")
     return model.eval(), folder / "model.ckpt"

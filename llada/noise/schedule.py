@@ -95,6 +95,9 @@ class NoiseSchedule:
         Raises:
             ValueError: if `alpha` loses the derivative, as ``t.detach()`` does.
         """
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # where PyTorch 2.6 loses slopes
+            with torch.inference_mode(False):
+                return self.alpha_prime(t.clone())
 
         def total(time: Tensor) -> Tensor:
             value = self.alpha(time)

@@ -47,6 +47,10 @@ def rates_of(shares: Callable[[Tensor], Shares], t: Tensor) -> Rates:
             has these shares (both are looked for on the CPU only, where it costs no waiting).
     """
 
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # where PyTorch 2.6 loses slopes
+        with torch.inference_mode(False):
+            return rates_of(shares, t.clone())
+
     def totals(time: Tensor) -> Tensor:
         return torch.stack([part.sum() for part in shares(time)])  # shares act on each time alone
 
