@@ -90,10 +90,10 @@ class EditingSampler(ComposedSampler):
         return replace(self, draft=True)
 
     @override
-    def _begin(
+    def begin(
         self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
     ) -> State:
-        state = super()._begin(tokens, process, given, seed, model_kwargs)
+        state = super().begin(tokens, process, given, seed, model_kwargs)
         if not self.draft:
             return state
         if given is None:

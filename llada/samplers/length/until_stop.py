@@ -112,7 +112,7 @@ class UntilStop(Sampler):
         sampler = self.sampler.stopping(self.stop_token_ids)
         if isinstance(sampler, ComposedSampler):
             growth = Growth(more, sampler.window, tokens.shape[1])
-            return sampler.grow(growth, model, tokens, process, given=given, seed=seed, **model_kwargs)
+            return sampler.grow(growth, model, sampler.begin(tokens, process, given, seed, model_kwargs), model_kwargs)
         return self._in_portions(sampler, model, begun, behind, more, seed, model_kwargs)
 
     @torch.no_grad()
