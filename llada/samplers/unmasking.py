@@ -180,7 +180,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         """The proposals, which are written (B, M), and which rows needed the model (B,); None if it needn't be run."""
         if state.columns.shape[1] == 0:  # nothing is open, though some may come back
             return None
-        time = self.rates.time(state) if state.process.time_conditioned else None
+        time = self.rates.time(state)
         if self.order.blind:
             state = replace(state, scores=self.order(state))
             taken = self.amount(state)

@@ -129,10 +129,9 @@ class ResizingSampler(StateSampler):
         ends = (starts + self._size).clamp(max=width)
         begun = rows.begun | rows.waiting
         run.cache.begin_windows(*(part.tolist() * branches for part in (starts, ends, begun)))
-        time = inner.rates.time(state) if state.process.time_conditioned else None
         room = self.max_new_tokens - (rows.real & ~state.given).sum(1)
         obeyable = replace(run, adjustments=(*run.adjustments, Obeyable(self.length, room)))
-        state = obeyable.propose(state, time, random=streams.fold_in(_DRAW))
+        state = obeyable.propose(state, inner.rates.time(state), random=streams.fold_in(_DRAW))
         state = replace(state, scores=inner.order(state))
         taken = inner.amount(state) & written
         state = replace(state, random=rows.state.random)
