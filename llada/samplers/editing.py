@@ -65,6 +65,11 @@ class EditingSampler(RevisingSampler):
             raise ValueError(f"max_edits must be 0 or more; got {self.max_edits}")
         super().__post_init__()
 
+    @property
+    @override
+    def likelihood_gap(self) -> str | None:
+        return "it replaces tokens that it has written"
+
     @override
     def from_draft(self) -> Self:
         return replace(self, draft=True)

@@ -43,7 +43,7 @@ class RevisingSampler(ComposedSampler):
     @property
     @override
     def likelihood_gap(self) -> str | None:
-        return "it changes tokens that it has written"
+        return "it masks tokens again that it has written"
 
     def _at(self, run: Run, state: State, k: int, window: tuple[Tensor, Tensor], active: Tensor) -> State:
         """The state at a step of the window.

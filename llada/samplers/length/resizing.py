@@ -21,7 +21,7 @@ from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.from_state import StateSampler
 from llada.samplers.layout import first_true
 from llada.samplers.length.policy import Asked, Change, LengthPolicy, Obeyable
-from llada.samplers.length.room import check_room
+from llada.samplers.length.room import check_ending, check_room
 from llada.samplers.propose import check_answers
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
@@ -55,10 +55,7 @@ class ResizingSampler(StateSampler):
     max_new_tokens: int
 
     def __post_init__(self) -> None:
-        if not token_ids(self.stop_token_ids):
-            raise ValueError("a text of unknown length needs a token that ends it; give stop_token_ids, such as EOS")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be 1 or more; got {self.max_new_tokens}")
+        check_ending(self.stop_token_ids, self.max_new_tokens)
         check_resizable(self.sampler, self.length)
         self.length.check(self)
 
