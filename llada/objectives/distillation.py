@@ -121,7 +121,7 @@ def features(
         denoiser: the model.
         tokens: (B, L) int64.
         where: (B, L) bool, N of them true.
-        inputs: what the model reads beside the tokens.
+        inputs: what the model reads beside the tokens, such as ``attention_mask`` (B, L) and ``sigma`` (B,).
     """
     if not isinstance(denoiser, BackboneDenoiser):
         return denoiser.logits(tokens, where, **inputs), _itself

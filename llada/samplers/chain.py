@@ -99,7 +99,7 @@ class ChainSampler(StateSampler):
         """One step of the chain.
 
         Args:
-            denoiser: as `Process.network` gives it.
+            denoiser: the model, as the process reads its outputs (`Process.network`).
             state: a canvas and its candidates; ``state.step`` and ``state.num_steps`` say where in the block it is.
             random: the rows' random streams of this step.
             model_kwargs: for the model.

@@ -120,7 +120,7 @@ class ComposedSampler(StateSampler):
 
     @torch.no_grad()
     def grow(self, growth: Growth, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
-        """As `iterate` on a canvas to which masks are appended, see `llada.samplers.UntilStop`.
+        """The loop on a canvas to which masks are appended until its rows have ended.
 
         Args:
             growth: how long it becomes.

@@ -77,7 +77,7 @@ class OfTheLaw(Order):
     """Scores the law that a token is drawn from, whichever token that is.
 
     Args:
-        filtered: as in `Confidence`.
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -101,7 +101,7 @@ class TopProb(OfTheLaw):
     draw that may still be thrown away.
 
     Args:
-        filtered: as in `Confidence`.
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
     """
 
     @override
@@ -114,7 +114,7 @@ class Margin(OfTheLaw):
     """How far the most likely token is ahead of the second: p(1) - p(2).
 
     Args:
-        filtered: as in `Confidence`.
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
 
     Reference:
         Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, section 4.
@@ -131,7 +131,7 @@ class NegativeEntropy(OfTheLaw):
     """sum_v p_v log p_v: the most certain distribution first.
 
     Args:
-        filtered: as in `Confidence`.
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
     """
 
     @property
@@ -160,7 +160,7 @@ class RandomOrder(Order):
 
 @dataclass(frozen=True)
 class LeftToRight(Order):
-    """As an autoregressive model writes."""
+    """From the first position to the last, as an autoregressive model writes."""
 
     reads_drawn: ClassVar[bool] = False
     blind: ClassVar[bool] = True

@@ -88,8 +88,8 @@ class Run:
         Args:
             state: the step.
             shadows: (B, M) bool, the columns that have such a mask.
-            time: as in `propose`.
-            random: as in `propose`.
+            time: (B,) float64, what a time-conditioned model is told; others aren't.
+            random: random streams of the rows for the draw.
 
         Returns:
             The state with logits and drawn tokens, and the probability of each token that stands there, (B, M) float32.

@@ -202,8 +202,8 @@ def poisson_quantile(mean: Tensor, uniform: Tensor, most: int) -> Tensor:
     """The smallest number n with P(N <= n) > u for a Poisson number N, and no more than ``most``; int64.
 
     Args:
-        mean: of N, 0 or more, float64; infinity gives ``most``.
-        uniform: u in (0, 1), of the same shape.
+        mean: of N, (...) float64, 0 or more; infinity gives ``most``.
+        uniform: u in (0, 1), (...) float64.
         most: 0 or more.
     """
     low, high = torch.zeros_like(mean, dtype=torch.int64), torch.full_like(mean, most, dtype=torch.int64)

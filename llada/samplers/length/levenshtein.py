@@ -40,7 +40,7 @@ class LevenshteinSampler(EditingSampler):
     Args:
         threshold: least confidence of what is written into a mask.
         edit_threshold: a written token is replaced by another whose confidence is above this.
-        max_edits: see above.
+        max_edits: steps that a row may spend on a block after the masks that it had at first are written.
         draft: whether what stands at the open positions of the canvas is a draft to be edited, see `EditingSampler`;
             a block then may take as many steps as it has positions, and ``max_edits`` more.
         proposal: how a token is chosen; temperature 0.
