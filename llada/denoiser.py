@@ -5,7 +5,6 @@ in sampling. `as_denoiser` makes a `Denoiser` of a backbone (`hidden` and `head`
 ``tokens -> logits``.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -14,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from llada.arguments import accepted, names
 from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
-from llada.rows import chosen, true_indices
+from llada.rows import chosen, flat_indices
 
 
 @runtime_checkable
@@ -137,9 +137,20 @@ class Denoiser(ABC):
         Returns:
             The sum, () differentiable, and the divergences without their weights, (N,) detached; nats.
         """
-        logits = self.logits(tokens, where, **model_kwargs)
         noised = NoisedTokens(chosen(targets, where), chosen(tokens, where), noise_law, posterior)
-        return divergence(logits, noised, weights, cross_entropy=cross_entropy)
+        return self._divergence(tokens, where, noised, weights, cross_entropy, model_kwargs)
+
+    def _divergence(
+        self,
+        tokens: Tensor,
+        where: Tensor,
+        noised: NoisedTokens,
+        weights: Tensor,
+        cross_entropy: bool,
+        model_kwargs: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        """As `interpolated_nll`, of the positions that are ``noised``."""
+        return divergence(self.logits(tokens, where, **model_kwargs), noised, weights, cross_entropy=cross_entropy)
 
     def clean_logits(self, tokens: Tensor, where: Tensor, noise_law: NoiseLaw | None, **model_kwargs: Any) -> Tensor:
         """Logits of xhat, the distribution of the clean token that the reverse step takes.
@@ -154,7 +165,7 @@ class Denoiser(ABC):
             (B, M, V); of the noise law's K data tokens; all others are at minus infinity.
         """
         logits = self.logits(tokens, where, **model_kwargs)
-        return logits if noise_law is None else only_data(logits, noise_law)
+        return logits if noise_law is None else noise_law.only_data(logits)
 
 
 class BackboneDenoiser(Denoiser):
@@ -205,20 +216,16 @@ class BackboneDenoiser(Denoiser):
         return self.head_loss(self.backbone.head, hidden, chosen(targets, where), weights, suppressed)
 
     @override
-    def interpolated_nll(
+    def _divergence(
         self,
         tokens: Tensor,
-        targets: Tensor,
         where: Tensor,
+        noised: NoisedTokens,
         weights: Tensor,
-        noise_law: NoiseLaw,
-        *,
-        cross_entropy: bool = False,
-        posterior: bool = False,
-        **model_kwargs: Any,
+        cross_entropy: bool,
+        model_kwargs: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(tokens, where, model_kwargs)
-        noised = NoisedTokens(chosen(targets, where), chosen(tokens, where), noise_law, posterior)
         return self.head_loss.interpolated(self.backbone.head, hidden, noised, weights, cross_entropy=cross_entropy)
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
@@ -276,57 +283,3 @@ def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noq
     if callable(model):
         return CallableDenoiser(model)
     raise TypeError(f"a model must be callable, tokens (B, L) -> logits (B, L, V); got {type(model).__name__}")
-
-
-def names(function: Callable[..., Any], argument: str) -> bool:
-    """Whether a function has an argument of this name; not if it doesn't tell."""
-    try:
-        return argument in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def accepted(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments that a function gets: a mask that hides nothing is left out if it doesn't take one.
-
-    Args:
-        function: the model's own.
-        name: of the model, for the message.
-        arguments: keyword arguments.
-
-    Raises:
-        ValueError: if it doesn't take an argument that matters.
-    """
-    if not arguments:
-        return arguments
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # not every callable tells
-        return arguments
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return arguments
-    unknown = [argument for argument in arguments if argument not in parameters]
-    for argument in unknown:
-        if argument == "attention_mask" and bool(arguments[argument].bool().all()):
-            continue
-        raise ValueError(
-            f"{name} doesn't take {argument!r}, which this batch needs"
-            + (": it has padding; give the model that argument, or rows of one length" if "mask" in argument else "")
-        )
-    return {argument: value for argument, value in arguments.items() if argument not in unknown}
-
-
-def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
-    """Indices into the flattened (B * L,) tokens for a choice of positions as in `Denoiser.logits`."""
-    if where is None:
-        return None
-    if where.dtype == torch.bool:
-        return true_indices(where)
-    start = torch.arange(tokens.shape[0], device=tokens.device)[:, None] * tokens.shape[1]
-    return (start + where).flatten()
-
-
-def only_data(logits: Tensor, noise_law: NoiseLaw) -> Tensor:
-    """Minus infinity at all but the K data tokens of the (..., V) logits."""
-    is_data = noise_law.is_data(torch.arange(logits.shape[-1], device=logits.device))
-    return logits.masked_fill(~is_data, -torch.inf)

@@ -1,12 +1,10 @@
 """DiffusionLM: one backbone, one process, one objective, one sampler, trained by the Lightning Trainer.
 
 The maths is one hop away: `training_step` calls the objective (`llada.objectives`), `generate` the sampler
-(`llada.inference`, `llada.samplers`). What goes on around a step, and what is logged, is in `llada.training.loop`.
+(`llada.inference`, `llada.samplers`). What goes on around a step, and what is logged, is in `llada.training.loop`;
+loading and saving are in `llada.checkpoints.loading`.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -14,9 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, restore, stored_parts
-from llada.checkpoints.known import trusting
-from llada.checkpoints.released import Pretrained, read_mdlm_checkpoint, read_pretrained, write_pretrained
+from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, stored_parts
+from llada.checkpoints.loading import Loading
 from llada.data.batch import TokenBatch
 from llada.data.foreign import as_token_batch
 from llada.denoiser import Denoiser, as_denoiser
@@ -25,7 +22,7 @@ from llada.inference import Inference
 from llada.objectives import NELBO, Objective, ObjectiveOutput, default_bound
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers import AncestralSampler, ExactCache, Sample, Sampler, llada2, low_confidence
+from llada.samplers import Sample, Sampler, low_confidence
 from llada.training.attach import attach, keep_in_float32
 from llada.training.compiling import compile_blocks, without_compiler
 from llada.training.groups import learning_rate, made, parameter_groups, with_learning_rate
@@ -39,7 +36,7 @@ TRAINING, EVALUATION = range(2)
 """Tags of the random streams of a run."""
 
 
-class DiffusionLM(Inference, LightningModule):
+class DiffusionLM(Inference, Loading):
     """A masked diffusion language model.
 
     Args:
@@ -105,7 +102,7 @@ class DiffusionLM(Inference, LightningModule):
         self.bound_draws, self.sampler, self.seed = bound_draws, sampler, seed
         self.optimizer, self.lr_scheduler, self.head_loss = optimizer, lr_scheduler, head_loss
         self.approximate_bound, self.on_nonfinite = approximate_bound, on_nonfinite
-        self.pretrained_config: dict[str, Any] = {}
+        self.pretrained_config = {}
         self.training_loop = TrainingLoop()
         self._num_predicted, self._loaded = 0, False
 
@@ -202,87 +199,6 @@ class DiffusionLM(Inference, LightningModule):
         tokenizer = getattr(self._datamodule(), "tokenizer", None)
         if tokenizer is not None and PARTS_KEY in checkpoint:
             check_tokenizer(checkpoint, tokenizer, "the checkpoint")
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        *,
-        strict: bool = True,
-        trust: Sequence[str] = (),
-        **parts: Any,
-    ) -> Self:
-        """Rebuild a model from a checkpoint, without repeating its constructor.
-
-        The file tells the class: ``DiffusionLM.load_from_checkpoint`` gives back an `llada.AutoregressiveLM` where one
-        was saved, and a subclass of one's own once its module is imported.
-
-        Args:
-            checkpoint_path: file that the Trainer wrote.
-            map_location: device of the weights; None for the CPU.
-            strict: whether every weight must be there.
-            trust: installed packages whose classes the file may name, and which are imported for it. Without them, a
-                class of one's own must have been imported already.
-            parts: constructor arguments that replace the stored ones.
-
-        Returns:
-            The model, in evaluation mode, which `Trainer.fit` ends; of the stored class, which is this one or a
-            subclass.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file isn't a checkpoint of this class or a subclass, is damaged, or names a class that
-                isn't a subclass of the part it would fill.
-        """
-        with trusting(*trust):
-            model = restore(cls, checkpoint_path, map_location, parts).make(strict=strict)
-        model._loaded = True
-        return model.eval()
-
-    @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Any) -> Self:
-        """Load a released checkpoint: LLaDA, Dream, MDLM, Duo, GIDD and others, or an autoregressive LLaMA or Qwen.
-
-        Args:
-            folder_or_hub_id: a folder with ``config.json`` and safetensors, a name on the Hugging Face hub (extra
-                ``hf``), or a ``.ckpt`` file of the training code of MDLM, UDLM or Duo.
-            options: ``dtype``, ``device``, ``revision``, ``mask_token_id``, ``layouts`` (to which one of your own can
-                be added) and arguments of the backbone, see `llada.checkpoints.released.read_pretrained`; for a file
-                those of `llada.checkpoints.released.read_mdlm_checkpoint`.
-
-        Returns:
-            The model in evaluation mode. One with blocks is decoded in them, from the start of the row, with exact keys
-            of the blocks before and by the rule of `llada.samplers.llada2`.
-
-        Raises:
-            FileNotFoundError: if there is nothing to load.
-            ValueError: naming what can't be served.
-        """
-        read = read_mdlm_checkpoint if Path(folder_or_hub_id).suffix == ".ckpt" else read_pretrained
-        loaded = read(folder_or_hub_id, **options)
-        parts: dict[str, Any] = {}
-        blocks = getattr(loaded.backbone, "block_length", None)
-        if loaded.process.scatters:  # whose published schedules never end in pure noise
-            parts = {"sampler": AncestralSampler(), "approximate_bound": True}
-        elif blocks is not None:
-            parts = {"sampler": replace(llada2(None, block_length=blocks), cache=ExactCache())}
-        model = cls(loaded.backbone, loaded.process, **parts)
-        model.pretrained_config, model._loaded = loaded.config, True
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
-        """Save in the layout of a released checkpoint.
-
-        Args:
-            folder: where; an existing one is replaced once the new one is complete.
-            options: ``layout`` (a name, or one of your own), ``tokenizer``, ``dtype``, ``max_shard_size``, see
-                `llada.checkpoints.released.write_pretrained`.
-
-        Raises:
-            ValueError: if the layout has no word for something that this model does.
-        """
-        write_pretrained(Pretrained(self.backbone, self.process, self.pretrained_config), folder, **options)
 
     @property
     def _denoiser(self) -> Denoiser:

@@ -200,6 +200,25 @@ def chosen(values: Tensor, mask: Tensor) -> Tensor:
     return values.expand(mask.shape).reshape(-1).index_select(0, true_indices(mask))
 
 
+def flat_indices(tokens: Tensor, where: Tensor | None) -> Tensor | None:
+    """Indices into the flattened (B * L,) tokens for a choice of positions.
+
+    Args:
+        tokens: (B, L).
+        where: None: all; a (B, L) bool mask: its N true entries in row-major order; (B, M) int64 columns: those of
+            each row.
+
+    Returns:
+        (N,) or (B * M,) int64; None for all.
+    """
+    if where is None:
+        return None
+    if where.dtype == torch.bool:
+        return true_indices(where)
+    start = torch.arange(tokens.shape[0], device=tokens.device)[:, None] * tokens.shape[1]
+    return (start + where).flatten()
+
+
 def placed(values: Tensor, mask: Tensor) -> Tensor:
     """Zeros with values at the true entries of a mask, in the mask's shape.
 

@@ -18,18 +18,19 @@ import llada
 
 PACKAGE = Path(llada.__file__).parent
 
-MATHEMATICS = {"noise", "random", "rows", "process", "denoiser", "heads"}
+MATHEMATICS = {"arguments", "noise", "random", "rows", "process", "denoiser", "heads"}
 PARTS = MATHEMATICS | {"objectives", "samplers", "backbones", "metrics"}
 
 # Component -> what of llada it may import: components, or single modules of one. Its own modules are always allowed.
 MAY_IMPORT: dict[str, set[str]] = {
+    "arguments": set(),
     "random": set(),
     "rows": set(),
     "files": set(),
     "heads": set(),
     "noise": {"random"},
     "process": {"noise", "random", "heads", "denoiser", "rows"},
-    "denoiser": {"heads", "rows"},
+    "denoiser": {"arguments", "heads", "rows"},
     "objectives": MATHEMATICS,
     "samplers": MATHEMATICS,
     "backbones": {"random", "rows"},

@@ -72,6 +72,7 @@ def test_the_top_of_the_package_is_the_spine() -> None:
     assert files <= {
         "__init__.py",
         "__main__.py",
+        "arguments.py",
         "autoregressive.py",
         "denoiser.py",
         "inference.py",

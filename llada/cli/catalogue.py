@@ -6,6 +6,7 @@ import sys
 import typing
 from collections.abc import Iterator
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from llada.checkpoints.signatures import argument_names, constructor_hints
@@ -43,13 +44,25 @@ def choices(kind: Any) -> list[str]:
         kind: the annotation, such as ``Sampler | None`` or ``Callable[[Iterable], Optimizer]``.
     """
     bases = tuple(_classes(kind))
-    names = {
-        name
-        for module in [m for m in sys.modules if m.startswith("llada.") or m in _OTHERS]
-        for name in getattr(sys.modules[module], "__all__", ())
-        if _fits(getattr(sys.modules[module], name, None), bases)
-    }
-    return sorted(names)
+    return sorted({name for module, name in _public() if _fits(getattr(module, name, None), bases)})
+
+
+def public_path(kind: Any, name: str) -> str | None:
+    """The class path of what `choices` calls by a short name; None if nothing has it.
+
+    Args:
+        kind: the annotation, as there; or several classes.
+        name: such as "AdamW".
+    """
+    bases = kind if isinstance(kind, tuple) else tuple(_classes(kind))
+    paths = [f"{m.__name__}.{n}" for m, n in _public() if n == name and _fits(getattr(m, n, None), bases)]
+    return min(paths, key=len, default=None)
+
+
+def _public() -> Iterator[tuple[ModuleType, str]]:
+    """Modules of the house, PyTorch and Lightning that are imported, with their public names."""
+    for module in [m for path, m in sys.modules.items() if path.startswith("llada.") or path in _OTHERS]:
+        yield from ((module, name) for name in getattr(module, "__all__", ()))
 
 
 def _fits(candidate: Any, bases: tuple[type, ...]) -> bool:

@@ -17,6 +17,9 @@ from typing_extensions import override
 from llada.cli.boundary import Misunderstood
 from llada.cli.catalogue import argument_kinds, arguments_of, choices
 from llada.cli.nearest import no_such
+from llada.cli.short_names import install
+
+install()
 
 _KEY = re.compile(r'Parser key "([^"]*)":\s*')
 _CLASS = re.compile(r"Problem with given class_path '([^']*)':\s*")
@@ -204,7 +207,10 @@ def _no_argument(leaf: Leaf, message: str) -> str:
 
 def _no_subclass(leaf: Leaf, message: str) -> str:
     found = re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", leaf.text)
-    return _at(leaf, f"{found[1]} is no {found[2]}") if found else ""
+    if found:
+        return _at(leaf, f"{found[1]} is no {found[2]}")
+    several = re.search(r"Multiple subclasses with name (\S+)\. .* ambiguity: (.*)\.", leaf.text)
+    return _at(leaf, f"several classes are called {several[1]}; write one of {several[2]}") if several else ""
 
 
 def _no_mapping(leaf: Leaf, message: str) -> str:

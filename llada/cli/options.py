@@ -18,22 +18,6 @@ from llada.cli.kinds import check_kind
 from llada.cli.mistakes import OneSentence
 from llada.cli.shared import CHANGES, GROUPS, LOADING
 from llada.cli.signature import Signature, read
-from llada.samplers import PRESETS
-
-
-def expand_sampler(arguments: Sequence[str]) -> list[str]:
-    """Replace the short name of a preset by its class path, so that ``--sampler low_confidence`` is enough.
-
-    Args:
-        arguments: the words of the command line.
-    """
-    expanded = list(arguments)
-    for index, argument in enumerate(arguments):
-        name = argument.removeprefix("--sampler=")
-        follows = index > 0 and arguments[index - 1] == "--sampler"
-        if (follows or name != argument) and name in PRESETS:
-            expanded[index] = argument.removesuffix(name) + f"llada.samplers.{name}"
-    return expanded
 
 
 def run(function: Callable[..., None], command: str, arguments: Sequence[str]) -> None:
@@ -49,8 +33,8 @@ def run(function: Callable[..., None], command: str, arguments: Sequence[str]) -
     """
     signature = read(function.__module__, function.__name__, command)
     words = signature.named(list(arguments))
-    if "sampler" in inspect.signature(function).parameters:
-        words = expand_sampler(into_preset(words) if CHANGES in inspect.signature(function).parameters else words)
+    if CHANGES in inspect.signature(function).parameters:
+        words = into_preset(words)
     parser = _parser(function, signature)
     parsed = parser.parse_args(words)
     trust(*(parsed.pop("trust") or ()))

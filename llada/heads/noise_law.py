@@ -34,6 +34,10 @@ class NoiseLaw(NamedTuple):
         inside = tokens < self.num_tokens
         return inside if self.hole is None else inside & (tokens != self.hole)
 
+    def only_data(self, logits: Tensor) -> Tensor:
+        """The (..., V) logits, with minus infinity at all but the data tokens."""
+        return logits.masked_fill(~self.is_data(torch.arange(logits.shape[-1], device=logits.device)), -torch.inf)
+
     @property
     def size(self) -> Tensor:
         """The share of data tokens in all: a + K u."""

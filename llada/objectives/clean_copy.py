@@ -33,8 +33,8 @@ class CleanCopyLoss(NELBO):
 
     Args:
         design: of two copies: `Blockwise` or `ComplementaryBlocks`.
-        weight: as in `NELBO`.
-        normaliser: as in `NELBO`.
+        weight: of a scored token in the loss; only `BoundWeight` minimises the bound.
+        normaliser: what the loss is divided by.
         clean_weight: c, 0 or more.
 
     Raises:

@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-from llada.denoiser import BackboneDenoiser, Denoiser, accepted, as_denoiser, flat_indices
+from llada.arguments import accepted
+from llada.denoiser import BackboneDenoiser, Denoiser, as_denoiser
 from llada.heads.cross_entropy import Head
 from llada.heads.soft_targets import Targets, soft_target_loss
 from llada.objectives.design import Draw
@@ -25,7 +26,7 @@ from llada.objectives.objective import Batch, Objective, ObjectiveOutput, column
 from llada.objectives.preference_reference import FrozenCopy
 from llada.process import Process
 from llada.random import RowRandom
-from llada.rows import chosen, placed
+from llada.rows import chosen, flat_indices, placed
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def features(
         denoiser: the model.
         tokens: (B, L) int64.
         where: (B, L) bool, N of them true.
-        inputs: what the model reads beside the tokens.
+        inputs: what the model reads beside the tokens, such as ``attention_mask`` (B, L) and ``sigma`` (B,).
     """
     if not isinstance(denoiser, BackboneDenoiser):
         return denoiser.logits(tokens, where, **inputs), _itself

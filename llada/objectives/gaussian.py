@@ -33,7 +33,7 @@ class TemperedTokens(IndependentMasks):
 
     Args:
         times: how noise levels are drawn.
-        per_segment: as in `IndependentMasks`.
+        per_segment: whether every segment of a packed row has a noise level of its own.
         temperature: T, above 0; Duo: 1e-3.
         top_k: k, how many tokens are mixed at a position, 2 or more.
 

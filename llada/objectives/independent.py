@@ -57,11 +57,18 @@ class IndependentMasks(Design):
         )
 
     def move(self, t: Tensor) -> Tensor:
-        """Times on the grid that this design looks at; here all times."""
+        """Times (of any shape, float64) as this design has them, on its grid; here all times, unchanged."""
         return t
 
     def weight(self, process: Process, t: Tensor, tokens: Tensor, x_0: Tensor) -> Tensor:
-        """Weight of the bound: that of continuous time; arguments as in `llada.process.Process.bound_weight`."""
+        """Weight of the bound, (B, L) or what broadcasts to it: that of continuous time.
+
+        Args:
+            process: the noise process.
+            t: (B, L) or (B, 1) float64, the times.
+            tokens: x_t, (B, L) int64.
+            x_0: (B, L) int64.
+        """
         return process.bound_weight(t, tokens, x_0)
 
     @override
@@ -128,5 +135,11 @@ class TimeGrid(IndependentMasks):
 
 
 def step_weight(schedule: NoiseSchedule, t: Tensor, num_steps: int) -> Tensor:
-    """T times the probability that a token masked at t is uncovered in the step from t to t - 1/T; like ``t``."""
+    """T times the probability that a token masked at t is uncovered in the step from t to t - 1/T.
+
+    Args:
+        schedule: the curve alpha(t).
+        t: times, of any shape, float64; the result has the same shape.
+        num_steps: T.
+    """
     return num_steps * schedule.unmask_probability(t, (t - 1 / num_steps).clamp(min=0.0))

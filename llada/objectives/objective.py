@@ -96,5 +96,5 @@ def columns(batch: Batch | Tensor) -> Batch:
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """The columns of a batch that a model reads beside the tokens."""
+    """The columns of a batch that a model reads beside the tokens: ``attention_mask`` and ``segment_ids``, (B, L)."""
     return {name: batch[name] for name in ("attention_mask", "segment_ids") if batch.get(name) is not None}

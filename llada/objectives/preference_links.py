@@ -38,12 +38,12 @@ class PairBounds:
 
     @property
     def chosen_gain(self) -> Tensor:
-        """d+, nats."""
+        """d+ = B(chosen) - B_ref(chosen), nats: how much likelier the chosen answer has become."""
         return self.chosen - self.reference_chosen
 
     @property
     def rejected_gain(self) -> Tensor:
-        """d-, nats."""
+        """d-, nats: the same of the rejected answer."""
         return self.rejected - self.reference_rejected
 
     def mean(self) -> "PairBounds":

@@ -56,7 +56,7 @@ class AnswerReader:
         return self.read(denoiser, number)[0]
 
     def replayed(self, denoiser: Denoiser, number: int) -> Tensor:
-        """`read`, whose activations are made again in the backward pass."""
+        """As `read`; the activations are computed again in the backward pass instead of kept."""
         if not torch.is_grad_enabled():
             return self.read(denoiser, number)
         found: Tensor = checkpoint(self.read, denoiser, number, use_reentrant=False)

@@ -131,7 +131,7 @@ class InsertionProcess(MaskingProcess):
         return self.insertion.loss_weight(t)
 
     def insertion_probability(self, t: Tensor, s: Tensor) -> Tensor:
-        """Probability that a token which is missing at ``t`` has come by the earlier time ``s``."""
+        """Probability that a token which is missing at ``t`` has come by ``s``, which is earlier; of their shape."""
         return self.insertion.unmask_probability(t, s)
 
 

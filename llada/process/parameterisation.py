@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from llada.denoiser import Denoiser, as_denoiser, only_data
+from llada.denoiser import Denoiser, as_denoiser
 from llada.heads import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw, leave_one_out
@@ -95,21 +95,17 @@ class ScoreDenoiser(_Reading):
     """
 
     @override
-    def interpolated_nll(
+    def _divergence(
         self,
         tokens: Tensor,
-        targets: Tensor,
         where: Tensor,
+        noised: NoisedTokens,
         weights: Tensor,
-        noise_law: NoiseLaw,
-        *,
-        cross_entropy: bool = False,
-        posterior: bool = False,
-        **model_kwargs: Any,
+        cross_entropy: bool,
+        model_kwargs: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        scores = self.logits(tokens, where, **model_kwargs)
-        noised = NoisedTokens(targets[where], tokens[where], noise_law, posterior)
-        return divergence(_of_scores(scores, tokens[where], noise_law), noised, weights, cross_entropy=cross_entropy)
+        clean = _of_scores(self.logits(tokens, where, **model_kwargs), noised.tokens, noised.noise_law)
+        return divergence(clean, noised, weights, cross_entropy=cross_entropy)
 
     @override
     def clean_logits(self, tokens: Tensor, where: Tensor, noise_law: NoiseLaw | None, **model_kwargs: Any) -> Tensor:
@@ -117,7 +113,7 @@ class ScoreDenoiser(_Reading):
         if noise_law is None:  # xhat is proportional to the scores
             return scores
         clean = _of_scores(scores[..., : noise_law.num_tokens], tokens.gather(1, where), noise_law)
-        return only_data(F.pad(clean, (0, scores.shape[-1] - noise_law.num_tokens)), noise_law)
+        return noise_law.only_data(F.pad(clean, (0, scores.shape[-1] - noise_law.num_tokens)))
 
 
 def _of_scores(scores: Tensor, tokens: Tensor, noise_law: NoiseLaw) -> Tensor:

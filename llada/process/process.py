@@ -168,7 +168,7 @@ class Process(ABC):
         return torch.where(unknown, noise, tokens)
 
     def is_masked(self, tokens: Tensor) -> Tensor:
-        """Which tokens are the mask token, bool of the same shape; none if the process has no mask."""
+        """Which tokens, of any shape, are the mask token; bool of the same shape, all false without a mask token."""
         if self.mask_token_id is None:
             return torch.zeros_like(tokens, dtype=torch.bool)
         return tokens == self.mask_token_id

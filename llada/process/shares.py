@@ -39,7 +39,8 @@ def rates_of(shares: Callable[[Tensor], Shares], t: Tensor) -> Rates:
     Here a is the kept share and b the masked or the scattered one; the slopes come from automatic differentiation.
 
     Args:
-        shares: what has become of the tokens at a time, built from differentiable torch operations.
+        shares: from times to the shares of tokens kept, masked and scattered, each of the times' shape; built from
+            differentiable torch operations.
         t: times in (0, 1), of any shape, float64.
 
     Raises:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llada.rows import left_padding
 from llada.samplers.sampler import Step
+from llada.samplers.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,23 @@ class Alignment:
         shape = (*index.shape, *[1] * (values.dim() - 2))
         moved = values.gather(1, index.view(shape).expand(*index.shape, *values.shape[2:]))
         return moved.masked_fill(~known.view(shape), 0)
+
+    def state(self, state: State, attention_mask: Tensor) -> State:
+        """The state before the first step, of the wider canvas.
+
+        Args:
+            state: of the canvas.
+            attention_mask: (B, E), of the wider one.
+        """
+        tokens = self.move(state.tokens)
+        return replace(
+            state,
+            tokens=tokens,
+            open=self.move(state.open),
+            given=~self.move(~state.given),
+            offset=left_padding(tokens, attention_mask),
+            confidence=torch.full(tokens.shape, torch.nan, device=tokens.device),
+        )
 
     def kwargs(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:
         """Keywords of the model; tensors with a value for each token are moved."""

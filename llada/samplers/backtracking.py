@@ -13,7 +13,8 @@ Shapes: B rows, L columns of the canvas, M positions of the window in a row.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -21,16 +22,15 @@ from typing_extensions import override
 
 from llada.random import RowRandom
 from llada.samplers.amount.amount import take_best
-from llada.samplers.composed import ComposedSampler
 from llada.samplers.layout import Span, first_true
-from llada.samplers.rates.rates import Ancestral
+from llada.samplers.revising import RevisingSampler
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
 
 
 @dataclass(frozen=True)
-class BacktrackingSampler(ComposedSampler):
+class BacktrackingSampler(RevisingSampler):
     """Writes many tokens at once, and goes back on those whose places have become uncertain.
 
     Args:
@@ -57,47 +57,26 @@ class BacktrackingSampler(ComposedSampler):
         for name in ("least", "per_removal"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")
-        if self.window.width is not None or not self.cache.editable:
-            raise ValueError(
-                "backtracking looks at all tokens of a window in each step: use WholeCanvas() or "
-                "Blocks(block_length), and NoCache(), DualCache() or PrefixCache()"
-            )
-        if any(adjustment.joint for adjustment in self.adjustments):
-            raise ValueError(
-                "backtracking takes tokens back that a joint constraint has counted on; use UnmaskingSampler with it"
-            )
         super().__post_init__()
-
-    @property
-    @override
-    def likelihood_gap(self) -> str | None:
-        return "it masks tokens again that it has written"
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        inside = ~state.given
-        inside[:, : span.start] = False
-        inside[:, span.stop :] = False
-        columns, within = first_true(inside, span.stop - span.start)
-        before = torch.zeros(columns.shape, device=columns.device)
+        window = first_true(state.inside, span.stop - span.start)
+        before = torch.zeros(window[0].shape, device=window[0].device)
         written_with = torch.full_like(before, torch.nan)
-        k = 0
-        while True:
-            left = state.open[:, : span.stop].sum(1)
-            asking = left > 0
+        for k in count():
+            asking = state.open[:, : span.stop].any(1)
             if not bool(asking.any()):
-                return state
-            state = replace(state, step=k, left=left, columns=columns, valid=within & asking[:, None])
-            run.cache.begin_call(asking)
-            time = Ancestral().time(state) if state.process.time_conditioned else None
-            state = run.propose(state, time, random=random.fold_in(k))
+                break
+            state = self._at(run, state, k, window, asking)
+            state = run.propose(state, state.grid(), random=random.fold_in(k))
             sure = state.probability
             taken = self._taken(state, sure, written_with)
             again = self._again(state, taken, before - sure)
             before, written_with = sure, torch.where(taken, sure, written_with)
             state, step = write(state, taken, asking, again)
             yield step
-            k += 1
+        return state
 
     def _taken(self, state: State, sure: Tensor, written_with: Tensor) -> Tensor:
         """Open positions that are written, (B, M) bool."""

@@ -21,16 +21,17 @@ from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.composed import stop_rows
+from llada.samplers.from_state import StateSampler
 from llada.samplers.layout import Span, first_true, plan
 from llada.samplers.propose import check_answers
-from llada.samplers.sampler import Sampler, Step
+from llada.samplers.sampler import Step
 from llada.samplers.state import State, token_probability
 from llada.samplers.stopping import TokenIds, token_ids
 from llada.samplers.window import WholeCanvas, Window
 
 
 @dataclass(frozen=True)
-class ChainSampler(Sampler):
+class ChainSampler(StateSampler):
     """Steps from canvas to canvas.
 
     A block is drawn while all behind it is noise still. That is what a block-causal model never sees; to others it is
@@ -69,22 +70,16 @@ class ChainSampler(Sampler):
         """
         return
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
+    def begin(
+        self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
+    ) -> State:
         self.check_process(process)
-        denoiser, random = process.network(model), RowRandom.from_seed(seed, len(tokens), tokens.device)
-        state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
-        spans = self.spans(state)
+        return super().begin(tokens, process, given, seed, model_kwargs)
+
+    @override
+    def _steps(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        denoiser, random, spans = state.process.network(model), state.random, self.spans(state)
         for index, span in enumerate(spans):
             # Counted from the end, so that rows that begin later have the same random numbers from there on.
             streams = random.fold_in(len(spans) - index)
@@ -104,7 +99,7 @@ class ChainSampler(Sampler):
         """One step of the chain.
 
         Args:
-            denoiser: as `Process.network` gives it.
+            denoiser: the model, as the process reads its outputs (`Process.network`).
             state: a canvas and its candidates; ``state.step`` and ``state.num_steps`` say where in the block it is.
             random: the rows' random streams of this step.
             model_kwargs: for the model.

@@ -50,7 +50,7 @@ class Classifier(Part, ABC):
         Args:
             weights: (N, L, V) float32, one-hot rows.
             t: (N,) float64.
-            attention_mask: as in a call.
+            attention_mask: (N, L) bool, true for real tokens; None: all.
         """
         raise ValueError(
             f"{type(self).__name__} has no of_weights, which GradientGuidance differentiates; write it, or use "

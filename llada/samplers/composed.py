@@ -21,20 +21,21 @@ from llada.random import RowRandom
 from llada.samplers.alignment import align
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.from_state import StateSampler
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import Span, first_column, own_begins, plan
 from llada.samplers.length.growth import Growth
 from llada.samplers.part import Part
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import Run
-from llada.samplers.sampler import Sampler, Step
-from llada.samplers.state import State, check_canvas
+from llada.samplers.sampler import Step
+from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 from llada.samplers.window import WholeCanvas, Window, stops_within
 
 
 @dataclass(frozen=True)
-class ComposedSampler(Sampler):
+class ComposedSampler(StateSampler):
     """A sampler of parts. A subclass says how the open positions of one window are filled.
 
     Args:
@@ -99,34 +100,10 @@ class ComposedSampler(Sampler):
     def with_adjustments(self, *adjustments: Adjustment) -> Self:
         return replace(self, adjustments=(*self.adjustments, *adjustments))
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        yield from self._steps(model, tokens, process, given, seed, model_kwargs)
-
-    def _steps(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        given: Tensor | None,
-        seed: int | Tensor,
-        model_kwargs: dict[str, Any],
-    ) -> Iterator[Step]:
-        """`iterate`, with gradients where the caller has them on."""
-        check_canvas(tokens, model_kwargs.get("attention_mask"))
-        wider = align(tokens, model_kwargs.get("attention_mask"), self.window.from_first)
-        if wider is None or (given is not None and given.shape != tokens.shape):
-            state = self._begin(tokens, process, given, seed, model_kwargs)
+    def _steps(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        wider = align(state.tokens, model_kwargs.get("attention_mask"), self.window.from_first)
+        if wider is None:
             yield from self._decode(model, state, self._spans(state), model_kwargs)
             return
         if self.cache.counts_columns:
@@ -136,26 +113,21 @@ class ComposedSampler(Sampler):
                 "rows one by one, or use another cache"
             )
         sampler = replace(self, proposal=self.proposal.moved(wider.move))
-        given = None if given is None else wider.move(given) | ~wider.move(torch.ones_like(given))
         model_kwargs = wider.kwargs(model_kwargs)
-        state = sampler._begin(wider.move(tokens), process, given, seed, model_kwargs)
+        state = wider.state(state, model_kwargs["attention_mask"])
         for step in sampler._decode(model, state, sampler._spans(state), model_kwargs):
             yield wider.back(step)
 
     @torch.no_grad()
-    def grow(
-        self,
-        growth: Growth,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        """As `iterate` on a canvas to which masks are appended, see `llada.samplers.UntilStop`."""
-        state = self._begin(tokens, process, given, seed, model_kwargs)
+    def grow(self, growth: Growth, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        """The loop on a canvas to which masks are appended until its rows have ended.
+
+        Args:
+            growth: how long it becomes.
+            model: whatever `llada.denoiser.as_denoiser` takes.
+            state: before the first step.
+            model_kwargs: for the model.
+        """
         yield from self._decode(model, state, self._spans(growth.longest(state)), model_kwargs, growth)
 
     def _decode(
@@ -229,7 +201,8 @@ class ComposedSampler(Sampler):
         """The sampler with fresh memories, where a part has any."""
         return self
 
-    def _begin(
+    @override
+    def begin(
         self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
     ) -> State:
         if process.mask_token_id is None or process.scatters:
@@ -238,8 +211,7 @@ class ComposedSampler(Sampler):
                 f"{type(self).__name__} writes every mask once, and {type(process).__name__} {why}; "
                 "use AncestralSampler"
             )
-        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        return State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+        return super().begin(tokens, process, given, seed, model_kwargs)
 
 
 def check_numbers(owner: object) -> None:

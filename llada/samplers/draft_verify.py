@@ -19,8 +19,7 @@ Reference: Leviathan et al., "Fast Inference from Transformers via Speculative D
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +29,9 @@ from typing_extensions import override
 from llada.denoiser import BackboneDenoiser, as_denoiser
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers.propose import Proposal, check_answers, inverse_cdf
-from llada.samplers.sampler import Sampler, Step
+from llada.samplers.left_to_right import LeftToRight
+from llada.samplers.propose import check_answers, inverse_cdf
+from llada.samplers.sampler import Step
 from llada.samplers.state import State, token_probability
 from llada.samplers.stopping import TokenIds, is_stop, token_ids
 
@@ -80,7 +80,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DraftAndVerify(Sampler):
+class DraftAndVerify(LeftToRight):
     """Writes what the causal pass of the model's weights would write from left to right, several tokens per call.
 
     The model needs shifted outputs; it may be causal, have blocks, or see everything. One that was never trained with
@@ -112,54 +112,24 @@ class DraftAndVerify(Sampler):
     def __post_init__(self) -> None:
         if self.guesses < 0:
             raise ValueError(f"guesses must be 0 or more; got {self.guesses}")
-        _ = self.proposal
-
-    @cached_property
-    def proposal(self) -> Proposal:
-        """How a token is drawn."""
-        return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
-
-    @override
-    def stopping(self, stop_token_ids: TokenIds) -> Self:
-        return replace(self, stop_token_ids=stop_token_ids)
-
-    @property
-    @override
-    def is_final(self) -> bool:
-        return True
-
-    @property
-    @override
-    def left_to_right(self) -> bool:
-        return True
+        super().__post_init__()
 
     @property
     @override
     def likelihood_gap(self) -> str | None:
         return "its texts have the law of NextToken on the same weights with a causal mask; score them with that"
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        """Arguments as in `Sampler.iterate`.
+    def _steps(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        """As in `StateSampler`.
 
         Raises:
             ValueError: if the model can't draft and verify, or needs more than an attention mask.
         """
+        process, random, (rows, length) = state.process, state.random, state.tokens.shape
         backbone, mask = _backbone(model, process, model_kwargs), model_kwargs.get("attention_mask")
-        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        state = State.begin(process, tokens, given, random, mask)
-        drafting = backbone.new_drafting(len(tokens), tokens.shape[1], self.guesses)
-        known = torch.where(state.open.any(1), state.open.int().argmax(1), tokens.shape[1])  # (B,), all before is final
+        drafting = backbone.new_drafting(rows, length, self.guesses)
+        known = torch.where(state.open.any(1), state.open.int().argmax(1), length)  # (B,), all before is final
         guesses, call = Guesses(known.new_zeros(len(known), 0), known.new_zeros(len(known), 0, 1)), 0
         while bool(state.open.any()):
             streams = random.fold_in(call)
@@ -172,7 +142,7 @@ class DraftAndVerify(Sampler):
             state, step = self._settle(state, verdict)
             check_answers(state)
             yield step
-            known = (known + verdict.kept + 1).clamp(max=tokens.shape[1])
+            known = (known + verdict.kept + 1).clamp(max=length)
             drafts = drafts[torch.arange(len(known), device=known.device), verdict.kept]
             guesses, call = self._guess(backbone.head(drafts), known, state, streams), call + 1
 

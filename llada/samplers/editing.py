@@ -11,6 +11,7 @@ Shapes: B rows, L columns of the canvas, M positions of the block in a row.
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Self
 
 import torch
@@ -20,10 +21,9 @@ from typing_extensions import override
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.amount.amount import Threshold
-from llada.samplers.composed import ComposedSampler
 from llada.samplers.layout import Span, first_true
 from llada.samplers.order import Confidence
-from llada.samplers.rates.rates import Ancestral
+from llada.samplers.revising import RevisingSampler
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
@@ -31,7 +31,7 @@ from llada.samplers.window import Blocks, Window
 
 
 @dataclass(frozen=True)
-class EditingSampler(ComposedSampler):
+class EditingSampler(RevisingSampler):
     """Decodes block by block, and corrects a block before it is left.
 
     Args:
@@ -63,21 +63,6 @@ class EditingSampler(ComposedSampler):
     def __post_init__(self) -> None:
         if self.max_edits < 0:
             raise ValueError(f"max_edits must be 0 or more; got {self.max_edits}")
-        if self.window.width is not None:
-            raise ValueError(
-                "a sliding window has no block to be corrected; use window=Blocks(block_length) or WholeCanvas()"
-            )
-        if not self.cache.editable:
-            raise ValueError(
-                f"{type(self.cache).__name__} keeps the keys of written tokens, which editing may replace; "
-                "use DualCache() or PrefixCache(), which compute the whole block in each step"
-            )
-        joint = [type(adjustment).__name__ for adjustment in self.adjustments if adjustment.joint]
-        if joint:
-            raise ValueError(
-                f"{joint[0]} allows a token by what stands at other places, and editing replaces several of them at "
-                "once; use UnmaskingSampler with it"
-            )
         super().__post_init__()
 
     @property
@@ -90,10 +75,10 @@ class EditingSampler(ComposedSampler):
         return replace(self, draft=True)
 
     @override
-    def _begin(
+    def begin(
         self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
     ) -> State:
-        state = super()._begin(tokens, process, given, seed, model_kwargs)
+        state = super().begin(tokens, process, given, seed, model_kwargs)
         if not self.draft:
             return state
         if given is None:
@@ -116,31 +101,26 @@ class EditingSampler(ComposedSampler):
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        inside = ~state.given
-        inside[:, : span.start] = False
-        inside[:, span.stop :] = False
-        columns, within = first_true(inside, span.stop - span.start)
-        active, extra, k = self._active(state, within), torch.zeros_like(state.initial), 0
-        while bool(active.any()):
-            left = state.open[:, : span.stop].sum(1)
-            state = replace(state, step=k, left=left, columns=columns, valid=within, random=random.fold_in(-1))
-            run.cache.begin_call(active)
-            time = Ancestral().time(state) if state.process.time_conditioned else None
-            state = run.propose(state, time, random=random.fold_in(k))
-            written, edited = self._choose(state, active)
-            state, step = write(replace(state, valid=within & active[:, None]), written | edited, active)
-            finished = left == 0
+        window = first_true(state.inside, span.stop - span.start)
+        active, extra = self._active(state, window[1]), torch.zeros_like(state.initial)
+        for k in count():
+            if not bool(active.any()):
+                break
+            state = self._at(run, state, k, window, active)
+            state = run.propose(state, state.grid(), random=random.fold_in(k))
+            written, edited = self._choose(state)
+            finished = state.left == 0
+            state, step = write(state, written | edited, active)
             extra = extra + finished
             yield step
             clean = ~state.open[:, : span.stop].any(1)
             active = active & ~(clean & ((finished & ~edited.any(1)) | (extra >= self.max_edits)))
-            k += 1
         return state
 
-    def _choose(self, state: State, active: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, state: State) -> tuple[Tensor, Tensor]:
         """Open positions that are written, and tokens that are replaced, (B, M) bool each."""
-        valid, unknown = state.valid & active[:, None], state.open.gather(1, state.columns)
-        scored = replace(state, scores=Confidence()(state), valid=valid & unknown)
+        unknown = state.open.gather(1, state.columns)
+        scored = replace(state, scores=Confidence()(state), valid=state.valid & unknown)
         written = Threshold(self.threshold)(scored) & scored.valid
         other = state.drawn != state.tokens.gather(1, state.columns)
-        return written, valid & ~unknown & other & (scored.scores > self.edit_threshold)
+        return written, state.valid & ~unknown & other & (scored.scores > self.edit_threshold)

@@ -26,9 +26,10 @@ from typing_extensions import override
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.amount.amount import Amount
+from llada.samplers.from_state import StateSampler
 from llada.samplers.order import Order
 from llada.samplers.propose import Proposal, broken_rows
-from llada.samplers.sampler import Sampler, Step, TextLikelihood
+from llada.samplers.sampler import Step, TextLikelihood
 from llada.samplers.state import State
 
 
@@ -115,7 +116,7 @@ def check_unread(part: Order | Amount, state: State, answer: Tensor) -> None:
         )
 
 
-class ScoringSampler(Sampler):
+class ScoringSampler(StateSampler):
     """A sampler under which texts have a likelihood, unless its `likelihood_gap` says why not."""
 
     proposal: Proposal
@@ -126,17 +127,8 @@ class ScoringSampler(Sampler):
         return True
 
     @abstractmethod
-    def _write(
-        self,
-        proposal: Proposal,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        given: Tensor | None,
-        seed: int | Tensor,
-        model_kwargs: dict[str, Any],
-    ) -> Iterator[Step]:
-        """The loop of `iterate` with another proposal; whether there are gradients is the caller's business."""
+    def _write(self, proposal: Proposal, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        """The loop with another proposal."""
 
     def trace(
         self,
@@ -169,7 +161,7 @@ class ScoringSampler(Sampler):
         if self.likelihood_gap is not None:
             raise ValueError(f"a text has no likelihood under this sampler: {self.likelihood_gap}")
         proposal = Scored(self.proposal) if text is None else Forced(self.proposal, text)
-        return self._write(proposal, model, tokens, process, given, seed, model_kwargs)
+        return self._write(proposal, model, self.begin(tokens, process, given, seed, model_kwargs), model_kwargs)
 
     @torch.no_grad()
     @override
@@ -185,13 +177,7 @@ class ScoringSampler(Sampler):
     ) -> TextLikelihood:
         given = torch.zeros_like(tokens, dtype=torch.bool) if given is None else given
         steps = self.trace(model, tokens, process, text=tokens, given=given, seed=seed, **model_kwargs)
-        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        start = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
-        if bool((process.is_masked(tokens) & start.open).any()):
-            raise ValueError(
-                f"the text holds the mask token {process.mask_token_id} at a position that is to be scored; give a "
-                "finished text, and mark by given= what isn't to be scored"
-            )
+        start = self.begin_text(tokens, process, given, seed, model_kwargs)
         nats, canvas, calls = torch.zeros_like(start.calls, dtype=torch.float64), start.tokens, start.calls
         for step in steps:
             canvas, calls = step.tokens, step.calls

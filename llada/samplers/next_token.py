@@ -6,19 +6,17 @@ Shapes: B rows, L columns of the canvas, V vocabulary.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from llada.denoiser import Denoiser, as_denoiser
-from llada.process import Process
-from llada.random import RowRandom
 from llada.rows import left_padding
 from llada.samplers.caches.partial_pass import region_logits
 from llada.samplers.caches.policy import caching_backbone
+from llada.samplers.left_to_right import LeftToRight
 from llada.samplers.likelihood import ScoringSampler, proposal_gap
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import write
@@ -28,7 +26,7 @@ from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 
 
 @dataclass(frozen=True)
-class NextToken(ScoringSampler):
+class NextToken(LeftToRight, ScoringSampler):  # type: ignore[override] # proposal
     """Writes the open positions of a canvas from left to right; a token is drawn given everything to its left.
 
     Args:
@@ -52,46 +50,14 @@ class NextToken(ScoringSampler):
     suppress_tokens: tuple[int, ...] = ()
     cached: bool = True
 
-    def __post_init__(self) -> None:
-        _ = self.proposal
-
-    @cached_property
-    def proposal(self) -> Proposal:  # type: ignore[override]
-        """How a token is drawn."""
-        return Proposal(self.temperature, self.top_p, self.top_k, self.suppress_tokens)
-
     @override
-    def stopping(self, stop_token_ids: TokenIds) -> Self:
-        return replace(self, stop_token_ids=stop_token_ids)
-
-    @property
-    @override
-    def is_final(self) -> bool:
-        return True
-
-    @property
-    @override
-    def left_to_right(self) -> bool:
-        return True
-
-    @torch.no_grad()
-    @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        """Arguments as in `Sampler.iterate`.
+    def _steps(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        """As in `StateSampler`.
 
         Raises:
             ValueError: if the model isn't causal, or keys are to be cached and it can't.
         """
-        yield from self._write(self.proposal, model, tokens, process, given, seed, model_kwargs)
+        yield from self._write(self.proposal, model, state, model_kwargs)
 
     @property
     @override
@@ -99,19 +65,8 @@ class NextToken(ScoringSampler):
         return proposal_gap(self.proposal)
 
     @override
-    def _write(
-        self,
-        proposal: Proposal,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        given: Tensor | None,
-        seed: int | Tensor,
-        model_kwargs: dict[str, Any],
-    ) -> Iterator[Step]:
-        reader: _Reader = (_Cached if self.cached else _Whole)(as_denoiser(model), tokens.shape)
-        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        state = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
+    def _write(self, proposal: Proposal, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        reader: _Reader = (_Cached if self.cached else _Whole)(as_denoiser(model), state.tokens.shape)
         stops = token_ids(self.stop_token_ids)
         places = state.open.any(0).nonzero()[:, 0].tolist()
         for column in places:
@@ -120,7 +75,7 @@ class NextToken(ScoringSampler):
                 continue
             columns = torch.full_like(state.offset, column)
             state = replace(state, columns=columns, valid=waiting[:, None])
-            state = proposal(reader(state.tokens, columns, column, model_kwargs), state, random=random)
+            state = proposal(reader(state.tokens, columns, column, model_kwargs), state, random=state.random)
             state, step = write(state, waiting[:, None], waiting)
             if stops or column == places[-1]:
                 check_answers(state)

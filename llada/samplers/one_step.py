@@ -18,7 +18,6 @@ from torch import Tensor
 
 from llada.denoiser import Denoiser
 from llada.process import Process
-from llada.random import RowRandom
 from llada.samplers.chain import ChainSampler
 from llada.samplers.propose import broken_rows, check_answers
 from llada.samplers.sampler import TextLikelihood
@@ -51,15 +50,7 @@ def one_step_likelihood(
     Raises:
         ValueError: if a text holds a mask where it is scored.
     """
-    sampler.check_process(process)
-    given = torch.zeros_like(tokens, dtype=torch.bool) if given is None else given
-    random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-    begun = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
-    if bool((process.is_masked(tokens) & begun.open).any()):
-        raise ValueError(
-            f"the text holds the mask token {process.mask_token_id} at a position that is to be scored; give a "
-            "finished text, and mark by given= what isn't to be scored"
-        )
+    begun = sampler.begin_text(tokens, process, given, seed, model_kwargs)
     nats, spans = torch.zeros_like(begun.calls, dtype=torch.float64), sampler.spans(begun)
     state = begun
     for span in spans:
@@ -70,5 +61,5 @@ def one_step_likelihood(
         logits = law.own.log() if law.log is None else law.log.log_softmax(-1)
         found = logits.gather(-1, tokens.gather(1, state.columns)[..., None]).squeeze(-1)
         nats = nats + found.masked_fill(~state.valid, 0.0).sum(1)
-    noise = process.prior(tokens, torch.ones_like(tokens, dtype=torch.bool), random=random)
+    noise = process.prior(tokens, torch.ones_like(tokens, dtype=torch.bool), random=begun.random)
     return TextLikelihood(nats, state.calls, begun.open.sum(1), bool(process.is_masked(noise).all()))

@@ -73,64 +73,66 @@ class Confidence(Order):
 
 
 @dataclass(frozen=True)
-class TopProb(Order):
+class OfTheLaw(Order):
+    """Scores the law that a token is drawn from, whichever token that is.
+
+    Args:
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
+    """
+
+    reads_drawn: ClassVar[bool] = False
+    filtered: bool = False
+
+    @property
+    @override
+    def measure(self) -> Measure:
+        return Measure.PROBABILITY
+
+    def law(self, state: State) -> Tensor:
+        """The logits of it, (B, M, V)."""
+        return state.filtered if self.filtered else state.logits
+
+
+@dataclass(frozen=True)
+class TopProb(OfTheLaw):
     """The probability of the most likely token, max_v p_v, whichever token is drawn.
 
     At temperature 0 it is `Confidence`. At others a text keeps a likelihood under it, since no position depends on a
     draw that may still be thrown away.
 
     Args:
-        filtered: as in `Confidence`.
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
     """
-
-    reads_drawn: ClassVar[bool] = False
-    filtered: bool = False
-
-    @property
-    @override
-    def measure(self) -> Measure:
-        return Measure.PROBABILITY
 
     @override
     def __call__(self, state: State) -> Tensor:
-        return (state.filtered if self.filtered else state.logits).softmax(-1).amax(-1)
+        return self.law(state).softmax(-1).amax(-1)
 
 
 @dataclass(frozen=True)
-class Margin(Order):
+class Margin(OfTheLaw):
     """How far the most likely token is ahead of the second: p(1) - p(2).
 
     Args:
-        filtered: as in `Confidence`.
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
 
     Reference:
         Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, section 4.
     """
 
-    reads_drawn: ClassVar[bool] = False
-    filtered: bool = False
-
-    @property
-    @override
-    def measure(self) -> Measure:
-        return Measure.PROBABILITY
-
     @override
     def __call__(self, state: State) -> Tensor:
-        best = (state.filtered if self.filtered else state.logits).softmax(-1).topk(2, dim=-1).values
+        best = self.law(state).softmax(-1).topk(2, dim=-1).values
         return best[..., 0] - best[..., 1]
 
 
 @dataclass(frozen=True)
-class NegativeEntropy(Order):
+class NegativeEntropy(OfTheLaw):
     """sum_v p_v log p_v: the most certain distribution first.
 
     Args:
-        filtered: as in `Confidence`.
+        filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
     """
-
-    reads_drawn: ClassVar[bool] = False
-    filtered: bool = False
 
     @property
     @override
@@ -139,7 +141,7 @@ class NegativeEntropy(Order):
 
     @override
     def __call__(self, state: State) -> Tensor:
-        log_p = (state.filtered if self.filtered else state.logits).log_softmax(-1)
+        log_p = self.law(state).log_softmax(-1)
         return (log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
 
 
@@ -158,7 +160,7 @@ class RandomOrder(Order):
 
 @dataclass(frozen=True)
 class LeftToRight(Order):
-    """As an autoregressive model writes."""
+    """From the first position to the last, as an autoregressive model writes."""
 
     reads_drawn: ClassVar[bool] = False
     blind: ClassVar[bool] = True

@@ -8,7 +8,8 @@ Shapes: B rows, L columns of the canvas, M positions of the window in a row.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -17,16 +18,15 @@ from typing_extensions import override
 from llada.random import RowRandom
 from llada.samplers.amount.amount import ranks
 from llada.samplers.amount.quota import check_steps
-from llada.samplers.composed import ComposedSampler
 from llada.samplers.layout import Span, first_true, plan
-from llada.samplers.rates.rates import Ancestral
+from llada.samplers.revising import RevisingSampler
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
 from llada.samplers.state import State, token_probability
 
 
 @dataclass(frozen=True)
-class PlanningSampler(ComposedSampler):
+class PlanningSampler(RevisingSampler):
     """Writes the likeliest, and takes back what is no longer among them.
 
     Args:
@@ -53,21 +53,7 @@ class PlanningSampler(ComposedSampler):
         check_steps(self.steps)
         if not self.doubt >= 0.0:
             raise ValueError(f"doubt must be 0 or more; got {self.doubt}")
-        if self.window.width is not None or not self.cache.editable:
-            raise ValueError(
-                "path planning looks at all tokens of a window in each step: use WholeCanvas() or "
-                "Blocks(block_length), and NoCache(), DualCache() or PrefixCache()"
-            )
-        if any(adjustment.joint for adjustment in self.adjustments):
-            raise ValueError(
-                "path planning takes tokens back that a joint constraint has counted on; use UnmaskingSampler with it"
-            )
         super().__post_init__()
-
-    @property
-    @override
-    def likelihood_gap(self) -> str | None:
-        return "it masks tokens again that it has written"
 
     @override
     def _spans(self, state: State) -> list[Span]:
@@ -75,21 +61,14 @@ class PlanningSampler(ComposedSampler):
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        assert span.shares is not None
-        inside = ~state.given
-        inside[:, : span.start] = False
-        inside[:, span.stop :] = False
-        number = inside.sum(1)
-        columns, within = first_true(inside, span.stop - span.start)
-        for k in range(max(span.shares)):
+        window = first_true(state.inside, span.stop - span.start)
+        number = state.inside.sum(1)
+        for k in count():
             asking = state.open[:, : span.stop].any(1)
             if not bool(asking.any()):
                 break
-            state = replace(state, step=k, left=state.open[:, : span.stop].sum(1), columns=columns)
-            run.cache.begin_call(asking)
-            time = Ancestral().time(state) if state.process.time_conditioned else None
-            state = replace(state, valid=within & asking[:, None])
-            state = run.propose(state, time, random=random.fold_in(k))
+            state = self._at(run, state, k, window, asking)
+            state = run.propose(state, state.grid(), random=random.fold_in(k))
             # A number that is whole stays so in spite of rounding.
             masked = (number * state.grid(1) + 1e-9).floor().long().masked_fill(state.is_last, 0)
             taken, again = self._rank(state, masked)

@@ -157,7 +157,7 @@ class AncestralSampler(ChainSampler):
         """What happens to a canvas between two steps; here nothing.
 
         Args:
-            denoiser: as `Process.network` gives it.
+            denoiser: the model, as the process reads its outputs (`Process.network`).
             state: the canvas at time ``s``, with its open columns.
             s: (B,) float64.
             random: the rows' random streams.
@@ -184,7 +184,7 @@ class AncestralSampler(ChainSampler):
         """The law of a step under guidance.
 
         Args:
-            denoiser: as `Process.network` gives it.
+            denoiser: the model, as the process reads its outputs (`Process.network`).
             state: the canvas and its candidates.
             times: of the canvas and of what is drawn, (B,) float64 each.
             law: without guidance.
@@ -210,7 +210,7 @@ class AncestralSampler(ChainSampler):
         """What the model says of the clean tokens at the candidates.
 
         Args:
-            denoiser: as `Process.network` gives it.
+            denoiser: the model, as the process reads its outputs (`Process.network`).
             state: a canvas, and the columns of M candidates per row.
             t: (B,) float64, its time.
             model_kwargs: for the model.

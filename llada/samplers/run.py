@@ -65,22 +65,22 @@ class Run:
         denoiser = self.guidance(self.cache, state.given, state.process.mask_token_id, edit.real)
         return replace(self, denoiser=denoiser, model_kwargs=kwargs)
 
-    def propose(self, state: State, time: Tensor | None, *, random: RowRandom) -> State:
+    def propose(self, state: State, time: Tensor, *, random: RowRandom) -> State:
         """Propose a token for every candidate.
 
         Args:
             state: the step.
-            time: (B,) float64, what a time-conditioned model is told; None for others.
+            time: (B,) float64, what a time-conditioned model is told; others aren't.
             random: random streams of the rows for the draw.
 
         Returns:
             The state with logits and drawn tokens.
         """
-        conditioning = {} if time is None else state.process.conditioning(time)
+        conditioning = state.process.conditioning(time)
         logits = self.denoiser.logits(state.tokens, state.columns, **conditioning, **self.model_kwargs)
         return self._proposed(logits, state, random)
 
-    def verify(self, state: State, shadows: Tensor, time: Tensor | None, *, random: RowRandom) -> tuple[State, Tensor]:
+    def verify(self, state: State, shadows: Tensor, time: Tensor, *, random: RowRandom) -> tuple[State, Tensor]:
         """As `propose`, and in the same call what the model thinks of the tokens that stand at the candidates' columns.
 
         It is told by masks beside the canvas, each in the place of one token, which they don't see.
@@ -88,13 +88,12 @@ class Run:
         Args:
             state: the step.
             shadows: (B, M) bool, the columns that have such a mask.
-            time: as in `propose`.
-            random: as in `propose`.
+            time: (B,) float64, what a time-conditioned model is told; others aren't.
+            random: random streams of the rows for the draw.
 
         Returns:
             The state with logits and drawn tokens, and the probability of each token that stands there, (B, M) float32.
         """
-        conditioning = {} if time is None else state.process.conditioning(time)
         rows, length = state.tokens.shape
         real = self.model_kwargs.get("attention_mask")
         real = torch.ones_like(state.open) if real is None else real.bool()
@@ -102,7 +101,10 @@ class Run:
         places = torch.arange(length, length + state.columns.shape[1], device=beside.device).expand(rows, -1)
         kwargs = {**self.model_kwargs, "attention_mask": torch.cat([real, shadows], 1), "shadow": state.columns}
         logits = self.denoiser.logits(
-            torch.cat([state.tokens, beside], 1), torch.cat([state.columns, places], 1), **conditioning, **kwargs
+            torch.cat([state.tokens, beside], 1),
+            torch.cat([state.columns, places], 1),
+            **state.process.conditioning(time),
+            **kwargs,
         )
         logits, second = logits.chunk(2, dim=1)
         standing = state.tokens.gather(1, state.columns)

@@ -49,7 +49,7 @@ class Step:
         """Which positions of this canvas were never open, (B, L) bool, padding included.
 
         Args:
-            given: the same of the canvas before, whose length may be another.
+            given: the same of the canvas before, (B, L'), whose length may be another.
         """
         return given if self.edit is None else self.edit(given, False, True)
 
@@ -57,7 +57,7 @@ class Step:
         """What isn't padding, (B, L) bool.
 
         Args:
-            attention_mask: the same of the canvas before.
+            attention_mask: the same of the canvas before, (B, L').
         """
         return attention_mask if self.edit is None else self.edit.real
 
@@ -167,14 +167,14 @@ class Sampler(ABC):
         seed: int | Tensor = 0,
         **model_kwargs: Any,
     ) -> TextLikelihood:
-        """The probability of a finished text under this very sampler, see `llada.samplers.likelihood`.
+        """The log-probability of a finished text under this very sampler, as `llada.samplers.likelihood` computes it.
 
         Args:
             model: whatever `llada.denoiser.as_denoiser` takes.
             tokens: (B, L) int64, the text.
             process: owner of the mask token and the schedule.
             given: (B, L) bool, tokens that aren't scored: the prompt. None: all are scored. Padding never is.
-            seed: of positions that are drawn at random; as in `iterate`.
+            seed: of positions that are drawn at random: an int, from which row i gets ``seed + i``, or (B,) integers.
             model_kwargs: for the model; ``attention_mask`` (B, L) bool marks the real tokens of padded rows.
 
         Raises:

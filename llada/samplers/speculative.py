@@ -153,8 +153,7 @@ class SpeculativeSampler(ComposedSampler):
         columns, valid = first_true(still_open, int(left.max()))
         initial = (inside & ~copies.given).sum(1)  # what a step of one token is told the time by
         copies = replace(copies, columns=columns, valid=valid, left=left, initial=initial)
-        time = copies.grid() if copies.process.time_conditioned else None
-        proposed = run.propose(copies, time, random=random)
+        proposed = run.propose(copies, copies.grid(), random=random)
         return replace(proposed, scores=self.order(proposed))
 
     def _settle(self, state: State, proposed: State, guesses: Guesses) -> tuple[State, Tensor, Guesses]:

@@ -158,12 +158,17 @@ class State:
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) - self.offset
 
     @property
+    def inside(self) -> Tensor:
+        """(B, L) bool, the positions of the window that aren't given, written or not."""
+        inside = ~self.given
+        inside[:, : self.start] = False
+        inside[:, self.stop :] = False
+        return inside
+
+    @property
     def written(self) -> Tensor:
         """(B, L) bool, the tokens of the window that earlier steps wrote."""
-        written = ~self.given & ~self.open
-        written[:, : self.start] = False
-        written[:, self.stop :] = False
-        return written
+        return self.inside & ~self.open
 
     def grid(self, ahead: int = 0) -> Tensor:
         """The time 1 - k / K, (B,) float64: 1 at the first step, 0 after the last.

@@ -32,18 +32,19 @@ from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.chain import ChainSampler
+from llada.samplers.from_state import StateSampler
 from llada.samplers.particles import Cloud, Particles
 from llada.samplers.potential import Potential
 from llada.samplers.propose import check_answers, inverse_cdf
 from llada.samplers.reverse import AncestralSampler
-from llada.samplers.sampler import Sampler, Step
+from llada.samplers.sampler import Step
 from llada.samplers.state import State
 
 _RESAMPLE, _CHOOSE = 2, -3  # tags of streams; a chain uses 1 and no tag within a step, -2 before the first
 
 
 @dataclass(frozen=True)
-class ParticleSampler(Sampler):
+class ParticleSampler(StateSampler):
     """Texts of a model, preferred by a potential.
 
     Args:
@@ -109,7 +110,7 @@ class ParticleSampler(Sampler):
         **model_kwargs: Any,
     ) -> Particles:
         """All particles with their weights; arguments and errors as in `iterate`."""
-        walk = self._walk(model, tokens, process, given, seed, model_kwargs)
+        walk = self._walk(model, self.begin(tokens, process, given, seed, model_kwargs), model_kwargs)
         try:
             while True:
                 next(walk)
@@ -119,20 +120,16 @@ class ParticleSampler(Sampler):
         texts, calls = cloud.state.tokens.view(*shape, -1), cloud.state.calls.view(shape).sum(1)
         return Particles(texts, cloud.log_weights, cloud.log_evidence, calls)
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        walk = self._walk(model, tokens, process, given, seed, model_kwargs)
-        shown = tokens
+    def begin(
+        self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
+    ) -> State:
+        return self.sampler.begin(tokens, process, given, seed, model_kwargs)
+
+    @override
+    def _steps(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        walk = self._walk(model, state, model_kwargs)
+        shown = state.tokens
         while True:
             try:
                 cloud = next(walk)
@@ -150,30 +147,22 @@ class ParticleSampler(Sampler):
                 f"the potential is minus infinity for all {self.particles} particles of row {row}; give more "
                 "particles, or a potential that tells better texts from worse"
             )
-        random = RowRandom.from_seed(seed, len(tokens), tokens.device).fold_in(_CHOOSE)
+        random = state.random.fold_in(_CHOOSE)
         yield cloud.shown(inverse_cdf(cloud.log_weights, random.uniform(1)[:, 0]), shown)
 
-    def _walk(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        given: Tensor | None,
-        seed: int | Tensor,
-        model_kwargs: dict[str, Any],
-    ) -> Generator[Cloud, None, Cloud]:
+    def _walk(self, model: Any, begun: State, model_kwargs: dict[str, Any]) -> Generator[Cloud, None, Cloud]:
         """The particles after every step; those of the end are returned."""
-        chain, count = self.sampler, self.particles
-        chain.check_process(process)
-        rows = RowRandom.from_seed(seed, len(tokens), tokens.device)
+        chain, count, rows, process = self.sampler, self.particles, begun.random, begun.process
         random = rows.split(count)
         known = {name: _repeated(value, count) for name, value in model_kwargs.items()}
         mask = known.get("attention_mask")
-        given = None if given is None else given.repeat_interleave(count, 0)
-        state = State.begin(process, tokens.repeat_interleave(count, 0), given, random, mask)
+        tokens, given = (part.repeat_interleave(count, 0) for part in (begun.tokens, begun.given))
+        state = State.begin(process, tokens, given, random, mask)
         denoiser, spans = process.network(model), chain.spans(state)
         total = sum((torch.as_tensor(span.num_steps) for span in spans), torch.zeros_like(state.calls))
-        cloud = Cloud(state, torch.zeros(len(tokens), count, dtype=torch.float64, device=tokens.device), total, mask)
+        cloud = Cloud(
+            state, torch.zeros(len(begun.tokens), count, dtype=torch.float64, device=tokens.device), total, mask
+        )
         for index, span in enumerate(spans):
             streams, own = (each.fold_in(len(spans) - index) for each in (random, rows))
             cloud = replace(cloud, state=chain.entered(cloud.state, span))

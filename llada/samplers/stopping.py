@@ -21,7 +21,7 @@ def token_ids(tokens: TokenIds) -> tuple[int, ...]:
 
 
 def is_stop(tokens: Tensor, stops: tuple[int, ...]) -> Tensor:
-    """Which tokens are stop tokens, bool of the same shape."""
+    """Which tokens, of any shape, are stop tokens; bool of the same shape."""
     return reduce(or_, (tokens == stop for stop in stops), torch.zeros_like(tokens, dtype=torch.bool))
 
 

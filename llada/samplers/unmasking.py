@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.amount.amount import Amount, most_in_a_step
 from llada.samplers.amount.quota import Quota
@@ -106,17 +105,8 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         return not any(part.by_chance for part in self._choosers())
 
     @override
-    def _write(
-        self,
-        proposal: Proposal,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        given: Tensor | None,
-        seed: int | Tensor,
-        model_kwargs: dict[str, Any],
-    ) -> Iterator[Step]:
-        return replace(self, proposal=proposal)._steps(model, tokens, process, given, seed, model_kwargs)
+    def _write(self, proposal: Proposal, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        return replace(self, proposal=proposal)._steps(model, state, model_kwargs)
 
     def _choosers(self) -> list[Part]:
         """The parts that have a say in which positions are written, with those inside of them."""
@@ -190,7 +180,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         """The proposals, which are written (B, M), and which rows needed the model (B,); None if it needn't be run."""
         if state.columns.shape[1] == 0:  # nothing is open, though some may come back
             return None
-        time = self.rates.time(state) if state.process.time_conditioned else None
+        time = self.rates.time(state)
         if self.order.blind:
             state = replace(state, scores=self.order(state))
             taken = self.amount(state)

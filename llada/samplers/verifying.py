@@ -12,7 +12,8 @@ Shapes: B rows, L columns of the canvas, M positions of the window in a row.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -22,9 +23,8 @@ from typing_extensions import override
 from llada.denoiser import as_denoiser
 from llada.random import RowRandom
 from llada.samplers.amount.amount import take_best
-from llada.samplers.composed import ComposedSampler
 from llada.samplers.layout import Span, first_true
-from llada.samplers.rates.rates import Ancestral
+from llada.samplers.revising import RevisingSampler
 from llada.samplers.run import Run, write
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
@@ -32,7 +32,7 @@ from llada.samplers.window import Blocks, Window
 
 
 @dataclass(frozen=True)
-class VerifyingSampler(ComposedSampler):
+class VerifyingSampler(RevisingSampler):
     """Writes many tokens at once, and takes back what doesn't follow from the others.
 
     Args:
@@ -68,8 +68,6 @@ class VerifyingSampler(ComposedSampler):
                 "a step writes from 1 token on: share must be in [0, 1] and 1 <= fewest <= most; got "
                 f"share={self.share}, fewest={self.fewest}, most={self.most}"
             )
-        if self.window.width is not None:
-            raise ValueError("a sliding window has no block to be checked; use window=Blocks(block_length)")
         if self.cache.windowed or self.cache.counts_columns or not self.cache.memoryless:
             raise ValueError(
                 f"{type(self.cache).__name__} keeps keys of a canvas without the masks beside it that check it; "
@@ -77,16 +75,7 @@ class VerifyingSampler(ComposedSampler):
             )
         if self.guidance.branches > 1:
             raise ValueError("what guidance would say of the masks that check a canvas isn't defined; use no guidance")
-        if any(adjustment.joint for adjustment in self.adjustments):
-            raise ValueError(
-                "verification takes tokens back that a joint constraint has counted on; use UnmaskingSampler with it"
-            )
         super().__post_init__()
-
-    @property
-    @override
-    def likelihood_gap(self) -> str | None:
-        return "it masks tokens again that it has written"
 
     @override
     def run(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Run:
@@ -99,26 +88,20 @@ class VerifyingSampler(ComposedSampler):
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        inside = ~state.given
-        inside[:, : span.start] = False
-        inside[:, span.stop :] = False
-        columns, within = first_true(inside, int(inside.sum(1).max()))
-        last, k = torch.full_like(state.initial, span.stop), 0
-        while True:
-            left = state.open[:, : span.stop].sum(1)
-            asking = left > 0
+        window = first_true(state.inside, int(state.inside.sum(1).max()))
+        last = torch.full_like(state.initial, span.stop)
+        for k in count():
+            asking = state.open[:, : span.stop].any(1)
             if not bool(asking.any()):
-                return state
-            state = replace(state, step=k, left=left, columns=columns, valid=within & asking[:, None])
-            run.cache.begin_call(asking)
-            time = Ancestral().time(state) if state.process.time_conditioned else None
-            state, kept = run.verify(state, within, time, random=random.fold_in(k))
+                break
+            state = self._at(run, state, k, window, asking)
+            state, kept = run.verify(state, window[1], state.grid(), random=random.fold_in(k))
             taken = self._taken(state)
             again = self._again(state, kept, taken.sum(1), last)
             last = taken.sum(1)
             state, step = write(state, taken, asking, again)
             yield step
-            k += 1
+        return state
 
     def _taken(self, state: State) -> Tensor:
         """Open positions that are written, (B, M) bool."""

@@ -35,9 +35,10 @@ from examples.claims.scaling import ratio as line_ratio
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.text_runs import Arm, Point, Runs, Size
 from llada import BidirectionalTransformer, MaskingProcess
-from llada.denoiser import Denoiser, flat_indices
+from llada.denoiser import Denoiser
 from llada.objectives import NELBO, Blockwise, ExactCounts, NextTokens
 from llada.random import RowRandom
+from llada.rows import flat_indices
 
 
 class Plain(Denoiser):

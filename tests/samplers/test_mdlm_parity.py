@@ -39,8 +39,7 @@ def predicted(network: str, step: str) -> Tensor:
     columns, valid = first_true(torch.ones_like(tokens, dtype=torch.bool), tokens.shape[1])
     state = replace(State.begin(process, tokens, None, random), columns=columns, valid=valid)
     run = UnmaskingSampler(proposal=Proposal(1.0)).run(tiny_dit(FOLDERS[network]), state, {})
-    time = Ancestral().time(progress(step, LOGLINEAR)) if process.time_conditioned else None
-    return run.propose(state, time, random=random).logits.double().softmax(-1)
+    return run.propose(state, Ancestral().time(progress(step, LOGLINEAR)), random=random).logits.double().softmax(-1)
 
 
 def reverse(network: str, step: str, schedule: LinearSchedule, rates: Rates) -> Tensor:

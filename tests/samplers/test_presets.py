@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 
 from llada import samplers
 from llada.backbones import BidirectionalTransformer
-from llada.cli.options import expand_sampler
+from llada.cli.mistakes import OneSentence
 from llada.process import MaskingProcess
 from llada.samplers import PRESETS, Blocks, Quota, Sampler, UnmaskingSampler, canvas
 from llada.samplers.stopping import TokenIds
@@ -39,9 +38,9 @@ def test_a_preset_fills_a_canvas_with_its_defaults(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_command_line_finds_a_preset(name: str) -> None:
     assert getattr(samplers, name) is PRESETS[name]
-    parser = ArgumentParser()
+    parser = OneSentence()
     parser.add_argument("--sampler", type=Sampler | None)
-    parsed = parser.parse_args(expand_sampler(["--sampler", name]))
+    parsed = parser.parse_args(["--sampler", name])
     assert parser.instantiate_classes(parsed).sampler == PRESETS[name]()
 
 

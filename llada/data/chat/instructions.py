@@ -1,27 +1,23 @@
 """Prompts with answers for supervised fine-tuning: only answers are maskable."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from typing_extensions import override
 
 from llada.data.batch import EosInAnswer, Padding
+from llada.data.chat.answers import AnswerDataModule
 from llada.data.chat.chat_template import ChatRow, ChatTemplate, Tools, make_row, plain_template
 from llada.data.chat.conversations import ASSISTANT, Conversation, ConversationSource, Message
 from llada.data.chat.over_long import Account, OverLong, Refuse, size
-from llada.data.chat.packed_answers import PackedAnswers, RowPacking
-from llada.data.datamodule import TokenDataModule
-from llada.data.packing import AnswerRows, Canvases, TokenRows
-from llada.data.token_file import TokenFile, TokenFileWriter
+from llada.data.chat.packed_answers import RowPacking
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
 
 _ROWS = 3
 """Number of the way in which rows are made; another one gives another folder of token files."""
-_log = logging.getLogger(__name__)
 
 
-class InstructionDataModule(TokenDataModule[Conversation]):
+class InstructionDataModule(AnswerDataModule[Conversation]):
     """Conversations as rows of a prompt and its answer; the prompt is never masked.
 
     A chat of several turns gives one row for each answer of the assistant, with the turns before it as the prompt.
@@ -75,21 +71,11 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         packing: RowPacking | None = None,
     ) -> None:
         super().__init__(
-            source=source,
-            tokenizer=tokenizer,
-            cache_folder=cache_folder,
-            batch_size=batch_size,
-            val_source=val_source,
-            test_source=test_source,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        if max_length < 1:
-            raise ValueError(f"max_length must be 1 or more; got {max_length}")
-        self.max_length, self.template, self.padding = max_length, template, padding
-        self.every_turn, self.over_long, self.packing = every_turn, over_long, packing
+            max_length, template, padding, over_long, packing, source=source, tokenizer=tokenizer,
+            cache_folder=cache_folder, batch_size=batch_size, val_source=val_source, test_source=test_source,
+            val_fraction=val_fraction, test_fraction=test_fraction, num_workers=num_workers, seed=seed,
+        )  # fmt: skip
+        self.every_turn = every_turn
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -106,31 +92,8 @@ class InstructionDataModule(TokenDataModule[Conversation]):
         return [text for message in document.messages for text in message.texts()]
 
     @override
-    def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
-        account = Account()
-        for part, conversation in self.documents():
-            for prompt, answer in self._rows_of(conversation, tokenizer, account):
-                writers[part].add(prompt)
-                writers[part].add(answer)
-        for warning in account.warnings(self.max_length, self.over_long):
-            _log.warning("%s", warning)
-
-    @override
-    def make_rows(self, file: TokenFile) -> AnswerRows | PackedAnswers:
-        alone = AnswerRows(file, self.padding, self.tokenizer)
-        if self.packing is None:
-            return alone
-        packed = PackedAnswers(alone, self.max_length, self.packing)
-        _log.info("%s: %d rows hold %d answers, %.1f%% full", file.path, len(packed), len(alone), 100 * packed.fill)
-        return packed
-
-    def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
-        """Prompts with as many masks as the answers have tokens."""
-        return Canvases(rows, self.mask_token_id)
-
-    def _rows_of(self, conversation: Conversation, tokenizer: Tokenizer, account: Account) -> list[ChatRow]:
-        """The rows of a chat, none of them over-long."""
-        where, messages, tools = conversation
+    def rows_of(self, document: Conversation, tokenizer: Tokenizer, account: Account) -> list[ChatRow]:
+        where, messages, tools = document
         turns = [index for index, message in enumerate(messages) if message.role == ASSISTANT]
         if not turns:
             raise ValueError(f"{where}: there is no message with the role {ASSISTANT!r}, so nothing to learn")

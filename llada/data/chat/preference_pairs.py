@@ -8,7 +8,6 @@ To an objective that knows nothing of preferences this is fine-tuning on the cho
 validation reports is theirs.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,19 +19,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from llada.data.batch import AnswerRow, ExcludedPadding, Padding, TokenBatch
+from llada.data.chat.answers import AnswerDataModule
 from llada.data.chat.chat_template import ChatRow, ChatTemplate, make_row, plain_template
 from llada.data.chat.conversations import Message
 from llada.data.chat.over_long import Account, OverLong, Refuse, fit_answers, size
 from llada.data.chat.packed_answers import PackedAnswers, RowPacking
 from llada.data.chat.preferences import Preference, PreferenceSource
-from llada.data.datamodule import TokenDataModule
-from llada.data.packing import AnswerRows, Canvases, TokenRows
-from llada.data.token_file import TokenFile, TokenFileWriter
+from llada.data.packing import AnswerRows
+from llada.data.token_file import TokenFile
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
 
 _PAIRS = 2
 """Number of the way in which pairs are written; another one gives another folder of token files."""
-_log = logging.getLogger(__name__)
 
 
 class PairRows(AnswerRows):
@@ -112,7 +110,7 @@ class _OneSide(RowPacking):
         return [[2 * pair + self.side for pair in row] for row in self.packing(longer, max_length)]
 
 
-class PreferenceDataModule(TokenDataModule[Preference]):
+class PreferenceDataModule(AnswerDataModule[Preference]):
     """Pairs of answers to a prompt, which is never masked.
 
     Args:
@@ -138,6 +136,10 @@ class PreferenceDataModule(TokenDataModule[Preference]):
         ValueError: if the sizes or fractions are out of range.
     """
 
+    counted = held = "pairs"
+    alone = PairRows
+    packed = PackedPairs
+
     def __init__(
         self,
         source: PreferenceSource,
@@ -157,13 +159,10 @@ class PreferenceDataModule(TokenDataModule[Preference]):
         packing: RowPacking | None = None,
     ) -> None:
         super().__init__(
-            source, tokenizer, cache_folder, batch_size, val_source, test_source, val_fraction, test_fraction,
-            num_workers, seed,
+            max_length, template, padding, over_long, packing, source=source, tokenizer=tokenizer,
+            cache_folder=cache_folder, batch_size=batch_size, val_source=val_source, test_source=test_source,
+            val_fraction=val_fraction, test_fraction=test_fraction, num_workers=num_workers, seed=seed,
         )  # fmt: skip
-        if max_length < 1:
-            raise ValueError(f"max_length must be 1 or more; got {max_length}")
-        self.max_length, self.template, self.padding = max_length, template, padding
-        self.over_long, self.packing = over_long, packing
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -180,34 +179,14 @@ class PreferenceDataModule(TokenDataModule[Preference]):
         return [text for message in messages for text in message.texts()]
 
     @override
-    def write(self, writers: dict[str, TokenFileWriter], tokenizer: Tokenizer) -> None:
-        account = Account(kind="pairs")
-        for part, pair in self.documents():
-            try:
-                rows = self._rows_of(pair, tokenizer, account)
-            except ValueError as error:
-                raise ValueError(f"{pair.where}: {error}") from error
-            for document in (document for row in rows for document in row):
-                writers[part].add(document)
-        for warning in account.warnings(self.max_length, self.over_long):
-            _log.warning("%s", warning)
+    def rows_of(self, document: Preference, tokenizer: Tokenizer, account: Account) -> list[ChatRow]:
+        """The rows of both answers; an empty list for a pair that is left out."""
+        try:
+            return self._pair(document, tokenizer, account)
+        except ValueError as error:
+            raise ValueError(f"{document.where}: {error}") from error
 
-    @override
-    def make_rows(self, file: TokenFile) -> PairRows | PackedPairs:
-        alone = PairRows(file, self.padding, self.tokenizer)
-        if self.packing is None:
-            return alone
-        packed = PackedPairs(alone, self.max_length, self.packing)
-        _log.info("%s: %d rows hold %d pairs, %.1f%% full", file.path, len(packed), len(alone), 100 * packed.fill)
-        return packed
-
-    def make_canvases(self, rows: TokenRows | AnswerRows) -> Canvases:
-        """Prompts with as many masks as the chosen answers have tokens."""
-        return Canvases(rows, self.mask_token_id)
-
-    def _rows_of(self, pair: Preference, tokenizer: Tokenizer, account: Account) -> list[ChatRow]:
-        """The rows of both answers, none of them over-long; an empty list for a pair that is left out."""
-
+    def _pair(self, pair: Preference, tokenizer: Tokenizer, account: Account) -> list[ChatRow]:
         def write(turns: Sequence[Message]) -> ChatRow:
             row = make_row(self.template, turns, tokenizer, pair.tools)
             if not row.answer:

@@ -72,7 +72,7 @@ class Stability(Amount):
         return self.choose(state, torch.zeros_like(state.columns))
 
     def choose(self, state: State, calm: Tensor) -> Tensor:
-        """Choose.
+        """The candidates that are written, (B, M) bool.
 
         Args:
             state: the step.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.denoiser import Denoiser, flat_indices
+from llada.denoiser import Denoiser
 from llada.process.columns import Edit
-from llada.rows import left_padding
+from llada.rows import flat_indices, left_padding
 from llada.samplers.caches.partial_pass import read_columns, region_logits
 from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns

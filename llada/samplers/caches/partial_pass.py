@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llada.denoiser import flat_indices
-from llada.rows import has_context
+from llada.rows import flat_indices, has_context
 from llada.samplers.caches.policy import CachingBackbone
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Turns:
-    """The counts of one canvas.
+    """How many calls each input of one canvas has needed in its window.
 
     Args:
         inputs: R.
@@ -24,13 +24,17 @@ class Turns:
         self.begin_window()
 
     def begin_window(self) -> None:
-        """Count from 0 again."""
+        """Set the counts of all inputs to 0."""
         self.calls = 0
         self.own: Tensor | None = None  # (R,) int64 on the CPU, where counts may differ
         self.asking: Tensor | None = None  # (R,) bool on the CPU, where some pass over the next call
 
     def restart(self, begun: Sequence[bool]) -> None:
-        """Some inputs count from 0 again; R answers."""
+        """Set the counts of some inputs to 0.
+
+        Args:
+            begun: which ones, R answers.
+        """
         if self.own is None:
             self.own = torch.full((self.inputs,), self.calls)
             self.asking = torch.ones(self.inputs, dtype=torch.bool)

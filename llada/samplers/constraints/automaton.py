@@ -29,7 +29,7 @@ _TORN = "\ufffd"  # what a tokenizer decodes a part of a character to
 
 
 class Spelling(Protocol):
-    """What is asked of a tokenizer; `llada.data.Tokenizer` has it."""
+    """What an automaton needs of a tokenizer: its ids and their texts. `llada.data.Tokenizer` has both."""
 
     @property
     def vocab_size(self) -> int:
@@ -133,10 +133,10 @@ def token_automaton(
     """The automaton of an expression over the tokens of a tokenizer.
 
     Args:
-        pattern: see `compile_expression`.
+        pattern: a regular expression, in the syntax that `compile_expression` reads.
         tokenizer: spells the tokens.
         end: tokens that may follow a complete match, as often as there is room, such as EOS. They are no text.
-        max_states: see `compile_expression`.
+        max_states: most states that its automaton may have.
 
     Raises:
         ImportError: without the package ``interegular``.

@@ -25,12 +25,13 @@ from llada.process import InsertionProcess, Process
 from llada.process.columns import Edit
 from llada.process.insertion import gaps_of
 from llada.random import RowRandom
+from llada.samplers.from_state import StateSampler
 from llada.samplers.layout import first_true
 from llada.samplers.length.room import check_room
 from llada.samplers.order import Order, RandomOrder
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import write
-from llada.samplers.sampler import Sampler, Step
+from llada.samplers.sampler import Step
 from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds
 
@@ -38,7 +39,7 @@ _ORDER, _DRAW, _COINS, _NUMBERS = range(4)
 
 
 @dataclass(frozen=True)
-class InsertionSampler(Sampler):
+class InsertionSampler(StateSampler):
     """Writes texts of any length under an `llada.process.InsertionProcess`.
 
     Each run of masks on the canvas is one gap, however many they are: they go, and the text that comes in their place
@@ -80,25 +81,22 @@ class InsertionSampler(Sampler):
             "max_new_tokens, and no UntilStop around it"
         )
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Any,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        """Arguments as in `Sampler.iterate`; of ``model_kwargs`` only ``attention_mask``.
+    def begin(
+        self, tokens: Tensor, process: Any, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
+    ) -> State:
+        if not isinstance(process, InsertionProcess):
+            raise ValueError(f"{process} inserts nothing; use InsertionProcess, or a sampler of fixed lengths")
+        return super().begin(tokens, process, given, seed, model_kwargs)
+
+    @override
+    def _steps(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        """As in `StateSampler`; of ``model_kwargs`` only ``attention_mask``.
 
         Raises:
-            ValueError: if the process inserts nothing, a row begins with an open position, or may become too long.
+            ValueError: if a row begins with an open position, or may become too long.
         """
-        random = RowRandom.from_seed(seed, len(tokens), tokens.device)
-        denoiser, rows = self._begin(model, tokens, process, given, random, model_kwargs)
+        denoiser, random, rows = state.process.network(model), state.random, self._enter(model, state, model_kwargs)
         nothing = torch.full_like(rows.state.confidence, torch.nan)
         yield Step(rows.state.tokens, ~rows.real, nothing, rows.state.calls, rows.state.open, edit=rows.edit)
         for k in range(self.steps + 1):
@@ -107,22 +105,11 @@ class InsertionSampler(Sampler):
             rows, step = self._step(denoiser, rows, k, random.fold_in(k))
             yield step
 
-    def _begin(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Any,
-        given: Tensor | None,
-        random: RowRandom,
-        model_kwargs: dict[str, Any],
-    ) -> tuple[Denoiser, "_Rows"]:
+    def _enter(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> "_Rows":
         """The rows without their masks."""
-        if not isinstance(process, InsertionProcess):
-            raise ValueError(f"{process} inserts nothing; use InsertionProcess, or a sampler of fixed lengths")
         if others := sorted(set(model_kwargs) - {"attention_mask"}):
             raise ValueError(f"columns move, and nothing is known of {others[0]} at new ones; leave it out")
         mask = model_kwargs.get("attention_mask")
-        state = State.begin(process, tokens, given, random, mask)
         real = torch.ones_like(state.open) if mask is None else mask.bool()
         first = real & (real.long().cumsum(1) == 1)
         if bool((state.open & first).any()):
@@ -132,10 +119,10 @@ class InsertionSampler(Sampler):
             )
         edit = Edit.of(real, delete=state.open)
         gaps = edit(gaps_of(state.open, real) & ~state.open, False) & edit.real
-        state = replace(state.moved(edit, _padding(process)), open=torch.zeros_like(edit.real))
+        state = replace(state.moved(edit, _padding(state.process)), open=torch.zeros_like(edit.real))
         longest = int((state.offset[:, 0] + edit.real.sum(1)).max()) + self.max_new_tokens
         check_room(model, longest, self.max_new_tokens)
-        return process.network(model), _Rows(state, edit.real, gaps, edit)
+        return _Rows(state, edit.real, gaps, edit)
 
     def _step(self, denoiser: Denoiser, rows: "_Rows", k: int, random: RowRandom) -> tuple["_Rows", Step]:
         """One call: write masks, and let others come."""
@@ -215,8 +202,8 @@ def poisson_quantile(mean: Tensor, uniform: Tensor, most: int) -> Tensor:
     """The smallest number n with P(N <= n) > u for a Poisson number N, and no more than ``most``; int64.
 
     Args:
-        mean: of N, 0 or more, float64; infinity gives ``most``.
-        uniform: u in (0, 1), of the same shape.
+        mean: of N, (...) float64, 0 or more; infinity gives ``most``.
+        uniform: u in (0, 1), (...) float64.
         most: 0 or more.
     """
     low, high = torch.zeros_like(mean, dtype=torch.int64), torch.full_like(mean, most, dtype=torch.int64)

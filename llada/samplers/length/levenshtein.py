@@ -12,6 +12,7 @@ Shapes: B rows, L columns of the canvas, M positions of the block in a row.
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -22,7 +23,6 @@ from llada.random import RowRandom
 from llada.samplers.amount.amount import take_best
 from llada.samplers.editing import EditingSampler
 from llada.samplers.layout import Span, first_true
-from llada.samplers.rates.rates import Ancestral
 from llada.samplers.run import Run
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
@@ -40,7 +40,7 @@ class LevenshteinSampler(EditingSampler):
     Args:
         threshold: least confidence of what is written into a mask.
         edit_threshold: a written token is replaced by another whose confidence is above this.
-        max_edits: see above.
+        max_edits: steps that a row may spend on a block after the masks that it had at first are written.
         draft: whether what stands at the open positions of the canvas is a draft to be edited, see `EditingSampler`;
             a block then may take as many steps as it has positions, and ``max_edits`` more.
         proposal: how a token is chosen; temperature 0.
@@ -75,27 +75,23 @@ class LevenshteinSampler(EditingSampler):
 
     @override
     def _fill(self, run: Run, span: Span, state: State, random: RowRandom) -> Generator[Step, None, State]:
-        inside = ~state.given
-        inside[:, : span.start] = False
-        inside[:, span.stop :] = False
-        columns, within = first_true(inside, span.stop - span.start)
+        columns, within = first_true(state.inside, span.stop - span.start)
         if bool((columns.diff(dim=1) != 1)[within[:, 1:]].any()):
             raise ValueError("tokens can't move across given ones: the open positions of a block must be in one piece")
-        block, k = _Block(state, columns, within, self._active(state, within)), 0
-        while bool(block.active.any()):
-            left = state.open[:, : span.stop].sum(1)
-            state = replace(state, step=k, left=left, columns=columns, valid=within, random=random.fold_in(-1))
-            time = Ancestral().time(state) if state.process.time_conditioned else None
-            state = run.propose(state, time, random=random.fold_in(k))
+        block = _Block(state, columns, within, self._active(state, within))
+        for k in count():
+            if not bool(block.active.any()):
+                break
+            state = self._at(run, state, k, (columns, within), block.active)
+            state = run.propose(state, state.grid(), random=random.fold_in(k))
             said, written = self._choose_edits(state, block)
             state, step = self._obey(state, block, said, written)
             yield step
-            k += 1
         return state
 
     def _choose_edits(self, state: State, block: "_Block") -> tuple[Tensor, Tensor]:
         """The token that is said of each position, and where it is obeyed; (B, M) each."""
-        x, valid = state.tokens.gather(1, state.columns), state.valid & block.active[:, None]
+        x, valid = state.tokens.gather(1, state.columns), state.valid
         mask = state.open.gather(1, state.columns) & valid
         first, p = mask & block.original, state.probability
         number = first.sum(1)

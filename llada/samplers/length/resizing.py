@@ -18,12 +18,13 @@ from typing_extensions import override
 from llada.process import Process
 from llada.process.columns import Edit
 from llada.samplers.constraints.adjust import Adjustment
+from llada.samplers.from_state import StateSampler
 from llada.samplers.layout import first_true
 from llada.samplers.length.policy import Asked, Change, LengthPolicy, Obeyable
-from llada.samplers.length.room import check_room
+from llada.samplers.length.room import check_ending, check_room
 from llada.samplers.propose import check_answers
 from llada.samplers.run import Run, write
-from llada.samplers.sampler import Sampler, Step
+from llada.samplers.sampler import Step
 from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 from llada.samplers.unmasking import UnmaskingSampler
@@ -32,7 +33,7 @@ _DRAW, _ORDER = 1, 0
 
 
 @dataclass(frozen=True)
-class ResizingSampler(Sampler):
+class ResizingSampler(StateSampler):
     """Fills the masks of a canvas, and changes the lengths of its rows on the way.
 
     Args:
@@ -54,10 +55,7 @@ class ResizingSampler(Sampler):
     max_new_tokens: int
 
     def __post_init__(self) -> None:
-        if not token_ids(self.stop_token_ids):
-            raise ValueError("a text of unknown length needs a token that ends it; give stop_token_ids, such as EOS")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be 1 or more; got {self.max_new_tokens}")
+        check_ending(self.stop_token_ids, self.max_new_tokens)
         check_resizable(self.sampler, self.length)
         self.length.check(self)
 
@@ -75,24 +73,19 @@ class ResizingSampler(Sampler):
     def with_adjustments(self, *adjustments: Adjustment) -> Self:
         return replace(self, sampler=self.sampler.with_adjustments(*adjustments))
 
-    @torch.no_grad()
     @override
-    def iterate(
-        self,
-        model: Any,
-        tokens: Tensor,
-        process: Process,
-        *,
-        given: Tensor | None = None,
-        seed: int | Tensor = 0,
-        **model_kwargs: Any,
-    ) -> Iterator[Step]:
-        """Arguments as in `Sampler.iterate`.
+    def begin(
+        self, tokens: Tensor, process: Process, given: Tensor | None, seed: int | Tensor, model_kwargs: dict[str, Any]
+    ) -> State:
+        return self.sampler.begin(tokens, process, given, seed, model_kwargs)
+
+    @override
+    def _steps(self, model: Any, state: State, model_kwargs: dict[str, Any]) -> Iterator[Step]:
+        """As in `StateSampler`.
 
         Raises:
             ValueError: if the longest row is too long for the model.
         """
-        state = self.sampler._begin(tokens, process, given, seed, model_kwargs)
         run = self.sampler.run(model, state, model_kwargs)
         mask = model_kwargs.get("attention_mask")
         real = torch.ones_like(state.open) if mask is None else mask.bool()
@@ -133,10 +126,9 @@ class ResizingSampler(Sampler):
         ends = (starts + self._size).clamp(max=width)
         begun = rows.begun | rows.waiting
         run.cache.begin_windows(*(part.tolist() * branches for part in (starts, ends, begun)))
-        time = inner.rates.time(state) if state.process.time_conditioned else None
         room = self.max_new_tokens - (rows.real & ~state.given).sum(1)
         obeyable = replace(run, adjustments=(*run.adjustments, Obeyable(self.length, room)))
-        state = obeyable.propose(state, time, random=streams.fold_in(_DRAW))
+        state = obeyable.propose(state, inner.rates.time(state), random=streams.fold_in(_DRAW))
         state = replace(state, scores=inner.order(state))
         taken = inner.amount(state) & written
         state = replace(state, random=rows.state.random)

@@ -17,7 +17,7 @@ from llada.random import RowRandom
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.constraints.adjust import Adjustment
 from llada.samplers.length.growth import Growth
-from llada.samplers.length.room import check_room
+from llada.samplers.length.room import check_ending, check_room
 from llada.samplers.sampler import Sampler, Step
 from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds, is_stop, token_ids
@@ -59,10 +59,7 @@ class UntilStop(Sampler):
     max_new_tokens: int
 
     def __post_init__(self) -> None:
-        if not token_ids(self.stop_token_ids):
-            raise ValueError("a text of unknown length needs a token that ends it; give stop_token_ids, such as EOS")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be 1 or more; got {self.max_new_tokens}")
+        check_ending(self.stop_token_ids, self.max_new_tokens)
         if isinstance(self.sampler, ComposedSampler):
             self.sampler.check_growing()
         self.sampler.stopping(self.stop_token_ids)
@@ -112,7 +109,7 @@ class UntilStop(Sampler):
         sampler = self.sampler.stopping(self.stop_token_ids)
         if isinstance(sampler, ComposedSampler):
             growth = Growth(more, sampler.window, tokens.shape[1])
-            return sampler.grow(growth, model, tokens, process, given=given, seed=seed, **model_kwargs)
+            return sampler.grow(growth, model, sampler.begin(tokens, process, given, seed, model_kwargs), model_kwargs)
         return self._in_portions(sampler, model, begun, behind, more, seed, model_kwargs)
 
     @torch.no_grad()

@@ -139,5 +139,5 @@ class FirstHitting(Rates):
         return schedule.time_at(start * logs.sum(1).exp())
 
     def unmask(self, state: State) -> Tensor:
-        """Jumps come one by one, so each open position is as likely."""
+        """One over the number of open positions, (B,): jumps come one by one, and each position is as likely."""
         return 1.0 / state.left.clamp(min=1).double()

@@ -74,7 +74,7 @@ class Remasking(Rates):
 
 
 def sigma_max(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-    """The largest sigma for which all probabilities are at most 1."""
+    """The largest sigma for which all probabilities are at most 1, of the shape of both alphas."""
     return ((1.0 - alpha_s) / alpha_t).clamp(max=1.0)
 
 
@@ -140,7 +140,7 @@ class ConfidenceRemasking(Remasking):
     """
 
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Zero for the sake of the masked tokens, which are uncovered as if nothing were taken back."""
+        """Zero, (B,): masked tokens are uncovered as if nothing were taken back."""
         return torch.zeros_like(alpha_t)
 
     @override
@@ -176,7 +176,7 @@ class LoopRemasking(Remasking):
             raise ValueError(f"the loop needs 0 < t_off < t_on < 1 and alpha_on in (0, 1); got {self}")
 
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Eta inside the loop, which is where alpha stands still, up to rounding."""
+        """Eta inside the loop, that is, where alpha doesn't change but for rounding; 0 outside of it; (B,)."""
         return torch.where((alpha_t - alpha_s).abs() < 1e-9, self.eta, 0.0).to(alpha_t)
 
     @override
@@ -185,7 +185,7 @@ class LoopRemasking(Remasking):
         return t, s.masked_fill(state.is_last, 1.0)
 
     def time(self, state: State) -> Tensor:
-        """The time at which the process has as many clean tokens."""
+        """The time at which the process has as large a share of clean tokens, (B,) float64."""
         return state.process.schedule.time_at(1.0 - self._alpha(state, state.grid()))
 
     def _alpha(self, state: State, t: Tensor) -> Tensor:

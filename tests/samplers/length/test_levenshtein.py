@@ -16,6 +16,7 @@ from llada.samplers import (
     LevenshteinSampler,
     Proposal,
     UnmaskingSampler,
+    VicinityCache,
     WholeCanvas,
     canvas,
 )
@@ -133,6 +134,17 @@ def test_a_batch_is_the_plain_rule_row_by_row(rule: LevenshteinSampler, lean: fl
             assert sample.calls[row] == calls
     assert any(asked)
     assert not torch.isin(sample.tokens, torch.tensor([DELETE, INSERT, MASK])).any()
+
+
+def test_a_row_warms_up_by_its_own_calls() -> None:
+    """The second row has nothing to write in the first block, whose calls are the other row's."""
+    sampler = LevenshteinSampler(0.2, 0.3, 6, window=Blocks(4), cache=VicinityCache(None, 6, 0), **NAMES)
+    tokens = torch.randint(1, 20, (2, 16), generator=torch.Generator().manual_seed(1))
+    tokens[0, 4:] = tokens[1, 8:] = MASK
+    sample = sampler(network(()), tokens, PROCESS)
+    assert sample.calls.tolist() == [21, 14]
+    for row in range(2):
+        assert torch.equal(sampler(network(()), tokens[row : row + 1], PROCESS).tokens[0], sample.tokens[row])
 
 
 class Head(torch.nn.Module):
