@@ -5,7 +5,7 @@
 
 A puzzle is a canvas of 16 cells, of which some are blank; the sampler fills two blanks per call, the surest first, at
 temperature 1. Of the 288 grids 200 are for training, and the other 88 for judging. Supervised training on whole grids
-ends as soon as a tenth of the training puzzles are solved. From there on the model sees blanks and rewards alone: its
+ends as soon as a tenth of the training puzzles is solved. From there on the model sees blanks and rewards alone: its
 own grids, eight to each puzzle, worth the share of the 12 rows, columns and boxes that are right, and 1 more for a grid
 that is.
 
@@ -91,7 +91,7 @@ class Setting:
         return self.least, self.most
 
 
-QUICK = Setting(width=32, layers=2, fine_tuning=90, steps=100, learning_rate=1e-3, least=3, most=4, judged=500)
+QUICK = Setting(width=32, layers=2, enough=0.2, steps=100, learning_rate=1e-3, least=3, most=4, judged=500)
 
 
 def judge(model: DiffusionLM, held_out: Tensor, setting: Setting) -> tuple[float, float]:
