@@ -125,7 +125,7 @@ def low_settings(masks: int, block: int) -> list[Setting]:
 
 @torch.no_grad()
 def nats_per_token(setting: Setting, model: Any, rows: Tensor, process: Process, weights: Tensor | None = None) -> str:
-    """Exact nats per token of rows (R, L) under a sampler; "at most" where positions are drawn; why not, elsewhere.
+    """Exact nats per token of rows (R, L) under a sampler; "at most" where positions are drawn; "none" elsewhere.
 
     Args:
         setting: names the sampler.
@@ -140,12 +140,12 @@ def nats_per_token(setting: Setting, model: Any, rows: Tensor, process: Process,
     given = torch.zeros_like(rows, dtype=torch.bool)
     given[:, 0] = weights is None
     found = sampler.likelihood(model, rows, process, given=given)
-    scored = rows.shape[1] - int(weights is None)
+    nats = -found.log_likelihood / (rows.shape[1] - int(weights is None))
     if weights is None:
-        mean = -float(found.log_likelihood.mean())
-    else:
-        mean = float((weights * (weights.log() - found.log_likelihood)).sum())
-    return f"{'' if found.is_exact else 'at most '}{mean / scored:.3f}"
+        number = f"{float(nats.mean()):.3f} ± {float(nats.std()) / len(nats) ** 0.5:.3f}"
+    else:  # a sum over all rows, without an error
+        number = f"{float((weights * (nats + weights.log() / rows.shape[1])).sum()):.3f}"
+    return f"{'' if found.is_exact else 'at most '}{number}"
 
 
 def run(setting: Setting, sample: Callable[..., Sample]) -> tuple[Sample, float]:

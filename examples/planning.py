@@ -17,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,9 @@ from llada.module import DiffusionLM
 from llada.samplers import (
     LeftToRight,
     Margin,
+    NextToken,
     PerStep,
+    Proposal,
     Quota,
     RandomOrder,
     Sampler,
@@ -95,6 +97,14 @@ FULL = Plan(Stars(3, 3, 14), Training(1200, 64, 4e-3), (0, 1, 2))
 QUICK = Plan(Stars(3, 3, 10), Training(600, 64, 4e-3), (0, 1), 300)
 
 
+class Answers(NamedTuple):
+    """Whether each question was answered, model calls per question, and nats of each right answer if it has any."""
+
+    correct: np.ndarray
+    calls: float
+    nats: np.ndarray | None
+
+
 class Line(NamedTuple):
     """A model and a way of decoding."""
 
@@ -104,6 +114,8 @@ class Line(NamedTuple):
     """Of each seed, model calls per question."""
     correct: list[np.ndarray]
     """Of each seed, whether each question was answered."""
+    nats: list[np.ndarray]
+    """Of each seed, -log p of each right answer by the same order at temperature 1; empty where there is none."""
 
     @property
     def calls(self) -> float:
@@ -129,13 +141,29 @@ def samplers(length: int) -> dict[str, Sampler]:
     return made | {LEFT: UnmaskingSampler(PerStep(1), LeftToRight())}
 
 
-def answer(model: DiffusionLM, plan: Plan, sampler: Sampler | None, seed: int) -> tuple[np.ndarray, float]:
-    """Whether each test question is answered, and the model calls per question."""
+def drawing(sampler: Sampler | None) -> UnmaskingSampler | NextToken | None:
+    """The order of a greedy sampler at temperature 1, if a text has a likelihood under it; None for the twin's own."""
+    if sampler is None:
+        return NextToken(temperature=1.0)
+    assert isinstance(sampler, UnmaskingSampler)
+    drawn = replace(sampler, proposal=Proposal(temperature=1.0))
+    return drawn if drawn.likelihood_gap is None else None
+
+
+@torch.no_grad()
+def answer(model: DiffusionLM, plan: Plan, sampler: Sampler | None, seed: int) -> Answers:
+    """Ask the test questions."""
     questions, ways = plan.stars.draw(plan.questions, 1000 + seed)
     canvas = torch.cat([questions, torch.full_like(ways, plan.stars.mask)], dim=1)
     sample = model.generate(canvas, sampler=sampler, seed=seed)
     right = (sample.tokens[:, questions.shape[1] :] == ways).all(1)
-    return right.double().numpy(), float(sample.calls.double().mean())
+    nats, drawn = None, drawing(sampler)
+    if drawn is not None:
+        texts = torch.cat([questions, ways], dim=1)
+        given = canvas != plan.stars.mask
+        found = drawn.likelihood(model.backbone, texts, model.process, given=given, seed=seed)
+        nats = -found.log_likelihood.numpy()
+    return Answers(right.double().numpy(), float(sample.calls.double().mean()), nats)
 
 
 def train(plan: Plan, model: str, seed: int) -> DiffusionLM:
@@ -155,11 +183,13 @@ def measure(plan: Plan, make: Callable[[Plan, str, int], DiffusionLM] = train) -
             trained = make(plan, model, seed)
             ways = samplers(plan.stars.length) if model == DIFFUSION else {OWN: None}
             for name, sampler in ways.items():
-                correct, calls = answer(trained, plan, sampler, seed)
-                line = lines.setdefault(name, Line(model, name, [], []))
-                line.seed_calls.append(calls)
-                line.correct.append(correct)
-                print(f"seed {seed}  {model:<17} {name:<22} {correct.mean():.3f}  {calls:.2f} calls", flush=True)
+                found = answer(trained, plan, sampler, seed)
+                line = lines.setdefault(name, Line(model, name, [], [], []))
+                line.seed_calls.append(found.calls)
+                line.correct.append(found.correct)
+                line.nats.extend([] if found.nats is None else [found.nats])
+                share = f"{found.correct.mean():.3f}  {found.calls:.2f} calls"
+                print(f"seed {seed}  {model:<17} {name:<22} {share}", flush=True)
     return list(lines.values())
 
 
@@ -175,9 +205,12 @@ def claims(lines: list[Line], plan: Plan) -> dict[str, Interval]:
 
 
 def markdown(lines: list[Line]) -> str:
-    """The table."""
-    rows = [f"| {line.model} | {line.name} | {line.calls:.2f} | {line.accuracy.percent()} |" for line in lines]
-    return "\n".join(["| model | decoding | calls | right answers, % |", "|---|---|---:|---:|", *rows])
+    """The table. Nats of a random order are those given the order that was drawn, whose mean is a bound."""
+    head = ["| model | decoding | calls | right answers, % | nats of the right answer |", "|---|---|---:|---:|---:|"]
+    for line in lines:
+        nats = f"{'at most ' if RANDOM in line.name else ''}{mean_over_seeds(line.nats)}" if line.nats else "none"
+        head.append(f"| {line.model} | {line.name} | {line.calls:.2f} | {line.accuracy.percent()} | {nats} |")
+    return "\n".join(head)
 
 
 def draw(lines: list[Line], chance: float, path: Path) -> None:

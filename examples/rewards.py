@@ -4,9 +4,10 @@
     python examples/rewards.py --quick
 
 A puzzle is a canvas of 16 cells, of which some are blank; the sampler fills two blanks per call, the surest first, at
-temperature 1. Of the 288 grids 200 are for training, and the other 88 for judging. Short supervised training on whole
-grids leaves a model that solves few puzzles. From there on it sees blanks and rewards alone: its own grids, eight to
-each puzzle, worth the share of the 12 rows, columns and boxes that are right, and 1 more for a grid that is.
+temperature 1. Of the 288 grids 200 are for training, and the other 88 for judging. Supervised training on whole grids
+ends as soon as a tenth of the training puzzles is solved. From there on the model sees blanks and rewards alone: its
+own grids, eight to each puzzle, worth the share of the 12 rows, columns and boxes that are right, and 1 more for a grid
+that is.
 
 "trajectory" is the default method, GRPO with the exact likelihood of the sampler's own steps; "diffu_grpo" has the same
 budget of steps, the same rollouts and learning rate, without its KL term. A finished run is kept in the folder, and a
@@ -21,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from sudoku import MASK, SIDE, CellEmbedding, RightUnits, grids, puzzles, solved
+from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -39,22 +41,18 @@ from llada.rewards import (
     ADVANTAGES,
     PolicyObjective,
     Prompt,
-    Reward,
     Rollout,
     RolloutLoader,
-    Row,
     Sudoku,
     Sum,
     Writer,
     diffu_grpo,
     trajectory_grpo,
 )
-from llada.rewards.puzzles import units
 from llada.samplers import PerStep, Proposal, TopProb, UnmaskingSampler
 from llada.training.lr_schedulers import WarmupCosine
 
-SIDE, CELLS, MASK, GROUP, PROMPTS = 4, 16, 4, 8, 32
-UNITS = units(SIDE)
+GROUP, PROMPTS = 8, 32
 METHODS = ("trajectory", "diffu_grpo")
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -68,7 +66,8 @@ class Setting:
     Args:
         width: of the network.
         layers: of the network.
-        fine_tuning: supervised steps of 64 whole grids.
+        fine_tuning: supervised steps of 64 whole grids, at most.
+        enough: share of solved training puzzles that ends them; looked at every ten steps.
         steps: of learning from rewards, 32 puzzles with eight grids each.
         learning_rate: of the latter.
         least: blanks of a puzzle, at least.
@@ -78,83 +77,47 @@ class Setting:
 
     width: int = 64
     layers: int = 3
-    fine_tuning: int = 60
+    fine_tuning: int = 200
+    enough: float = 0.1
     steps: int = 600
     learning_rate: float = 1e-3
     least: int = 6
     most: int = 8
     judged: int = 1000
 
-
-QUICK = Setting(width=32, layers=2, fine_tuning=90, steps=100, learning_rate=1e-3, least=3, most=4, judged=500)
-
-
-class CellEmbedding(nn.Embedding):
-    """Embeddings of digit and place: without a place, rotary attention knows of two cells only how far apart they are.
-
-    Whether cells 3 and 4 share a row then has to be found out from where the canvas ends. Nothing is said of the rules:
-    the 16 vectors of the places are learnt.
-
-    Args:
-        vocab_size: digits and the mask.
-        width: of a vector.
-    """
-
-    def __init__(self, vocab_size: int, width: int) -> None:
-        super().__init__(vocab_size, width)
-        self.place = nn.Parameter(torch.empty(CELLS, width))
-        for weight in (self.weight, self.place):
-            nn.init.normal_(weight, std=width**-0.5)
-
-    @override
-    def forward(self, input: Tensor) -> Tensor:
-        """Vectors of whole canvases, (B, 16) int64 to (B, 16, width)."""
-        return super().forward(input) + self.place
+    @property
+    def blanks(self) -> tuple[int, int]:
+        """Least and most of a puzzle."""
+        return self.least, self.most
 
 
-class RightUnits(Reward):
-    """The share of rows, columns and boxes that hold every digit once."""
-
-    def score(self, prompt: str, answer: str, row: Row) -> float:
-        """The reward of one grid."""
-        return sum(len({answer[cell] for cell in unit}) == SIDE for unit in UNITS) / len(UNITS)
-
-
-def grids() -> Tensor:
-    """All grids, (288, 16) int64, in a random order that is always the same."""
-    found = []
-    rows = list(itertools.permutations(range(SIDE)))
-    for first, second in itertools.product(rows, rows):
-        if any(len(set(first[side : side + 2] + second[side : side + 2])) < SIDE for side in (0, 2)):
-            continue
-        for third, fourth in itertools.product(rows, rows):
-            grid = first + second + third + fourth
-            if all(len({grid[cell] for cell in unit}) == SIDE for unit in UNITS):
-                found.append(grid)
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(found)[order]
-
-
-def puzzles(choice: Tensor, number: int, seed: int, setting: Setting) -> Tensor:
-    """Puzzles with blanks at random places, (number, 16) int64."""
-    random = torch.Generator().manual_seed(seed)
-    full = choice[torch.randint(len(choice), (number,), generator=random)]
-    count = torch.randint(setting.least, setting.most + 1, (number, 1), generator=random)
-    rank = torch.rand(number, CELLS, generator=random).argsort(1).argsort(1)
-    return full.masked_fill(rank < count, MASK)
-
-
-def solved(cells: Tensor) -> Tensor:
-    """Which grids keep the rules, (B,) bool."""
-    digits = torch.arange(SIDE)
-    return torch.stack([(cells[:, unit].sort(1).values == digits).all(1) for unit in UNITS]).all(0)
+QUICK = Setting(width=32, layers=2, enough=0.2, steps=100, learning_rate=1e-3, least=3, most=4, judged=500)
 
 
 def judge(model: DiffusionLM, held_out: Tensor, setting: Setting) -> tuple[float, float]:
     """The share of held-out puzzles that are solved, and its standard error."""
-    asked = puzzles(held_out, setting.judged, 10**6, setting)
+    asked = puzzles(held_out, setting.judged, 10**6, setting.blanks)
     share = float(solved(model.generate(asked, seed=0).tokens).double().mean())
     return share, math.sqrt(max(share * (1.0 - share), 0.25 / setting.judged) / setting.judged)
+
+
+@dataclass
+class Enough(Callback):
+    """Ends supervised training as soon as training puzzles are solved often enough.
+
+    Args:
+        training: grids.
+        setting: says how often.
+    """
+
+    training: Tensor
+    setting: Setting
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % 10 == 0:
+            share, _ = judge(pl_module, self.training, replace(self.setting, judged=250))
+            trainer.should_stop = share >= self.setting.enough
 
 
 def start(seed: int, training: Tensor, setting: Setting) -> DiffusionLM:
@@ -167,7 +130,8 @@ def start(seed: int, training: Tensor, setting: Setting) -> DiffusionLM:
     model.optimizer = partial(torch.optim.AdamW, lr=1e-3)
     random = torch.Generator().manual_seed(seed)
     drawn = training[torch.randint(len(training), (setting.fine_tuning * 64,), generator=random)]
-    trainer = Trainer(max_steps=setting.fine_tuning, gradient_clip_val=1.0, enable_checkpointing=False, **QUIET)
+    options = {"gradient_clip_val": 1.0, "enable_checkpointing": False, "callbacks": [Enough(training, setting)]}
+    trainer = Trainer(max_steps=setting.fine_tuning, **options, **QUIET)
     trainer.fit(model, DataLoader([{"tokens": grid} for grid in drawn], 64))
     return model
 
@@ -218,7 +182,7 @@ def learn(method: str, model: DiffusionLM, seed: int, training: Tensor, setting:
     model.lr_scheduler = partial(
         WarmupCosine, warmup_steps=setting.steps // 20, total_steps=setting.steps, final_factor=0.1
     )
-    asked = puzzles(training, setting.steps * PROMPTS, seed + 1, setting)
+    asked = puzzles(training, setting.steps * PROMPTS, seed + 1, setting.blanks)
     texts = ["".join(str(cell + 1) if cell < MASK else "0" for cell in puzzle) for puzzle in asked.tolist()]
     prompts = [Prompt(cells, text, {"puzzle": text}) for cells, text in zip(asked.tolist(), texts, strict=True)]
     reward = Sum({"units": RightUnits(), "solved": Sudoku()})

@@ -170,6 +170,26 @@ def test_preferences_fail_within_the_interval(monkeypatch: pytest.MonkeyPatch) -
     assert len(example.failures([run | {"after": 0.53}, run | {"bound_after": 0.3}])) == 2
 
 
+def test_noise_of_margins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A margin is a number of its pair; the same model has none; a variance is compared pair by pair."""
+    example = load("margin_noise", monkeypatch)
+    torch.manual_seed(0)
+    model, other = (
+        DiffusionLM(BidirectionalTransformer(9, width=16, num_layers=1, num_heads=2), MaskingProcess(8)).eval()
+        for _ in range(2)
+    )
+    rows = example.pairs(torch.arange(640) % 8, 4, seed=0)
+    assert torch.equal(rows["tokens"][:, :16], rows["rejected_tokens"][:, :16])
+    assert torch.equal(rows["tokens"].roll(1, 0)[:, 16:], rows["rejected_tokens"][:, 16:])
+    design, draws = example.WAYS[example.PUBLISHED]
+    assert example.margins(model, model, rows, design, draws, 2).abs().max() == 0.0
+    found = example.margins(model, other, rows, design, draws, 2)
+    assert found.shape == (2, 4)
+    assert (found[0] - found[1]).abs().min() > 0.0
+    variances = dict.fromkeys(example.WAYS, torch.tensor([2.0, 4.0])) | {example.PUBLISHED: torch.tensor([4.0, 8.0])}
+    assert example.compare(variances).count("| 3.00 ± 1.00 | 0.500 ± 0.000 |") == 2
+
+
 def test_own_schedule(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     load("own_schedule", monkeypatch).main(num_rows=3000)
     first, _, *rows = (line for line in capsys.readouterr().out.splitlines() if line)

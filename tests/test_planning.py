@@ -45,11 +45,18 @@ def test_all_ways_of_decoding_are_measured(planning: ModuleType) -> None:
     assert all([len(run) for run in line.correct] == [20, 20] for line in lines)
     assert line(planning, "any", (0.5, 0.5)).calls == 1.5
     assert planning.markdown(lines).count("\n") == len(lines) + 1
+    scored = {line.name for line in lines if [len(run) for run in line.nats] == [20, 20]}
+    assert {"margin, 2", "margin, 1", "random order, 2", "left to right", planning.OWN} <= scored
+    assert not any(line.nats for line in lines if line.name.startswith(("confidence", "threshold", "KLASS")))
+    by_name = {line.name: line for line in lines}
+    once = [by_name[name].nats for name in ("margin, 1", "random order, 1")]
+    assert np.allclose(*once)  # all tokens of one look have no order
+    assert by_name["left to right"].nats[0].mean() != pytest.approx(once[0][0].mean())
 
 
 def line(planning: ModuleType, name: str, shares: tuple[float, float]):
     runs = [(np.arange(100) < 100 * share).astype(float) for share in shares]
-    return planning.Line("any", name, [1.0, 2.0], runs)
+    return planning.Line("any", name, [1.0, 2.0], runs, [])
 
 
 def test_a_claim_must_hold_beyond_its_interval_and_for_every_seed(planning: ModuleType) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llada.checkpoints.released.options import LoadOptions
 from llada.cli.changes import SamplerChanges, changed
@@ -21,7 +21,7 @@ from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import run
 from llada.data import ChatTemplate
 from llada.evaluation import PROTOCOLS, EvaluationModel, Protocol, harness
-from llada.metrics import ConditionalLikelihood
+from llada.metrics import ConditionalLikelihood, UnderSampler
 from llada.samplers import Sampler
 from llada.text import load
 
@@ -35,6 +35,7 @@ def evaluate(
     num_new_tokens: int | None = None,
     sampler: Sampler | None = None,
     estimator: ConditionalLikelihood | None = None,
+    likelihood: Literal["bound", "sampler"] = "bound",
     rows_per_call: int = 8,
     check_greedy: bool = False,
     bos: bool | None = None,
@@ -67,6 +68,8 @@ def evaluate(
             or the model's.
         estimator: how the likelihood of given answers is estimated, see `llada.metrics.ConditionalLikelihood`; default:
             the protocol's, or that class with its defaults. Autoregressive models are exact: only rows_per_call counts.
+        likelihood: how given answers are scored: bound, by the estimator; sampler, by their probability under the
+            sampler, which is exact where it has one (llada samplers says so).
         rows_per_call: rows per model call; changes speed and memory only.
         check_greedy: find out whether greedy decoding would give the answer, for tasks with such a metric.
         bos: whether contexts begin with BOS; default: the tokenizer's own rule, but never for protocols.
@@ -89,6 +92,8 @@ def evaluate(
     if protocol == "list":
         print(listing())
         return
+    if likelihood == "sampler" and estimator is not None:
+        raise ValueError("--likelihood sampler scores under the sampler, an --estimator the bound; give one of them")
     chosen = _protocol(protocol)
     names = tasks or ([chosen.task] if chosen else [])
     path = checkpoint or (chosen.checkpoint if chosen else None)
@@ -106,6 +111,7 @@ def evaluate(
     text = load(path, tokenizer, usable(device), dtype, loading)
     text = replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {})
     text = changed(text, changes)
+    estimator = UnderSampler(sampler=text.decoding) if likelihood == "sampler" else estimator
     found = harness.run_tasks(
         EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict),
         names,

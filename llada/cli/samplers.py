@@ -16,6 +16,9 @@ from llada.cli.nearest import no_such
 from llada.cli.options import run
 from llada.samplers import PRESETS, Sampler
 
+DRAWN = {"exact": " At temperature 1 it has an exact one.", "bound": " At temperature 1 it has a bound."}
+"""What is said of presets whose defaults are greedy."""
+
 
 def samplers(name: Word | None = None, jsonl: bool = False) -> None:
     """The decoding methods, their arguments, their sources, and whether they have an exact likelihood.
@@ -44,18 +47,21 @@ def entry(name: str) -> dict[str, Any]:
 
     Returns:
         ``name``, ``arguments`` with their defaults, ``summary``, ``source`` (paper; None if it is this library's own or
-        names none), ``likelihood`` ("exact", "bound" or "none") and ``likelihood_gap``, the reason for none.
+        names none), ``likelihood`` ("exact", "bound" or "none"), ``likelihood_gap``, the reason for none, and
+        ``likelihood_drawn``, what ``likelihood`` is at temperature 1.
     """
     build = PRESETS[name]
     document = inspect.getdoc(build) or ""
-    default = build()
+    default, parameters = build(), inspect.signature(build).parameters
+    drawn = build(temperature=1.0) if "temperature" in parameters else default
     return {
         "name": name,
-        "arguments": {p.name: p.default for p in inspect.signature(build).parameters.values()},
+        "arguments": {p.name: p.default for p in parameters.values()},
         "summary": document.partition("\n\n")[0].replace("\n", " "),
         "source": source_of(document),
         "likelihood": likelihood_of(default),
         "likelihood_gap": default.likelihood_gap,
+        "likelihood_drawn": likelihood_of(drawn),
     }
 
 
@@ -87,6 +93,7 @@ def explained(name: str) -> str:
         "bound": "its positions are drawn, so that a text has a bound: llada score MODEL --sampler " + name,
         "none": f"a text has no likelihood under it: {known['likelihood_gap']}",
     }[known["likelihood"]]
+    drawn = "" if known["likelihood_drawn"] == known["likelihood"] else DRAWN[known["likelihood_drawn"]]
     return "\n".join(
         [
             f"{name}(",
@@ -95,7 +102,7 @@ def explained(name: str) -> str:
             "",
             inspect.getdoc(build) or "",
             "",
-            f"With its defaults {meaning}.",
+            f"With its defaults {meaning}.{drawn}",
             "",
             f"llada sample MODEL --sampler {name}{_example(build)}",
             "",
@@ -139,11 +146,14 @@ def _print_table() -> None:
     for name in PRESETS:
         known = entry(name)
         own = ", ".join(f"{key}={value!r}" for key, value in known["arguments"].items() if key not in shared)
-        table.add_row(name, own, known["likelihood"], (known["source"] or "").partition(";")[0])
+        said, drawn = known["likelihood"], known["likelihood_drawn"]
+        said = said if drawn == said else f"{drawn} if drawn"
+        table.add_row(name, own, said, (known["source"] or "").partition(";")[0])
     console.print(table, markup=False)
     console.print(f"\nAlso, where a method can have them: {', '.join(shared)}.", markup=False)
     console.print(
-        "llada samplers NAME explains one. likelihood: of a text under the method's defaults, see llada score."
+        "llada samplers NAME explains one. likelihood: of a text under the method's defaults, see llada score; "
+        "if drawn: at temperature 1, where the default is greedy."
     )
 
 

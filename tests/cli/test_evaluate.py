@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from llada.cli import evaluate
 from llada.evaluation import PROTOCOLS, Protocol
+from llada.metrics import UnderSampler
+from llada.samplers import comb
 from tests.cli.conftest import Command
 from tests.tiny_checkpoint import write_checkpoint
 
@@ -34,6 +37,34 @@ def test_a_task(llada: Command, checkpoint: Path, tasks: Path) -> None:
     assert done.code == 0, done.err
     scores = json.loads(Path("scores.json").read_text())["boat_choice"]
     assert f"boat_choice  acc (none)  {scores['acc,none']:.4f}" in done.out
+
+
+def test_answers_are_scored_under_a_sampler(
+    llada: Command, checkpoint: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sampler that has a likelihood; another one is refused with its reason."""
+    seen = {}
+    monkeypatch.setattr(
+        evaluate.harness, "run_tasks", lambda model, *_, **__: seen.update(model=model) or {"results": {}, "notes": {}}
+    )
+    options = ["--tasks", "boat_choice", "--include_path", tasks, "--device", "cpu"]
+    options += ["--likelihood", "sampler", "--sampler"]
+    done = llada("evaluate", checkpoint, *options, "comb", "--sampler.stride", "4")
+    assert done.code == 0, done.err
+    model = seen["model"]
+    assert model.estimator == UnderSampler(sampler=comb(4))
+    pair = model.encode_pair("The boat was ", "red")
+    ((value, _),) = model.log_likelihoods([pair], [0])
+    tokens = torch.tensor([[*pair.context, *pair.continuation]])
+    given = torch.arange(tokens.shape[1])[None] < len(pair.context)
+    network = model.text.model
+    found = comb(4).likelihood(network.backbone, tokens, network.process, given=given)
+    assert value == float(found.log_likelihood)
+    done = llada("evaluate", checkpoint, *options, "low_confidence")
+    assert done.code == 1
+    assert "no likelihood under" in done.err
+    done = llada("evaluate", checkpoint, *options, "comb", "--estimator.num_samples", "32")
+    assert "give one of them" in done.err
 
 
 def test_a_protocol_brings_its_settings_and_its_score(

@@ -34,6 +34,8 @@ def test_the_list_is_the_registry(llada: Command, monkeypatch: pytest.MonkeyPatc
     listed = [line.split()[0] for line in run.out.splitlines() if line and line.split()[0] in PRESETS]
     assert listed == list(PRESETS)
     assert "threshold=0.9" in run.out
+    drawn = [line.split()[0] for line in run.out.splitlines() if "exact if drawn" in line]
+    assert drawn == ["margin_threshold", "eb_sampler", "left_to_right"]
     assert "arXiv 2502.09992, algorithm 5." in run.out
     assert "Also, where a method can have them: block_length, temperature, " in run.out
     run = llada("samplers", "--jsonl")
@@ -46,6 +48,9 @@ def test_an_entry_says_what_the_code_knows(name: str) -> None:
     default = PRESETS[name]()
     assert (known["likelihood"] == "none") == (default.likelihood_gap is not None)
     assert known["likelihood_gap"] == default.likelihood_gap
+    takes = "temperature" in known["arguments"]
+    assert known["likelihood_drawn"] == likelihood_of(PRESETS[name](temperature=1.0) if takes else default)
+    assert (known["source"] is None) == (name in {"left_to_right", "spread", "comb"})  # these are nobody's
     assert list(known["arguments"]) == list(inspect.signature(PRESETS[name]).parameters)
     assert known["summary"]
     assert known["summary"].endswith((".", ":"))
@@ -74,6 +79,10 @@ def test_one_is_explained_by_the_command(llada: Command) -> None:
     assert run.code == 0, run.err
     assert run.out.startswith("comb(\n    stride: int = 8,\n")
     assert "With its defaults a text has an exact likelihood under it" in run.out
+    greedy = explained("eb_sampler")
+    assert "at temperature 0 it writes one text" in greedy
+    assert "At temperature 1 it has an exact one." in greedy
+    assert "At temperature 1" not in explained("low_confidence")
 
 
 @pytest.mark.parametrize("name", NAMES)

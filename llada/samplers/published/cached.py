@@ -22,13 +22,21 @@ def _kept(amount: Amount, common: Common, cache: CachePolicy) -> UnmaskingSample
 
 @preset(block_length=32)
 def fast_dllm_prefix(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
-    """`fast_dllm` with its prefix cache: what stands before the block isn't computed again. Same arguments."""
+    """`fast_dllm` with its prefix cache: what stands before the block isn't computed again. Same arguments.
+
+    Reference:
+        Wu et al., "Fast-dLLM", arXiv 2505.22618.
+    """
     return _kept(Threshold(threshold), common, PrefixCache())
 
 
 @preset(block_length=32)
 def fast_dllm_dual(threshold: float = 0.9, **common: Unpack[Common]) -> UnmaskingSampler:
-    """`fast_dllm` with its dual cache: only the block itself is computed in each step. Same arguments."""
+    """`fast_dllm` with its dual cache: only the block itself is computed in each step. Same arguments.
+
+    Reference:
+        Wu et al., "Fast-dLLM", arXiv 2505.22618.
+    """
     return _kept(Threshold(threshold), common, DualCache())
 
 

@@ -153,13 +153,21 @@ def llada21(threshold: float = 0.95, edit_threshold: float = 0.9, **common: Unpa
 
 @preset(block_length=32)
 def llada21_quality(threshold: float = 0.7, edit_threshold: float = 0.5, **common: Unpack[Common]) -> EditingSampler:
-    """LLaDA2.1's quality mode, with the numbers that diffusers has for it. Arguments as in `llada21`."""
+    """LLaDA2.1's quality mode, with the numbers that diffusers has for it. Arguments as in `llada21`.
+
+    Reference:
+        Bie et al., arXiv 2602.08676.
+    """
     return EditingSampler(threshold, edit_threshold, **common_parts(common, from_start=True))
 
 
 @preset(block_length=32)
 def llada21_speed(threshold: float = 0.5, edit_threshold: float = 0.0, **common: Unpack[Common]) -> EditingSampler:
-    """LLaDA2.1's speedy mode, with the numbers that SGLang has for it. Arguments as in `llada21`."""
+    """LLaDA2.1's speedy mode, with the numbers that SGLang has for it. Arguments as in `llada21`.
+
+    Reference:
+        Bie et al., arXiv 2602.08676.
+    """
     return EditingSampler(threshold, edit_threshold, **common_parts(common, from_start=True))
 
 

@@ -98,7 +98,11 @@ def remdm_cap(steps: int | None = 1024, eta: float = 0.008, **common: Unpack[Com
 
 @preset(temperature=1.0, top_p=0.9)
 def remdm_rescale(steps: int | None = 1024, eta: float = 0.015, **common: Unpack[Common]) -> UnmaskingSampler:
-    """ReMDM-rescale: sigma = eta sigma_max. Arguments, nucleus and the end of the grid as in `remdm_cap`."""
+    """ReMDM-rescale: sigma = eta sigma_max. Arguments, nucleus and the end of the grid as in `remdm_cap`.
+
+    Reference:
+        Wang et al., arXiv 2503.00307, section 4.
+    """
     return _on_grid(steps, RescaledRemasking(eta), common)
 
 
@@ -109,6 +113,9 @@ def remdm_conf(steps: int | None = 1024, **common: Unpack[Common]) -> UnmaskingS
     Confidence is the probability in the nucleus from which a token was drawn. Masked tokens are uncovered as if
     nothing were taken back, which is what the released code does, too: their sigma is 0 there. Arguments, nucleus and
     the end of the grid as in `remdm_cap`.
+
+    Reference:
+        Wang et al., arXiv 2503.00307, section 4.
     """
     return _on_grid(steps, ConfidenceRemasking(), common)
 
@@ -120,6 +127,9 @@ def remdm_loop(steps: int | None = 1024, eta: float = 0.02, **common: Unpack[Com
     A step that crosses the beginning of the loop stops at its share of tokens, and one that crosses its end holds it.
     The released code overshoots in those two steps, by less than a step's change. Arguments, nucleus and the end of
     the grid as in `remdm_cap`.
+
+    Reference:
+        Wang et al., arXiv 2503.00307, section 4.
     """
     return _on_grid(steps, LoopRemasking(eta), common)
 

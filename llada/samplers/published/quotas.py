@@ -153,6 +153,9 @@ def maskgit_plus(steps: int | None = None, alg_temp: float = 0.0, **common: Unpa
     Args:
         steps: of the grid; those that write nothing are free. None for one token in every step.
         alg_temp: noise of the order; 0 for none.
+
+    Reference:
+        Ye et al., "Dream 7B", arXiv 2508.15487.
     """
     return _unmasking(DreamFloor(steps), _drawn(Confidence(filtered=True), alg_temp), common)
 
@@ -163,5 +166,8 @@ def dream_origin(steps: int | None = None, **common: Unpack[Common]) -> Unmaskin
 
     Args:
         steps: of the grid; those that write nothing are free. None for as many as masks.
+
+    Reference:
+        Ye et al., "Dream 7B", arXiv 2508.15487.
     """
     return UnmaskingSampler(Binomial(steps), RandomOrder(), rates=Ancestral(t_min=1e-3), **common_parts(common))
