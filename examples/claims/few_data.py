@@ -11,14 +11,13 @@ form searches among two dropouts alone, and with the seeds that it tells, since 
 Published: arXiv 2507.15857 and 2511.03276, which find that diffusion wins where data are few and compute isn't.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from examples.claims.few_runs import ORDERS, FewRuns, Run, Setting
+from examples.claims.few_search import Plan, search, stopping
 from examples.claims.report import COLOURS, Report, command_line
 from examples.claims.statistics import Interval, difference_over_seeds, mean_over_seeds
 from examples.claims.text import Text
@@ -29,23 +28,6 @@ NAMES = {True: NEXT_TOKEN, False: DIFFUSION}
 PATIENCE = Patience(factor=1.5, spacing=1.2, least=150)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much is run.
-
-    Args:
-        tokens: unique ones, an experiment each.
-        grid: settings -> the values that are crossed.
-        search_seeds: of the search; None: those whose results are told, on other held-out rows.
-        further: whether the search goes on by single steps from the grid's best point.
-    """
-
-    tokens: tuple[int, ...]
-    grid: dict[str, tuple[float, ...]]
-    search_seeds: tuple[int, ...] | None = None
-    further: bool = False
-
-
 LONG = Plan(
     (10_000, 30_000, 100_000, 300_000),
     {"width": (32, 64), "weight_decay": (0.01, 1.0), "dropout": (0.0, 0.3)},
@@ -53,42 +35,6 @@ LONG = Plan(
     further=True,
 )
 QUICK = Plan((10_000,), {"dropout": (0.0, 0.3)})
-
-
-def grid(twin: bool, tokens: int, values: dict[str, tuple[float, ...]]) -> list[Setting]:
-    """Every combination."""
-    combinations = product(*values.values())
-    return [Setting(twin, tokens, **dict(zip(values, each, strict=True))) for each in combinations]  # type: ignore[arg-type]
-
-
-def steps_away(best: Setting) -> list[Setting]:
-    """Single changes: what the grid hasn't, and further out in weight decay and dropout if they helped."""
-    return [
-        replace(best, rate=0.4 * best.rate),
-        replace(best, rate=2.5 * best.rate),
-        replace(best, weight_decay=0.1 if best.weight_decay < 0.1 else 3.0),
-        replace(best, dropout=0.15 if best.dropout == 0.0 else 0.5),
-        replace(best, hidden=0.2),
-    ]
-
-
-def search(runs: FewRuns, twin: bool, plan: Plan, tokens: int, seeds: Sequence[int]) -> list[tuple[Setting, list[Run]]]:
-    """All runs of a search, one per seed, the best setting first: by the mean over seeds, on the rows for stopping."""
-    final = plan.search_seeds is None
-
-    def tried(settings: list[Setting]) -> list[tuple[Setting, list[Run]]]:
-        found = [(setting, [runs.run(setting, seed, final) for seed in seeds]) for setting in settings]
-        return sorted(found, key=lambda entry: stopping(entry[1]))
-
-    found = tried(grid(twin, tokens, plan.grid))
-    if plan.further:
-        found += tried(steps_away(found[0][0]))
-    return sorted(found, key=lambda entry: stopping(entry[1]))
-
-
-def stopping(runs: list[Run]) -> float:
-    """Mean over seeds of what was reached on the rows for stopping."""
-    return sum(run.stopping for run in runs) / len(runs)
 
 
 class Experiment:

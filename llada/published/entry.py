@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from typing_extensions import override
+
 from llada.evaluation import Protocol
 
 SIGMAS = 2.0
@@ -87,6 +89,10 @@ class Entry(ABC):
     def findings(self, written: dict[str, Any]) -> list[Finding]:
         """What that file says of the claim."""
 
+    def holds(self, findings: list[Finding]) -> bool:
+        """Whether the claim is reproduced: every finding agrees, and there is one."""
+        return bool(findings) and all(finding.agrees for finding in findings)
+
     def read(self, name: str, folder: Path) -> list[Finding]:
         """What a run has found.
 
@@ -121,18 +127,20 @@ class Experiment(Entry):
 
     from_source = True
 
+    @override
     def time(self, quick: bool) -> str:
         """Minutes of one core."""
         return f"about {self.minutes[0 if quick else 1]} min of one core"
 
+    @override
     def words(self, name: str, folder: Path, quick: bool, device: str) -> list[str]:
-        """As of any entry; the device is the CPU."""
         return [*self.program, *(["--quick"] if quick else []), self.option, str(folder)]
 
+    @override
     def results(self, name: str, folder: Path) -> Path:
-        """As of any entry."""
         return folder / f"{self.file}.json"
 
+    @override
     def findings(self, written: dict[str, Any]) -> list[Finding]:
         """The directions that the experiment checks, each with its interval."""
         return [_direction(check) for check in written["checks"]]
@@ -162,10 +170,12 @@ class Released(Entry):
         """Whether the task runs what the model wrote."""
         return self.protocol.runs_code
 
+    @override
     def time(self, quick: bool) -> str:
         """Nobody has measured it here."""
         return f"not measured; {SAMPLE if quick else 'all'} questions"
 
+    @override
     def words(self, name: str, folder: Path, quick: bool, device: str) -> list[str]:
         """``llada evaluate`` with the protocol."""
         words = ["-m", "llada", "evaluate", "--protocol", name, "--dtype", "bfloat16"]
@@ -177,10 +187,16 @@ class Released(Entry):
             words += ["--limit", str(SAMPLE)]
         return [*words, "--output", str(self.results(name, folder))]
 
+    @override
     def results(self, name: str, folder: Path) -> Path:
-        """As of any entry."""
         return folder / f"{name.replace('/', '-')}.json"
 
+    @override
+    def holds(self, findings: list[Finding]) -> bool:
+        """Whether one of the task's metrics agrees."""
+        return any(finding.agrees for finding in findings)
+
+    @override
     def findings(self, written: dict[str, Any]) -> list[Finding]:
         """The task's scores with a standard error: the sources don't say which of a task's metrics was published."""
         task, findings = self.protocol.task, []

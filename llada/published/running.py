@@ -24,16 +24,13 @@ class Outcome:
 
     Args:
         findings: numbers, and whether they agree with the claim.
+        holds: whether the claim is reproduced.
         seconds: that it took.
     """
 
     findings: list[Finding]
+    holds: bool
     seconds: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the claim is reproduced: every finding agrees, and there is one."""
-        return bool(self.findings) and all(finding.agrees for finding in self.findings)
 
 
 @dataclass(frozen=True)
@@ -115,4 +112,5 @@ def reproduce(name: str, entry: Entry, folder: Path, quick: bool, consent: Conse
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(place), os.environ.get("PYTHONPATH"))))
     began = time.monotonic()
     subprocess.run(words, cwd=place, env=environment, check=False)
-    return Outcome(entry.read(name, folder), time.monotonic() - began)
+    findings = entry.read(name, folder)
+    return Outcome(findings, entry.holds(findings), time.monotonic() - began)

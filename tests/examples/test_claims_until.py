@@ -1,4 +1,4 @@
-"""Training until nothing improves any more: when it looks, when it ends, what it keeps, and that a stop changes nothing."""
+"""Training until nothing improves any more: when it looks and ends, what it keeps, and that a stop changes nothing."""
 
 from collections.abc import Callable
 from functools import partial
@@ -47,7 +47,7 @@ def test_it_ends_by_patience_and_keeps_the_best_weights() -> None:
 
     trained = model()
     curve = train(trained, batches, Looks(measure, PATIENCE))
-    # Epochs of 2 steps; a look is due at 1.5 times the last one's steps, and the third is the best and first of its kind.
+    # Epochs of 2 steps; a look is due at 1.5 times the last one's steps, and the third is the first of the best.
     assert [look.step for look in curve.looks] == [2, 4, 6, 10, 16]
     assert [look.epoch for look in curve.looks] == [1, 2, 3, 5, 8]
     assert (curve.best.step, curve.ended) == (6, IMPROVED)
