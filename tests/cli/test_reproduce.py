@@ -26,7 +26,8 @@ def source(folder: Path, holds: bool, writes: bool = True) -> Path:
     """A source whose reversal claim costs nothing."""
     package = folder / "examples" / "claims"
     package.mkdir(parents=True)
-    (package / "report.py").touch()
+    for name in ("../__init__.py", "__init__.py", "report.py"):
+        (package / name).touch()
     check = {"claim": "more", "measured": {"mean": 0.5, "low": 0.3, "high": 0.7}, "above": 0.0, "holds": holds}
     (package / "reversal.py").write_text(
         f"import json, pathlib, sys\nprint(*sys.argv[1:])\nfolder = pathlib.Path(sys.argv[-1])\n"
