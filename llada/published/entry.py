@@ -4,7 +4,6 @@ An entry says what was claimed and published, by whom, and what a check needs an
 those are measured by the command, and found in what it writes.
 """
 
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from llada.evaluation import Protocol
+from llada.files.json_object import read_object
 
 SIGMAS = 2.0
 """Standard errors within which a measured score agrees with a published one."""
@@ -102,7 +102,7 @@ class Entry(ABC):
         path = self.results(name, folder)
         if not path.exists():
             raise ValueError(f"the run ended without {path}; its own message says why")
-        return self.findings(json.loads(path.read_text(encoding="utf-8")))
+        return self.findings(read_object(path))
 
 
 @dataclass(frozen=True, kw_only=True)
