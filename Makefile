@@ -26,12 +26,13 @@ demo: $(VENV)/installed-demo ## train a small model on an embedded text and let 
 	$(RUN) examples/demo.py $(ARGS)
 
 # Modules of examples/claims, and then other examples, with a --quick form that fails if a claim's direction doesn't hold.
-CLAIMS ?= reversal in_context instructions scaling levers
+CLAIMS ?= reversal in_context instructions scaling levers few_data
 
 claims: $(VENV)/installed-demo ## reproduce the claims in short form; fails if one doesn't hold beyond its interval
 	@run() { echo "== $$*"; OMP_NUM_THREADS=1 $(RUN) "$$@" --quick $(ARGS) || failed="$$failed $$*"; }; \
 	  for claim in $(CLAIMS); do run -m examples.claims.$$claim; done; \
 	  for claim in planning why_backpropagation; do run examples/$$claim.py; done; \
+	  $(RUN) -m examples.claims.long_forms; \
 	  [ -z "$$failed" ] || { echo "not reproduced:$$failed" >&2; exit 1; }
 
 # Examples with a --quick form that fails if alignment or distillation doesn't go where it should.

@@ -243,8 +243,11 @@ def main(out: Path, plan: Plan) -> int:
     (out / "planning.md").write_text(f"{table}\n", encoding="utf-8")
     draw(lines, 1.0 / plan.stars.arms, out / "planning.png")
     print(f"\n{table}\n\n{time.process_time() - begin:.0f} s of processor time")
-    results = {claim: {**difference._asdict(), "holds": difference.above(0.0)} for claim, difference in held.items()}
-    (out / "planning.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    checks = [
+        {"claim": claim, "measured": difference._asdict(), "above": 0.0, "holds": difference.above(0.0)}
+        for claim, difference in held.items()
+    ]
+    (out / "planning.json").write_text(json.dumps({"checks": checks}, indent=2) + "\n", encoding="utf-8")
     for claim, difference in held.items():
         print(f"{'holds' if difference.above(0.0) else 'FAILS'}: {claim}: {difference}")
     return 0 if all(difference.above(0.0) for difference in held.values()) else 1

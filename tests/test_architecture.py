@@ -53,7 +53,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": {"module", "data", "checkpoints", "samplers", "process", "rows", "files"},
     "evaluation": PARTS | {"text", "data"},
     "serving": PARTS | {"text", "data", "inference", "files", "viewers"},
-    "cli": PARTS | {"module", "text", "data", "training", "evaluation", "checkpoints", "viewers", "files", "serving"},
+    "published": {"evaluation", "files"},
+    "cli": PARTS
+    | {"module", "text", "data", "training", "evaluation", "checkpoints", "viewers", "files", "serving", "published"},
     "__main__": {"cli"},
 }
 

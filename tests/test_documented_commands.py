@@ -235,6 +235,7 @@ def test_no_kind_of_command_is_left_out() -> None:
         "check",
         "compare",
         "samplers",
+        "reproduce",
         "completion",
         "fit",
         "sample",

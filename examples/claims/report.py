@@ -61,9 +61,11 @@ class Report:
         self.checks.append({"claim": claim, "measured": measured._asdict(), "above": above, "holds": holds})
         print(f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}: {measured} > {above:g}", flush=True)
 
-    def picture(self, columns: int = 1, size: tuple[float, float] = (9.0, 3.6)) -> list[Any]:
-        """A row of axes to draw into."""
+    def picture(self, columns: int = 1, size: tuple[float, float] = (9.0, 3.6), title: str = "") -> list[Any]:
+        """A row of axes to draw into, under a sentence that says what is to be seen."""
         self.figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
+        if title:
+            self.figure.suptitle(title)
         return list(axes[0])
 
     def finish(self, folder: Path) -> None:
@@ -136,20 +138,29 @@ def _arms(intervals: Sequence[Interval]) -> list[list[float]]:
     return [[100 * (x.mean - x.low) for x in intervals], [100 * (x.high - x.mean) for x in intervals]]
 
 
-def command_line(text: str | None, seeds: int = 3) -> argparse.Namespace:
-    """The options of every claim.
+def command_line(
+    text: str | None, seeds: int = 3, *, tokens: bool = False, choices: dict[str, list[str]] | None = None
+) -> argparse.Namespace:
+    """The options of every claim, and those that some have.
 
     Args:
         text: the module's docstring.
         seeds: number of seeds by default; the short form takes 2 at most.
+        tokens: whether numbers of unique tokens can be chosen.
+        choices: further options, and the words that each takes.
 
     Returns:
-        ``quick`` bool, ``seeds`` list of ints, ``folder`` Path.
+        ``quick`` bool, ``seeds`` list of ints, ``folder`` Path; perhaps ``tokens`` list of ints or None, and a word or
+        None for each of ``choices``.
     """
     parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the short form, a few minutes on one core")
     parser.add_argument("--seeds", type=int, help=f"runs of each model; {seeds} by default, or 2 with --quick")
     parser.add_argument("--folder", type=Path, default=Path("runs/claims"), help="where the results go")
+    if tokens:
+        parser.add_argument("--tokens", type=int, action="append", help="unique tokens; may be given several times")
+    for name, words in (choices or {}).items():
+        parser.add_argument(f"--{name}", choices=words, help=f"{words[0]} by default")
     options = parser.parse_args(sys.argv[1:])
     options.seeds = list(range(options.seeds or (min(2, seeds) if options.quick else seeds)))
     torch.set_num_threads(1)  # the fastest for models of this size, and the same sums everywhere

@@ -38,8 +38,10 @@ class Text:
         bos = data.tokenizer.special_id("bos")
         files = [data.rows(part).file for part in ("train", "val")]
         self.train, held_out = (_rows(torch.from_numpy(file.tokens[:].astype("int64")), bos) for file in files)
-        chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:HELD_OUT]
-        self.held_out = held_out[chosen]
+        chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+        self.held_out = held_out[chosen[:HELD_OUT]]
+        self.stopping = held_out[chosen[HELD_OUT : 2 * HELD_OUT]]
+        """Other held-out rows, by which a training may be ended and settings chosen."""
         counts = torch.bincount(self.train.flatten(), minlength=self.vocab_size) + 1.0
         self.log_frequency = (counts / counts.sum()).log()
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "serve": ("llada.cli.serve", "a page where one watches the model write, and an API of OpenAI's kind"),
     "score": ("llada.cli.score", "log-likelihood of answers given prompts"),
     "evaluate": ("llada.cli.evaluate", "tasks of the evaluation harness, and LLaDA's published measurements"),
+    "reproduce": ("llada.cli.reproduce", "published claims, and what is found when they are tried here"),
     "samplers": ("llada.cli.samplers", "the decoding methods, their arguments and sources"),
     "convert": ("llada.cli.convert", "between checkpoint layouts, and to and from the Trainer's files"),
     "push": ("llada.cli.push", "a checkpoint's folder to the Hugging Face hub, with a model card"),
@@ -25,5 +26,5 @@ SUBCOMMANDS = {"tokenizer": ("train", "show", "extract")}
 """Command -> the functions among which its first word chooses; otherwise it is the function of the command's name."""
 TRAINERS = ("llada.cli.train", "llada.cli.check")
 """The modules whose commands are not functions but a LightningCLI."""
-PLAIN = ("config", "compare", "completion", "push")
+PLAIN = ("config", "compare", "completion", "push", "reproduce")
 """Commands whose options are text and flags; they take no configuration and need no parser."""

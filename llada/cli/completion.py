@@ -86,6 +86,10 @@ def _choices(option: Option, signature: Signature) -> list[str] | None:
         from llada.cli.config import configurations
 
         return list(configurations())
+    if (signature.command, option.name) == ("reproduce", "name"):
+        from llada.published import CATALOGUE
+
+        return list(CATALOGUE)
     return None
 
 

@@ -1,0 +1,181 @@
+"""In context and instructions, each model trained until its own accuracy has stopped rising, not for a budget.
+
+    python -m examples.claims.converged --goal functions       (hours of one core, resumable; --quick: minutes)
+    python -m examples.claims.converged --goal instructions
+
+The accuracy that ends a training is of questions of the kind that is told, but others. When it has stopped rising for
+the patience of `until`, training goes on from its best weights at a tenth of the rate until it has stopped again. Both
+models get the same search, over rates, with a seed of its own; what is told is of other seeds. Curves are kept.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.claims.goals import GOALS, Stage
+from examples.claims.report import COLOURS, Report, command_line
+from examples.claims.statistics import difference_over_seeds, mean_over_seeds
+from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS
+from examples.claims.until import CAPPED, Curve, Looks, Patience, train
+from llada import DiffusionLM
+from llada.training.lr_schedulers import WarmupStableDecay
+
+SEARCH_SEED = 100
+OTHERS = 500  # added to a seed for the questions by which training ends
+LATER = 0.1  # share of the rate in the second part of a stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run.
+
+    Args:
+        rates: that are searched.
+        patience: of both parts of every stage.
+        stopping: questions by which a training ends.
+        told: questions that are told.
+    """
+
+    rates: tuple[float, ...]
+    patience: Patience
+    stopping: int
+    told: int
+
+
+LONG = Plan((1e-3, 3e-3), Patience(factor=1.6, spacing=1.15, least=1000, most=60_000), 256, 500)
+QUICK = Plan((3e-3,), Patience(factor=1.3, spacing=1.3, least=100, most=400), 64, 200)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a model reached.
+
+    Attributes:
+        right: of the questions that are told, one per question.
+        stopping: accuracy of the other questions, at its end.
+        steps: of the optimiser, up to the best look of each part.
+        seconds: of the processor, of all of the training.
+        curves: part -> (steps, accuracy of the other questions) of each look.
+        ended: part -> why it did.
+    """
+
+    right: list[float]
+    stopping: float
+    steps: int
+    seconds: float
+    curves: dict[str, list[tuple[int, float]]]
+    ended: dict[str, str]
+
+
+class Learning:
+    """Trainings of a goal, measured once and kept.
+
+    Args:
+        goal: its name.
+        plan: how long.
+        folder: of ``converged.jsonl`` and of the trainings that are under way.
+    """
+
+    def __init__(self, goal: str, plan: Plan, folder: Path) -> None:
+        self.name, self.goal, self.plan, self.folder = goal, GOALS[goal](), plan, folder
+        self.file = folder / "converged.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        self.known: dict[str, Learnt] = {entry.pop("run"): Learnt(**entry) for entry in map(json.loads, lines)}
+
+    def run(self, model: str, rate: float, seed: int) -> Learnt:
+        """One of the twins, trained through all stages.
+
+        Args:
+            model: its name.
+            rate: of the first part of every stage.
+            seed: of weights, rows and questions.
+        """
+        key = f"{self.name} {model} {rate:g} {seed} {self.plan!r}"
+        if key not in self.known:
+            self.known[key] = self._learn(model, rate, seed)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"run": key, **asdict(self.known[key])}) + "\n")
+        return self.known[key]
+
+    def best_rate(self, model: str) -> float:
+        """What the search finds for a model."""
+        tried = {rate: self.run(model, rate, SEARCH_SEED).stopping for rate in self.plan.rates}
+        return max(tried, key=lambda rate: tried[rate])
+
+    def _learn(self, name: str, rate: float, seed: int) -> Learnt:
+        model = TWINS[name](self.goal.recipe, seed)
+        curves: dict[str, Curve] = {}
+        for stage in self.goal.stages:
+            for share in (1.0, LATER):
+                part = f"{stage.name}, rate {share * rate:g}"
+                model.optimizer = partial(torch.optim.AdamW, lr=share * rate, betas=(0.9, 0.98), weight_decay=0.01)
+                model.lr_scheduler = partial(WarmupStableDecay, warmup_steps=50, stable_steps=10**9, decay_steps=0)
+                curves[part] = train(model, stage.batches(seed), self._looks(stage, seed, f"{name}, {part}"))
+        model.eval()
+        right = self.goal.stages[-1].accuracy(model, self.plan.told, seed)
+        steps = sum(curve.best.step for curve in curves.values())
+        print(f"{self.name}, {name}, rate {rate:g}, seed {seed}: {right.mean():.2f} after {steps} steps", flush=True)
+        return Learnt(
+            right.tolist(),
+            1.0 - curves[part].best.value,
+            steps,
+            round(sum(curve.looks[-1].seconds for curve in curves.values()), 1),
+            {part: [(look.step, 1.0 - look.value) for look in curve.looks] for part, curve in curves.items()},
+            {part: curve.ended for part, curve in curves.items()},
+        )
+
+    def _looks(self, stage: Stage, seed: int, part: str) -> Looks:
+        def error(model: DiffusionLM) -> float:
+            return 1.0 - float(stage.accuracy(model, self.plan.stopping, OTHERS + seed).mean())
+
+        where = f"{self.name}, {part}, {seed}, {self.plan.patience.most}".replace(", ", "-").replace(" ", "_")
+        return Looks(error, self.plan.patience, self.folder / "converging" / where, seed)
+
+
+def draw(axis: Any, found: dict[str, list[Learnt]], target: float) -> None:
+    """The last stage's curves of both models, all seeds."""
+    for name, colour in ((DIFFUSION, COLOURS[0]), (NEXT_TOKEN, COLOURS[1])):
+        for number, learnt in enumerate(found[name]):
+            curve = list(learnt.curves.values())[-2]
+            steps, right = zip(*curve, strict=True)
+            axis.semilogx(steps, [100 * share for share in right], color=colour, label=None if number else name)
+    axis.axhline(100 * target, color="0.5", linestyle="--", linewidth=1, label="the goal")
+    axis.set(xlabel="steps", ylabel="right answers, %", ylim=(0, 102))
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+
+
+def main() -> None:
+    """Measure, print, and fail if diffusion isn't at the goal."""
+    options = command_line(__doc__, choices={"goal": list(GOALS)})
+    name = options.goal or next(iter(GOALS))
+    report = Report(f"converged_{name}", options.seeds, options.quick)
+    learning = Learning(name, QUICK if options.quick else LONG, options.folder)
+    rates = {
+        model: learning.best_rate(model) if len(learning.plan.rates) > 1 else learning.plan.rates[0] for model in TWINS
+    }
+    found = {model: [learning.run(model, rates[model], seed) for seed in options.seeds] for model in TWINS}
+    rows = []
+    for model, runs in found.items():
+        capped = sum(CAPPED in learnt.ended.values() for learnt in runs)
+        steps, seconds = (" ".join(f"{getattr(each, what):g}" for each in runs) for what in ("steps", "seconds"))
+        right = mean_over_seeds([each.right for each in runs]).percent()
+        rows.append([model, f"{rates[model]:g}", right, steps, seconds, capped])
+    head = ["model", "rate", "right", "steps", "processor seconds", "seeds that reached the cap"]
+    report.table(f"{name}: right answers when they have stopped rising", head, rows)
+    for model, runs in found.items():
+        share = mean_over_seeds([each.right for each in runs])
+        report.check(f"{name}, {model}: right answers are at the goal", share, above=learning.goal.target)
+    gap = difference_over_seeds([each.right for each in found[DIFFUSION]], [each.right for each in found[NEXT_TOKEN]])
+    report.table("Diffusion over its twin", ["right answers, difference"], [[gap.percent()]])
+    draw(report.picture(size=(5.5, 3.6))[0], found, learning.goal.target)
+    report.finish(options.folder)
+
+
+if __name__ == "__main__":
+    main()

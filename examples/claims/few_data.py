@@ -1,0 +1,206 @@
+"""Few unique tokens, read again and again: does masked diffusion get more out of them than its next-token twin?
+
+    python -m examples.claims.few_data          (hours of one core, resumable; --quick: about two minutes)
+
+Every model trains until it stops improving on held-out rows and keeps its best weights. The twin is early-stopped and
+regularised as well as a search finds, and diffusion gets a search of the same size over the same settings: a grid of
+sizes, weight decays and dropouts, then single steps away from its best point: other rates, further out, hidden inputs.
+The search has a seed of its own; what it chose is then trained anew for every other seed, on other rows each. The short
+form searches among two dropouts alone, and with the seeds that it tells, since what is told is of other held-out rows.
+
+Published: arXiv 2507.15857 and 2511.03276, which find that diffusion wins where data are few and compute isn't.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from examples.claims.few_runs import ORDERS, FewRuns, Run, Setting
+from examples.claims.few_search import Plan, search, stopping
+from examples.claims.report import COLOURS, Report, command_line
+from examples.claims.statistics import Interval, difference_over_seeds, mean_over_seeds
+from examples.claims.text import Text
+from examples.claims.twins import DIFFUSION, NEXT_TOKEN
+from examples.claims.until import Patience
+
+NAMES = {True: NEXT_TOKEN, False: DIFFUSION}
+PATIENCE = Patience(factor=1.5, spacing=1.2, least=150)
+
+
+LONG = Plan(
+    (10_000, 30_000, 100_000, 300_000),
+    {"width": (32, 64), "weight_decay": (0.01, 1.0), "dropout": (0.0, 0.3)},
+    search_seeds=(100,),
+    further=True,
+)
+QUICK = Plan((10_000,), {"dropout": (0.0, 0.3)})
+
+
+class Experiment:
+    """One number of unique tokens.
+
+    Args:
+        runs: what was measured.
+        tokens: unique ones.
+        chosen: the setting of each model, by whether it is the twin.
+        seeds: of the runs that are told.
+    """
+
+    def __init__(self, runs: FewRuns, tokens: int, chosen: dict[bool, Setting], seeds: list[int]) -> None:
+        self.tokens, self.chosen, self.seeds = tokens, chosen, seeds
+        self.plain = Setting(True, tokens)
+        self.twin = [runs.run(chosen[True], seed, final=True) for seed in seeds]
+        self.untuned = [runs.run(self.plain, seed, final=True) for seed in seeds]
+        self.diffusion = [runs.run(chosen[False], seed, final=True) for seed in seeds]
+
+    def gap(self, order: str | None = None) -> Interval:
+        """Nats per token by which diffusion is below its tuned twin; the same held-out rows, seed by seed.
+
+        Args:
+            order: of decoding, for exact likelihoods; None for the bound, which says too little.
+        """
+        ours = [run.nats if order is None else run.decoded[order] for run in self.diffusion]
+        return difference_over_seeds([run.nats[: len(ours[0])] for run in self.twin], ours)
+
+    def regularising(self) -> Interval:
+        """Nats per token that the twin's search is worth."""
+        return difference_over_seeds([run.nats for run in self.untuned], [run.nats for run in self.twin])
+
+    def crossover(self) -> tuple[list[int], list[float]] | None:
+        """Epochs after which diffusion is below the best of its twin, and its operations over the twin's, per seed.
+
+        None if it never is, in any seed. Both are read off the rows for stopping, at the first look below.
+        """
+        found = []
+        for ours, twin in zip(self.diffusion, self.twin, strict=True):
+            below = [(epochs, flops / twin.flops) for epochs, flops, nats in ours.looks if nats < twin.stopping]
+            found += below[:1]
+        return ([each[0] for each in found], [each[1] for each in found]) if len(found) == len(self.seeds) else None
+
+    def rows(self) -> list[list[object]]:
+        """Lines of the table."""
+        lines: list[list[object]] = []
+        for name, setting, runs in (
+            (f"{NEXT_TOKEN}, not tuned", self.plain, self.untuned),
+            (NEXT_TOKEN, self.chosen[True], self.twin),
+            (DIFFUSION, self.chosen[False], self.diffusion),
+        ):
+            epochs = " ".join(str(run.epochs) for run in runs)
+            operations = f"{np.mean([run.flops for run in runs]):.2g}"
+            lines.append(
+                [
+                    f"{self.tokens:,}",
+                    name,
+                    told(setting),
+                    epochs,
+                    operations,
+                    mean_over_seeds([run.nats for run in runs]),
+                ]
+            )
+        for order in ORDERS:
+            exact = mean_over_seeds([run.decoded[order] for run in self.diffusion])
+            lines.append([f"{self.tokens:,}", f"{DIFFUSION}, exact, {order}", "", "", "", exact])
+        return lines
+
+
+def told(setting: Setting) -> str:
+    """A setting in words."""
+    words = [f"{setting.width} x {setting.num_layers}", f"rate {setting.rate:g}", f"decay {setting.weight_decay:g}"]
+    words += [f"dropout {setting.dropout:g}"] if setting.dropout else []
+    return ", ".join(words + ([f"hidden inputs {setting.hidden:g}"] if setting.hidden else []))
+
+
+def searched(tokens: int, found: dict[bool, list[tuple[Setting, list[Run]]]]) -> Iterable[list[object]]:
+    """Lines of the table of all runs of a search."""
+    for twin, tried in found.items():
+        for setting, runs in tried:
+            epochs = " ".join(str(run.epochs) for run in runs)
+            ended = ", ".join(sorted({run.ended for run in runs}))
+            yield [f"{tokens:,}", NAMES[twin], told(setting), epochs, f"{stopping(runs):.3f}", ended]
+
+
+def draw(axes: list[Any], experiments: list[Experiment]) -> None:
+    """Left: curves of the experiment with the fewest tokens. Right: what each model ends at, by unique tokens."""
+    first = experiments[0]
+    kinds = (
+        (f"{NEXT_TOKEN}, not tuned", "untuned", "0.5"),
+        (NEXT_TOKEN, "twin", COLOURS[1]),
+        (DIFFUSION, "diffusion", COLOURS[0]),
+    )
+    for name, kind, colour in kinds:
+        for number, run in enumerate(getattr(first, kind)):
+            epochs, _, nats = zip(*run.looks, strict=True)
+            axes[0].semilogx(epochs, nats, color=colour, linewidth=1, label=None if number else name)
+            axes[0].plot([run.epochs], [run.stopping], "o", color=colour, markersize=4)
+        places = [each.tokens for each in experiments]
+        ends = [mean_over_seeds([run.nats for run in getattr(each, kind)]) for each in experiments]
+        errors = [[x.mean - x.low for x in ends], [x.high - x.mean for x in ends]]
+        axes[1].errorbar(places, [x.mean for x in ends], errors, fmt="o-", color=colour, capsize=3, label=name)
+    low = min(min(run.stopping for run in kind) for kind in (first.twin, first.untuned, first.diffusion))
+    high = max(run.stopping for run in first.untuned)
+    axes[0].set(xlabel="passes over the text", ylabel="nats per token, held out", ylim=(low - 0.1, high + 1.2))
+    axes[0].set_title(f"{first.tokens:,} tokens of text, three models of it", fontsize=9)
+    axes[1].set(xlabel="unique tokens", ylabel="nats per token, held out, at best", xscale="log")
+    for axis in axes:
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+
+
+def takeaway(experiments: list[Experiment]) -> str:
+    """What the picture says, from the numbers."""
+    ahead = [each for each in experiments if each.gap().above(0.0)]
+    behind = [each for each in experiments if -each.gap().high > 0.0]
+    if not ahead:
+        word = "ends behind" if len(behind) == len(experiments) else "doesn't end below"
+        return f"However often it is read, diffusion {word} its well-tuned twin"
+    most = max(each.tokens for each in ahead)
+    return f"Up to {most:,} unique tokens, diffusion ends below its well-tuned twin"
+
+
+def main() -> None:
+    """Measure, print, and fail if diffusion doesn't end below its tuned twin where data are fewest."""
+    options = command_line(__doc__, tokens=True)
+    plan = QUICK if options.quick else LONG
+    report = Report("few_data", options.seeds, options.quick)
+    runs = FewRuns(Text(options.folder), options.folder, PATIENCE)
+    experiments: list[Experiment] = []
+    tries: list[list[object]] = []
+    for tokens in options.tokens or plan.tokens:
+        seeds = plan.search_seeds or options.seeds
+        found = {twin: search(runs, twin, plan, tokens, seeds) for twin in (True, False)}
+        tries += searched(tokens, found)
+        chosen = {twin: tried[0][0] for twin, tried in found.items()}
+        experiments.append(Experiment(runs, tokens, chosen, options.seeds))
+    report.table("The searches", ["unique tokens", "model", "setting", "best epoch", "nats per token", "ended"], tries)
+    head = ["unique tokens", "model", "setting", "epochs", "operations", "nats per token"]
+    report.table("Held-out text", head, [line for each in experiments for line in each.rows()])
+    summary(report, experiments)
+    first = experiments[0]
+    report.check(f"{first.tokens:,} tokens: regularising helps the twin", first.regularising())
+    report.check(f"{first.tokens:,} tokens: diffusion's bound is below its tuned twin's loss", first.gap())
+    draw(report.picture(columns=2, title=takeaway(experiments)), experiments)
+    report.finish(options.folder)
+
+
+def summary(report: Report, experiments: list[Experiment]) -> None:
+    """Gaps and crossovers."""
+    lines = []
+    for each in experiments:
+        crossing = each.crossover()
+        passes = "none" if crossing is None else " ".join(map(str, crossing[0]))
+        price = "" if crossing is None else " ".join(f"{ratio:.1f}" for ratio in crossing[1])
+        lines.append([f"{each.tokens:,}", each.gap(), each.gap("left to right"), each.regularising(), passes, price])
+    head = [
+        "unique tokens",
+        "twin - diffusion's bound",
+        "twin - diffusion, exact from left to right",
+        "what tuning is worth to the twin",
+        "epochs of diffusion until it is below the twin's best",
+        "operations of it over the twin's",
+    ]
+    report.table("Gaps in nats per token, and where the curves cross", head, lines)
+
+
+if __name__ == "__main__":
+    main()

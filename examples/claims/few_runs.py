@@ -1,0 +1,239 @@
+"""Runs of either model over the same few rows, again and again until it stops improving; measured once and kept.
+
+    runs = FewRuns(Text(folder), folder)
+    run = runs.run(Setting(twin=True, tokens=10_000, dropout=0.3), seed=0)
+    run.best, run.stopping, run.looks, run.nats
+
+A run ends, and its best weights and settings are chosen, by held-out rows that no result is told of (`Text.stopping`).
+What it reached is measured on `Text.held_out`: exactly for the twin, and for diffusion as the bound's estimate and as
+the exact likelihood of decoding one token per call.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from examples.claims.flops import row_flops
+from examples.claims.regularised import Regulariser, regularise
+from examples.claims.text import LENGTH, Text, without_bos
+from examples.claims.until import Batches, Looks, Patience, train
+from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada.objectives import NELBO, ExactCounts, masked_mean
+from llada.random import RowRandom
+from llada.samplers import LeftToRight, Margin, Order, PerStep, Proposal, UnmaskingSampler
+from llada.training.lr_schedulers import WarmupStableDecay
+
+BATCH, WARMUP = 16, 30
+T_MIN, T_MAX = 0.05, 0.8
+STOPPING_ROWS, DRAWS, DECODED_ROWS = 96, 4, 48
+ORDERS: dict[str, Order] = {"left to right": LeftToRight(), "margin": Margin()}
+"""Orders whose decoding has an exact likelihood."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything but the seed.
+
+    Args:
+        twin: whether it is the next-token model.
+        tokens: unique ones that are trained on.
+        width: D; heads are 16 wide.
+        num_layers: blocks.
+        rate: of learning, constant after a warm-up.
+        weight_decay: of AdamW, on matrices.
+        dropout: see `Regulariser`.
+        hidden: see `Regulariser`.
+    """
+
+    twin: bool
+    tokens: int
+    width: int = 32
+    num_layers: int = 1
+    rate: float = 6e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    hidden: float = 0.0
+
+    def model(self, text: Text, seed: int) -> DiffusionLM:
+        """A fresh model, its head's bias at the log frequencies of the tokens; twins start from the same weights."""
+        torch.manual_seed(seed)
+        backbone = BidirectionalTransformer(
+            text.vocab_size,
+            width=self.width,
+            num_layers=self.num_layers,
+            num_heads=self.width // 16,
+            tie_embeddings=True,
+            head_bias=True,
+            convolution=5,
+            causal=self.twin,
+            shift=self.twin,
+        )
+        backbone.head.bias.data.copy_(text.log_frequency)
+        regularise(backbone, Regulariser(self.dropout, self.hidden, text.mask_token_id))
+        process = MaskingProcess(text.mask_token_id, predicts_mask=False)
+        options: dict[str, Any] = {
+            "optimizer": partial(
+                torch.optim.AdamW, lr=self.rate, betas=(0.9, 0.95), weight_decay=self.weight_decay, fused=True
+            ),
+            "lr_scheduler": partial(WarmupStableDecay, warmup_steps=WARMUP, stable_steps=10**9, decay_steps=0),
+            "seed": seed,
+        }
+        if self.twin:
+            return AutoregressiveLM(backbone, process, **options)
+        return DiffusionLM(
+            backbone, process, objective=masked_mean(T_MIN, T_MAX), bound=NELBO(ExactCounts()), **options
+        )
+
+    def rows(self, text: Text, seed: int) -> Tensor:
+        """The unique rows, another draw for every seed and the same for both models, (N, L)."""
+        order = torch.randperm(len(text.train), generator=torch.Generator().manual_seed(seed))
+        return text.train[order[: round(self.tokens / (LENGTH - 1))]]
+
+    def epoch_flops(self, model: DiffusionLM, rows: int) -> float:
+        """Training operations of a pass."""
+        scored = (LENGTH - 1) * (1.0 if self.twin else (T_MIN + T_MAX) / 2)
+        backbone: Any = model.backbone
+        return rows * row_flops(backbone, LENGTH, scored)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run gave.
+
+    Attributes:
+        epochs: at the best look.
+        flops: of training up to the best look.
+        all_flops: up to the end.
+        ended: why it ended.
+        stopping: nats per token at the best look, on the rows for stopping.
+        parameters: of the model.
+        seconds: of the processor, looks included.
+        looks: (epochs, operations, nats per token on the rows for stopping) of each.
+        nats: (rows,) per token of the held-out rows; empty for runs of a search.
+        decoded: order -> (rows,) exact nats per token of the first of them; empty likewise, and for the twin.
+    """
+
+    epochs: int
+    flops: float
+    all_flops: float
+    ended: str
+    stopping: float
+    parameters: int
+    seconds: float
+    looks: list[tuple[int, float, float]]
+    nats: list[float]
+    decoded: dict[str, list[float]]
+
+
+class FewRuns:
+    """Trains what hasn't been measured yet, and keeps what was in a file, so that a stopped experiment goes on.
+
+    Args:
+        text: what is read.
+        folder: of ``few_runs.jsonl``, and of the run that is under way.
+        patience: of every run.
+    """
+
+    def __init__(self, text: Text, folder: Path, patience: Patience) -> None:
+        self.text, self.patience = text, patience
+        self.folder, self.file = folder, folder / "few_runs.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        self.known: dict[str, Run] = {entry.pop("run"): Run(**entry) for entry in map(json.loads, lines)}
+        self.used: dict[str, Run] = {}
+
+    def run(self, setting: Setting, seed: int, final: bool = False) -> Run:
+        """A run, from the file if it is there.
+
+        Args:
+            setting: of model and training.
+            seed: of weights, rows, their order and noise.
+            final: measure it on the held-out rows, too, and by decoding.
+        """
+        key = f"{setting!r} {self.patience!r} {seed} {final}"
+        if key not in self.known:
+            self.known[key] = self._measure(setting, seed, final)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"run": key, **asdict(self.known[key])}) + "\n")
+        self.used[key] = self.known[key]
+        return self.known[key]
+
+    def _measure(self, setting: Setting, seed: int, final: bool) -> Run:
+        started = time.process_time()
+        model, rows = setting.model(self.text, seed), setting.rows(self.text, seed)
+        cost = setting.epoch_flops(model, len(rows))
+        unfinished = self.folder / f"unfinished-{_name(setting)}-{seed}"
+        curve = train(model, epochs(rows, seed), Looks(self._stopping, self.patience, unfinished, seed))
+        model.eval()
+        nats = nats_per_token(model, self.text.held_out, DRAWS).tolist() if final else []
+        orders = ORDERS if final and not setting.twin else {}
+        some = self.text.held_out[:DECODED_ROWS]
+        run = Run(
+            epochs=curve.best.epoch,
+            flops=cost * curve.best.epoch,
+            all_flops=cost * curve.looks[-1].epoch,
+            ended=curve.ended,
+            stopping=round(curve.best.value, 5),
+            parameters=sum(p.numel() for p in model.parameters()),
+            seconds=round(curve.looks[-1].seconds, 2),
+            looks=[(look.epoch, cost * look.epoch, round(look.value, 4)) for look in curve.looks],
+            nats=[round(n, 5) for n in nats],
+            decoded={name: decoded(model, some, order) for name, order in orders.items()},
+        )
+        shutil.rmtree(unfinished)
+        print(
+            f"  {_name(setting)} seed {seed}: best after {run.epochs} epochs, {run.stopping:.3f} nats, {run.ended}; "
+            f"{time.process_time() - started:.0f} s",
+            flush=True,
+        )
+        return run
+
+    def _stopping(self, model: DiffusionLM) -> float:
+        return float(nats_per_token(model, self.text.stopping[:STOPPING_ROWS], draws=1).mean())
+
+
+def epochs(rows: Tensor, seed: int) -> Batches:
+    """Passes over the rows, each in an order of its own."""
+
+    def batches(epoch: int) -> list[dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        groups = torch.randperm(len(rows), generator=generator).split(BATCH)
+        return [{"tokens": rows[group], "maskable": without_bos(rows[group])} for group in groups]
+
+    return batches
+
+
+@torch.no_grad()
+def nats_per_token(model: DiffusionLM, rows: Tensor, draws: int) -> Tensor:
+    """(rows,) exact for the twin; for diffusion the bound, whose noise is the same for every model."""
+    parts = []
+    for first in range(0, len(rows), 64):
+        chosen = torch.arange(first, min(first + 64, len(rows)))
+        batch: Any = {"tokens": rows[chosen], "maskable": without_bos(rows[chosen])}
+        outputs = [
+            model.bound(model.backbone, model.process, batch, random=RowRandom.for_step(0, draw, chosen, len(rows)))
+            for draw in range(1 if isinstance(model, AutoregressiveLM) else draws)
+        ]
+        parts.append(torch.stack([output.nelbo / output.num_tokens for output in outputs]).mean(0))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def decoded(model: DiffusionLM, rows: Tensor, order: Order) -> list[float]:
+    """Exact nats per token of rows, as the sampler of an order would write them, one token per call."""
+    sampler = UnmaskingSampler(PerStep(1), order, proposal=Proposal(temperature=1.0))
+    found = sampler.likelihood(model.backbone, rows, model.process, given=~without_bos(rows))
+    return [round(-float(nats) / (LENGTH - 1), 5) for nats in found.log_likelihood]
+
+
+def _name(setting: Setting) -> str:
+    """Short, for a line and a folder."""
+    values = [f"{value:g}" for value in list(asdict(setting).values())[1:]]
+    return "-".join(["twin" if setting.twin else "diffusion", *values])

