@@ -7,7 +7,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 NAMED = re.compile(r"(?<=`)(?:llada|examples|benchmarks|tests)/[\w/]+\.(?:py|yaml)(?=`)")
 LINKED = re.compile(r"<a\b.*?</a>|<code>([\w/]+\.(?:py|yaml))</code>", re.DOTALL)
-PAGE = "---\nsearch: {{exclude: true}}\n---\n# `{path}`\n\n````{language} linenums=1\n{text}````\n"
+PAGE = '---\nsearch: {{exclude: true}}\n---\n# `{path}`\n\n````{language} linenums="1"\n{text}````\n'
 
 
 def on_files(files: Any, config: Any) -> Any:
