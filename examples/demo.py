@@ -193,7 +193,7 @@ def main(folder: Path, steps: int) -> None:
     (folder / "samples.txt").write_text(f"{comparison}\n{samples}", encoding="utf-8")
     with (folder / "logs/metrics.csv").open() as file:
         draw_loss(list(csv.DictReader(file)), comparison, folder / "loss.png")
-    draw_denoising(model, data.tokenizer, "Jesus said to", folder / "denoising.png")
+    draw_denoising(model, data.tokenizer, folder / "denoising.png")
     print(f"\n{comparison}\n{samples}")
     for name in ("model.ckpt", "tokenizer/", "loss.png", "denoising.png", "samples.txt"):
         print(f"{folder / name}")
