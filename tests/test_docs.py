@@ -3,11 +3,12 @@
 import json
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 import llada
+from llada.samplers import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if page.exists()]
@@ -38,6 +39,7 @@ def test_there_are_blocks_to_run() -> None:
 def hook(name: str) -> ModuleType:
     """A hook of mkdocs that lies beside the pages."""
     module = ModuleType(name)
+    module.__file__ = str(ROOT / "docs" / f"{name}.py")
     exec(compile((ROOT / "docs" / f"{name}.py").read_text(encoding="utf-8"), f"{name}.py", "exec"), module.__dict__)
     return module
 
@@ -85,6 +87,41 @@ def test_a_notebook_runs_and_shows_what_its_cells_give(page: Path) -> None:
 
 def test_every_notebook_is_judged() -> None:
     assert set(HOLDS) == {page.stem for page in NOTEBOOKS}
+
+
+def test_the_table_of_presets_has_each_with_its_paper() -> None:
+    lines = hook("presets").table().splitlines()[2:]
+    assert [re.match(r"\| \[`(\w+)`\]", line)[1] for line in lines] == sorted(PRESETS)
+    (fast,) = (line for line in lines if "[`fast_dllm`]" in line)
+    assert "above a confidence" in fast
+    assert "https://arxiv.org/abs/2505.22618" in fast
+    assert all(line.count(" | ") == 2 for line in lines)
+
+
+def test_names_of_files_become_links_where_they_are_none() -> None:
+    sources = hook("sources")
+    assert sources.NAMED.findall("`llada/rows.py`, `rows.py`, llada/rows.py, `examples/configs/demo.yaml`") == [
+        "llada/rows.py",
+        "examples/configs/demo.yaml",
+    ]
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="concepts.md"))
+    made = SimpleNamespace(url_relative_to=lambda file: "../source/llada/rows.py/")
+    known = SimpleNamespace(get_file_from_path=lambda path: made if path == "source/llada/rows.py.md" else None)
+    code, other = (
+        "<code>llada/rows.py</code>",
+        '<code>llada/nowhere.py</code> <a href="x"><code>llada/rows.py</code></a>',
+    )
+    linked = sources.on_page_content(f"{code} {other}", page=page, files=known)
+    assert linked == f'<a href="../source/llada/rows.py/">{code}</a> {other}'
+
+
+def test_formulas_have_whole_primes_and_a_space_behind_a_function() -> None:
+    pytest.importorskip("latex2mathml")
+    html = '<span class="arithmatex">\\(\\alpha\'(t) \\log p + \\log(2)\\)</span>'
+    made = hook("mathematics").on_page_content(html)
+    assert "<msup>" not in made
+    assert "′</mo>" in made
+    assert made.count("<mspace") == 1  # none in front of a parenthesis
 
 
 def test_every_component_has_a_page_and_a_place_in_the_navigation() -> None:
