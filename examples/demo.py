@@ -131,6 +131,7 @@ def build_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),  # elsewhere ProgressLines says how far it is
     )
 
 
@@ -187,13 +188,16 @@ def main(folder: Path, steps: int) -> None:
     print(f"training for {steps:,} steps; Ctrl-C ends it early, with the model saved", flush=True)
     with quiet():
         results = train(model, data, folder, steps)
-    print("measuring, writing samples and drawing", flush=True)
     data.tokenizer.save(folder / "tokenizer")
-    comparison, samples = compare(results, data), write_samples(model, data)
+    print("counting n-grams, for comparison", flush=True)
+    comparison = compare(results, data)
+    print("writing samples", flush=True)
+    samples = write_samples(model, data)
+    print("drawing", flush=True)
     (folder / "samples.txt").write_text(f"{comparison}\n{samples}", encoding="utf-8")
     with (folder / "logs/metrics.csv").open() as file:
         draw_loss(list(csv.DictReader(file)), comparison, folder / "loss.png")
-    draw_denoising(model, data.tokenizer, "Jesus said to", folder / "denoising.png")
+    draw_denoising(model, data.tokenizer, folder / "denoising.png")
     print(f"\n{comparison}\n{samples}")
     for name in ("model.ckpt", "tokenizer/", "loss.png", "denoising.png", "samples.txt"):
         print(f"{folder / name}")

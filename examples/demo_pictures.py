@@ -1,6 +1,5 @@
-"""The demo's two pictures: the loss curve, and how one sample comes out of the masks."""
+"""The demo's two pictures: the loss curve, and how samples come out of the masks."""
 
-import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,6 +10,7 @@ import torch
 
 from llada.data import Tokenizer
 from llada.module import DiffusionLM
+from llada.samplers import random_remasking
 
 
 def draw_loss(rows: list[dict[str, str]], title: str, path: Path) -> None:
@@ -36,51 +36,65 @@ def draw_loss(rows: list[dict[str, str]], title: str, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_denoising(model: DiffusionLM, tokenizer: Tokenizer, prompt: str, path: Path, num_new_tokens: int = 48) -> None:
-    """The canvas after every few sampling steps; what has just been written is green, masks are grey blocks.
+def draw_denoising(model: DiffusionLM, tokenizer: Tokenizer, path: Path) -> None:
+    """Two samples coming out of the masks: a text in any order, and one between fixed ends.
+
+    A token keeps its place from the first canvas to the last; what the latest steps wrote is green.
 
     Args:
-        model: to sample from, with its own sampler.
+        model: to sample from, one token per step.
         tokenizer: of the model.
-        prompt: what the sample begins with.
         path: of the PNG.
-        num_new_tokens: masks behind the prompt.
     """
-    mask = model.process.mask_token_id
-    given = [tokenizer.special_id("bos"), *tokenizer.encode(prompt)]
-    tokens = torch.tensor([[*given, *[mask] * num_new_tokens]])
-    steps = list(model.iterate(tokens, seed=3))
-    shown = [steps[round(i * (len(steps) - 1) / 6)].tokens[0] for i in range(7)]
-    figure = plt.figure(figsize=(10, 5.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_axis_off()
-    axes.set_title("One sample, from masks to text", loc="left")
-    before = tokens[0]
-    for index, canvas in enumerate(shown):
-        _draw_text(axes, 0.96 - index * 0.14, canvas.tolist(), before.tolist(), tokenizer, mask)
-        before = canvas
+    begin, mask = [tokenizer.special_id("bos")], [model.process.mask_token_id]
+    strips = [
+        ("In any order", begin + tokenizer.encode("Jesus said to") + mask * 44),
+        (
+            "Between fixed ends, which a model that writes from left to right can't do",
+            begin + tokenizer.encode("Then Jesus came") + mask * 18 + tokenizer.encode(" into the house."),
+        ),
+    ]
+    figure, all_axes = plt.subplots(2, 1, figsize=(9.4, 5), height_ratios=(3, 2), layout="constrained")
+    for axes, (title, ids) in zip(all_axes, strips, strict=True):
+        tokens = torch.tensor([ids])
+        steps = model.iterate(tokens, seed=3, sampler=random_remasking(temperature=0.7))
+        canvases = [tokens[0], *(step.tokens[0] for step in steps)]
+        shown = [canvases[round(i * (len(canvases) - 1) / 4)].tolist() for i in range(5)]
+        pieces = [tokenizer.decode([token]).replace("\n", " ") for token in shown[-1]]
+        lines = _cells(pieces, width=114)
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_axis_off()
+        axes.set(xlim=(0, 115), ylim=(5 * (lines[-1][1] + 1.6), 0))
+        for number, canvas in enumerate(shown):
+            before = shown[max(0, number - 1)]
+            _draw_canvas(axes, number * (lines[-1][1] + 1.6) + 0.5, canvas, before, pieces, lines, mask[0])
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def _draw_text(
-    axes: plt.Axes, top: float, canvas: list[int], before: list[int], tokenizer: Tokenizer, mask: int, width: int = 128
+def _cells(pieces: list[str], width: int) -> list[tuple[int, int]]:
+    """Column and line of each piece of a text."""
+    cells, column, line = [], 0, 0
+    for piece in pieces:
+        if column + len(piece) > width:
+            column, line = 0, line + 1
+        cells.append((column, line))
+        column += len(piece)
+    return cells
+
+
+def _draw_canvas(
+    axes: plt.Axes,
+    top: float,
+    canvas: list[int],
+    before: list[int],
+    pieces: list[str],
+    cells: list[tuple[int, int]],
+    mask: int,
 ) -> None:
-    """One canvas, wrapped to lines, every piece in its colour."""
-    row, column = 0, 0
-    for token, old in zip(canvas, before, strict=True):
-        text = tokenizer.decode([token], show_mask="░░").replace("\n", " ")
-        colour = "0.75" if token == mask else ("tab:green" if old == mask else "black")
-        for piece in textwrap.wrap(text, width, drop_whitespace=False, replace_whitespace=False) or [""]:
-            if column + len(piece) > width:
-                row, column = row + 1, 0
-            axes.text(
-                column / width,
-                top - row * 0.045,
-                piece,
-                color=colour,
-                family="monospace",
-                fontsize=9,
-                transform=axes.transAxes,
-            )
-            column += len(piece)
+    """One canvas, each token in its cell and in its colour."""
+    for token, old, piece, (column, line) in zip(canvas, before, pieces, cells, strict=True):
+        text, colour = ("░" * len(piece), "0.75") if token == mask else (piece, "black")
+        if token != mask and old == mask:
+            colour = "tab:green"
+        axes.text(column, top + line, text, color=colour, family="monospace", fontsize=9.5, va="center")

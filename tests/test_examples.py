@@ -4,6 +4,7 @@ import importlib.util
 import math
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -53,6 +54,17 @@ def test_toy_language(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert entropy - 4.0 * error < bound < 7.0
     truth, single, three, confident = (numbers(line)[0] for line in lines[3:])
     assert truth < single < min(three, confident)
+
+
+def test_corruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What is masked at a time is masked at all later ones."""
+    pytest.importorskip("matplotlib").use("Agg")
+    load("corruption", monkeypatch).main(seed=1, picture=tmp_path / "picture.png")
+    texts = [line[8:].split() for line in capsys.readouterr().out.splitlines() if line.startswith("t =")]
+    masked = [{place for place, word in enumerate(text) if set(word) == {"_"}} for text in texts]
+    assert all(before <= after for before, after in pairwise(masked))
+    assert masked[0] < masked[-1]
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
 def test_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

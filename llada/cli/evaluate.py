@@ -5,6 +5,7 @@
 
 A protocol is one of LLaDA's published measurements, with its checkpoint; the published score is printed beside the
 measured one. ``--protocol list`` shows them all. What is given besides replaces the protocol's own settings.
+Under torchrun the processes share the rows: ``torchrun --nproc-per-node 8 -m llada evaluate ...``.
 """
 
 import json
@@ -23,7 +24,7 @@ from llada.data import ChatTemplate
 from llada.evaluation import PROTOCOLS, EvaluationModel, Protocol, harness
 from llada.metrics import ConditionalLikelihood, UnderSampler
 from llada.samplers import Sampler
-from llada.text import load
+from llada.text import launched, load
 
 
 def evaluate(
@@ -108,12 +109,12 @@ def evaluate(
         num_fewshot = chosen.num_fewshot if num_fewshot is None else num_fewshot
     begin = False if bos is None and chosen is not None else bos
     check_total("the new tokens of an answer", num_new_tokens or 0, "max_tokens", max_tokens)
+    ranks = launched()
     text = load(path, tokenizer, usable(device), dtype, loading)
-    text = replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {})
-    text = changed(text, changes)
+    text = changed(replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {}), changes)
     estimator = UnderSampler(sampler=text.decoding) if likelihood == "sampler" else estimator
     found = harness.run_tasks(
-        EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict),
+        EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict, ranks),
         names,
         include_path=include_path,
         num_fewshot=num_fewshot,
@@ -123,6 +124,8 @@ def evaluate(
         log_samples=False,
         **({} if gen_kwargs is None else {"gen_kwargs": gen_kwargs}),
     )
+    if not ranks.first:
+        return
     scores, notes = found["results"], found["notes"]
     print(report(scores, chosen))
     print(*(f"{kind}: {entry['count']} row(s)" for kind, entry in notes.items()), sep="\n", end="\n" if notes else "")

@@ -9,13 +9,16 @@ an ``"id"`` may name it, or else its number from 0 does. A line of the output is
 
 Rows are computed in the order of their lengths, and an interrupted run goes on where it stopped. When all are there,
 the file is put into the order of the questions. Row i has the seed
-``seed + i``, so neither batches nor interruptions change what is written, up to the rounding of the model.
+``seed + i``, so neither batches nor interruptions change what is written, up to the rounding of the model. Under
+torchrun the processes share the rows, and the first one writes: ``torchrun --nproc-per-node 8 -m llada generate ...``.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +39,7 @@ from llada.data.chat.conversations import read_messages, read_tools
 from llada.files.atomic import write_bytes
 from llada.files.json_object import parse_object
 from llada.samplers import LengthPolicy, Sampler
-from llada.text import TextModel, load
+from llada.text import TextModel, launched, load
 
 
 class Row(NamedTuple):
@@ -104,6 +107,7 @@ def generate(
     for name, value in (("num_new_tokens", num_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value}")
+    ranks = launched()
     text = load(checkpoint, tokenizer, usable(device), dtype, loading)
     text = with_bos(replace(text, template=template, variables=variables or {}), bos)
     most = most_tokens(num_new_tokens, max_new_tokens)
@@ -111,21 +115,30 @@ def generate(
     check_total("the new tokens of an answer", most, "max_tokens", max_tokens)
     rows = list(_rows(input, text, seed, ignore_fields or []))
     _check(rows, input, context_length(text, None), most)
-    done = repair(Path(output))
+    done = ranks.once(lambda: repair(Path(output)))
     _check_done(done, rows, output)
     left = sorted((row for row in rows if row.name not in done), key=lambda row: (len(row.ids), row.seed))
     text = replace(text, sampler=answer_sampler(sampler, checkpoint, text, most))
     text = matching(changed(text, changes), regex, text.stop_token_ids, regex_max_states)
     text = growing(text, max_new_tokens, length)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress, Path(output).open("ab", buffering=0) as file:
-        task = progress.add_task("answers", total=len(rows), completed=len(done))
-        for start in range(0, len(left), batch_size):
-            for entry in _answers(text, left[start : start + batch_size], num_new_tokens, with_prompts):
-                append(file.fileno(), entry)
-                progress.advance(task)
+    batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
+    answers = ranks.share(batches, lambda batch: list(_answers(text, batch, num_new_tokens, with_prompts)))
+    if not ranks.first:
+        deque(answers, maxlen=0)  # computes its share; the first one writes
+        return
+    _write(Path(output), answers, len(rows), len(done))
     _sort(Path(output), rows)
     print(f"{len(left)} answers written to {output}" + (f", {len(done)} were there" if done else ""))
+
+
+def _write(output: Path, answers: Iterable[list[dict[str, Any]]], total: int, there: int) -> None:
+    """Add answers to the file as they come, and show how far it is."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress, output.open("ab", buffering=0) as file:
+        task = progress.add_task("answers", total=total, completed=there)
+        for entry in chain.from_iterable(answers):
+            append(file.fileno(), entry)
+            progress.advance(task)
 
 
 def _sort(path: Path, rows: list[Row]) -> None:

@@ -7,6 +7,7 @@ many tokens as the context has by itself.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from llada.metrics import ConditionalLikelihood
 from llada.rows import count_before
 from llada.samplers import Sampler
-from llada.text import TextModel
+from llada.text import Ranks, TextModel
 
 CHECK_EVERY = 8
 """Steps between two looks whether all answers of a batch have ended."""
@@ -65,6 +66,7 @@ class EvaluationModel:
         seed: random seed of the masks and of the drawn tokens.
         strict: whether a row that doesn't fit, or can't be answered, ends an evaluation, instead of being cut or left
             out and counted in the result.
+        ranks: processes that share the rows, see `llada.text.launched`; each must be given the same ones.
 
     Raises:
         ValueError: if a number isn't positive, or the answers alone don't fit into the model.
@@ -77,6 +79,7 @@ class EvaluationModel:
     check_greedy: bool = False
     seed: int = 0
     strict: bool = False
+    ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         for name, value in (("num_new_tokens", self.num_new_tokens), ("rows_per_call", self.rows_per_call)):
@@ -119,6 +122,17 @@ class EvaluationModel:
         """
         for pair in pairs:
             self._check(len(pair.context) + len(pair.continuation))
+        shares = [range(first, len(pairs), self.ranks.size) for first in range(min(self.ranks.size, len(pairs)))]
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+
+        def score(share: range) -> list[tuple[float, bool]]:
+            return self._scores([pairs[i] for i in share], [seeds[i] for i in share])
+
+        for share, scores in zip(shares, self.ranks.share(shares, score), strict=True):
+            found[share.start :: self.ranks.size] = scores
+        return found
+
+    def _scores(self, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[tuple[float, bool]]:
         contexts, answers = [pair.context for pair in pairs], [pair.continuation for pair in pairs]
         model, seed = self.text.model, torch.tensor(seeds) + self.seed
         values = model.log_likelihood(contexts, answers, seed=seed, estimator=self.estimator).log_likelihood.tolist()
@@ -182,13 +196,19 @@ class EvaluationModel:
         for question in questions:
             self._check(len(question.ids) + question.num_new_tokens)
         order = sorted(range(len(questions)), key=lambda i: (questions[i].num_new_tokens, -len(questions[i].ids)))
+        batches = []
         while order:
             size, sampler = questions[order[0]].num_new_tokens, questions[order[0]].sampler
             alike = (i for i in order if (questions[i].num_new_tokens, questions[i].sampler) == (size, sampler))
-            batch = list(islice(alike, self.rows_per_call))
-            order = [i for i in order if i not in batch]
-            text = self.text if sampler is None else replace(self.text, sampler=sampler)
-            yield from zip(batch, self._answers(text, [questions[i] for i in batch], size), strict=True)
+            batches.append(list(islice(alike, self.rows_per_call)))
+            order = [i for i in order if i not in batches[-1]]
+        for batch, answers in zip(batches, self.ranks.share(batches, partial(self._batch, questions)), strict=True):
+            yield from zip(batch, answers, strict=True)
+
+    def _batch(self, questions: Sequence[Question], batch: list[int]) -> list[str]:
+        size, sampler = questions[batch[0]].num_new_tokens, questions[batch[0]].sampler
+        text = self.text if sampler is None else replace(self.text, sampler=sampler)
+        return self._answers(text, [questions[i] for i in batch], size)
 
     def _answers(self, text: TextModel, questions: list[Question], num_new_tokens: int) -> list[str]:
         made = text.canvas([question.ids for question in questions], num_new_tokens)

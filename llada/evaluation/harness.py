@@ -116,16 +116,16 @@ def run_tasks(
         options: for ``lm_eval.simple_evaluate``, such as ``num_fewshot``, ``limit`` and ``apply_chat_template``.
 
     Returns:
-        What the harness returns: ``["results"][task]`` has the scores. And ``["notes"]``: what had to be cut, changed
-        or left out, kind -> ``{"count": n, "examples": [names of rows]}``.
+        What the harness returns: ``["results"][task]`` has the scores, in the first process of a machine. And
+        ``["notes"]``: what had to be cut, changed or left out, kind -> ``{"count": n, "examples": [names of rows]}``.
     """
     harness = _harness()
-    run: Callable[..., dict[str, Any]] = harness.simple_evaluate
+    run: Callable[..., dict[str, Any] | None] = harness.simple_evaluate
     if options.get("confirm_run_unsafe_code"):
         os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # the metric's own question, which has been answered
     manager, adapter = _tasks(include_path, tasks), harness_model(model)
     found = run(adapter, tasks=list(tasks), task_manager=manager, **options)
-    return found | {"notes": adapter.notes.report()}
+    return (found or {"results": {}}) | {"notes": adapter.notes.report()}
 
 
 def _tasks(include_path: str | None, wanted: Sequence[str]) -> Any:

@@ -2,7 +2,8 @@
 
 from llada.text.gaps import encode_gaps
 from llada.text.loading import load
+from llada.text.ranks import Ranks, launched
 from llada.text.stream import FinalText, stream_text
 from llada.text.text_model import TextModel
 
-__all__ = ["FinalText", "TextModel", "encode_gaps", "load", "stream_text"]
+__all__ = ["FinalText", "Ranks", "TextModel", "encode_gaps", "launched", "load", "stream_text"]

@@ -89,7 +89,7 @@ class TrainingLoop(Callback):
 
         Args:
             module: the model.
-            batch: as from `llada.data.batch.as_token_batch`.
+            batch: as from `llada.data.foreign.as_token_batch`.
             batch_idx: index of the batch in the epoch.
             output: what the objective says of the batch.
 

@@ -12,7 +12,6 @@ __all__ = [
     "RowFrames",
     "denoising_page",
     "denoising_picture",
-    "frame_of",
     "frames_of",
     "page_source",
     "picture",
