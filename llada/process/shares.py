@@ -47,7 +47,6 @@ def rates_of(shares: Callable[[Tensor], Shares], t: Tensor) -> Rates:
         ValueError: if the slopes got lost on the way, as by ``t.detach()``, or a rate is below 0, so that no process
             has these shares (both are looked for on the CPU only, where it costs no waiting).
     """
-
     if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # where PyTorch 2.6 loses slopes
         with torch.inference_mode(False):
             return rates_of(shares, t.clone())
