@@ -124,9 +124,12 @@ def evaluate(
         log_samples=False,
         **({} if gen_kwargs is None else {"gen_kwargs": gen_kwargs}),
     )
-    if not ranks.first:
-        return
-    scores, notes = found["results"], found["notes"]
+    if ranks.first:
+        _tell(found["results"], found["notes"], chosen, output)
+
+
+def _tell(scores: dict[str, Any], notes: dict[str, Any], chosen: Protocol | None, output: str | None) -> None:
+    """Print the scores and what was noted of rows, and write both to a file."""
     print(report(scores, chosen))
     print(*(f"{kind}: {entry['count']} row(s)" for kind, entry in notes.items()), sep="\n", end="\n" if notes else "")
     if output is not None:
