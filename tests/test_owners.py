@@ -42,6 +42,16 @@ FACTS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("autoregressive.py",),
         "isinstance(model, AutoregressiveLM)",
     ),
+    "which positions of a window aren't given": (
+        r"\[:, : \w+\.start\] = False",
+        ("samplers/state.py",),
+        "inside[:, : self.start] = False",
+    ),
+    "what a loop begins with": (
+        r"\bState\.begin\(",
+        ("samplers/from_state.py", "samplers/sampler.py", "samplers/steered.py", "samplers/length/until_stop.py"),
+        "state = State.begin(process, tokens, given, random)",
+    ),
     "reading a checkpoint": (r"\btorch\.load\(", ("checkpoints/",), "torch.load(path)"),
 }
 

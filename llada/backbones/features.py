@@ -12,6 +12,7 @@ Shapes: B rows, L columns, Q computed tokens, D width, G key/value heads, d head
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -108,20 +109,21 @@ class FeatureCache:
         self.attention = [buffer.gather(1, index) for buffer in self.attention]
         self.feed_forward = [buffer.gather(1, index) for buffer in self.feed_forward]
 
-    def rows(self, chosen: Tensor) -> list[Tensor]:
-        """A copy of what is kept of the rows that are ``chosen``, (B,) bool."""
-        return [buffer[chosen] for buffer in self._buffers()]
+    def sparing(self, resting: Tensor, update: Callable[[], Tensor]) -> Tensor:
+        """What an update says, which leaves what is kept of some rows as it was.
 
-    def put_back(self, chosen: Tensor, kept: list[Tensor]) -> None:
-        """Take back what has happened to the ``chosen`` rows, (B,) bool, since `rows` gave ``kept``."""
-        before = iter(kept)
-        for buffers in (self.store.keys, self.store.values, self.attention, self.feed_forward):
+        Args:
+            resting: (B,) bool, those rows.
+            update: a call of `hidden`.
+        """
+        kinds = (self.store.keys, self.store.values, self.attention, self.feed_forward)
+        kept = [[buffer[resting] for buffer in buffers] for buffers in kinds]
+        said = update()
+        for buffers, before in zip(kinds, kept, strict=True):
             for layer, buffer in enumerate(buffers):
                 buffers[layer] = writable(buffer, buffer)
-                buffers[layer][chosen] = next(before)
-
-    def _buffers(self) -> list[Tensor]:
-        return [*self.store.keys, *self.store.values, *self.attention, *self.feed_forward]
+                buffers[layer][resting] = before[layer]
+        return said
 
     def _likeness(self, layer: int, x: Tensor, columns: Tensor, reach: Tensor) -> Tensor:
         """How alike the values at columns (B, Q) and the stored ones are, (B, Q).

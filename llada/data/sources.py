@@ -6,26 +6,37 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import override
 
 from llada.data.reading import read_lines, skip_blank
+from llada.data.split import Document_co
 from llada.files.json_object import parse_object
 
 
-class Source(ABC):
-    """Documents, in the same order at every iteration."""
+class DocumentSource(ABC, Generic[Document_co]):
+    """Documents of one kind, in the same order at every iteration."""
 
     @abstractmethod
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Document_co]:
         """Yield one document after the other.
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if a file is malformed, with file and line, or all are empty.
+            ValueError: if a file or record is malformed, with file and line, or all are empty.
         """
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """A text that changes if the documents do; caches are looked up by it."""
+
+
+class Source(DocumentSource[str]):
+    """Texts."""
+
+    @override
+    def fingerprint(self) -> str:
         return repr(self)
 
 

@@ -16,7 +16,7 @@ Document_co = TypeVar("Document_co", covariant=True)
 
 
 class Documents(Protocol[Document_co]):
-    """What a data module reads: a `Source` or a `ConversationSource`."""
+    """What a data module reads, such as a `DocumentSource`."""
 
     def __iter__(self) -> Iterator[Document_co]: ...
     def fingerprint(self) -> str: ...  # noqa: D102

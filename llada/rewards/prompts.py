@@ -1,6 +1,5 @@
 """Prompts with what their reward needs, and the data module that has them answered by the model that is trained."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from llada.data.batch import TokenBatch, pad_left
 from llada.data.chat.chat_template import ChatTemplate, make_prompt, plain_template
 from llada.data.chat.conversations import USER, Message, read_messages
 from llada.data.datamodule import TokenDataModule
-from llada.data.sources import RecordSource, text_field
+from llada.data.sources import DocumentSource, RecordSource, text_field
 from llada.data.split import TRAIN, VAL
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining
@@ -38,21 +37,8 @@ class Task(NamedTuple):
     row: Row
 
 
-class TaskSource(ABC):
-    """Prompts, in the same order at every iteration."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Task]:
-        """Yield one task after the other.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if a record is malformed; the message names file and line.
-        """
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A text that changes if the prompts do."""
+class TaskSource(DocumentSource[Task]):
+    """Prompts with what is known of them."""
 
 
 @dataclass(frozen=True)

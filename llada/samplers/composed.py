@@ -5,7 +5,6 @@ Windows are decoded one after the other. When a window is finished, rows that ho
 Shapes: B rows, L columns of the canvas.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -25,7 +24,7 @@ from llada.samplers.from_state import StateSampler
 from llada.samplers.guidance import Guidance
 from llada.samplers.layout import Span, first_column, own_begins, plan
 from llada.samplers.length.growth import Growth
-from llada.samplers.part import Part
+from llada.samplers.part import Part, check_parts
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import Run
 from llada.samplers.sampler import Step
@@ -59,11 +58,7 @@ class ComposedSampler(StateSampler):
 
     def __post_init__(self) -> None:
         parts = [getattr(self, each.name) for each in fields(self) if each.name != "adjustments"]
-        for part in (*parts, *self.adjustments):
-            if isinstance(part, Part):
-                part.check(self)
-                check_numbers(part)
-        check_numbers(self)
+        check_parts(self, [*parts, *self.adjustments])
 
     @property
     def steps(self) -> int | None:
@@ -212,19 +207,6 @@ class ComposedSampler(StateSampler):
                 "use AncestralSampler"
             )
         return super().begin(tokens, process, given, seed, model_kwargs)
-
-
-def check_numbers(owner: object) -> None:
-    """Whether a part, or one inside of it, has a number that is none: every comparison with NaN is false.
-
-    Raises:
-        ValueError: if it has.
-    """
-    for name, value in (vars(owner) if hasattr(owner, "__dict__") else {}).items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{name} of {type(owner).__name__} must be a number; got nan")
-        if isinstance(value, Part):
-            check_numbers(value)
 
 
 def enter(state: State, span: Span, random: RowRandom) -> State:

@@ -1,5 +1,7 @@
 """What all parts of a sampler share: each says itself which other parts it can't work with."""
 
+import math
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -25,3 +27,33 @@ class Part:
             ValueError: if it can't; the message says why and what to use instead.
         """
         return
+
+
+def check_parts(sampler: object, parts: Iterable[object]) -> None:
+    """Whether the parts of a sampler can work with one another, and every number is one.
+
+    Args:
+        sampler: that is put together of them.
+        parts: what it is given; whatever is no `Part` isn't asked.
+
+    Raises:
+        ValueError: if not.
+    """
+    for part in parts:
+        if isinstance(part, Part):
+            part.check(sampler)
+            check_numbers(part)
+    check_numbers(sampler)
+
+
+def check_numbers(owner: object) -> None:
+    """Whether a part, or one inside of it, has a number that is none: every comparison with NaN is false.
+
+    Raises:
+        ValueError: if it has.
+    """
+    for name, value in (vars(owner) if hasattr(owner, "__dict__") else {}).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{name} of {type(owner).__name__} must be a number; got nan")
+        if isinstance(value, Part):
+            check_numbers(value)

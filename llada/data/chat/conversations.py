@@ -1,11 +1,10 @@
 """Where conversations come from: prompts with answers, and chats of several turns."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from llada.data.sources import RecordSource, text_field
+from llada.data.sources import DocumentSource, RecordSource, text_field
 from llada.files.json_object import parse_object
 
 USER, ASSISTANT = "user", "assistant"
@@ -51,21 +50,8 @@ class Conversation(NamedTuple):
     tools: list[dict[str, Any]] | None = None
 
 
-class ConversationSource(ABC):
-    """Conversations, in the same order at every iteration."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Conversation]:
-        """Yield one conversation after the other.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if a record is malformed; the message names file and line.
-        """
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A text that changes if the conversations do."""
+class ConversationSource(DocumentSource[Conversation]):
+    """Conversations."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Where preferences come from: prompts with two answers, of which the first is better."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llada.data.chat.conversations import ASSISTANT, USER, Message, read_messages, read_tools
-from llada.data.sources import RecordSource, text_field
+from llada.data.sources import DocumentSource, RecordSource, text_field
 
 
 class Preference(NamedTuple):
@@ -27,21 +26,8 @@ class Preference(NamedTuple):
     tools: list[dict[str, Any]] | None = None
 
 
-class PreferenceSource(ABC):
-    """Preferences, in the same order at every iteration."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Preference]:
-        """Yield one pair after the other.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if a record is malformed; the message names file and line.
-        """
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A text that changes if the pairs do."""
+class PreferenceSource(DocumentSource[Preference]):
+    """Prompts with two answers each."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Shapes: B rows, L columns of the canvas, Q tokens computed per row, M wanted pos
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -180,11 +181,10 @@ class _Interval(OpenCache):
         assert where is not None
         features, (start, width, share) = self.features, self._reach(tokens.device)
         read = read_columns(tokens, where, features.lead, model_kwargs.get("attention_mask"))
-        resting = None if self.turns.asking is None else (~self.turns.asking).to(tokens.device)
-        kept = None if resting is None else features.rows(resting)
-        hidden = features.hidden(tokens, start, width, share, select=flat_indices(tokens, read), **model_kwargs)
-        if resting is not None and kept is not None:  # an update more would choose other tokens in the next one
-            features.put_back(resting, kept)
+        select, asking = flat_indices(tokens, read), self.turns.asking
+        update = partial(features.hidden, tokens, start, width, share, select=select, **model_kwargs)
+        # An update more of a row that rests would choose other tokens in the next one.
+        hidden = update() if asking is None else features.sparing((~asking).to(tokens.device), update)
         self.turns.end_call()
         return self.backbone.head(hidden).view(*where.shape, -1)
 

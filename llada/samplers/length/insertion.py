@@ -29,6 +29,7 @@ from llada.samplers.from_state import StateSampler
 from llada.samplers.layout import first_true
 from llada.samplers.length.room import check_room
 from llada.samplers.order import Order, RandomOrder
+from llada.samplers.part import check_parts
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import write
 from llada.samplers.sampler import Step
@@ -66,8 +67,7 @@ class InsertionSampler(StateSampler):
     def __post_init__(self) -> None:
         if self.steps < 1 or self.max_new_tokens < 1:
             raise ValueError(f"steps and max_new_tokens must be 1 or more; got {self.steps} and {self.max_new_tokens}")
-        self.order.check(self)
-        self.proposal.check(self)
+        check_parts(self, (self.order, self.proposal))
 
     @property
     @override

@@ -167,7 +167,7 @@ class ResizingSampler(StateSampler):
     @property
     def _size(self) -> int:
         """Columns of a block; more than any canvas has if there are no blocks."""
-        return getattr(self.sampler.window, "block_length", 1 << 40)
+        return getattr(self.sampler.window, "block_length", torch.iinfo(torch.int32).max)
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,7 +101,7 @@ class UntilStop(Sampler):
         """
         random = RowRandom.from_seed(seed, len(tokens), tokens.device)
         begun = State.begin(process, tokens, given, random, model_kwargs.get("attention_mask"))
-        behind = int(begun.open.all(0).flip(0).cumprod(0).sum()) if len(tokens) else 0
+        behind = int(begun.open.all(0).flip(0).cumprod(0).sum())
         if behind == 0:
             raise ValueError("every row must end with at least one mask, behind which others are appended")
         more = max(0, self.max_new_tokens - behind)

@@ -1,6 +1,7 @@
 """DAEDAL's rules against a plain implementation of one row, and on a model that knows how long its answer is."""
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -8,12 +9,16 @@ from torch import Tensor
 
 from examples.compositions import MASK, PROCESS, network
 from llada.samplers import (
+    Ancestral,
     Blocks,
     Credit,
     Daedal,
     DelayedCache,
+    DreamOn,
     DualCache,
     LeftToRight,
+    LengthPolicy,
+    NoCache,
     PerStep,
     PrefixCache,
     Proposal,
@@ -164,6 +169,40 @@ def test_a_row_is_what_it_is_alone(temperature: float) -> None:
         assert alone.calls[0] == together.calls[row]
 
 
+@pytest.mark.parametrize(
+    "rule", [Daedal(0.0, 1.1, 2, 0.5, 3), DreamOn(21, 20, expand_steps=9)], ids=["Daedal", "DreamOn"]
+)
+def test_what_a_causal_model_keeps_is_exact(rule: LengthPolicy) -> None:
+    """Nothing to the right is seen, so the keys of finished blocks never change: the text is that without a cache."""
+    net = network((("causal", True), ("shift", True)))
+    inner = UnmaskingSampler(Threshold(0.3), window=Blocks(4), proposal=Proposal(1.0))
+    rows = [[*prompt, *[MASK] * 9] for prompt in PROMPTS]
+    tokens, mask, given = canvas(rows, 0, mask_token_id=MASK, pad_token_id=0)
+    kept, plain = (
+        ResizingSampler(replace(inner, cache=cache), rule, EOS, 20)(
+            net, tokens, PROCESS, given=given, seed=3, attention_mask=mask
+        )
+        for cache in (PrefixCache(), NoCache())
+    )
+    assert torch.equal(kept.tokens, plain.tokens)
+    assert torch.equal(kept.calls, plain.calls)
+    assert len(set(plain.generated.tolist())) > 1
+
+
+@dataclass(frozen=True)
+class Chances(Threshold):
+    """An amount that asks the rates how likely it is to write."""
+
+    by_rates: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Forgetting(Ancestral):
+    """Rates by which tokens are taken back."""
+
+    remasks: ClassVar[bool] = True
+
+
 def test_what_cannot_follow_says_so() -> None:
     blocks: dict[str, Any] = {"window": Blocks(4)}
     for sampler, reason in (
@@ -173,6 +212,11 @@ def test_what_cannot_follow_says_so() -> None:
         (UnmaskingSampler(Threshold(), cache=DualCache(), **blocks), "Daedal looks at the end of rows, which Dual"),
         (SpeculativeSampler(**blocks), "SpeculativeSampler can't follow"),
         (UnmaskingSampler(PerStep(1), LeftToRight(), **blocks), "LeftToRight plans places beforehand"),
+        (
+            UnmaskingSampler(Threshold(), rates=Forgetting(), **blocks),
+            "Forgetting needs a number of masks",
+        ),
+        (UnmaskingSampler(Chances(), **blocks), "Ancestral needs"),
         (UnmaskingSampler(Threshold(), window=Sliding(4)), "Sliding has no blocks"),
     ):
         with pytest.raises(ValueError, match=reason):

@@ -168,11 +168,27 @@ def test_greedy_text_comes_where_the_gaps_are() -> None:
     assert sample.generated.tolist() == [4]
 
 
+class Unwilling(RandomOrder):
+    """A part that works with nobody."""
+
+    def check(self, sampler: object) -> None:
+        raise ValueError(f"not with {type(sampler).__name__}")
+
+
+class Reluctant(Proposal):
+    """Another one."""
+
+    check = Unwilling.check
+
+
 def test_what_does_not_fit_is_refused() -> None:
     tokens = torch.tensor([[BOS, MASK]])
     for options, message in (((0,), "must be 1 or more; got 0 and 256"), ((1, 0), "got 1 and 0")):
         with pytest.raises(ValueError, match=message):
             InsertionSampler(*options)
+    for part in ({"order": Unwilling()}, {"proposal": Reluctant(1.0)}):
+        with pytest.raises(ValueError, match="not with InsertionSampler"):
+            InsertionSampler(**part)
     with pytest.raises(ValueError, match="inserts nothing; use InsertionProcess"):
         InsertionSampler()(network, tokens, MaskingProcess(MASK))
     with pytest.raises(ValueError, match="must begin with a token that is given"):
