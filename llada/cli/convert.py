@@ -159,17 +159,25 @@ def _remarks(out: str, words: Tokenizer | None, kept: Carried) -> Iterator[str]:
     if other:
         yield f"left out, as weights or pickles: {', '.join(other)}"
     if not out.endswith(".ckpt"):
-        yield f"next: llada chat {out}" if words is not None else f"next: llada sample {out} --tokenizer FOLDER"
+        if words is None:
+            yield f"next: llada sample {out} --tokenizer FOLDER"
+        else:  # a base model has learnt no turns
+            yield f"next: llada {'chat' if _chats(Path(out)) else 'sample'} {out}"
         return
     if kept.files:
         others = [name for name in kept.files if name.partition("/")[0] not in TOKENIZER_FILES]
         yield f"a .ckpt has no place for these, which stay where they are: {', '.join(others)}" if others else ""
     stem = Path(out).with_suffix("")
     named = "" if words is None else f" --config {stem}.tokenizer.json"
-    chats = words is not None and template_source(read_files(Path(f"{stem}.tokenizer"))) is not None
+    chats = words is not None and _chats(Path(f"{stem}.tokenizer"))
     template = f" --data.template.folder {stem}.tokenizer" if chats and str(stem) != "start" else ""
     fit = f"llada fit --config finetune.yaml --config {stem}.json{named}{template}"
     yield f"next: llada config {'finetune_chat' if chats else 'finetune'} > finetune.yaml && {fit}"
+
+
+def _chats(folder: Path) -> bool:
+    """Whether the files of a tokenizer bring a chat template."""
+    return template_source(read_files(folder)) is not None
 
 
 def _write_trainer_file(model: DiffusionLM, tokenizer: Tokenizer | None, out: Path) -> None:

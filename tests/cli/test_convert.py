@@ -168,6 +168,14 @@ def test_no_file_that_is_not_known_gets_lost(full, tmp_path, capsys):
     assert said.endswith(f"next: llada chat {out}\n")
 
 
+def test_a_base_model_is_sampled_next(full, tmp_path, capsys):
+    settings = json.loads((full / "tokenizer_config.json").read_text())
+    assert settings.pop("chat_template")
+    (full / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert main(["convert", str(full), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.endswith(f"next: llada sample {tmp_path / 'out'}\n")
+
+
 def test_files_go_round_a_trainer_file(full, tmp_path):
     assert main(["convert", str(full), str(tmp_path / "start.ckpt")]) == 0
     assert main(["convert", str(tmp_path / "start.ckpt"), str(tmp_path / "out"), "--files_from", str(full)]) == 0
