@@ -49,10 +49,14 @@ class Experiment:
 
     def __init__(self, runs: FewRuns, tokens: int, chosen: dict[bool, Setting], seeds: list[int]) -> None:
         self.tokens, self.chosen, self.seeds = tokens, chosen, seeds
-        self.plain = Setting(True, tokens)
-        self.twin = [runs.run(chosen[True], seed, final=True) for seed in seeds]
-        self.untuned = [runs.run(self.plain, seed, final=True) for seed in seeds]
-        self.diffusion = [runs.run(chosen[False], seed, final=True) for seed in seeds]
+        self.plain = {twin: Setting(twin, tokens) for twin in (True, False)}
+        """Not tuned, and not regularised but by its early end."""
+        self.twin, self.diffusion = (
+            [runs.run(chosen[twin], seed, final=True) for seed in seeds] for twin in (True, False)
+        )
+        self.plain_twin, self.plain_diffusion = (
+            [runs.run(self.plain[twin], seed, final=True) for seed in seeds] for twin in (True, False)
+        )
 
     def gap(self, order: str | None = None) -> Interval:
         """Nats per token by which diffusion is below its tuned twin; the same held-out rows, seed by seed.
@@ -65,7 +69,11 @@ class Experiment:
 
     def regularising(self) -> Interval:
         """Nats per token that the twin's search is worth."""
-        return difference_over_seeds([run.nats for run in self.untuned], [run.nats for run in self.twin])
+        return difference_over_seeds([run.nats for run in self.plain_twin], [run.nats for run in self.twin])
+
+    def plain_gap(self) -> Interval:
+        """Nats per token by which diffusion's bound is below its twin, neither of them tuned."""
+        return difference_over_seeds(*([run.nats for run in runs] for runs in (self.plain_twin, self.plain_diffusion)))
 
     def crossover(self) -> tuple[list[int], list[float]] | None:
         """Epochs after which diffusion is below the best of its twin, and its operations over the twin's, per seed.
@@ -82,7 +90,8 @@ class Experiment:
         """Lines of the table."""
         lines: list[list[object]] = []
         for name, setting, runs in (
-            (f"{NEXT_TOKEN}, not tuned", self.plain, self.untuned),
+            (f"{NEXT_TOKEN}, not tuned", self.plain[True], self.plain_twin),
+            (f"{DIFFUSION}, not tuned", self.plain[False], self.plain_diffusion),
             (NEXT_TOKEN, self.chosen[True], self.twin),
             (DIFFUSION, self.chosen[False], self.diffusion),
         ):
@@ -120,25 +129,29 @@ def searched(tokens: int, found: dict[bool, list[tuple[Setting, list[Run]]]]) ->
             yield [f"{tokens:,}", NAMES[twin], told(setting), epochs, f"{stopping(runs):.3f}", ended]
 
 
+KINDS = (
+    (f"{NEXT_TOKEN}, not tuned", "plain_twin", COLOURS[1], ":"),
+    (f"{DIFFUSION}, not tuned", "plain_diffusion", COLOURS[0], ":"),
+    (NEXT_TOKEN, "twin", COLOURS[1], "-"),
+    (DIFFUSION, "diffusion", COLOURS[0], "-"),
+)
+"""Name, runs of an `Experiment`, colour and line of each curve."""
+
+
 def draw(axes: list[Any], experiments: list[Experiment]) -> None:
     """Left: curves of the experiment with the fewest tokens. Right: what each model ends at, by unique tokens."""
     first = experiments[0]
-    kinds = (
-        (f"{NEXT_TOKEN}, not tuned", "untuned", "0.5"),
-        (NEXT_TOKEN, "twin", COLOURS[1]),
-        (DIFFUSION, "diffusion", COLOURS[0]),
-    )
-    for name, kind, colour in kinds:
+    for name, kind, colour, style in KINDS:
         for number, run in enumerate(getattr(first, kind)):
             epochs, _, nats = zip(*run.looks, strict=True)
-            axes[0].semilogx(epochs, nats, color=colour, linewidth=1, label=None if number else name)
+            axes[0].semilogx(epochs, nats, style, color=colour, linewidth=1, label=None if number else name)
             axes[0].plot([run.epochs], [run.stopping], "o", color=colour, markersize=4)
         places = [each.tokens for each in experiments]
         ends = [mean_over_seeds([run.nats for run in getattr(each, kind)]) for each in experiments]
         errors = [[x.mean - x.low for x in ends], [x.high - x.mean for x in ends]]
-        axes[1].errorbar(places, [x.mean for x in ends], errors, fmt="o-", color=colour, capsize=3, label=name)
-    low = min(min(run.stopping for run in kind) for kind in (first.twin, first.untuned, first.diffusion))
-    high = max(run.stopping for run in first.untuned)
+        axes[1].errorbar(places, [x.mean for x in ends], errors, fmt=f"o{style}", color=colour, capsize=3, label=name)
+    low = min(run.stopping for _, kind, _, _ in KINDS for run in getattr(first, kind))
+    high = max(run.stopping for run in first.plain_twin)
     axes[0].set(xlabel="passes over the text", ylabel="nats per token, held out", ylim=(low - 0.1, high + 1.2))
     axes[0].set_title(f"{first.tokens:,} tokens of text, three models of it", fontsize=9)
     axes[1].set(xlabel="unique tokens", ylabel="nats per token, held out, at best", xscale="log")
@@ -177,8 +190,11 @@ def main() -> None:
     report.table("Held-out text", head, [line for each in experiments for line in each.rows()])
     summary(report, experiments)
     first = experiments[0]
-    report.check(f"{first.tokens:,} tokens: regularising helps the twin", first.regularising())
-    report.check(f"{first.tokens:,} tokens: diffusion's bound is below its tuned twin's loss", first.gap())
+    report.check(
+        f"{first.tokens:,} tokens: diffusion's bound is below its twin's loss, neither tuned", first.plain_gap()
+    )
+    report.check(f"{first.tokens:,} tokens: tuning helps the twin", first.regularising())
+    report.check(f"{first.tokens:,} tokens: diffusion's bound is below its twin's loss, both tuned", first.gap())
     draw(report.picture(columns=2, title=takeaway(experiments)), experiments)
     report.finish(options.folder)
 
@@ -190,11 +206,13 @@ def summary(report: Report, experiments: list[Experiment]) -> None:
         crossing = each.crossover()
         passes = "none" if crossing is None else " ".join(map(str, crossing[0]))
         price = "" if crossing is None else " ".join(f"{ratio:.1f}" for ratio in crossing[1])
-        lines.append([f"{each.tokens:,}", each.gap(), each.gap("left to right"), each.regularising(), passes, price])
+        gaps = (each.plain_gap(), each.gap(), each.gap("left to right"), each.regularising())
+        lines.append([f"{each.tokens:,}", *gaps, passes, price])
     head = [
         "unique tokens",
-        "twin - diffusion's bound",
-        "twin - diffusion, exact from left to right",
+        "twin - diffusion's bound, neither tuned",
+        "both tuned",
+        "both tuned, diffusion exact from left to right",
         "what tuning is worth to the twin",
         "epochs of diffusion until it is below the twin's best",
         "operations of it over the twin's",

@@ -99,6 +99,7 @@ def test_where_the_curves_cross() -> None:
     assert experiment.gap().mean == pytest.approx(0.2)
     assert experiment.gap("margin").mean == pytest.approx(0.3)
     assert experiment.regularising().mean == pytest.approx(0.15)
+    assert experiment.plain_gap().mean == pytest.approx(0.2)
     assert "ends below" in takeaway([experiment])
     behind = Experiment(Known(-0.2), TOKENS, chosen, [0, 1])  # type: ignore[arg-type]
     assert behind.crossover() is None
@@ -116,10 +117,10 @@ def test_the_command_says_who_ended_lower(
     if holds:
         few_data.main()
     else:
-        with pytest.raises(SystemExit, match="500 tokens: diffusion's bound is below"):
+        with pytest.raises(SystemExit, match="500 tokens: diffusion's bound is below its twin's loss, both tuned"):
             few_data.main()
     written: dict[str, Any] = json.loads((tmp_path / "few_data.json").read_text())
-    assert [check["holds"] for check in written["checks"]] == [True, holds]
+    assert [check["holds"] for check in written["checks"]] == [holds, True, holds]
     sizes = {row["unique tokens"] for row in written["tables"]["Held-out text"]}
     assert sizes == ({"10,000"} if holds else {"500", "1,000"})
     assert (tmp_path / "few_data.png").stat().st_size > 1000
