@@ -1,17 +1,19 @@
 """Few unique tokens, read again and again: does masked diffusion get more out of them than its next-token twin?
 
-    python -m examples.claims.few_data          (hours of one core, resumable; --quick: about two minutes)
+    python -m examples.claims.few_data          (hours of one core, resumable; --quick: about five minutes)
 
 Every model trains until it stops improving on held-out rows and keeps its best weights. The twin is early-stopped and
 regularised as well as a search finds, and diffusion gets a search of the same size over the same settings: a grid of
 sizes, weight decays and dropouts, then single steps away from its best point: other rates, further out, hidden inputs.
-The search has a seed of its own; what it chose is then trained anew for every other seed, on other rows each. The short
-form searches among two dropouts alone, and with the seeds that it tells, since what is told is of other held-out rows.
+The search has a seed of its own; what it chose is then trained anew for every other seed, on other rows each. With
+--search dropouts it is among two dropouts alone, with the seeds that are told, since what is told is of other held-out
+rows; so is that of the short form, which ends after 1500 steps in any case.
 
 Published: arXiv 2507.15857 and 2511.03276, which find that diffusion wins where data are few and compute isn't.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,11 @@ LONG = Plan(
     search_seeds=(100,),
     further=True,
 )
-QUICK = Plan((10_000,), {"dropout": (0.0, 0.3)})
+DROPOUTS = Plan(LONG.tokens, {"dropout": (0.0, 0.3)})
+QUICK = Plan((10_000,), DROPOUTS.grid)
+HASTE = replace(PATIENCE, most=1500)
+"""Of the short form, whose regularised models are still improving at its end."""
+SEARCHES = {"whole": LONG, "dropouts": DROPOUTS}
 
 
 class Experiment:
@@ -49,10 +55,14 @@ class Experiment:
 
     def __init__(self, runs: FewRuns, tokens: int, chosen: dict[bool, Setting], seeds: list[int]) -> None:
         self.tokens, self.chosen, self.seeds = tokens, chosen, seeds
-        self.plain = Setting(True, tokens)
-        self.twin = [runs.run(chosen[True], seed, final=True) for seed in seeds]
-        self.untuned = [runs.run(self.plain, seed, final=True) for seed in seeds]
-        self.diffusion = [runs.run(chosen[False], seed, final=True) for seed in seeds]
+        self.plain = {twin: Setting(twin, tokens) for twin in (True, False)}
+        """Not tuned, and not regularised but by its early end."""
+        self.twin, self.diffusion = (
+            [runs.run(chosen[twin], seed, final=True) for seed in seeds] for twin in (True, False)
+        )
+        self.plain_twin, self.plain_diffusion = (
+            [runs.run(self.plain[twin], seed, final=True) for seed in seeds] for twin in (True, False)
+        )
 
     def gap(self, order: str | None = None) -> Interval:
         """Nats per token by which diffusion is below its tuned twin; the same held-out rows, seed by seed.
@@ -65,15 +75,23 @@ class Experiment:
 
     def regularising(self) -> Interval:
         """Nats per token that the twin's search is worth."""
-        return difference_over_seeds([run.nats for run in self.untuned], [run.nats for run in self.twin])
+        return difference_over_seeds([run.nats for run in self.plain_twin], [run.nats for run in self.twin])
 
-    def crossover(self) -> tuple[list[int], list[float]] | None:
+    def plain_gap(self) -> Interval:
+        """Nats per token by which diffusion's bound is below its twin, neither of them tuned."""
+        return difference_over_seeds(*([run.nats for run in runs] for runs in (self.plain_twin, self.plain_diffusion)))
+
+    def crossover(self, tuned: bool) -> tuple[list[int], list[float]] | None:
         """Epochs after which diffusion is below the best of its twin, and its operations over the twin's, per seed.
 
-        None if it never is, in any seed. Both are read off the rows for stopping, at the first look below.
+        None if it isn't in every seed. Both are read off the rows for stopping, at the first look below.
+
+        Args:
+            tuned: whether of the tuned models.
         """
         found = []
-        for ours, twin in zip(self.diffusion, self.twin, strict=True):
+        pairs = (self.diffusion, self.twin) if tuned else (self.plain_diffusion, self.plain_twin)
+        for ours, twin in zip(*pairs, strict=True):
             below = [(epochs, flops / twin.flops) for epochs, flops, nats in ours.looks if nats < twin.stopping]
             found += below[:1]
         return ([each[0] for each in found], [each[1] for each in found]) if len(found) == len(self.seeds) else None
@@ -82,7 +100,8 @@ class Experiment:
         """Lines of the table."""
         lines: list[list[object]] = []
         for name, setting, runs in (
-            (f"{NEXT_TOKEN}, not tuned", self.plain, self.untuned),
+            (f"{NEXT_TOKEN}, not tuned", self.plain[True], self.plain_twin),
+            (f"{DIFFUSION}, not tuned", self.plain[False], self.plain_diffusion),
             (NEXT_TOKEN, self.chosen[True], self.twin),
             (DIFFUSION, self.chosen[False], self.diffusion),
         ):
@@ -120,50 +139,69 @@ def searched(tokens: int, found: dict[bool, list[tuple[Setting, list[Run]]]]) ->
             yield [f"{tokens:,}", NAMES[twin], told(setting), epochs, f"{stopping(runs):.3f}", ended]
 
 
+KINDS = (
+    (f"{NEXT_TOKEN}, not tuned", "plain_twin", COLOURS[1], ":"),
+    (f"{DIFFUSION}, not tuned", "plain_diffusion", COLOURS[0], ":"),
+    (NEXT_TOKEN, "twin", COLOURS[1], "-"),
+    (DIFFUSION, "diffusion", COLOURS[0], "-"),
+)
+"""Name, runs of an `Experiment`, colour and line of each curve."""
+
+
 def draw(axes: list[Any], experiments: list[Experiment]) -> None:
     """Left: curves of the experiment with the fewest tokens. Right: what each model ends at, by unique tokens."""
     first = experiments[0]
-    kinds = (
-        (f"{NEXT_TOKEN}, not tuned", "untuned", "0.5"),
-        (NEXT_TOKEN, "twin", COLOURS[1]),
-        (DIFFUSION, "diffusion", COLOURS[0]),
-    )
-    for name, kind, colour in kinds:
+    for name, kind, colour, style in KINDS:
         for number, run in enumerate(getattr(first, kind)):
             epochs, _, nats = zip(*run.looks, strict=True)
-            axes[0].semilogx(epochs, nats, color=colour, linewidth=1, label=None if number else name)
+            axes[0].semilogx(epochs, nats, style, color=colour, linewidth=1, label=None if number else name)
             axes[0].plot([run.epochs], [run.stopping], "o", color=colour, markersize=4)
-        places = [each.tokens for each in experiments]
-        ends = [mean_over_seeds([run.nats for run in getattr(each, kind)]) for each in experiments]
-        errors = [[x.mean - x.low for x in ends], [x.high - x.mean for x in ends]]
-        axes[1].errorbar(places, [x.mean for x in ends], errors, fmt="o-", color=colour, capsize=3, label=name)
-    low = min(min(run.stopping for run in kind) for kind in (first.twin, first.untuned, first.diffusion))
-    high = max(run.stopping for run in first.untuned)
+        draw_ends(axes[1], experiments, name, kind, (colour, style))
+    low = min(run.stopping for _, kind, _, _ in KINDS for run in getattr(first, kind))
+    high = max(run.stopping for run in first.plain_twin)
     axes[0].set(xlabel="passes over the text", ylabel="nats per token, held out", ylim=(low - 0.1, high + 1.2))
-    axes[0].set_title(f"{first.tokens:,} tokens of text, three models of it", fontsize=9)
-    axes[1].set(xlabel="unique tokens", ylabel="nats per token, held out, at best", xscale="log")
+    axes[0].set_title(f"{first.tokens:,} tokens of text, a curve per seed", fontsize=9)
+    axes[1].set(ylabel="nats per token, held out, at best", xmargin=0.2)
+    if len(experiments) > 1:
+        axes[1].set(xlabel="unique tokens", xscale="log")
     for axis in axes:
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
 
 
+def draw_ends(axis: Any, experiments: list[Experiment], name: str, kind: str, look: tuple[str, str]) -> None:
+    """Where the runs of a kind end, by unique tokens; of a single number of them, tuned beside not tuned."""
+    colour, style = look
+    ends = [mean_over_seeds([run.nats for run in getattr(each, kind)]) for each in experiments]
+    errors = [[x.mean - x.low for x in ends], [x.high - x.mean for x in ends]]
+    places: list[Any] = [each.tokens for each in experiments]
+    if len(experiments) == 1:
+        places = ["not tuned" if kind.startswith("plain") else "tuned"]
+    axis.errorbar(places, [x.mean for x in ends], errors, fmt=f"o{style}", color=colour, capsize=3, label=name)
+
+
 def takeaway(experiments: list[Experiment]) -> str:
     """What the picture says, from the numbers."""
-    ahead = [each for each in experiments if each.gap().above(0.0)]
-    behind = [each for each in experiments if -each.gap().high > 0.0]
-    if not ahead:
-        word = "ends behind" if len(behind) == len(experiments) else "doesn't end below"
-        return f"However often it is read, diffusion {word} its well-tuned twin"
-    most = max(each.tokens for each in ahead)
-    return f"Up to {most:,} unique tokens, diffusion ends below its well-tuned twin"
+    plain, tuned = (
+        [each.tokens for each in experiments if gap(each).above(0.0)] for gap in (Experiment.plain_gap, Experiment.gap)
+    )
+    behind = all(each.gap().high < 0.0 for each in experiments)
+    if tuned:
+        return f"Up to {max(tuned):,} unique tokens, diffusion ends below its twin, both regularised"
+    after = "the twin ends lower" if behind else "it doesn't"
+    if plain:
+        return (
+            f"Up to {max(plain):,} tokens diffusion ends below its twin if neither is regularised; if both are, {after}"
+        )
+    return f"However often few tokens are read, diffusion doesn't end below its twin; both regularised, {after}"
 
 
 def main() -> None:
     """Measure, print, and fail if diffusion doesn't end below its tuned twin where data are fewest."""
-    options = command_line(__doc__, tokens=True)
-    plan = QUICK if options.quick else LONG
+    options = command_line(__doc__, tokens=True, choices={"search": list(SEARCHES)})
+    plan = QUICK if options.quick else SEARCHES[options.search or "whole"]
     report = Report("few_data", options.seeds, options.quick)
-    runs = FewRuns(Text(options.folder), options.folder, PATIENCE)
+    runs = FewRuns(Text(options.folder), options.folder, HASTE if options.quick else PATIENCE)
     experiments: list[Experiment] = []
     tries: list[list[object]] = []
     for tokens in options.tokens or plan.tokens:
@@ -177,27 +215,40 @@ def main() -> None:
     report.table("Held-out text", head, [line for each in experiments for line in each.rows()])
     summary(report, experiments)
     first = experiments[0]
-    report.check(f"{first.tokens:,} tokens: regularising helps the twin", first.regularising())
-    report.check(f"{first.tokens:,} tokens: diffusion's bound is below its tuned twin's loss", first.gap())
+    report.check(
+        f"{first.tokens:,} tokens: diffusion's bound is below its twin's loss, neither tuned", first.plain_gap()
+    )
+    report.check(f"{first.tokens:,} tokens: tuning helps the twin", first.regularising())
+    both = f"{first.tokens:,} tokens: diffusion's bound is below its twin's loss, both tuned"
+    report.check(both, first.gap(), expected=False)  # as published; it didn't hold, see docs/claims/few-data.md
     draw(report.picture(columns=2, title=takeaway(experiments)), experiments)
     report.finish(options.folder)
+
+
+def told_crossing(crossing: tuple[list[int], list[float]] | None) -> list[str]:
+    """Epochs and ratios of operations, per seed."""
+    if crossing is None:
+        return ["none", ""]
+    return [" ".join(map(str, crossing[0])), " ".join(f"{ratio:.1f}" for ratio in crossing[1])]
 
 
 def summary(report: Report, experiments: list[Experiment]) -> None:
     """Gaps and crossovers."""
     lines = []
     for each in experiments:
-        crossing = each.crossover()
-        passes = "none" if crossing is None else " ".join(map(str, crossing[0]))
-        price = "" if crossing is None else " ".join(f"{ratio:.1f}" for ratio in crossing[1])
-        lines.append([f"{each.tokens:,}", each.gap(), each.gap("left to right"), each.regularising(), passes, price])
+        gaps = (each.plain_gap(), each.gap(), each.gap("left to right"), each.regularising())
+        crossings = [crossing for tuned in (False, True) for crossing in told_crossing(each.crossover(tuned))]
+        lines.append([f"{each.tokens:,}", *gaps, *crossings])
     head = [
         "unique tokens",
-        "twin - diffusion's bound",
-        "twin - diffusion, exact from left to right",
+        "twin - diffusion's bound, neither tuned",
+        "both tuned",
+        "both tuned, diffusion exact from left to right",
         "what tuning is worth to the twin",
-        "epochs of diffusion until it is below the twin's best",
-        "operations of it over the twin's",
+        "neither tuned: epochs of diffusion until it is below the twin's best",
+        "its operations over the twin's",
+        "both tuned: epochs",
+        "operations",
     ]
     report.table("Gaps in nats per token, and where the curves cross", head, lines)
 

@@ -135,9 +135,9 @@ def few_data(tables: dict[str, Table]) -> tuple[str, str, Bars]:
     for row in tables["Held-out text"]:
         model, _, untuned = row["model"].partition(", ")
         if untuned in ("", "not tuned"):
-            words = f"{row['unique tokens']} tokens"
-            bars.setdefault(f"{words}{', not tuned' if untuned else ''}", {})[model] = interval(row["nats per token"])
-    tuned = next(found for found in bars.values() if len(found) == len(PAINT))
+            words = f"{row['unique tokens']} tokens, {'not ' if untuned else ''}tuned"
+            bars.setdefault(words, {})[model] = interval(row["nats per token"])
+    tuned = next(found for group, found in bars.items() if "not tuned" not in group)
     ours, twin = (tuned[model].mean for model in PAINT)
     order = "below" if ours < twin else "above"
     title = f"On few tokens diffusion ends at {ours:.2f} nats,\n{order} its regularised twin at {twin:.2f}"

@@ -111,7 +111,7 @@ class Experiment(Entry):
 
     Args:
         program: words behind ``python``: a module or a script of this repository.
-        minutes: of one core, of the short and the long form.
+        minutes: of one core, of the short and the long form; None for one that nobody has timed.
         ours: how our experiment differs from the published one.
         page: of the documentation, where the long form's results stand.
         option: that names the folder for results.
@@ -119,7 +119,7 @@ class Experiment(Entry):
     """
 
     program: tuple[str, ...]
-    minutes: tuple[int, int]
+    minutes: tuple[int, int | None]
     ours: str
     page: str
     option: str = "--folder"
@@ -130,7 +130,8 @@ class Experiment(Entry):
     @override
     def time(self, quick: bool) -> str:
         """Minutes of one core."""
-        return f"about {self.minutes[0 if quick else 1]} min of one core"
+        minutes = self.minutes[0 if quick else 1]
+        return "hours of one core, not measured" if minutes is None else f"about {minutes} min of one core"
 
     @override
     def words(self, name: str, folder: Path, quick: bool, device: str) -> list[str]:

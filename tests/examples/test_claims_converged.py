@@ -95,6 +95,17 @@ def test_a_picture_says_what_its_results_say(tmp_path: Path) -> None:
         if claim in ("reversal", "in-context", "instructions", "planning"):
             assert sum(number in title for number in numbers) >= 2
         assert all(value.low <= value.mean <= value.high for found in bars.values() for value in found.values())
+    rows = {
+        "next token, not tuned": 4.7,
+        "masked diffusion, not tuned": 4.1,
+        "next token": 3.9,
+        "masked diffusion": 4.0,
+    }
+    rows["masked diffusion, exact, margin"] = 3.8
+    table = [{"unique tokens": "10,000", "model": name, "nats per token": f"{x} (3 to 5)"} for name, x in rows.items()]
+    title, _, bars = PICTURES["few-data"]({"Held-out text": table})
+    assert "ends at 4.00 nats,\nabove its regularised twin at 3.90" in title
+    assert [list(found) for found in bars.values()] == [["next token", "masked diffusion"]] * 2
     title, label, bars = PICTURES["reversal"](tables_of(DOCS, "reversal") or {})
     pictures.draw(title, label, bars, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size > 1000

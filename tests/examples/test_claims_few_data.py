@@ -95,14 +95,15 @@ def test_the_best_of_a_search_comes_first() -> None:
 def test_where_the_curves_cross() -> None:
     chosen = {twin: Setting(twin, TOKENS, dropout=0.3) for twin in (True, False)}
     experiment = Experiment(Known(0.2), TOKENS, chosen, [0, 1])  # type: ignore[arg-type]
-    assert experiment.crossover() == ([8, 8], [4.0, 4.0])
+    assert experiment.crossover(tuned=True) == experiment.crossover(tuned=False) == ([8, 8], [4.0, 4.0])
     assert experiment.gap().mean == pytest.approx(0.2)
     assert experiment.gap("margin").mean == pytest.approx(0.3)
     assert experiment.regularising().mean == pytest.approx(0.15)
-    assert "ends below" in takeaway([experiment])
+    assert experiment.plain_gap().mean == pytest.approx(0.2)
+    assert takeaway([experiment]) == "Up to 504 unique tokens, diffusion ends below its twin, both regularised"
     behind = Experiment(Known(-0.2), TOKENS, chosen, [0, 1])  # type: ignore[arg-type]
-    assert behind.crossover() is None
-    assert takeaway([behind]).endswith("diffusion ends behind its well-tuned twin")
+    assert behind.crossover(tuned=True) is None
+    assert takeaway([behind]).endswith("doesn't end below its twin; both regularised, the twin ends lower")
 
 
 @pytest.mark.parametrize(("ahead", "holds"), [(0.2, True), (-0.2, False)])
@@ -116,10 +117,12 @@ def test_the_command_says_who_ended_lower(
     if holds:
         few_data.main()
     else:
-        with pytest.raises(SystemExit, match="500 tokens: diffusion's bound is below"):
+        with pytest.raises(
+            SystemExit, match=r"few_data: .*: 500 tokens: diffusion's bound is below its twin's loss, neither tuned$"
+        ):
             few_data.main()
     written: dict[str, Any] = json.loads((tmp_path / "few_data.json").read_text())
-    assert [check["holds"] for check in written["checks"]] == [True, holds]
+    assert [check["holds"] for check in written["checks"]] == [holds, True, holds]
     sizes = {row["unique tokens"] for row in written["tables"]["Held-out text"]}
     assert sizes == ({"10,000"} if holds else {"500", "1,000"})
     assert (tmp_path / "few_data.png").stat().st_size > 1000
