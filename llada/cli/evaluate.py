@@ -123,8 +123,11 @@ def evaluate(
         log_samples=False,
         **({} if gen_kwargs is None else {"gen_kwargs": gen_kwargs}),
     )
-    scores, notes = found["results"], found["notes"]
-    print(report(scores, chosen))
+    _tell(found["results"], found["notes"], chosen, output)
+
+
+def _tell(scores: dict[str, Any], notes: dict[str, Any], protocol: Protocol | None, output: str | None) -> None:
+    print(report(scores, protocol))
     print(*(f"{kind}: {entry['count']} row(s)" for kind, entry in notes.items()), sep="\n", end="\n" if notes else "")
     if output is not None:
         Path(output).write_text(
