@@ -22,7 +22,7 @@ from llada.module import DiffusionLM
 from llada.noise import LinearSchedule
 from llada.objectives import NELBO, PerRow, RandomLength
 from llada.process import MaskingProcess
-from llada.samplers import AncestralSampler, Blocks, Confidence, Proposal, Quota, UnmaskingSampler, canvas
+from llada.samplers import Blocks, Confidence, Proposal, Quota, UnmaskingSampler, canvas
 from llada.training.lr_schedulers import WarmupCosine, WarmupStableDecay
 
 VOCAB, LENGTH = 12, 8
@@ -339,20 +339,6 @@ class SeenSoftmax(Chunked):
     def __call__(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
         note("softmax")
         return super().__call__(*arguments, **options)
-
-
-@dataclass(frozen=True)
-class SeenProcess(MaskingProcess):
-    def reverse(self, *arguments: Any, **options: Any) -> Tensor:
-        note("reverse", "generate")
-        return super().reverse(*arguments, **options)
-
-
-def test_no_more_than_four_frames_from_generate_to_the_reverse_step() -> None:
-    STACKS.clear()
-    backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=1, num_heads=2)
-    DiffusionLM(backbone, SeenProcess(MASK), sampler=AncestralSampler(1)).generate(torch.full((1, 3), MASK))
-    assert STACKS["reverse"] == [["__call__", "_steps", "advance"]]  # and the reverse step itself
 
 
 def test_no_more_than_four_frames_from_fit_to_the_softmax_and_to_alpha(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from llada.cli import chat, evaluate, generate, main, sample, score
 from llada.data import JinjaTemplate, Tokenizer, load_tokenizer, plain_template
 from llada.data.chat.chat_template import FixedBos
 from llada.evaluation import PROTOCOLS, EvaluationModel
-from llada.metrics import ConditionalLikelihood
+from llada.metrics import ConditionalLikelihood, UnderSampler
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from llada.samplers import (
@@ -394,6 +394,10 @@ EVALUATE: dict[str, Case] = {
     "estimator": (
         ["--estimator.num_samples", "64"],
         lambda seen: evaluated(seen).estimator == ConditionalLikelihood(64),
+    ),
+    "likelihood": (
+        ["--likelihood", "sampler", "--sampler", "comb", "--sampler.stride", "4"],
+        lambda seen: evaluated(seen).estimator == UnderSampler(sampler=comb(4)),
     ),
     "changes": (CHANGES, lambda seen: changed(evaluated(seen).text)),
     "rows_per_call": (["--rows_per_call", "3"], lambda seen: evaluated(seen).rows_per_call == 3),

@@ -89,7 +89,10 @@ def test_an_expression_that_cannot_be_is_refused(llada: Command, trained: Traine
     for options, message in (
         (["--regex", "("], "is no regular expression"),
         (["--regex", "[a-z]{200}"], "row 0 can't be made to match"),
-        (["--regex", "a", "--sampler=llada21"], "editing replaces several of them at once; use UnmaskingSampler"),
+        (
+            ["--regex", "a", "--sampler=llada21"],
+            "which EditingSampler may change; use UnmaskingSampler",
+        ),
         (["--regex", "a", "--sampler=llada.samplers.NextToken"], "NextToken takes no constraints"),
     ):
         run = llada(*base, *options)

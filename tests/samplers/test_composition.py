@@ -194,7 +194,7 @@ def test_what_cannot_be_composed_is_refused_with_the_fix() -> None:
             SpeculativeSampler(cache=policy)
     with pytest.raises(ValueError, match=r"Credit remembers every step.*PerStep\(1\)"):
         SpeculativeSampler(adjustments=(Credit(),))
-    with pytest.raises(ValueError, match=r"DelayedCache keeps the keys of written tokens.*use DualCache\(\)"):
+    with pytest.raises(ValueError, match=r"DelayedCache keeps the keys of written.*use NoCache\(\), DualCache\(\)"):
         EditingSampler(cache=DelayedCache())
     with pytest.raises(ValueError, match=r"Joint allows a token by what stands at other places.*UnmaskingSampler"):
         EditingSampler(adjustments=(Joint(),))

@@ -193,7 +193,7 @@ def test_looking_ahead_gives_what_one_token_per_step_gives(window: Window) -> No
     one, ahead = (sampler(uneven, tokens, PROCESS, attention_mask=mask) for sampler in (slow, fast))
     assert ahead.tokens.equal(one.tokens)
     assert ahead.calls.sum() < one.calls.sum()
-    with pytest.raises(ValueError, match="editing replaces several of them at once"):
+    with pytest.raises(ValueError, match="which EditingSampler may change; use UnmaskingSampler"):
         EditingSampler(adjustments=(rule,))
 
 

@@ -105,7 +105,7 @@ def test_the_way_from_generate_to_the_formula_is_short() -> None:
     assert not (model.generate(torch.tensor([[1, 4, 4]])).tokens == 4).any()
     assert len(stacks) == 3
     for stack in stacks:
-        assert stack == ["generate", "__call__", "iterate", "advance"]
+        assert stack == ["generate", "__call__", "_steps", "advance"]
 
 
 def test_numbers_out_of_range_are_refused() -> None:
