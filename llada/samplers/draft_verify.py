@@ -29,9 +29,9 @@ from typing_extensions import override
 from llada.denoiser import BackboneDenoiser, as_denoiser
 from llada.process import Process
 from llada.random import RowRandom
-from llada.samplers.left_to_right import LeftToRight
 from llada.samplers.propose import check_answers, inverse_cdf
 from llada.samplers.sampler import Step
+from llada.samplers.sequential import SequentialSampler
 from llada.samplers.state import State, token_probability
 from llada.samplers.stopping import TokenIds, is_stop, token_ids
 
@@ -80,7 +80,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DraftAndVerify(LeftToRight):
+class DraftAndVerify(SequentialSampler):
     """Writes what the causal pass of the model's weights would write from left to right, several tokens per call.
 
     The model needs shifted outputs; it may be causal, have blocks, or see everything. One that was never trained with

@@ -16,17 +16,17 @@ from llada.denoiser import Denoiser, as_denoiser
 from llada.rows import left_padding
 from llada.samplers.caches.partial_pass import region_logits
 from llada.samplers.caches.policy import caching_backbone
-from llada.samplers.left_to_right import LeftToRight
 from llada.samplers.likelihood import ScoringSampler, proposal_gap
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.run import write
 from llada.samplers.sampler import Step
+from llada.samplers.sequential import SequentialSampler
 from llada.samplers.state import State
 from llada.samplers.stopping import TokenIds, fill_rows, is_stop, token_ids
 
 
 @dataclass(frozen=True)
-class NextToken(LeftToRight, ScoringSampler):  # type: ignore[override] # proposal
+class NextToken(SequentialSampler, ScoringSampler):  # type: ignore[override] # proposal
     """Writes the open positions of a canvas from left to right; a token is drawn given everything to its left.
 
     Args:

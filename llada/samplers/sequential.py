@@ -11,7 +11,7 @@ from llada.samplers.propose import Proposal
 from llada.samplers.stopping import TokenIds
 
 
-class LeftToRight(StateSampler):
+class SequentialSampler(StateSampler):
     """Draws each token given what is to its left, and never changes it; a row ends behind a stop token.
 
     Subclasses are frozen dataclasses with these fields.
