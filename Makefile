@@ -71,7 +71,7 @@ types: $(VENV)/installed-dev ## check types
 	$(RUN) -m mypy
 
 docs: $(VENV)/installed-docs ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean: ## remove what builds and tools leave; keeps the environment and what training wrote
 	rm -rf build dist site htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
