@@ -91,7 +91,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 FOUND = commands()
-LINES = list(dict.fromkeys(line for _, line in FOUND))
+LINES = list(dict.fromkeys(shlex.join(shlex.split(line)) for _, line in FOUND))  # however they are quoted
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,8 @@ def understood(program: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
                 return
             with pytest.raises(Understood):
                 main()
+        case ["python", "-m", "pytest", *files]:
+            assert all((ROOT / file).exists() for file in files)
         case ["python", "-m", module, *arguments]:
             spec = find_spec(module)
             assert spec is not None
