@@ -9,10 +9,7 @@ same order; they differ in noise and loss. Intervals are over seeds and items, s
 """
 
 import argparse
-import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import torch
 from claims.statistics import difference_over_seeds, mean_over_seeds
 from claims.text import Text, without_bos
 from claims.twins import NEXT_TOKEN, TWINS, Recipe, Rows, Training, fit
+from kept_runs import Study
 from planning import QUICK, Plan, Stars
 from torch import Tensor
 
@@ -51,33 +49,6 @@ def make(recipe: Recipe, noise: str, seed: int) -> DiffusionLM:
     torch.manual_seed(seed)
     process = processes(recipe)[noise]
     return DiffusionLM(recipe.backbone(), process, PlainCrossEntropy(weight=UnitWeight()), seed=seed)
-
-
-@dataclass(frozen=True)
-class Study:
-    """Runs that are kept one by one.
-
-    Args:
-        folder: of the files.
-        seeds: how many runs each model gets.
-    """
-
-    folder: Path
-    seeds: int
-
-    def runs(self, names: list[str], run: Callable[[str, int], dict[str, Any]]) -> Iterator[tuple[str, int, Any]]:
-        """The result of each name and seed, from its file or by running it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for seed in range(self.seeds):
-            for name in names:
-                path = self.folder / f"{name.replace(' ', '-')}-{seed}.json"
-                if not path.exists():
-                    begin = time.process_time()
-                    found = run(name, seed)
-                    found["processor_seconds"] = time.process_time() - begin
-                    path.write_text(json.dumps(found), encoding="utf-8")
-                    print(f"{name}, seed {seed}: {found['processor_seconds']:.0f} s", flush=True)
-                yield name, seed, json.loads(path.read_text(encoding="utf-8"))
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@
 
 A puzzle is a canvas of 16 cells, of which some are blank; the sampler fills two blanks per call, the surest first, at
 temperature 1. Of the 288 grids 200 are for training, and the other 88 for judging. Supervised training on whole grids
-ends as soon as a tenth of the training puzzles is solved. From there on the model sees blanks and rewards alone: its
+ends as soon as a seventh of the training puzzles is solved. From there on the model sees blanks and rewards alone: its
 own grids, eight to each puzzle, worth the share of the 12 rows, columns and boxes that are right, and 1 more for a grid
 that is.
 
@@ -78,9 +78,9 @@ class Setting:
     width: int = 64
     layers: int = 3
     fine_tuning: int = 200
-    enough: float = 0.1
-    steps: int = 600
-    learning_rate: float = 1e-3
+    enough: float = 0.15
+    steps: int = 850
+    learning_rate: float = 5e-4
     least: int = 6
     most: int = 8
     judged: int = 1000

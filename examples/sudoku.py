@@ -43,6 +43,30 @@ def solved(cells: Tensor) -> Tensor:
     return torch.stack([(cells[:, unit].sort(1).values == digits).all(1) for unit in UNITS]).all(0)
 
 
+def most_certain_first(puzzle: Tensor, grid: Tensor, number: int) -> Tensor:
+    """The blanks of puzzles in the order of a patient solver: next is a cell that most of its neighbours narrow down.
+
+    Args:
+        puzzle: (B, 16) int64, with ``number`` blanks in each row.
+        grid: (B, 16), the same without blanks.
+        number: of blanks.
+
+    Returns:
+        (B, number) int64, cells.
+    """
+    neighbours = torch.zeros(CELLS, CELLS, dtype=torch.bool)
+    for unit in UNITS:
+        neighbours[torch.tensor(unit)[:, None], unit] = True
+    cells, found = puzzle.clone(), []
+    for _ in range(number):
+        held = (cells[:, None] == torch.arange(SIDE)[:, None]).long()  # (B, digit, cell)
+        excluded = (held @ neighbours.long() > 0).sum(1)  # digits that stand in a cell's row, column or box
+        chosen = excluded.masked_fill(cells != MASK, -1).argmax(1, keepdim=True)
+        cells = cells.scatter(1, chosen, grid.gather(1, chosen))
+        found.append(chosen)
+    return torch.cat(found, 1)
+
+
 class RightUnits(Reward):
     """The share of rows, columns and boxes that hold every digit once."""
 
@@ -55,20 +79,21 @@ class CellEmbedding(nn.Embedding):
     """Embeddings of digit and place: without a place, rotary attention knows of two cells only how far apart they are.
 
     Whether cells 3 and 4 share a row then has to be found out from where the canvas ends. Nothing is said of the rules:
-    the 16 vectors of the places are learnt.
+    the vectors of the places are learnt.
 
     Args:
         vocab_size: digits and the mask.
         width: of a vector.
+        places: of a canvas.
     """
 
-    def __init__(self, vocab_size: int, width: int) -> None:
+    def __init__(self, vocab_size: int, width: int, places: int = CELLS) -> None:
         super().__init__(vocab_size, width)
-        self.place = nn.Parameter(torch.empty(CELLS, width))
+        self.place = nn.Parameter(torch.empty(places, width))
         for weight in (self.weight, self.place):
             nn.init.normal_(weight, std=width**-0.5)
 
     @override
     def forward(self, input: Tensor) -> Tensor:
-        """Vectors of whole canvases, (B, 16) int64 to (B, 16, width)."""
+        """Vectors of whole canvases, (B, places) int64 to (B, places, width)."""
         return super().forward(input) + self.place

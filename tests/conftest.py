@@ -14,8 +14,10 @@ from hypothesis import settings
 # Modules, functions and types are made by the hundred thousand, and all of them stay.
 gc.set_threshold(20_000, 20, 20)
 
-# With more threads than free cores, small tensors spend their time on waiting for one another.
+# With more threads than free cores, small tensors spend their time on waiting for one another. Lightning's strategies
+# for several processes set the number themselves unless the variable says it.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Property tests draw the same examples everywhere, and a loaded machine is not a failure.
 settings.register_profile("llada", derandomize=True, deadline=None, max_examples=50)

@@ -91,7 +91,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 FOUND = commands()
-LINES = list(dict.fromkeys(line for _, line in FOUND))
+LINES = list(dict.fromkeys(shlex.join(shlex.split(line)) for _, line in FOUND))  # however they are quoted
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +148,9 @@ def understood(program: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def parse(path: str, module: str | None, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a script or module until it has read its arguments."""
     assert Path(path).is_file()
+    if module == "pytest":
+        assert all((ROOT / file).exists() for file in arguments)
+        return
     if not arguments:
         return
     reader = argparse.ArgumentParser.parse_args

@@ -118,6 +118,8 @@ class Proposal(Part):
         Returns:
             The state with ``logits``, ``filtered`` and ``drawn``.
         """
+        # float32 for models of float64 too: positions that are alike stay tied, and don't differ by rounding, which
+        # depends on the batch.
         logits = self.suppress(logits.float(), state)
         filtered = self.filter(logits)
         best, law = filtered.max(-1), filtered.detach()
