@@ -198,6 +198,19 @@ def test_there_are_no_cycles() -> None:
         pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
 
 
+def test_no_module_bears_a_name_that_its_package_exports() -> None:
+    """`llada.samplers.canvas` is the function: a module of that name would take its place once it is imported."""
+    exported = {
+        f"{package}.{alias.asname or alias.name}"
+        for package in {module.rpartition(".")[0] for module in MODULES} - {""}
+        for node in ast.walk(parse(package))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    both = exported & set(MODULES)
+    assert not both, "rename the modules"
+
+
 def test_the_reader_sees_what_it_must() -> None:
     """The tests above would pass on an empty list."""
     source = """

@@ -23,10 +23,10 @@ from torch import Tensor
 from examples.claims.flops import row_flops
 from examples.claims.regularised import Regulariser, regularise
 from examples.claims.text import LENGTH, Text, without_bos
+from examples.claims.text_models import nats_per_token, text_backbone
 from examples.claims.until import Batches, Looks, Patience, train
-from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada import AutoregressiveLM, DiffusionLM, MaskingProcess
 from llada.objectives import NELBO, ExactCounts, masked_mean
-from llada.random import RowRandom
 from llada.samplers import LeftToRight, Margin, Order, PerStep, Proposal, UnmaskingSampler
 from llada.training.lr_schedulers import WarmupStableDecay
 
@@ -62,20 +62,8 @@ class Setting:
     hidden: float = 0.0
 
     def model(self, text: Text, seed: int) -> DiffusionLM:
-        """A fresh model, its head's bias at the log frequencies of the tokens; twins start from the same weights."""
-        torch.manual_seed(seed)
-        backbone = BidirectionalTransformer(
-            text.vocab_size,
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.width // 16,
-            tie_embeddings=True,
-            head_bias=True,
-            convolution=5,
-            causal=self.twin,
-            shift=self.twin,
-        )
-        backbone.head.bias.data.copy_(text.log_frequency)
+        """A fresh model."""
+        backbone = text_backbone(text, self.width, self.num_layers, seed, twin=self.twin)
         regularise(backbone, Regulariser(self.dropout, self.hidden, text.mask_token_id))
         process = MaskingProcess(text.mask_token_id, predicts_mask=False)
         options: dict[str, Any] = {
@@ -208,21 +196,6 @@ def epochs(rows: Tensor, seed: int) -> Batches:
         return [{"tokens": rows[group], "maskable": without_bos(rows[group])} for group in groups]
 
     return batches
-
-
-@torch.no_grad()
-def nats_per_token(model: DiffusionLM, rows: Tensor, draws: int) -> Tensor:
-    """(rows,) exact for the twin; for diffusion the bound, whose noise is the same for every model."""
-    parts = []
-    for first in range(0, len(rows), 64):
-        chosen = torch.arange(first, min(first + 64, len(rows)))
-        batch: Any = {"tokens": rows[chosen], "maskable": without_bos(rows[chosen])}
-        outputs = [
-            model.bound(model.backbone, model.process, batch, random=RowRandom.for_step(0, draw, chosen, len(rows)))
-            for draw in range(1 if isinstance(model, AutoregressiveLM) else draws)
-        ]
-        parts.append(torch.stack([output.nelbo / output.num_tokens for output in outputs]).mean(0))
-    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader
 
 from examples.claims.flops import muon_flops, row_flops
 from examples.claims.text import LENGTH, Text, without_bos
+from examples.claims.text_models import nats_per_token, text_backbone
 from examples.claims.twins import QUIET
 from examples.demo_callbacks import WideningNoise
-from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada import AutoregressiveLM, DiffusionLM, MaskingProcess
 from llada.denoiser import as_denoiser
 from llada.objectives import NELBO, Blockwise, ComplementaryPairs, ExactCounts, masked_mean
 from llada.random import RowRandom
@@ -66,22 +67,16 @@ class Arm:
     widening: tuple[float, float] | None = None
 
     def model(self, text: Text, size: Size, seed: int) -> DiffusionLM:
-        """A fresh model, its head's bias at the log frequencies of the tokens."""
-        torch.manual_seed(seed)
-        twin = self.objective is None
-        backbone = BidirectionalTransformer(
-            text.vocab_size,
-            width=size.width,
-            num_layers=size.num_layers,
-            num_heads=size.width // 16,
-            tie_embeddings=True,
-            head_bias=True,
+        """A fresh model."""
+        backbone = text_backbone(
+            text,
+            size.width,
+            size.num_layers,
+            seed,
+            twin=self.objective is None,
             convolution=self.convolution,
             block_length=self.block_length,
-            causal=twin,
-            shift=twin,
         )
-        backbone.head.bias.data.copy_(text.log_frequency)
         process = MaskingProcess(text.mask_token_id, predicts_mask=False)
         if self.objective is None:
             return AutoregressiveLM(backbone, process, seed=seed)
@@ -175,7 +170,7 @@ class Runs:
         cost = arm.step_flops(model)
         steps = max(2, round(flops / cost))
         self._fit(model, arm, arm.rate * (64.0 / size.width) ** 0.5, steps, seed)
-        nats = self._score(model)
+        nats = nats_per_token(model.eval(), self.text.held_out, self.draws)
         seconds, parameters = time.process_time() - started, sum(p.numel() for p in model.parameters())
         point = Point(steps * cost, steps, parameters, round(seconds, 2), [round(n, 5) for n in nats.tolist()])
         print(
@@ -207,24 +202,3 @@ class Runs:
         places = torch.arange(steps * rows) % len(order)
         for chosen in order[places].view(steps, rows):
             yield {"tokens": self.text.train[chosen], "maskable": without_bos(self.text.train[chosen])}
-
-    @torch.no_grad()
-    def _score(self, model: DiffusionLM) -> Tensor:
-        """Nats per token of each held-out row; the noise is the same for every run."""
-        model.eval()
-        draws = 1 if isinstance(model, AutoregressiveLM) else self.draws
-        rows = self.text.held_out
-        parts = []
-        for first in range(0, len(rows), 64):
-            chosen = torch.arange(first, min(first + 64, len(rows)))
-            outputs = [
-                model.bound(
-                    model.backbone,
-                    model.process,
-                    {"tokens": rows[chosen], "maskable": without_bos(rows[chosen])},
-                    random=RowRandom.for_step(0, draw, chosen, len(rows)),
-                )
-                for draw in range(draws)
-            ]
-            parts.append(torch.stack([output.nelbo / output.num_tokens for output in outputs]).mean(0))
-        return torch.cat(parts)

@@ -23,4 +23,4 @@ class ArccosSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """2 sin^2(pi p / 4)."""
-        return 2.0 * (0.25 * math.pi * mask_probability.clamp(0.0, 1.0)).sin().square()
+        return 2.0 * (0.25 * math.pi * mask_probability).sin().square()

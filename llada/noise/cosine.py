@@ -33,7 +33,7 @@ class CosineSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """(2/pi) arcsin p."""
-        return mask_probability.clamp(0.0, 1.0).asin() / HALF_PI
+        return mask_probability.asin() / HALF_PI
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class MDLMCosineSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """(4/pi) arcsin sqrt(p / (2 (1 - eps)))."""
-        share = (mask_probability / (2.0 * (1.0 - self.eps))).clamp(0.0, 0.5)
-        return share.sqrt().asin() / (0.5 * HALF_PI)
+        return (mask_probability / (2.0 * (1.0 - self.eps))).clamp(max=1.0).sqrt().asin() / (0.5 * HALF_PI)
 
 
 @dataclass(frozen=True)
@@ -100,4 +99,4 @@ class CosineSquaredSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """(2/pi) arcsin sqrt(p / (1 - eps))."""
-        return (mask_probability / (1.0 - self.eps)).clamp(0.0, 1.0).sqrt().asin() / HALF_PI
+        return (mask_probability / (1.0 - self.eps)).clamp(max=1.0).sqrt().asin() / HALF_PI

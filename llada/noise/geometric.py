@@ -68,7 +68,7 @@ class GeometricSchedule(_SigmaSchedule):
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """ln(sigma / sigma_min) / ln(sigma_max / sigma_min) at sigma = -log(1 - p)."""
         sigma = -torch.log1p(-mask_probability)
-        return ((sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)).clamp(0.0, 1.0)
+        return (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,4 @@ class LinearSigmaSchedule(_SigmaSchedule):
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """(sigma - sigma_min) / (sigma_max - sigma_min) at sigma = -log(1 - p)."""
         sigma = -torch.log1p(-mask_probability)
-        return ((sigma - self.sigma_min) / (self.sigma_max - self.sigma_min)).clamp(0.0, 1.0)
+        return (sigma - self.sigma_min) / (self.sigma_max - self.sigma_min)

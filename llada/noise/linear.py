@@ -33,4 +33,4 @@ class LinearSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """Closed form p / (1 - eps)."""
-        return (mask_probability / (1.0 - self.eps)).clamp(0.0, 1.0)
+        return mask_probability / (1.0 - self.eps)

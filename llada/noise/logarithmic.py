@@ -23,4 +23,4 @@ class LogarithmicSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """2^p - 1."""
-        return torch.expm1(mask_probability.clamp(0.0, 1.0) * math.log(2.0))
+        return torch.expm1(mask_probability * math.log(2.0))

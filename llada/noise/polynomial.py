@@ -40,7 +40,7 @@ class PolynomialSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """p^(1/n)."""
-        return mask_probability.clamp(0.0, 1.0) ** (1.0 / self.power)
+        return mask_probability ** (1.0 / self.power)
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,4 @@ class PowerSchedule(NoiseSchedule):
 
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """1 - (1 - p)^(1/n)."""
-        return -torch.expm1(torch.log1p(-mask_probability.clamp(0.0, 1.0)) / self.power)
+        return -torch.expm1(torch.log1p(-mask_probability) / self.power)

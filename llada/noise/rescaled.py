@@ -41,7 +41,7 @@ class RescaledSchedule(NoiseSchedule):
         """When beta's masked share is p(0) + (p(1) - p(0)) times the wanted one."""
         start, share, end = _span(mask_probability)
         low, high = self.schedule.mask_probability(start), self.schedule.mask_probability(end)
-        return self.schedule.time_at(low + (high - low) * share.clamp(0.0, 1.0)).to(mask_probability.dtype)
+        return self.schedule.time_at(low + (high - low) * share).to(mask_probability.dtype)
 
 
 def _span(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,6 +39,14 @@ def _checked(method: _Method) -> _Method:
     return cast(_Method, checked)
 
 
+def _to_its_ends(time_at: _Method) -> _Method:
+    @wraps(time_at)
+    def inverse(self: "NoiseSchedule", mask_probability: Tensor) -> Tensor:
+        return time_at(self, mask_probability.clamp(0.0, 1.0)).clamp(0.0, 1.0)
+
+    return cast(_Method, inverse)
+
+
 class NoiseSchedule:
     """The curve alpha(t). A subclass gives `alpha` or `mask_probability`; closed forms of the rest are optional.
 
@@ -61,11 +69,12 @@ class NoiseSchedule:
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the times at the door of every curve that the subclass writes, so that its formulas needn't."""
+        """Check what a curve of the subclass is given, and cut what `time_at` gives, so that its formulas needn't."""
         super().__init_subclass__(**kwargs)
         for name in _CURVES:
             if name in vars(cls):
-                setattr(cls, name, _checked(vars(cls)[name]))
+                method = vars(cls)[name]
+                setattr(cls, name, _checked(_to_its_ends(method) if name == "time_at" else method))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse a class that gives neither curve, since each follows from the other.
@@ -151,7 +160,7 @@ class NoiseSchedule:
     def time_at(self, mask_probability: Tensor) -> Tensor:
         """The inverse of `mask_probability`: when this share of the tokens is masked.
 
-        By bisection unless a subclass has a closed form. Shares outside the curve's range give its ends.
+        By bisection unless a subclass has a closed form. Shares outside the curve's range give its ends, 0 and 1.
 
         Args:
             mask_probability: in [0, 1], any shape.

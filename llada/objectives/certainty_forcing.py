@@ -67,7 +67,7 @@ class PartialBlock(Design):
         part = random.fold_in(MASKS).uniform(x_0.shape[1]) < self.share
         scored = torch.cat([(block == chosen) & half for half in (part, ~part)])
         masked = scored | (block > chosen).repeat(2, 1)
-        t = (masked.sum(1, keepdim=True) / number.repeat(2, 1).clamp(min=1)).double()
+        t = masked.sum(1, keepdim=True).double() / number.repeat(2, 1).clamp(min=1)
         x_0 = x_0.repeat(2, 1)
         inputs = {name: torch.cat([value, value]) for name, value in model_inputs(batch).items()}
         return Draw(

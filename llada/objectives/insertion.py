@@ -77,7 +77,7 @@ class InsertionNELBO(Objective):
         x_0, real = batch["tokens"], batch.get("attention_mask")
         real = torch.ones_like(x_0, dtype=torch.bool) if real is None else real.bool()
         maskable = check_maskable(x_0, batch.get("maskable"))
-        gaps, maskable = gaps_of(maskable, real), maskable & (real.long().cumsum(1) > 1)
+        gaps, maskable = gaps_of(maskable, real), maskable & (real.cumsum(1) > 1)
         u = self.times(random.fold_in(TIMES))
         t, slope = u**self.power, self.power * u ** (self.power - 1.0)
         thinned = process.thin(x_0, t, maskable, gaps, real, random=random.fold_in(MASKS))
@@ -132,7 +132,7 @@ class InsertionNELBO(Objective):
     def _divergence(self, thinned: Thinned, expected: Tensor) -> Tensor:
         """The phi of each merged gap, at the token in front of it, 0 elsewhere, (B, N) float64."""
         begins = ~thinned.masked if self.merged else torch.ones_like(thinned.masked)
-        number = begins.long().cumsum(1) - 1
+        number = begins.cumsum(1) - 1
         number = number.clamp(min=0)  # padding in front
         expected, missing = (
             group_sums(values.masked_fill(~thinned.gaps, 0), number) for values in (expected, thinned.missing)

@@ -131,7 +131,7 @@ class TrajectoryDistillation(Distillation):
         steps = (number + self.tokens_per_step - 1) // self.tokens_per_step
         first = (random.fold_in(TIMES).uniform(1) * steps).long() * self.tokens_per_step
         masked = maskable & (rank >= first)
-        t = (masked.sum(1, keepdim=True) / number.clamp(min=1)).double()
+        t = masked.sum(1, keepdim=True).double() / number.clamp(min=1)
         draw = Draw(
             x_0=x_0,
             maskable=maskable,

@@ -104,16 +104,16 @@ class InsertionProcess(MaskingProcess):
     def without(self, x_0: Tensor, gaps: Tensor, real: Tensor, absent: Tensor, masked: Tensor) -> Thinned:
         """A batch without its absent tokens; arguments (B, L) as in `thin`, and which tokens are absent or masked."""
         edit = Edit.of(real, absent)
-        gone = absent.long().cumsum(1)
+        gone = absent.cumsum(1)
         kept, count = edit.real, edit(gone)
         following = torch.where(kept & ~_next(kept), gone[:, -1:], _next(count))
-        hidden, clean = edit(masked, False) & kept, edit(x_0)
+        hidden, clean = edit(masked, False), edit(x_0)
         return Thinned(
             tokens=clean.masked_fill(hidden, self.mask_token_id),
             x_0=clean,
             real=kept,
             masked=hidden,
-            gaps=edit(gaps, False) & kept,
+            gaps=edit(gaps, False),
             missing=(following - count).masked_fill(~kept, 0),
         )
 

@@ -10,7 +10,6 @@ from llada.samplers.caches.exact import ExactCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, PrefixCache, RegionCache, VicinityCache
 from llada.samplers.calibrated import AnnealedConfidence, PositionCalibrated
-from llada.samplers.canvas import Canvas, canvas
 from llada.samplers.chain import ChainSampler
 from llada.samplers.classifier import Classifier, ClassifierGuidance, GradientGuidance, LawGuidance
 from llada.samplers.composed import ComposedSampler
@@ -19,6 +18,7 @@ from llada.samplers.constraints.allow_lists import AllowLists
 from llada.samplers.constraints.regular import RegularExpression
 from llada.samplers.draft_verify import DraftAndVerify
 from llada.samplers.editing import EditingSampler
+from llada.samplers.from_prompts import Canvas, canvas
 from llada.samplers.gibbs import GibbsSampler
 from llada.samplers.guidance import Guidance, GuidedDenoiser
 from llada.samplers.length.daedal import Daedal

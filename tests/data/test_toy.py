@@ -62,6 +62,8 @@ def test_a_markov_chain_forgets_what_lies_behind_a_visible_token():
     language = ToyLanguage.markov(3, 4)
     posteriors = language.oracle(torch.tensor([[0, 1, MASK, MASK], [2, 1, MASK, MASK]]))
     torch.testing.assert_close(posteriors[0, 2:], posteriors[1, 2:])
+    behind = language.oracle(torch.tensor([[MASK, token, MASK, MASK] for token in range(3)]))[:, 2]
+    assert len(behind[:, 0].unique()) == 3  # every token has a law of its own of what follows it
     other = ToyLanguage.dirichlet(3, 4).oracle(torch.tensor([[0, 1, MASK, MASK], [2, 1, MASK, MASK]]))
     assert not torch.allclose(other[0, 2:], other[1, 2:])
 

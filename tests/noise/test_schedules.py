@@ -98,6 +98,18 @@ def test_time_at_inverts_the_masked_share(schedule: NoiseSchedule, t: float) -> 
     torch.testing.assert_close(bisected, share, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@every_schedule
+def test_shares_outside_the_curve_give_its_ends(schedule: NoiseSchedule, dtype: torch.dtype) -> None:
+    shares = torch.tensor([-0.5, -1e-6, 0.0, 1.0, 1.0 + 1e-6, 1.5], dtype=dtype)
+    times = schedule.time_at(shares)
+    assert times.dtype == dtype
+    assert bool(((times >= 0.0) & (times <= 1.0)).all())
+    assert bool((times[:3] < 1e-6).all())
+    flat = isinstance(schedule, AlphaAlone)  # near t = 1
+    assert bool((times[3:] > (0.94 if flat else 1.0 - 1e-6)).all())
+
+
 @every_schedule
 def test_the_rate_integrates_to_the_fall(schedule: NoiseSchedule) -> None:
     # A midpoint rule on t = u^2, which tames slopes that are infinite at 0 (sqrt, arccos).

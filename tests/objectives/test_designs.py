@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
+from llada.denoiser import as_denoiser
 from llada.noise import CosineSchedule, GeometricSchedule, LinearSchedule, UniformTimes
 from llada.objectives import (
     NELBO,
@@ -172,6 +173,19 @@ def test_rows_per_segment_are_a_choice(backbones: dict[str, BidirectionalTransfo
     conditioned = MaskingProcess(MASK, LinearSchedule(1e-3), time_conditioned=True)
     with pytest.raises(ValueError, match="one noise level per row, but every packed segment has its own"):
         NELBO()(len, conditioned, packed(2), random=RowRandom.from_seed(0, 2))
+
+
+def test_the_report_of_t_is_a_rows_mean_over_its_maskable_tokens() -> None:
+    batch = packed(4)
+    draw = IndependentMasks()(as_denoiser(len), MaskingProcess(MASK), batch, random=RowRandom.from_seed(2, 4))
+    times = draw.t[:, [0, 3, 5]].tolist()  # of the three segments
+    assert len({time for row in times for time in row}) == 12
+    found = loss(NELBO(), lambda tokens, **_: torch.zeros(*tokens.shape, MASK + 1), batch, 2)
+    assert found.t.tolist() == pytest.approx([(2 * a + 2 * b + 3 * c) / 7 for a, b, c in times])
+    given = {"tokens": TOKENS.expand(3, -1), "maskable": torch.zeros(3, 9).bool()}
+    noised = loss(NELBO(), lambda tokens: torch.zeros(*tokens.shape, MASK + 1), given, 2).t
+    assert bool((noised > 0.0).all())  # one level, whatever is maskable
+    assert len(noised.unique()) == 3
 
 
 @pytest.mark.parametrize("block_length", [1, 2, 4, 8])

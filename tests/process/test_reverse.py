@@ -265,8 +265,9 @@ def test_the_mask_may_stand_among_the_tokens(kind: type, hole: int) -> None:
         clean = torch.nn.functional.pad(table[:, :K].softmax(-1).double(), (0, 1))[None]
         turned = torch.zeros_like(clean)
         turned[..., names] = clean
-        steps = process.reverse(names[None], turned, t[20:21], t[5:6])
-        losses[-1] += (steps[..., names],)
+        steps = process.reverse(names[None], turned.requires_grad_(), t[20:21], t[5:6])
+        slopes = torch.autograd.grad(steps.square().sum(), turned)[0]
+        losses[-1] += (steps.detach()[..., names], slopes[..., names])
     for a, b in zip(losses[:2], losses[2:], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="the data has the mask token"):

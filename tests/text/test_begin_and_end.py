@@ -39,6 +39,13 @@ def template_processing(*names: str) -> dict[str, Any]:
 
 STARTS, ENDS = template_processing(SPECIAL[BOS], ""), template_processing("", SPECIAL[EOS])
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+ROBERTA = {
+    "type": "RobertaProcessing",
+    "sep": [SPECIAL[EOS], EOS],
+    "cls": [SPECIAL[BOS], BOS],
+    "trim_offsets": True,
+    "add_prefix_space": False,
+}
 # add_bos_token, post_processor, whether a text begins with BOS
 RULES = {
     "said no": (False, STARTS, False),
@@ -46,6 +53,7 @@ RULES = {
     "processor": (None, STARTS, True),
     "processor in a sequence": (None, {"type": "Sequence", "processors": [BYTES, STARTS]}, True),
     "processor of the end": (None, ENDS, False),
+    "Roberta's processor": (None, ROBERTA, True),
     "other processor": (None, BYTES, False),
     "nothing": (None, None, False),
 }

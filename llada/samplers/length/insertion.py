@@ -111,7 +111,7 @@ class InsertionSampler(StateSampler):
             raise ValueError(f"columns move, and nothing is known of {others[0]} at new ones; leave it out")
         mask = model_kwargs.get("attention_mask")
         real = torch.ones_like(state.open) if mask is None else mask.bool()
-        first = real & (real.long().cumsum(1) == 1)
+        first = real & (real.cumsum(1) == 1)
         if bool((state.open & first).any()):
             raise ValueError(
                 "every row must begin with a token that is given, for the first gap is behind it; give a prompt, or "

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -19,6 +20,7 @@ from llada.data import (
     SentencePieceTraining,
     llada_template,
 )
+from llada.data.chat.chat_template import ChatRow
 
 PAIRS = [{"prompt": "the boy", "answer": "red"}, {"prompt": "a", "answer": "the river was wide"}]
 CHATS = [
@@ -111,6 +113,8 @@ def test_the_rows_of_a_chat_are_on_one_side_of_the_split(tokenizer, tmp_path):
         assert len(rows) % 3 == 0
     assert len(data.rows("train")) + len(data.rows("val")) == 180
     assert not seen["train"] & seen["val"]
+    held_out = {int(re.sub("[^0-9]", "", text)) for text in seen["val"]}
+    assert held_out == {0, 2, 14, 17, 19, 23, 25, 26, 27, 28, 43, 46, 47, 52, 53, 58}  # as with every version
 
 
 def turns(*said):
@@ -163,6 +167,12 @@ def test_what_cannot_be_cut_to_fit_is_left_out(tokenizer, tmp_path, caplog):
         data = make(tokenizer, tmp_path, chats(tmp_path, records), template=MARKED, max_length=12, over_long=policy)
         assert spelt(data) == [LAST, LAST]
         assert caplog.messages == ["1 of 3 rows have more than 12 tokens: 1 left out"]
+
+
+def test_an_answer_is_cut_to_the_room_behind_its_prompt():
+    row = ChatRow([1, 2, 3], [4, 5])
+    assert CutRight().fit(row, [], len, 4) == ChatRow([1, 2, 3], [4])
+    assert CutRight().fit(row, [], len, 3) is None
 
 
 def test_answers_that_say_nothing_are_counted(tokenizer, tmp_path, caplog):

@@ -114,6 +114,23 @@ def test_eos_is_not_doubled(tokenizer):
     source = "{% for m in messages %}{{ m.content + (eos_token if m.role == 'assistant' else '\n') }}{% endfor %}"
     ids = JinjaTemplate(source).answer(Message("assistant", "boat"), tokenizer)
     assert ids == [*tokenizer.encode("boat"), EOS]
+    ids = JinjaTemplate(source.replace("eos_token if", "'<|eot_id|>' + eos_token if"), eos=True).answer(
+        Message("assistant", "boat"), tokenizer
+    )
+    assert ids == [*tokenizer.encode("boat"), EOT, EOS]
+
+
+def test_what_a_template_ends_every_conversation_with_opens_no_answer(tokenizer):
+    source = "{% for m in messages %}{{ m.content + '<|eot_id|>' }}{% endfor %}hill"
+    ids = JinjaTemplate(source).answer(Message("assistant", "boat"), tokenizer)
+    assert ids == [*tokenizer.encode("boat"), EOT, *tokenizer.encode("hill")]
+
+
+def test_a_message_without_reasoning_has_no_field_for_it(tokenizer):
+    known = "{{ messages[0].thinking is defined or messages[0].reasoning_content is defined }}"
+    for fields, told in (({}, "False"), ({"thinking": "so"}, "True"), ({"reasoning_content": "so"}, "True")):
+        ids = JinjaTemplate("{{ messages[0].content }}" + known).prompt([Message("user", "x", fields)], tokenizer)
+        assert tokenizer.decode(ids) == "x" + told
 
 
 def test_prompts_equal_those_of_transformers(tokenizer):

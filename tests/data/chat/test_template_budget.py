@@ -96,6 +96,18 @@ def test_an_attack_ends_with_a_reason(tokenizer: JsonTokenizer, source: str, mon
     assert grown < 600 * (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB here
 
 
+@pytest.mark.parametrize("made", ["[1, 2]", "{'a': 1}", "(1, 2)", "'ab' ~ 'cd'", "not [1]", "{'a': [1, 'b' ~ 'c']}.a"])
+def test_every_list_and_joined_text_is_paid_for(
+    tokenizer: JsonTokenizer, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_budget, "PER_CHARACTER", 0)
+    monkeypatch.setattr(template_budget, "CHARACTERS", 400)
+    source = "x{% for _ in range(100) %}{% set x = EXPRESSION %}{% endfor %}"
+    assert JinjaTemplate(source.replace("EXPRESSION", "'a'")).prompt([Message("user", "x")], tokenizer)
+    with pytest.raises(ValueError, match=r"it makes more than [0-9]+ characters"):
+        JinjaTemplate(source.replace("EXPRESSION", made)).prompt([Message("user", "x")], tokenizer)
+
+
 def test_a_source_that_cannot_be_looked_through(tokenizer: JsonTokenizer) -> None:
     with pytest.raises(ValueError, match="the chat template is malformed: maximum recursion"):
         JinjaTemplate(ATTACKS["chain"]).prompt([Message("user", "x", {"weight": 1})], tokenizer)
@@ -105,12 +117,14 @@ def test_what_templates_do_is_allowed(tokenizer: JsonTokenizer) -> None:
     source = (
         "{% set n = namespace(all='') %}{% for m in messages %}{% set n.all = n.all ~ '%s: {}\n'.format(m.content) % m.role %}"
         "{% endfor %}{{ n.all | indent(2) | trim }}{{ '-'.join(['a'] * 3) }}{{ 2 ** 10 + 7 % 4 }}{{ {'a': [1, 2]} | tojson(indent=2) }}"
+        "{{ '%*d' % (3, 1) }}"
     )
     chat = [Message("user", "x" * 1000), Message("assistant", "y")] * 50
     text = tokenizer.decode(JinjaTemplate(source).prompt(chat, tokenizer))
     assert (
         text
-        == "\n".join(f"  {m.role}: {m.content}" for m in chat).strip() + 'a-a-a1027{\n  "a": [\n    1,\n    2\n  ]\n}'
+        == "\n".join(f"  {m.role}: {m.content}" for m in chat).strip()
+        + 'a-a-a1027{\n  "a": [\n    1,\n    2\n  ]\n}  1'
     )
 
 

@@ -12,6 +12,7 @@ from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
+from llada import data
 from llada.data import load_tokenizer
 from llada.data.tokenizers.json_tokenizer import JsonTokenizer
 from tests.tiny_checkpoint import BOS, EOS, EOT, MASK, SPECIAL, STORY, VOCAB_SIZE, write_model, write_tokenizer
@@ -299,3 +300,10 @@ def test_word_pieces(tmp_path):
 
 def test_lossless_is_told(tokenizer):
     assert tokenizer.lossless
+
+
+def test_a_tokenizer_needs_one_of_two_methods():
+    for name in ("encode", "encode_batch"):
+        type("Own", (data.Tokenizer,), {name: lambda self, texts: []})
+    with pytest.raises(TypeError, match="the tokenizer Own needs a method encode or encode_batch"):
+        type("Own", (data.Tokenizer,), {})

@@ -131,6 +131,9 @@ def test_the_class_of_parts_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "b" / "merges.txt").write_text("#version: 0.2\na b c\n")
     with pytest.raises(ValueError, match=r"merges\.txt is damaged: 'a b c' is no pair"):
         load_tokenizer(tmp_path / "b")
+    (tmp_path / "b" / "vocab.json").write_text('{"a": 0, "b": "1"}')
+    with pytest.raises(ValueError, match=r"vocab\.json is damaged: not every token has a number"):
+        load_tokenizer(tmp_path / "b")
     write_parts(tmp_path / "c", None, added_tokens_decoder={"7": {"content": "<|mask|>", "special": True}})
     with pytest.raises(ValueError, match=r"contradicts itself: '<\|mask\|>' is number"):
         load_tokenizer(tmp_path / "c")
