@@ -2,6 +2,8 @@
 
     python -m benchmarks.soak_inputs                  # 2,000 inputs
     python -m benchmarks.soak_inputs --count 50 --seed 7
+    python -m benchmarks.soak_inputs --seed 7 --first 50 --count 50  # the next 50, in another run
+    python -m benchmarks.soak_inputs --seed 7 --only 31,44           # these again, with all that they say
 
 An error is clear if the command ends with status 1 or 2 and names the file, the folder or the command that it is
 about, in less than `SECONDS` of computing. A traceback, status 70 (a bug), a line without the name, or more time isn't.
@@ -22,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,13 +200,14 @@ def try_one(whole: Path, folder: Path, kind: Kind) -> tuple[str, str]:
     return ("clear" if clear else "unclear"), f"status {status}: {said}"
 
 
-def fuzz(count: int, seed: int, seconds: float = math.inf) -> Counter[str]:
-    """Damage so many inputs, the kinds in turn; how many ended how. What isn't clear is printed.
+def fuzz(numbers: Iterable[int], seed: int, seconds: float = math.inf, *, tell_all: bool = False) -> Counter[str]:
+    """Damage inputs, the kinds in turn; how many ended how. What isn't clear is printed.
 
     Args:
-        count: inputs, at most.
-        seed: of the damage: input i of a seed is the same whatever the count.
+        numbers: of the inputs.
+        seed: of the damage: input i of a seed is the same whichever others are tried.
         seconds: after which no further input is begun.
+        tell_all: print how every input ended, and what its command said.
     """
     end = time.monotonic() + seconds
     found: Counter[str] = Counter()
@@ -212,7 +215,7 @@ def fuzz(count: int, seed: int, seconds: float = math.inf) -> Counter[str]:
     (folder / "whole").mkdir()
     prepare(folder / "whole")
     names = list(KINDS)
-    for number in range(count):
+    for number in numbers:
         if time.monotonic() > end:
             break
         name = names[number % len(names)]
@@ -220,7 +223,9 @@ def fuzz(count: int, seed: int, seconds: float = math.inf) -> Counter[str]:
         torch.manual_seed(0)
         ended, said = try_one(folder / "whole", folder / "one", KINDS[name])
         found[ended] += 1
-        if ended == "unclear":
+        if tell_all:
+            print(f"{name}, input {number} of seed {seed}, {ended}: {said}", flush=True)
+        elif ended == "unclear":
             print(f"{name}, input {number} of seed {seed}: {visible(said)[-400:]}", flush=True)
     shutil.rmtree(folder)
     return found
@@ -232,10 +237,14 @@ def main(arguments: list[str] | None = None) -> int:
         description=(__doc__ or "").splitlines()[0], prog="python -m benchmarks.soak_inputs"
     )
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--only", default="", help="numbers of inputs, with commas between them: these alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further input after these")
     options = parser.parse_args(arguments)
-    found = fuzz(options.count, options.seed, options.seconds)
+    some = [int(number) for number in options.only.split(",") if number]
+    numbers = some or range(options.first, options.first + options.count)
+    found = fuzz(numbers, options.seed, options.seconds, tell_all=bool(some))
     print(
         f"{found.total() - found['unclear']} of {found.total()} inputs gave a clear error ({found['clear']}) or a "
         f"result ({found['result']})"
