@@ -209,7 +209,9 @@ KINDS = {
     "configuration": Kind("config.yaml", bytes_of, ("fit", "--config=config.yaml", "--overwrite")),
     "token file": Kind("cache/*/*.tokens", bytes_of, ("fit", "--config=config.yaml", "--overwrite"), ".tokens"),
     "expression": Kind("", expression, (*CKPT, "--regex=VALUE"), "llada sample"),
-    "setting": Kind("config.yaml", yaml_of, ("fit", "--config=config.yaml", "--trainer.max_steps=1", "--overwrite"), "--"),
+    "setting": Kind(
+        "config.yaml", yaml_of, ("fit", "--config=config.yaml", "--trainer.max_steps=1", "--overwrite"), "--"
+    ),
     "resumed": Kind(
         "model.ckpt",
         bytes_of,
