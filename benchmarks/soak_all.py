@@ -60,7 +60,7 @@ def kills(options: argparse.Namespace) -> Figure:
 
 def inputs(options: argparse.Namespace) -> Figure:
     """Damaged inputs."""
-    found = fuzz(options.inputs, options.seed)
+    found = fuzz(range(options.inputs), options.seed)
     return Figure(
         options.inputs - found["unclear"], options.inputs, f"inputs, of which {found['result']} gave a result"
     )

@@ -2,6 +2,8 @@
 
     python -m benchmarks.soak_inputs                  # 2,000 inputs
     python -m benchmarks.soak_inputs --count 50 --seed 7
+    python -m benchmarks.soak_inputs --seed 7 --first 50 --count 50  # the next 50, in another run
+    python -m benchmarks.soak_inputs --seed 7 --only 31,44           # these again, with all that they say
 
 An error is clear if the command ends with status 1 or 2 and names the file, the folder or the command that it is
 about, in less than `SECONDS` of computing. A traceback, status 70 (a bug), a line without the name, or more time isn't.
@@ -11,8 +13,8 @@ result, and are counted by themselves.
 
 import argparse
 import contextlib
+import dataclasses
 import io
-import json
 import logging
 import math
 import random
@@ -22,104 +24,16 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.soak_damage import KINDS, Kind, prepare
 from llada.cli import main as llada
 from llada.files.visible import visible
-from llada.module import DiffusionLM
 
 SECONDS = 20
-VALUES: list[Any] = [None, True, -1, 0, 1, 2**63, 1e308, "", "\x1b[2J", "x" * 5000, [], [[]], {}, {"a": 1}]
-PIECES = ["(", ")", "[", "]", "{3}", "{2,1}", "*", "+", "?", "|", "\\", "\\d", "^", "$", ".", "a", "(?=b)", "\\1", "é"]
-CONFIG = """
-data:
-  class_path: TextDataModule
-  init_args:
-    source: {class_path: TextFiles, init_args: {paths: story.txt, split_on_blank_lines: true}}
-    tokenizer: {class_path: SentencePieceTraining, init_args: {vocab_size: 290}}
-    max_length: 16
-    batch_size: 4
-    val_fraction: 0.2
-    cache_folder: cache
-model:
-  backbone: {class_path: BidirectionalTransformer, init_args: {width: 16, num_layers: 1, num_heads: 2}}
-trainer:
-  accelerator: cpu
-  max_steps: 1
-  logger: false
-  enable_progress_bar: false
-  enable_model_summary: false
-  num_sanity_val_steps: 0
-  limit_val_batches: 1
-  callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: ., filename: model, enable_version_counter: false}}]
-"""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of input.
-
-    Attributes:
-        files: pattern of the files that are damaged, one at a time; empty: the input is made up.
-        damage: the new content from the old one.
-        command: the command line; ``VALUE`` in it stands for a made-up input.
-        named: what the error may name instead of the file.
-    """
-
-    files: str
-    damage: Callable[[bytes], bytes]
-    command: tuple[str, ...]
-    named: str = ""
-
-
-def bytes_of(content: bytes) -> bytes:
-    """Cut it off, or empty, repeat, fill or replace a part."""
-    first, second = sorted(random.randrange(len(content) + 1) for _ in range(2))
-    part = content[first:second]
-    new = random.choice([b"", bytes(len(part)), part * 2, random.randbytes(len(part)), random.randbytes(3)])
-    return random.choice([content[:first], content[:first] + new + content[second:]])
-
-
-def json_of(content: bytes) -> bytes:
-    """Another value at a random place of a JSON document, or a place less; now and then other bytes."""
-    if random.random() < 0.2:
-        return bytes_of(content)
-    document = json.loads(content)
-    place: Any = document
-    while True:
-        key = random.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        if not isinstance(place[key], dict | list) or not place[key] or random.random() < 0.3:
-            break
-        place = place[key]
-    if random.random() < 0.25:
-        del place[key]
-    else:
-        place[key] = random.choice(VALUES)
-    return json.dumps(document).encode()
-
-
-def expression(_: bytes) -> bytes:
-    """A regular expression, most often none."""
-    return "".join(random.choices(PIECES, k=random.randint(1, 12))).encode()
-
-
-SAMPLE = ("sample", "--num_new_tokens=2")
-FOLDER = (*SAMPLE, "--checkpoint=released", "--tokenizer=words")
-KINDS = {
-    "checkpoint": Kind("model.ckpt", bytes_of, (*SAMPLE, "--checkpoint=model.ckpt")),
-    "config.json": Kind("released/config.json", json_of, FOLDER, "released"),
-    "weights": Kind("released/*.safetensors", bytes_of, FOLDER, "released"),
-    "tokenizer": Kind("words/*", bytes_of, FOLDER, "words"),
-    "prompts": Kind("prompts.txt", bytes_of, (*SAMPLE, "--checkpoint=model.ckpt", "--prompts_file=prompts.txt")),
-    "configuration": Kind("config.yaml", bytes_of, ("fit", "--config=config.yaml", "--overwrite")),
-    "token file": Kind("cache/*/*.tokens", bytes_of, ("fit", "--config=config.yaml", "--overwrite"), ".tokens"),
-    "expression": Kind("", expression, (*SAMPLE, "--checkpoint=model.ckpt", "--regex=VALUE"), "llada sample"),
-}
 
 
 class TookTooLong(BaseException):
@@ -163,19 +77,12 @@ def outcome(command: list[str]) -> tuple[int, str]:
     return status, error.getvalue().strip()
 
 
-def prepare(folder: Path) -> None:
-    """A model that was trained for a step, as checkpoint and as released folder, its tokenizer, and its data."""
-    (folder / "story.txt").write_text("\n\n".join(f"boat {n} is on the river" for n in range(120)), encoding="utf-8")
-    (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    (folder / "prompts.txt").write_text("boat 1 is\nboat 12 is on\n", encoding="utf-8")
-    with contextlib.chdir(folder):
-        for command in (
-            ["fit", "--config=config.yaml"],
-            ["tokenizer", "extract", "--checkpoint=model.ckpt", "--out=words"],
-        ):
-            status, said = outcome(command)
-            assert status == 0, said
-        DiffusionLM.load_from_checkpoint("model.ckpt").save_pretrained("released", layout="llada")
+def check_whole(whole: Path, folder: Path) -> None:
+    """Run every kind's command on inputs that nobody has damaged, since errors of these would pass for good ones."""
+    for name, kind in KINDS.items():
+        if kind.files:
+            ended, said = try_one(whole, folder, dataclasses.replace(kind, damage=lambda content: content))
+            assert ended == "result", f"{name}: {said}"
 
 
 def try_one(whole: Path, folder: Path, kind: Kind) -> tuple[str, str]:
@@ -193,26 +100,32 @@ def try_one(whole: Path, folder: Path, kind: Kind) -> tuple[str, str]:
     shutil.rmtree(folder)
     if status == 0:
         return "result", ""
-    words = [kind.named] if name is None else [kind.named or name.name, name.name]
+    words = [*filter(None, kind.named.split(",")), *([] if name is None else [name.name])]
     clear = status in (1, 2) and "Traceback" not in said and any(word in said for word in words)
     return ("clear" if clear else "unclear"), f"status {status}: {said}"
 
 
-def fuzz(count: int, seed: int, seconds: float = math.inf) -> Counter[str]:
-    """Damage so many inputs, the kinds in turn; how many ended how. What isn't clear is printed.
+def fuzz(
+    numbers: Iterable[int], seed: int, seconds: float = math.inf, *, tell_all: bool = False, check: bool = False
+) -> Counter[str]:
+    """Damage inputs, the kinds in turn; how many ended how. What isn't clear is printed.
 
     Args:
-        count: inputs, at most.
-        seed: of the damage: input i of a seed is the same whatever the count.
+        numbers: of the inputs.
+        seed: of the damage: input i of a seed is the same whichever others are tried.
         seconds: after which no further input is begun.
+        tell_all: print how every input ended, and what its command said.
+        check: first make sure that the inputs are good before they are damaged.
     """
     end = time.monotonic() + seconds
     found: Counter[str] = Counter()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     (folder / "whole").mkdir()
-    prepare(folder / "whole")
+    prepare(folder / "whole", outcome)
+    if check:
+        check_whole(folder / "whole", folder / "one")
     names = list(KINDS)
-    for number in range(count):
+    for number in numbers:
         if time.monotonic() > end:
             break
         name = names[number % len(names)]
@@ -220,7 +133,9 @@ def fuzz(count: int, seed: int, seconds: float = math.inf) -> Counter[str]:
         torch.manual_seed(0)
         ended, said = try_one(folder / "whole", folder / "one", KINDS[name])
         found[ended] += 1
-        if ended == "unclear":
+        if tell_all:
+            print(f"{name}, input {number} of seed {seed}, {ended}: {said}", flush=True)
+        elif ended == "unclear":
             print(f"{name}, input {number} of seed {seed}: {visible(said)[-400:]}", flush=True)
     shutil.rmtree(folder)
     return found
@@ -232,10 +147,14 @@ def main(arguments: list[str] | None = None) -> int:
         description=(__doc__ or "").splitlines()[0], prog="python -m benchmarks.soak_inputs"
     )
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--only", default="", help="numbers of inputs, with commas between them: these alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further input after these")
     options = parser.parse_args(arguments)
-    found = fuzz(options.count, options.seed, options.seconds)
+    some = [int(number) for number in options.only.split(",") if number]
+    numbers = some or range(options.first, options.first + options.count)
+    found = fuzz(numbers, options.seed, options.seconds, tell_all=bool(some), check=not some)
     print(
         f"{found.total() - found['unclear']} of {found.total()} inputs gave a clear error ({found['clear']}) or a "
         f"result ({found['result']})"

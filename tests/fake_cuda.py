@@ -1,17 +1,19 @@
 """CUDA tensors without CUDA: fake tensors, which have shapes, dtypes and a device, but no numbers.
 
-A torch that was built for CPUs has no guard for CUDA devices, which even indexing a fake tensor asks for; one that does
-nothing is compiled here, once. Where torch was built with CUDA, it has a guard.
+Even indexing a fake tensor asks for a guard of its device. A torch that was built for CPUs has none, and that of other
+builds fails where no GPU is; so one that does nothing is compiled here, once.
 """
 
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from types import ModuleType
 
 import pytest
 import torch
@@ -23,7 +25,17 @@ from llada.backbones.attention import offered
 GUARD = """
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 namespace {
-struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
+constexpr auto CUDA = c10::DeviceType::CUDA;
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+  c10::DeviceType type() const override { return CUDA; }
+  c10::Device exchangeDevice(c10::Device) const override { return getDevice(); }
+  c10::Device getDevice() const override { return {CUDA, 0}; }
+  void setDevice(c10::Device) const override {}
+  void uncheckedSetDevice(c10::Device) const noexcept override {}
+  c10::Stream getStream(c10::Device device) const noexcept override {
+    return c10::Stream(c10::Stream::DEFAULT, device);
+  }
+  c10::Stream exchangeStream(c10::Stream stream) const noexcept override { return stream; }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
 };
 C10_REGISTER_GUARD_IMPL(CUDA, Guard)
@@ -34,14 +46,15 @@ CUDA = "cuda:0"
 
 @cache
 def _guarded() -> bool:
-    """Whether CUDA has a device guard, which is made if need be and if there is a compiler."""
-    if torch.version.cuda is not None:
+    """Whether CUDA has a device guard that works, which is made if need be and if there is a compiler."""
+    if torch.cuda.is_available():
         return True
     if shutil.which("g++") is None:
         return False
     root, folder = Path(torch.__file__).parent, Path(mkdtemp())
     (folder / "guard.cpp").write_text(GUARD)
-    command = ["g++", "-std=c++20", "-O0", "-shared", "-fPIC", f"-I{root}/include", "guard.cpp", "-o", "guard.so"]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    command = ["g++", "-std=c++20", abi, "-O0", "-shared", "-fPIC", f"-I{root}/include", "guard.cpp", "-o", "guard.so"]
     subprocess.run([*command, f"-L{root}/lib", "-lc10", f"-Wl,-rpath,{root}/lib"], cwd=folder, check=True)
     ctypes.CDLL(str(folder / "guard.so"))
     return True
@@ -55,7 +68,7 @@ def fake_cuda(capability: tuple[int, int] = (9, 0)) -> Iterator[FakeTensorMode]:
         capability: (9, 0) is a Hopper.
     """
     if not _guarded():
-        pytest.skip("needs g++, or a torch that was built with CUDA")
+        pytest.skip("needs g++, or a GPU")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
@@ -78,6 +91,18 @@ def moved(module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
         for name, parameter in list(part.named_parameters(recurse=False)):
             fake = torch.empty(parameter.shape, dtype=dtype, device=CUDA)
             setattr(part, name, nn.Parameter(fake, parameter.requires_grad))
+
+
+def offer_varlen(patch: pytest.MonkeyPatch, function: Callable[..., Tensor]) -> None:
+    """Let a function be `torch.nn.attention.varlen.varlen_attn`, also where torch is older than that module.
+
+    Args:
+        patch: of the test.
+        function: what is called instead.
+    """
+    module = ModuleType(offered.VARLEN)
+    module.__dict__["varlen_attn"] = function
+    patch.setitem(sys.modules, offered.VARLEN, module)
 
 
 def whole_numbers(*shape: int) -> Tensor:

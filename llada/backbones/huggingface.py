@@ -116,12 +116,17 @@ class HuggingFaceBackbone(nn.Module):
     @torch.no_grad()
     def _try(self, *, four: bool, last: int = 0, mask: Tensor | None = None, whole: bool = True) -> Tensor:
         """Logits or states of a few tokens in evaluation mode; ``last`` chooses the last token."""
+        device = next(self.network.parameters()).device
+        if device.type == "meta":  # what is asked of one differs between versions of torch and transformers
+            name = type(self.network).__name__
+            raise NotImplementedError(
+                f"weights of {name} on the meta device have no values to try it with; load them first"
+            )
         training = self.network.training
         self.network.eval()
         rows = _embedding_rows(self.network)
         tokens = torch.arange(1, PROBE + 1)[None] % rows
         tokens[0, -1] = (PROBE + last * (rows // 2)) % rows
-        device = next(self.network.parameters()).device
         try:
             return self._states(tokens.to(device), None if mask is None else mask.to(device), four=four, whole=whole)
         except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -209,7 +214,9 @@ def _described(network: nn.Module) -> dict[str, Any]:
         raise ValueError(f"{name} is an encoder-decoder, which has no single row to denoise; use an encoder or decoder")
     if getattr(network, "get_output_embeddings", lambda: None)() is None:
         raise ValueError(f"{name} has no vocabulary head; wrap a masked or causal language model")
-    return {"architecture": name, "config": config.to_dict()}
+    # transformers 4.50 notes there that it has chosen a kernel, but not which one, and then takes its slowest.
+    described = {key: value for key, value in config.to_dict().items() if key != "_attn_implementation_autoset"}
+    return {"architecture": name, "config": described}
 
 
 def _embedding_rows(network: Any) -> int:

@@ -89,7 +89,7 @@ def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]
 def _needs_values(error: BaseException | None) -> bool:
     """Whether what went wrong first is that a tensor on the meta device has no values."""
     while error is not None:
-        if isinstance(error, NotImplementedError | RuntimeError) and "meta" in str(error):
+        if isinstance(error, NotImplementedError | RuntimeError) and "meta" in str(error).lower():
             return True
         error = error.__cause__
     return False

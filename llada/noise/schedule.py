@@ -18,6 +18,8 @@ from typing import Any, Self, TypeVar, cast
 import torch
 from torch import Tensor
 
+from llada.noise.slopes import finds_slopes
+
 _Method = TypeVar("_Method", bound=Callable[..., Tensor])
 _CURVES = ("alpha", "alpha_prime", "mask_probability", "loss_weight", "unmask_probability", "sigma", "time_at")
 
@@ -95,6 +97,7 @@ class NoiseSchedule:
         return 1.0 - self.mask_probability(t)
 
     @_checked
+    @finds_slopes
     def alpha_prime(self, t: Tensor) -> Tensor:
         """The derivative of `alpha`, 0 or less; by automatic differentiation unless a subclass has a closed form.
 
@@ -104,9 +107,6 @@ class NoiseSchedule:
         Raises:
             ValueError: if `alpha` loses the derivative, as ``t.detach()`` does.
         """
-        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # where PyTorch 2.6 loses slopes
-            with torch.inference_mode(False):
-                return self.alpha_prime(t.clone())
 
         def total(time: Tensor) -> Tensor:
             value = self.alpha(time)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llada.noise.slopes import finds_slopes
+
 
 class Shares(NamedTuple):
     """What has become of the tokens at a time; all of the shape of the times, float64, and 1 in sum.
@@ -33,6 +35,7 @@ class Rates(NamedTuple):
     scattered: Tensor
 
 
+@finds_slopes
 def rates_of(shares: Callable[[Tensor], Shares], t: Tensor) -> Rates:
     """The rates of a process whose jumps don't depend on the token that is left: r = b' - (a' / a) b.
 
@@ -47,9 +50,6 @@ def rates_of(shares: Callable[[Tensor], Shares], t: Tensor) -> Rates:
         ValueError: if the slopes got lost on the way, as by ``t.detach()``, or a rate is below 0, so that no process
             has these shares (both are looked for on the CPU only, where it costs no waiting).
     """
-    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # where PyTorch 2.6 loses slopes
-        with torch.inference_mode(False):
-            return rates_of(shares, t.clone())
 
     def totals(time: Tensor) -> Tensor:
         return torch.stack([part.sum() for part in shares(time)])  # shares act on each time alone

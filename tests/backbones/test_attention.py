@@ -30,6 +30,7 @@ from llada.backbones.attention.offered import FLASH_2, FLASH_3
 from llada.backbones.attention.varlen import SegmentLoop, TorchVarlen
 from llada.backbones.attention.visibility import Rule, indices
 from llada.backbones.two_copy import TwoCopies
+from tests.fake_cuda import offer_varlen
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -297,7 +298,7 @@ def test_what_torch_varlen_is_asked(layout: str, monkeypatch: pytest.MonkeyPatch
         assert enable_gqa
         return reference_varlen(*arguments, causal={(-1, -1): False, (-1, 0): True}[window_size])
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    offer_varlen(monkeypatch, varlen_attn)
     visibility = replace_kept(VISIBILITIES[layout])
     compare(TorchVarlen(), inputs(groups=2), visibility, real(visibility))
 

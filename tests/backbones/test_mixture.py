@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llada.backbones import grouped
@@ -19,6 +20,12 @@ def mixture(shared: bool = False) -> MixtureOfExperts:
     return MixtureOfExperts(WIDTH, list(made[:EXPERTS]), 2, made[EXPERTS] if shared else None)
 
 
+NEEDS_GROUPED = pytest.mark.skipif(
+    not hasattr(F, "grouped_mm"), reason="torch.nn.functional.grouped_mm needs torch 2.10"
+)
+PRODUCTS = ["alone", pytest.param("grouped", marks=NEEDS_GROUPED)]
+
+
 def by_token(model: MixtureOfExperts, x: Tensor) -> Tensor:
     """The definition."""
     rows = []
@@ -30,7 +37,7 @@ def by_token(model: MixtureOfExperts, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("products", ["alone", "grouped"])
+@pytest.mark.parametrize("products", PRODUCTS)
 def test_it_is_the_weighted_sum_of_the_chosen_experts(
     products: str, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,7 +59,7 @@ def test_it_is_the_weighted_sum_of_the_chosen_experts(
     assert all(gradient is not None for gradient in unused)
 
 
-@pytest.mark.parametrize("products", ["alone", "grouped"])
+@pytest.mark.parametrize("products", PRODUCTS)
 def test_the_device_is_asked_at_most_once(products: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     plain = Tensor.tolist

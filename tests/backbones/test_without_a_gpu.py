@@ -26,7 +26,7 @@ from llada.objectives import NELBO
 from llada.process import MaskingProcess
 from llada.random import RowRandom
 from llada.training.callbacks import Compile
-from tests.fake_cuda import CUDA, fake_cuda, moved, whole_numbers
+from tests.fake_cuda import CUDA, fake_cuda, moved, offer_varlen, whole_numbers
 
 HOPPER = Case("cuda", torch.bfloat16, 64, Structure.PACKED, capability=(9, 0))
 RELEASES: dict[str, tuple[str, ...] | None] = {
@@ -90,7 +90,7 @@ def test_batches_share_the_graphs_of_compiled_blocks(layout: str, monkeypatch: p
 
     monkeypatch.setattr(Case, "of", classmethod(of))
     monkeypatch.setattr(Visibility, "prepare", prepare)
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda q, k, v, *_, **__: (q + k) * v)
+    offer_varlen(monkeypatch, lambda q, k, v, *_, **__: (q + k) * v)
     model, generator = small(), torch.Generator().manual_seed(0)
     model.compile(backend="eager", fullgraph=True, dynamic=True)
     for step in range(10):
@@ -133,7 +133,7 @@ def test_a_release_is_asked_only_what_it_takes(release: str, causal: bool, monke
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)[0].transpose(0, 1)
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    offer_varlen(monkeypatch, varlen_attn)
     monkeypatch.setattr(TorchVarlen, "check", lambda *_: None)
     monkeypatch.setattr(Case, "of", classmethod(lambda *_: replace(HOPPER, varlen=takes)))
     torch.manual_seed(0)

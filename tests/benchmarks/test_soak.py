@@ -34,7 +34,7 @@ def test_every_figure_comes_from_one_command(
     assert first.startswith(f"inputs: {kinds} of {kinds} inputs, of which ")
     assert second == "compositions: 1 of 1 compositions in float64"
     assert all((soak_all.ROOT / name).is_file() for name in (*soak_all.TEMPLATES, *soak_all.CASES))
-    monkeypatch.setattr(soak_all, "fuzz", lambda count, seed: Counter(unclear=1, clear=count - 1))
+    monkeypatch.setattr(soak_all, "fuzz", lambda numbers, seed: Counter(unclear=1, clear=len(numbers) - 1))
     assert soak_all.main(["--parts", "inputs", "--inputs", "3"]) == 1
     assert capsys.readouterr().out == "inputs: 2 of 3 inputs, of which 0 gave a result\n"
 

@@ -17,7 +17,7 @@ from tests.processes import run_python
 def write(folder: Path) -> DiffusionLM:
     torch.manual_seed(0)
     model = DiffusionLM(BidirectionalTransformer(11, width=8, num_layers=1, num_heads=2), MaskingProcess(10), seed=5)
-    save({WEIGHTS: model.state_dict()}, checkpoint_id=folder, no_dist=True)
+    save({WEIGHTS: model.state_dict()}, checkpoint_id=folder)
     torch.save({PARTS_KEY: stored_parts(model), "epoch": 1, "global_step": 7}, folder / REST)
     return model.eval()
 

@@ -24,6 +24,7 @@ from llada.checkpoints.released.qwen3_moe import QWEN3_MOE, SDAR_MOE
 from llada.module import DiffusionLM
 from llada.process import MaskingProcess
 from llada.samplers import llada2
+from tests.installed import of_transformers
 
 VOCAB, MASK, BLOCK = 60, 59, 4
 IDS = torch.randint(MASK, (2, 11), generator=torch.Generator().manual_seed(1))
@@ -49,9 +50,9 @@ NAMES = {
 
 
 def reference(kind: str, config: dict[str, Any]) -> Any:
-    transformers = pytest.importorskip("transformers", reason="the extra hf isn't installed")
+    made = of_transformers(f"{kind}ForCausalLM")
     torch.manual_seed(0)
-    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**config)).eval()
+    model = made(of_transformers(f"{kind}Config")(**config)).eval()
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if "norm" in name:
             torch.nn.init.uniform_(tensor, 0.5, 1.5)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,13 @@ class Visibility:
     causal: bool = False
     longest: int | None = None
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _own_mask: ClassVar[bool] = False
+    _own_rule: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Note what a subclass overrides; asked in a graph, PyTorch 2.6 takes a property for another one."""
+        super().__init_subclass__()
+        cls._own_mask, cls._own_rule = cls.mask is not Visibility.mask, cls.rule is not Visibility.rule
 
     @property
     def mask(self) -> Tensor | None:
@@ -84,7 +91,7 @@ class Visibility:
     @property
     def structure(self) -> Structure:
         """What a kernel must be able to hide. Of a subclass with a rule or a mask of its own nothing else is known."""
-        if type(self).mask is not Visibility.mask or type(self).rule is not Visibility.rule:
+        if self._own_mask or self._own_rule:
             return Structure.STRUCTURED
         if self.segments is not None:
             return Structure.PACKED
@@ -95,7 +102,7 @@ class Visibility:
 
         A subclass that overrides only `mask` is looked up in it.
         """
-        if type(self).mask is not Visibility.mask:
+        if self._own_mask:
             return _looked_up(self.mask)
 
         def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -207,11 +214,12 @@ def indices(rows: int, queries: int, columns: int, device: torch.device | None) 
 
 def _looked_up(mask: Tensor | None) -> Rule:
     """A mask (B or 1, 1, Q or 1, K) as a rule."""
+    if mask is None:
+        return lambda row, head, query, key: query >= 0
+    table = mask[:, 0]
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        if mask is None:
-            return query >= 0
-        return mask[row if len(mask) > 1 else row * 0, 0, query if mask.shape[2] > 1 else query * 0, key]
+        return table[row if len(table) > 1 else row * 0, query if table.shape[1] > 1 else query * 0, key]
 
     return seen
 
