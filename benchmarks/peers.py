@@ -116,9 +116,9 @@ def dllm_loss(checkout: Path, problem: Problem) -> Pair:
 
     def noised() -> tuple[Tensor, Tensor, Tensor]:
         t = EPSILON + (1 - EPSILON) * torch.rand(len(problem.tokens))
-        share = (1.0 - scheduler(t))[:, None].expand_as(problem.tokens)  # t but for rounding
-        masked = torch.rand(problem.tokens.shape) < share
-        return torch.where(masked, mask, problem.tokens), masked, share
+        masked = torch.rand(problem.tokens.shape) < (1.0 - scheduler(t))[:, None]
+        weight = scheduler.weight(t)  # 1 / t, but that it adds 1e-6 to t
+        return torch.where(masked, mask, problem.tokens), masked, (1.0 / weight)[:, None].expand_as(problem.tokens)
 
     def theirs() -> Tensor:
         loss: Tensor = trainer.compute_loss(model, inputs)

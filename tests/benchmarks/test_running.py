@@ -172,6 +172,8 @@ import torch
 class LinearAlphaScheduler:
     def __call__(self, t):
         return 1.0 - t
+    def weight(self, t):
+        return 1.0 / t
 class MDLMTrainer:
     def compute_loss(self, model, inputs):
         tokens, mask = inputs["input_ids"], self.processing_class.mask_token_id
