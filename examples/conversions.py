@@ -13,7 +13,7 @@ results.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import yaml
 from conversions_measured import measure, report
+from conversions_own import mixed_rows
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer, seed_everything
 
@@ -56,6 +57,7 @@ class Plan:
         share: of the tokens of a model from scratch.
         rate: peak learning rate.
         callbacks: of the training, made from the number of steps.
+        own: share of the rows that the next-token model continues itself.
     """
 
     options: dict[str, Any]
@@ -64,6 +66,7 @@ class Plan:
     share: float = 1.0
     rate: float = 5e-3
     callbacks: Any = lambda steps: []
+    own: float = 0.0
 
 
 def plans() -> dict[str, Plan]:
@@ -87,6 +90,7 @@ def plans() -> dict[str, Plan]:
             options["block_length"] = BLOCK  # the rows are a quarter as long as those of the configuration
         rest = {"copies": times, "share": SHARE, "rate": 3e-3, "callbacks": callbacks.get(name, lambda steps: [])}
         made[name] = Plan(options, _objective(settings["objective"]), **rest)
+    made["i_dlm, own text"] = replace(made["i_dlm"], own=0.5)
     return made
 
 
@@ -119,14 +123,7 @@ def train(plan: Plan, data: TextDataModule, seed: int, tokens: int, start: dict[
     """Train a model, from the weights of the next-token model if they are given."""
     seed_everything(seed, verbose=False)
     steps = max(2, int(tokens * plan.share / (ROWS * LENGTH)))
-    model = DiffusionLM(
-        BidirectionalTransformer(data.vocab_size, **{**NETWORK, **plan.options}),
-        MaskingProcess(data.mask_token_id),
-        plan.objective,
-        optimizer=partial(torch.optim.AdamW, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.01),
-        lr_scheduler=partial(WarmupCosine, warmup_steps=max(1, steps // 20), total_steps=steps, final_factor=0.0),
-        seed=seed,
-    )
+    model = _model(plan, data, seed, steps)
     callbacks: list[Callback] = [*plan.callbacks(steps)] if start else [UnigramBias()]
     if start:
         model.load_state_dict(fitting(start, centred=not (model.backbone.causal or model.backbone.block_length)))
@@ -143,8 +140,24 @@ def train(plan: Plan, data: TextDataModule, seed: int, tokens: int, start: dict[
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    trainer.fit(model, data)
+    rows: Any = data
+    if plan.own and start:
+        twin = _model(plans()["next-token"], data, seed, steps).eval()
+        twin.load_state_dict(start)
+        rows = mixed_rows(twin, data, plan.own, steps, data.batch_size, seed)
+    trainer.fit(model, rows)
     return model.eval()
+
+
+def _model(plan: Plan, data: TextDataModule, seed: int, steps: int) -> DiffusionLM:
+    return DiffusionLM(
+        BidirectionalTransformer(data.vocab_size, **{**NETWORK, **plan.options}),
+        MaskingProcess(data.mask_token_id),
+        plan.objective,
+        optimizer=partial(torch.optim.AdamW, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.01),
+        lr_scheduler=partial(WarmupCosine, warmup_steps=max(1, steps // 20), total_steps=steps, final_factor=0.0),
+        seed=seed,
+    )
 
 
 def fitting(weights: dict[str, Any], *, centred: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from llada.heads.cross_entropy import chunked_nll, nll
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
+from llada.heads.prepacked import PrepackedHead
 from llada.rows import chosen, flat_indices
 
 
@@ -177,7 +178,7 @@ class BackboneDenoiser(Denoiser):
     """
 
     def __init__(self, backbone: Backbone, head_loss: HeadLoss = Chunked()) -> None:  # noqa: B008 - frozen
-        self.backbone, self.head_loss = backbone, head_loss
+        self.backbone, self.head_loss, self._prepacked = backbone, head_loss, PrepackedHead()
 
     @property
     @override
@@ -191,8 +192,12 @@ class BackboneDenoiser(Denoiser):
     @override
     def logits(self, tokens: Tensor, where: Tensor | None = None, **model_kwargs: Any) -> Tensor:
         hidden = self._hidden(tokens, where, model_kwargs)
-        logits = self.backbone.head(hidden)
+        logits = self.project(hidden)
         return logits.view(*where.shape, -1) if where is not None and where.dtype != torch.bool else logits
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """The head, (..., D) -> (..., V); a call of many is faster than the first ones."""
+        return self._prepacked(self.backbone.head, hidden)
 
     @override
     def token_nll(

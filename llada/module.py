@@ -210,7 +210,8 @@ class DiffusionLM(Inference, Loading):
         keep_in_float32(self)
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
         shard_size = getattr(self.trainer.strategy, "shard_size", None)
-        place(self.backbone, self.device_mesh, self.trainer.strategy.root_device, self.seed, dtype, shard_size)
+        device, weights = self.trainer.strategy.root_device, vars(self).get("initial_weights")
+        place(self.backbone, self.device_mesh, device, self.seed, dtype, shard_size, weights)
 
     def _rows(self, batch: Any) -> TokenBatch:
         """A batch as the model takes it."""

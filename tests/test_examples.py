@@ -6,7 +6,8 @@ import re
 import sys
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from llada.module import DiffusionLM
 from llada.noise import StratifiedTimes
 from llada.objectives import Blockwise, CleanCopyLoss, PerScored, UnitWeight
 from llada.process import MaskingProcess
-from llada.samplers import LeftToRight, PerStep, Proposal, UnmaskingSampler
+from llada.samplers import LeftToRight, NextToken, PerStep, Proposal, UnmaskingSampler
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -296,7 +297,7 @@ def test_preferences(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     example = load("conversions", monkeypatch)
     plans = example.plans()
-    assert set(plans) == {"next-token", "scratch, whole rows", "scratch, blocks"} | {
+    assert set(plans) == {"next-token", "scratch, whole rows", "scratch, blocks", "i_dlm, own text"} | {
         path.stem for path in (EXAMPLES / "configs/conversion").glob("*.yaml")
     }
     assert plans["fast_dllm_v2"].options == {"block_length": 8, "shift": True}
@@ -313,6 +314,29 @@ def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None
     table = example.report(results)
     assert "| scratch, whole rows | 2.100 ± 1.271 | 2.100 ± 1.271 |  |  |" in table
     assert "| a2d | 2.100 ± 0.000 | 2.100 ± 0.000 |  | +0.000 ± 1.271 |" in table
+
+
+def test_half_of_the_rows_are_what_the_twin_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("conversions_own", monkeypatch)
+    text = torch.arange(10, 1010).view(-1, 10)
+
+    def write(canvas: torch.Tensor, sampler: Any) -> Any:
+        assert sampler == NextToken()  # greedy
+        assert (canvas[:, 8:] == -1).all()
+        return SimpleNamespace(tokens=canvas.where(canvas != -1, -canvas[:, :1]))
+
+    twin = SimpleNamespace(process=SimpleNamespace(mask_token_id=-1), generate=write)
+    rows = SimpleNamespace(file=SimpleNamespace(tokens=text.flatten()[:-3].numpy()))
+    data = SimpleNamespace(max_length=10, rows={"train": rows}.__getitem__)
+    batches = list(example.mixed_rows(twin, data, 0.5, steps=6, batch=4, seed=2))
+    found = torch.cat([batch["tokens"] for batch in batches])
+    assert [len(batch["tokens"]) for batch in batches] == [4] * 6
+    own = found[:, 9] < 0
+    assert int(own.sum()) == 12
+    assert torch.equal(found[~own], text[found[~own, 0] // 10 - 1])
+    assert torch.equal(found[own, :8], text[found[own, 0] // 10 - 1, :8])
+    assert torch.equal(found[own, 8:], -found[own, :1].expand(-1, 2))
+    assert not bool(own[:12].all()), "they are shuffled"
 
 
 def test_rewards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -341,6 +365,7 @@ def test_the_reading_order_leaves_nothing_out() -> None:
         "demo_pictures.py",
         "demo_callbacks.py",
         "conversions_measured.py",
+        "conversions_own.py",
     }
     claims = (EXAMPLES / "claims").glob("*.py")
     scripts |= {f"claims/{path.name}" for path in claims if "__main__" in path.read_text(encoding="utf-8")}

@@ -22,6 +22,8 @@ def matrix_and_bias(head: Any) -> tuple[Tensor, Tensor | None] | None:
     has_hooks = head._forward_hooks or head._forward_pre_hooks
     if not is_linear or has_hooks or any(type(p) is not nn.Parameter for p in named.values()):
         return None
+    if "weight" not in named:  # parametrised
+        return None
     return named["weight"], named.get("bias")
 
 

@@ -127,8 +127,8 @@ class DraftAndVerify(SequentialSampler):
             ValueError: if the model can't draft and verify, or needs more than an attention mask.
         """
         process, random, (rows, length) = state.process, state.random, state.tokens.shape
-        backbone, mask = _backbone(model, process, model_kwargs), model_kwargs.get("attention_mask")
-        drafting = backbone.new_drafting(rows, length, self.guesses)
+        denoiser, backbone = _drafting(model, process, model_kwargs)
+        mask, drafting = model_kwargs.get("attention_mask"), backbone.new_drafting(rows, length, self.guesses)
         known = torch.where(state.open.any(1), state.open.int().argmax(1), length)  # (B,), all before is final
         guesses, call = Guesses(known.new_zeros(len(known), 0), known.new_zeros(len(known), 0, 1)), 0
         while bool(state.open.any()):
@@ -138,13 +138,13 @@ class DraftAndVerify(SequentialSampler):
             canvas = _put(state.tokens, starts[:, 1:] - 1, guesses.tokens, _is_open(state, starts[:, 1:] - 1))
             hidden, drafts = drafting(canvas, columns, starts, process.mask_token_id, attention_mask=mask)
             hidden = hidden.gather(1, read[..., None].expand(-1, -1, hidden.shape[-1]))
-            verdict = self._verify(backbone.head(hidden), guesses, known, state, streams)
+            verdict = self._verify(denoiser.project(hidden), guesses, known, state, streams)
             state, step = self._settle(state, verdict)
             check_answers(state)
             yield step
             known = (known + verdict.kept + 1).clamp(max=length)
             drafts = drafts[torch.arange(len(known), device=known.device), verdict.kept]
-            guesses, call = self._guess(backbone.head(drafts), known, state, streams), call + 1
+            guesses, call = self._guess(denoiser.project(drafts), known, state, streams), call + 1
 
     def _laws(self, logits: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """The model's logits without suppressed tokens, and the laws that tokens are drawn from, (..., V) each."""
@@ -200,15 +200,15 @@ class DraftAndVerify(SequentialSampler):
         return Guesses(drawn, laws)
 
 
-def _backbone(model: Any, process: Process, model_kwargs: dict[str, Any]) -> DraftingBackbone:
-    """The network behind a model.
+def _drafting(model: Any, process: Process, model_kwargs: dict[str, Any]) -> tuple[BackboneDenoiser, DraftingBackbone]:
+    """The model, and the network behind it.
 
     Raises:
         ValueError: if it can't draft and verify, saying why.
     """
     denoiser = as_denoiser(model)
     backbone = denoiser.backbone if isinstance(denoiser, BackboneDenoiser) else None
-    if not isinstance(backbone, DraftingBackbone):
+    if not isinstance(denoiser, BackboneDenoiser) or not isinstance(backbone, DraftingBackbone):
         name = type(denoiser if backbone is None else backbone).__name__
         raise ValueError(
             f"{name} has no new_drafting(rows, length, guesses): it can't run causally over guesses beside masks; use "
@@ -222,7 +222,7 @@ def _backbone(model: Any, process: Process, model_kwargs: dict[str, Any]) -> Dra
     more = [name for name in model_kwargs if name != "attention_mask"]
     if more:
         raise ValueError(f"DraftAndVerify gives the model tokens and attention_mask alone; got {more[0]}")
-    return backbone
+    return denoiser, backbone
 
 
 def _columns(state: State, known: Tensor, guesses: Guesses, *, first: bool) -> tuple[Tensor, Tensor]:

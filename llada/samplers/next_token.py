@@ -116,8 +116,7 @@ class _Cached(_Reader):
 
     def __init__(self, denoiser: Denoiser, shape: torch.Size) -> None:
         super().__init__(denoiser, shape)
-        self.backbone = caching_backbone(denoiser)
-        self.store = self.backbone.new_cache(*shape)
+        self.store = caching_backbone(denoiser).new_cache(*shape)
         self.written = 0
         self.starts: list[int] | None = None  # where rows begin, whose first tokens are read at themselves
 
@@ -127,4 +126,4 @@ class _Cached(_Reader):
             self.starts = left_padding(canvas, model_kwargs.get("attention_mask"))[:, 0].tolist()
         region = slice(min(self.written, max(0, column - 1)), column + (column in self.starts))
         self.written = column
-        return region_logits(self.backbone, self.store, canvas, where, region, model_kwargs)
+        return region_logits(self.denoiser, self.store, canvas, where, region, model_kwargs)

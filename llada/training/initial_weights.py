@@ -1,10 +1,12 @@
 """Begin a run with weights that are there already: of another run, or of a released checkpoint.
 
 The files of a released checkpoint are read into the run's own network, one tensor at a time: there is never a second
-one. A released network must compute what the run's backbone computes. Where its configuration says something else, the
-run is refused with both values, unless the caller replaces the configuration's word by the run's own.
+one. Where the network is to be split over ranks, each rank reads its own part once it is. A released network must
+compute what the run's backbone computes. Where its configuration says something else, the run is refused with both
+values, unless the caller replaces the configuration's word by the run's own.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,9 @@ class InitialWeights(Callback):
         self._check(found, mask, backbone)
         dtype, device = next(backbone.parameters()).dtype, torch.device("cpu")
         is_empty = all(parameter.is_meta for parameter in backbone.parameters())
+        if is_empty and model.device_mesh is not None and loading.quantise is None and loading.adapter is None:
+            model.initial_weights = partial(_fill_split, found)
+            return
         if loading.quantise is not None and is_empty:
             quantise(backbone, loading.quantise)
             device = trainer.strategy.root_device
@@ -112,6 +117,10 @@ class InitialWeights(Callback):
                     f"{self.checkpoint} has {name} of shape {shapes[0]}, but model.backbone {shapes[1]}; give the data "
                     "the checkpoint's own tokenizer, and model.backbone its sizes"
                 )
+
+
+def _fill_split(found: Found, backbone: nn.Module, device: torch.device) -> None:
+    found.fill(backbone, None, device)
 
 
 def _spelt(value: Any) -> str:

@@ -15,6 +15,7 @@ A backbone that was built under ``torch.device("meta")`` gets its weights once i
 Reference: Shoeybi et al., "Megatron-LM", arXiv 1909.08053, section 3; Zhao et al., "PyTorch FSDP", arXiv 2304.11277.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -81,6 +82,7 @@ def place(
     seed: int,
     dtype: torch.dtype | None = None,
     shard_size: int | None = None,
+    weights: Callable[[nn.Module, torch.device], None] | None = None,
 ) -> None:
     """Split a backbone over a mesh, and give it weights if it was built on the meta device; a second call does nothing.
 
@@ -91,6 +93,7 @@ def place(
         seed: of the weights, if it has none.
         dtype: in which parameters are gathered and computed with; gradients are summed in float32. None: as stored.
         shard_size: ranks that share one copy of the weights, S; None for all that see different rows.
+        weights: gives a backbone without any its weights, on a device; None for its own ``reset_parameters``.
 
     Raises:
         ValueError: if it can't be split or can't make its own weights, saying why.
@@ -104,7 +107,10 @@ def place(
             split_tensors(backbone, mesh[TENSOR])
         split_data(backbone, mesh[DATA] if shard_size is None else hybrid(mesh, shard_size), dtype)
     if any(parameter.is_meta for parameter in backbone.parameters()):
-        materialise(backbone, device, seed)
+        if weights is None:
+            materialise(backbone, device, seed)
+        else:
+            weights(backbone, device)
 
 
 def split_data(backbone: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:

@@ -1,6 +1,7 @@
 """Every benchmark runs, at toy size; the equality that each asserts first is part of it."""
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks import (
     mask_scaling,
     noise_head,
     packing,
+    peers,
     startup,
     train_memory,
     train_step,
@@ -144,3 +146,71 @@ def _levels():
 def test_two_copies():
     result = two_copies.main([*TOY, "--vocab", "50", "--lengths", "16", "512", "--blocks", "4"])
     assert [(row["tokens and block"], row["auto"]) for row in result.rows] == [("16, 4", "sdpa"), ("512, 4", "union")]
+
+
+LIKE_LLADA = {
+    "LLaDA/generate.py": """
+from benchmarks import naive
+def generate(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0.0, mask_id=0):
+    def logits(x):
+        return model(x).logits
+    return naive.low_confidence(logits, prompt, gen_length, steps, block_length, temperature, mask_id)
+""",
+    "LLaDA/get_log_likelihood.py": """
+import torch
+def forward_process(batch, prompt_index, mask_id):
+    masked = (torch.rand(batch.shape) < 0.5) & ~prompt_index
+    return torch.where(masked, mask_id, batch), torch.full(batch.shape, 0.5)
+def get_log_likelihood(model, prompt, answer, mc_num=128, batch_size=16, cfg_scale=0.0, mask_id=0):
+    batch = torch.cat([prompt, answer]).expand(batch_size, -1)
+    noisy, share = forward_process(batch, torch.arange(batch.shape[1]) < len(prompt), mask_id)
+    right = model(noisy).logits.log_softmax(-1).gather(-1, batch[..., None])[..., 0]
+    return float(((noisy == mask_id) * right / share).sum()) / batch_size
+""",
+    "dllm/dllm/core/trainers/mdlm.py": """
+import torch
+class LinearAlphaScheduler:
+    def __call__(self, t):
+        return 1.0 - t
+    def weight(self, t):
+        return 1.0 / t
+class MDLMTrainer:
+    def compute_loss(self, model, inputs):
+        tokens, mask = inputs["input_ids"], self.processing_class.mask_token_id
+        t = self.time_epsilon + (1 - self.time_epsilon) * torch.rand(len(tokens))[:, None]
+        masked = torch.rand(tokens.shape) < t
+        right = model(torch.where(masked, mask, tokens)).logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        return -(masked * right / t).sum() / tokens.numel() * ERROR
+""",
+}  # fmt: skip
+
+
+@pytest.fixture
+def checkouts(tmp_path, monkeypatch):
+    """Modules with the names and arguments of those that are published."""
+    for name, text in LIKE_LLADA.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text.replace("ERROR", "1.0"), "utf-8")
+    monkeypatch.setenv("PEERS", str(tmp_path))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dllm"]:
+        del sys.modules[name]
+
+
+def test_peers(checkouts, monkeypatch):
+    result = peers.main([*TOY, "--vocab", "50"])
+    assert [row["what"] for row in result.rows] == [
+        "LLaDA generate",
+        "LLaDA get_log_likelihood",
+        "training step, LLaDA's published loss",
+        "training step, dLLM compute_loss",
+    ]
+    assert all(row["difference"] < 1e-5 and row["cpu ratio"] > 0 for row in result.rows)
+    wrong = checkouts / "dllm/dllm/core/trainers/mdlm.py"
+    wrong.write_text(LIKE_LLADA["dllm/dllm/core/trainers/mdlm.py"].replace("ERROR", "1.01"), "utf-8")
+    sys.modules.pop("dllm.core.trainers.mdlm")
+    with pytest.raises(SystemExit, match=r"the loss differs by 0\.0"):
+        peers.main([*TOY, "--vocab", "50"])
+    monkeypatch.setenv("PEERS", str(checkouts / "nowhere"))
+    with pytest.raises(SystemExit, match="PEERS must name a folder"):
+        peers.main([])

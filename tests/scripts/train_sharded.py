@@ -20,10 +20,14 @@ from llada.data.loader import training_loader
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, PerRow
 from llada.process import MaskingProcess
+from llada.training.initial_weights import InitialWeights
 from llada.training.loop import replicas_of
 from llada.training.muon import MuonAdamW
 
 ROWS, LENGTH, VOCAB, STEPS, GLOBAL_BATCH, WINDOW = 24, 12, 16, 4, 8, 2
+
+
+SIZES = {"width": 16, "num_layers": 2, "num_heads": 2, "hidden_width": 32}
 
 
 class Rows(torch.utils.data.Dataset):
@@ -73,19 +77,20 @@ def fit(
 ) -> dict[str, Any]:
     """Train; save a checkpoint every second step in ``folder``, if given."""
     with torch.device("meta"):
-        backbone = BidirectionalTransformer(VOCAB, width=16, num_layers=2, num_heads=2, hidden_width=32, qk_norm=True)
+        backbone = BidirectionalTransformer(VOCAB, **{**SIZES, "qk_norm": options.pop("qk_norm", True)})
     model = Recorder(backbone, MaskingProcess(mask_token_id=VOCAB - 1), NELBO(normaliser=PerRow()), seed=5)
     model.optimizer = options.pop("optimizer", model.optimizer)
     model.losses, model.gradients = [], []
+    begin = [InitialWeights(str(path))] if (path := options.pop("begin_with", None)) else []
     saving = [] if folder is None else [ModelCheckpoint(folder, every_n_train_steps=2, save_top_k=-1)]
     trainer = Trainer(
         accelerator="cpu",
         devices=devices,
         strategy=strategy,
-        callbacks=saving,
+        callbacks=[*begin, *saving],
         accumulate_grad_batches=WINDOW,
         gradient_clip_val=0.5,
-        max_steps=STEPS,
+        max_steps=options.pop("max_steps", STEPS),
         logger=False,
         enable_checkpointing=bool(saving),
         enable_progress_bar=False,
@@ -120,6 +125,7 @@ def main(folder: Path) -> None:
         "data": fit(sharded(2), 2, folder / "two"),
         "tensor": fit(sharded(1, 2), 2),
         "copies": fit(sharded(2, shard_size=1), 2),
+        "released": fit(sharded(2), 2, begin_with=folder / "released", qk_norm=False, max_steps=1),
         "muon": fit(sharded(2), 2, optimizer=MuonAdamW),
         "resumed": fit(sharded(2), 2, resume=half_way(folder / "one")),
     }

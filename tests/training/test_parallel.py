@@ -16,11 +16,14 @@ from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.consolidate import consolidate
 from llada.checkpoints.describe import describe
+from llada.checkpoints.released import read_pretrained
+from llada.module import DiffusionLM
+from llada.process import MaskingProcess
 from llada.training.muon import MuonAdamW
 from llada.training.parallel import DATA, TENSOR, place, replicas, split_tensors
 from llada.training.weights import write
 from tests.ranks import run_two_ranks
-from tests.scripts.train_sharded import STEPS, VOCAB, WINDOW, Recorder, fit, half_way, sharded
+from tests.scripts.train_sharded import SIZES, STEPS, VOCAB, WINDOW, Recorder, fit, half_way, sharded
 
 Results = dict[str, dict[str, torch.Tensor]]
 CPU = torch.device("cpu")
@@ -36,6 +39,9 @@ def runs(folder: Path) -> Results:
     """What one process gives without and with the strategy, and what two give."""
     one: Results = {"whole": fit("auto", 1), "one": fit(sharded(1), 1, folder / "one")}
     one["whole muon"] = fit("auto", 1, optimizer=MuonAdamW)
+    torch.manual_seed(9)
+    released = BidirectionalTransformer(VOCAB, **SIZES)
+    DiffusionLM(released, MaskingProcess(VOCAB - 1)).save_pretrained(folder / "released", layout="llada")
     run_two_ranks("train_sharded.py", folder)
     two = torch.load(folder / "two.pt", weights_only=True)
     one["back"] = fit(sharded(1), 1, resume=half_way(folder / "two"))
@@ -74,6 +80,13 @@ def test_checkpoints_load_into_another_number_of_ranks(runs: Results, folder: Pa
     assert len(runs["resumed"]["losses"]) == len(runs["back"]["losses"]) == 2 * WINDOW
     assert_same(runs["resumed"], runs["whole"])
     assert_same(runs["back"], runs["whole"])
+
+
+def test_released_weights_are_read_by_the_ranks_that_keep_them(runs: Results, folder: Path) -> None:
+    whole = read_pretrained(folder / "released").backbone
+    assert torch.equal(runs["released"]["first"], torch.cat([p.detach().flatten() for p in whole.parameters()]))
+    assert runs["released"]["num_local"] == len(runs["released"]["first"]) // 2
+    assert not torch.equal(runs["released"]["weights"], runs["released"]["first"])
 
 
 def test_muon_turns_matrices_whole(runs: Results) -> None:

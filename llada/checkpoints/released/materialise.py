@@ -176,7 +176,7 @@ def fill(
     for stored_name, tensor in tensors:
         names = layout.holds(stored_name, backbone)
         if not places.keys() >= set(names):
-            _check_constant(stored_name, tensor, layout, backbone)
+            check_constant(stored_name, tensor, layout, backbone)
             continue
         if names[0] in growing:
             tensor = torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype)])
@@ -209,8 +209,18 @@ def _places(backbone: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     return {name: owners[id(parameter)] for name, parameter in backbone.named_parameters()}
 
 
-def _check_constant(name: str, tensor: Tensor, layout: Layout, backbone: nn.Module) -> None:
-    """Refuse a stored tensor that should follow from the configuration, and doesn't."""
+def check_constant(name: str, tensor: Tensor, layout: Layout, backbone: nn.Module) -> None:
+    """Refuse a stored tensor that should follow from the configuration, and doesn't.
+
+    Args:
+        name: as it is stored.
+        tensor: with its numbers.
+        layout: family of checkpoints that the name belongs to.
+        backbone: with or without storage.
+
+    Raises:
+        ValueError: if it says something else.
+    """
     constant = layout.constant(name, backbone)
     assert constant is not None
     if tensor.shape != constant.shape or not torch.allclose(tensor.float(), constant, rtol=1e-2, atol=0.0):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from llada.checkpoints.quantised import Quantisation
 from llada.checkpoints.quantised import quantise as quantise_layers
@@ -17,6 +18,7 @@ from llada.checkpoints.released.layout import Described, Layout
 from llada.checkpoints.released.mask import find_mask
 from llada.checkpoints.released.materialise import build_on_meta, check_fit, count_tensors, fill, settle_head
 from llada.checkpoints.released.notice import warn
+from llada.checkpoints.released.parts import fill_parts
 from llada.checkpoints.released.shards import Stored, read_tensors, stored_tensors
 from llada.checkpoints.released.source import find_folder
 from llada.files.json_object import read_object
@@ -114,7 +116,13 @@ class Found(NamedTuple):
     growing: set[str]
 
     def fill(self, backbone: nn.Module, dtype: torch.dtype | None, device: torch.device) -> None:
-        """Read the weights into this network, or another of the same parameters; see `materialise.fill`."""
+        """Read the weights into this network, or another of the same parameters; see `materialise.fill`.
+
+        One that is split over ranks keeps the dtypes of its parameters; each rank reads its own part.
+        """
+        if any(isinstance(parameter, DTensor) for parameter in backbone.parameters()):
+            fill_parts(backbone, self.layout, self.stored, device, self.growing)
+            return
         fill(backbone, self.layout, read_tensors(self.stored), dtype, device, self.growing)
 
 

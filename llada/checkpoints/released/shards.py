@@ -124,12 +124,25 @@ def read_tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in [name for name in file.keys() if name in stored]:  # noqa: SIM118 - not a dict
-                    dtype = file.get_slice(name).get_dtype()
-                    if dtype not in FLOATS:
-                        raise ValueError(f"{path} holds {name} in {dtype}, but weights are floating-point numbers")
+                    check_float(path, name, file.get_slice(name).get_dtype())
                     yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged or truncated: {error}") from error
+
+
+def check_float(path: Path, name: str, dtype: str) -> None:
+    """Refuse a tensor whose numbers can't be weights.
+
+    Args:
+        path: file that holds it.
+        name: of the tensor.
+        dtype: as the file calls it.
+
+    Raises:
+        ValueError: if it isn't one of floating-point numbers.
+    """
+    if dtype not in FLOATS:
+        raise ValueError(f"{path} holds {name} in {dtype}, but weights are floating-point numbers")
 
 
 def are_equal(first: str, second: str, stored: Mapping[str, Stored]) -> bool:

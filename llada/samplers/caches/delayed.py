@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.denoiser import Denoiser
+from llada.denoiser import BackboneDenoiser, Denoiser
 from llada.process.columns import Edit
 from llada.rows import flat_indices, left_padding
 from llada.samplers.caches.partial_pass import read_columns, region_logits
-from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
+from llada.samplers.caches.policy import CachePolicy, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns
 from llada.samplers.layout import first_true
 
@@ -43,15 +43,15 @@ class DelayedCache(CachePolicy):
 
     @override
     def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
-        return _Delayed(self, caching_backbone(denoiser), len(first), length)
+        return _Delayed(self, denoiser, len(first), length)
 
 
 class _Delayed(OpenCache):
     """Computes what was open at the previous call: what still is, and what has been written since."""
 
-    def __init__(self, policy: DelayedCache, backbone: CachingBackbone, rows: int, length: int) -> None:
-        self.policy, self.backbone, self.length = policy, backbone, length
-        self.store = backbone.new_cache(rows, length)
+    def __init__(self, policy: DelayedCache, denoiser: Denoiser, rows: int, length: int) -> None:
+        self.policy, self.denoiser, self.length = policy, denoiser, length
+        self.store = caching_backbone(denoiser).new_cache(rows, length)
         self.turns, self.stop, self.left, self.beyond = Turns(rows), length, 0, 0
         self.open = self.before = torch.empty(0)  # (B, L) bool, now and at the previous call
         self.fullest = 0  # open positions of the fullest row at the previous call, counted without asking the device
@@ -84,7 +84,7 @@ class _Delayed(OpenCache):
             self.beyond = int(self.open[:, self.stop :].sum(1).max())
         full = self.turns.due(lambda call: call == 0 or (refresh is not None and call % refresh == 0))
         if full is True:
-            logits = region_logits(self.backbone, self.store, tokens, where, slice(0, self.length), model_kwargs)
+            logits = region_logits(self.denoiser, self.store, tokens, where, slice(0, self.length), model_kwargs)
         else:
             logits = self._partial(tokens, where, None if full is False else full, model_kwargs)
         self.before, self.fullest = self.open, self.left + self.beyond
@@ -107,9 +107,7 @@ class _Delayed(OpenCache):
         place = torch.zeros_like(tokens).scatter(1, positions, index)
         part = tokens.gather(1, positions)
         read = read_columns(tokens, where, lead, model_kwargs.get("attention_mask"))
-        select = flat_indices(part, place.gather(1, read))
-        hidden = self.backbone.hidden(part, select=select, cache=self.store, region=positions, **model_kwargs)
-        return self.backbone.head(hidden).view(*where.shape, -1)
+        return self.denoiser.logits(part, place.gather(1, read), cache=self.store, region=positions, **model_kwargs)
 
 
 @dataclass(frozen=True)
@@ -151,12 +149,15 @@ class IntervalCache(CachePolicy):
         features, mask = backbone.new_feature_cache(len(first), length), model_kwargs.get("attention_mask")
         start = first - features.lead  # the first open position is read there, or at itself if nothing is before it
         padding = 0 if mask is None else left_padding(mask, mask)[:, 0].repeat(len(first) // len(mask))
-        return _Interval(self, features, backbone, start.clamp(min=padding), length)
+        assert isinstance(denoiser, BackboneDenoiser)
+        return _Interval(self, features, denoiser, start.clamp(min=padding), length)
 
 
 class _Interval(OpenCache):
-    def __init__(self, policy: IntervalCache, features: Any, backbone: Any, start: Tensor, length: int) -> None:
-        self.policy, self.features, self.backbone = policy, features, backbone
+    def __init__(
+        self, policy: IntervalCache, features: Any, denoiser: BackboneDenoiser, start: Tensor, length: int
+    ) -> None:
+        self.policy, self.features, self.denoiser = policy, features, denoiser
         self.turns, self.start, self.length = Turns(len(start)), start, length
         self.width = length - int(start.min())
 
@@ -186,7 +187,7 @@ class _Interval(OpenCache):
         # An update more of a row that rests would choose other tokens in the next one.
         hidden = update() if asking is None else features.sparing((~asking).to(tokens.device), update)
         self.turns.end_call()
-        return self.backbone.head(hidden).view(*where.shape, -1)
+        return self.denoiser.project(hidden).view(*where.shape, -1)
 
     def _reach(self, device: torch.device) -> tuple[Tensor, int, float | Tensor]:
         """From where on each row is computed, how many columns at most, and which share of them in each layer."""

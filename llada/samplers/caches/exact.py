@@ -12,7 +12,7 @@ from typing_extensions import override
 from llada.denoiser import Denoiser
 from llada.process.columns import Edit
 from llada.samplers.caches.partial_pass import region_logits
-from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
+from llada.samplers.caches.policy import CachePolicy, OpenCache, caching_backbone
 from llada.samplers.window import Blocks
 
 
@@ -53,15 +53,15 @@ class ExactCache(CachePolicy):
                 f"{type(backbone).__name__} isn't block-causal (it has no block_length), so no cache is exact for it; "
                 "use PrefixCache, DualCache or DelayedCache"
             )
-        return _Exact(backbone, len(first), length, blocks)
+        return _Exact(denoiser, len(first), length, blocks)
 
 
 class _Exact(OpenCache):
     """Buffers of one canvas, in which the first ``written`` columns are final."""
 
-    def __init__(self, backbone: CachingBackbone, rows: int, length: int, block_length: int) -> None:
-        self.backbone, self.length, self.blocks = backbone, length, block_length
-        self.store = backbone.new_cache(rows, length)
+    def __init__(self, denoiser: Denoiser, rows: int, length: int, block_length: int) -> None:
+        self.denoiser, self.length, self.blocks = denoiser, length, block_length
+        self.store = caching_backbone(denoiser).new_cache(rows, length)
         self.written, self.start, self.stop = 0, 0, length
 
     @override
@@ -85,4 +85,4 @@ class _Exact(OpenCache):
         assert where is not None
         region = slice(max(0, min(self.written, self.start - self.store.lead)), self.stop)
         self.written = self.start
-        return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
+        return region_logits(self.denoiser, self.store, tokens, where, region, model_kwargs)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llada.rows import flat_indices, has_context
-from llada.samplers.caches.policy import CachingBackbone
+from llada.denoiser import Denoiser
+from llada.rows import has_context
 
 
 def read_columns(tokens: Tensor, where: Tensor, lead: int, attention_mask: Tensor | None) -> Tensor:
@@ -26,7 +26,7 @@ def read_columns(tokens: Tensor, where: Tensor, lead: int, attention_mask: Tenso
 
 
 def region_logits(
-    backbone: CachingBackbone,
+    denoiser: Denoiser,
     store: Any,
     tokens: Tensor,
     where: Tensor,
@@ -36,8 +36,8 @@ def region_logits(
     """Logits of positions (B, M) from a pass over a region of the canvas, (B, M, V).
 
     Args:
-        backbone: the network.
-        store: its cache.
+        denoiser: the network that made the cache.
+        store: the cache.
         tokens: (B, L) canvas.
         where: (B, M) int64; the answer has a meaning where a position is read in the region.
         region: columns that are computed: a slice, or (B, Q) int64 as `row_columns` makes them.
@@ -48,8 +48,7 @@ def region_logits(
     read = read_columns(tokens, where, store.lead, model_kwargs.get("attention_mask"))
     # Rows that are finished ask for positions anywhere, and don't look at the answer.
     queries = (read - start).clamp(0, part.shape[1] - 1)
-    hidden = backbone.hidden(part, select=flat_indices(part, queries), cache=store, region=region, **model_kwargs)
-    return backbone.head(hidden).view(*where.shape, -1)
+    return denoiser.logits(part, queries, cache=store, region=region, **model_kwargs)
 
 
 def row_columns(spans: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

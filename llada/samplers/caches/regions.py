@@ -16,16 +16,16 @@ from llada.denoiser import Denoiser
 from llada.process.columns import Edit
 from llada.rows import left_padding
 from llada.samplers.caches.partial_pass import region_logits, row_columns
-from llada.samplers.caches.policy import CachePolicy, CachingBackbone, OpenCache, caching_backbone
+from llada.samplers.caches.policy import CachePolicy, OpenCache, caching_backbone
 from llada.samplers.caches.turns import Turns
 
 
 class _Regions(OpenCache):
     """Full passes as the policy wants them; passes over the region in between."""
 
-    def __init__(self, policy: "RegionCache", backbone: CachingBackbone, rows: int, length: int) -> None:
-        self.policy, self.backbone, self.length = policy, backbone, length
-        self.store = backbone.new_cache(rows, length)
+    def __init__(self, policy: "RegionCache", denoiser: Denoiser, rows: int, length: int) -> None:
+        self.policy, self.denoiser, self.length = policy, denoiser, length
+        self.store = caching_backbone(denoiser).new_cache(rows, length)
         self.turns, self.begins, self.stop = Turns(rows), [0] * rows, length
         self.made: list[int] | None = [0] * rows if policy.warm_up > 1 else None  # calls of each input while warming up
         self.asking: Tensor | None = None
@@ -85,7 +85,7 @@ class _Regions(OpenCache):
         region = self._region(self._warm(self.turns.due(self.policy.refreshes)), tokens.device)
         self.turns.end_call()
         self.edited = [self.length] * len(self.edited)
-        return region_logits(self.backbone, self.store, tokens, where, region, model_kwargs)
+        return region_logits(self.denoiser, self.store, tokens, where, region, model_kwargs)
 
     def _warm(self, full: bool | Tensor) -> bool | Tensor:
         """Whether inputs make a full pass, with those that are warming up; counts the call."""
@@ -147,7 +147,7 @@ class RegionCache(CachePolicy):
 
     @override
     def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
-        return _Regions(self, caching_backbone(denoiser), len(first), length)
+        return _Regions(self, denoiser, len(first), length)
 
 
 @dataclass(frozen=True)
