@@ -1,4 +1,4 @@
-"""Every public class that a user builds is shown at work: in its docstring, by lines that run as they are, or on a page.
+"""Every public class that a user builds is shown at work: in its docstring, by lines that run as they are, or in docs.
 
 Left out are classes that are handed over and not built: abstract ones, which docs/extending.md is about, enumerations,
 errors, named tuples, and those of `RECEIVED`. `WITHOUT` lists what has no example yet; the list may only shrink.
