@@ -87,6 +87,15 @@ class RowRandom:
             take together, such as the permutation behind stratified times.
         rows: (B,) int64, the index of each row in the global batch (over ranks and accumulation steps).
         num_rows: number of rows in the global batch.
+
+    Example:
+        >>> import torch
+        >>> from llada.random import RowRandom
+        >>> two, one = RowRandom.from_seed(7, num_rows=2), RowRandom.from_seed(8, num_rows=1)
+        >>> torch.equal(two.uniform(5)[1:], one.uniform(5))  # a row doesn't depend on its neighbours
+        True
+        >>> torch.equal(two.fold_in(1).uniform(5), two.uniform(5))  # each purpose has a stream of its own
+        False
     """
 
     keys: Tensor

@@ -23,6 +23,18 @@ class BoundReport(nn.Module):
     Args:
         stage: first part of the names, such as "val".
         noise_levels: whether to report the cross-entropy by noise level as well.
+
+    Example:
+        >>> import torch
+        >>> from llada.metrics import BoundReport
+        >>> from llada.objectives import NELBO, NextTokens
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> report, rows = BoundReport("val"), torch.tensor([[0, 1, 2]])
+        >>> uniform = lambda tokens: torch.zeros(*tokens.shape, 4)
+        >>> report.update([NELBO(NextTokens())(uniform, MaskingProcess(4), rows, random=RowRandom.from_seed(0, 1))])
+        >>> report.compute()["val/nll"]
+        tensor(1.3863)
     """
 
     def __init__(self, stage: str, noise_levels: bool = False) -> None:

@@ -64,6 +64,7 @@ class GenerativePerplexity:
 
     Example:
         >>> import torch
+        >>> from llada.metrics import GenerativePerplexity
         >>> uniform = lambda tokens: torch.zeros(*tokens.shape, 4)
         >>> quality = GenerativePerplexity()(uniform, [[0, 1, 2, 1, 2]])
         >>> round(quality.perplexity, 6), round(quality.entropy, 6)

@@ -103,6 +103,7 @@ class ConditionalLikelihood:
 
     Example:
         >>> import torch
+        >>> from llada.metrics import ConditionalLikelihood
         >>> from llada.process import MaskingProcess
         >>> uniform = lambda tokens: torch.zeros(*tokens.shape, 4)
         >>> ConditionalLikelihood()(uniform, MaskingProcess(3), prompts=[[0, 1]], answers=[[2]]).log_likelihood

@@ -99,6 +99,10 @@ class StratifiedCounts(MaskDesign):
 
     Args:
         reference_rounding: see `mc_counts`.
+
+    Example:
+        >>> from llada.metrics import ConditionalLikelihood, StratifiedCounts
+        >>> llada_protocol = ConditionalLikelihood(num_samples=128, masks=StratifiedCounts())
     """
 
     reference_rounding: bool = False
@@ -136,6 +140,10 @@ class BalancedMasks(MaskDesign):
 
     Raises:
         ValueError: if ``group_size`` isn't positive.
+
+    Example:
+        >>> from llada.metrics import BalancedMasks, ConditionalLikelihood
+        >>> estimator = ConditionalLikelihood(num_samples=32, masks=BalancedMasks(group_size=4))
     """
 
     group_size: int = 4

@@ -62,6 +62,15 @@ class BoundMetric(_Sums):
     Args:
         bytes_per_token: average number of bytes that a token of the scored text stands for; None if unknown.
         kwargs: further arguments of `torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> from llada.metrics import BoundMetric
+        >>> metric = BoundMetric(bytes_per_token=4.0)
+        >>> metric.update(nelbo=torch.tensor([20.0, 44.0]), num_tokens=torch.tensor([10, 20]))
+        >>> estimate = metric.compute()
+        >>> round(float(estimate.nll), 3), round(float(estimate.bits_per_byte), 3)
+        (2.133, 0.769)
     """
 
     nll: Tensor
@@ -106,6 +115,14 @@ class NoiseLevelMetric(_Sums):
     Args:
         num_bins: equal parts of (0, 1].
         kwargs: further arguments of `torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> from llada.metrics import NoiseLevelMetric
+        >>> metric = NoiseLevelMetric(num_bins=2)
+        >>> metric.update(torch.tensor([0.2, 0.9]), torch.tensor([3.0, 40.0]), torch.tensor([2, 10]))
+        >>> metric.compute()
+        tensor([1.5000, 4.0000], dtype=torch.float64)
     """
 
     nll: Tensor

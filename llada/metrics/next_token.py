@@ -56,6 +56,14 @@ class NextTokenLikelihood:
 
     Args:
         rows_per_call: rows of one model call; changes speed and memory, not the result.
+
+    Example:
+        >>> import torch
+        >>> from llada.metrics import NextTokenLikelihood
+        >>> from llada.process import MaskingProcess
+        >>> uniform = lambda tokens: torch.zeros(*tokens.shape, 4)
+        >>> NextTokenLikelihood()(uniform, MaskingProcess(4), prompts=[[0, 1]], answers=[[2, 3]]).log_likelihood
+        tensor([-2.7726], dtype=torch.float64)
     """
 
     rows_per_call: int = 32

@@ -16,7 +16,21 @@ from llada.objectives.preference import MARGIN, REPORTED, PreferenceOutput
 
 
 class PreferenceMetric(_Sums):
-    """Collects the outputs of a `llada.objectives.PreferenceObjective`, batch by batch; synchronised over ranks."""
+    """Collects the outputs of a `llada.objectives.PreferenceObjective`, batch by batch; synchronised over ranks.
+
+    Example:
+        >>> import torch
+        >>> from llada.metrics import PreferenceMetric
+        >>> from llada.objectives import PreferenceObjective, SimPO
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> uniform, metric = lambda tokens: torch.zeros(*tokens.shape, 4), PreferenceMetric()
+        >>> pairs = {"tokens": torch.tensor([[0, 1]]), "rejected_tokens": torch.tensor([[0, 2]])}
+        >>> output = PreferenceObjective(SimPO())(uniform, MaskingProcess(4), pairs, random=RowRandom.from_seed(0, 1))
+        >>> metric.update(output)
+        >>> sorted(metric.compute())
+        ['preference_accuracy', 'preference_loss', 'preference_margin', 'preference_noise_se']
+    """
 
     pairs: Tensor
     squares: Tensor

@@ -89,6 +89,16 @@ class UnderSampler(ConditionalLikelihood):
 
     Raises:
         ValueError: if an answer has no likelihood under the sampler, saying why.
+
+    Example:
+        >>> import torch
+        >>> from llada.metrics import UnderSampler
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import left_to_right
+        >>> uniform = lambda tokens: torch.zeros(*tokens.shape, 4)
+        >>> estimator = UnderSampler(sampler=left_to_right(temperature=1.0))
+        >>> estimator(uniform, MaskingProcess(3), prompts=[[0, 1]], answers=[[2, 1]]).log_likelihood
+        tensor([-2.1972], dtype=torch.float64)
     """
 
     for_every_model: ClassVar[bool] = True

@@ -11,7 +11,14 @@ from llada.noise.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class ArccosSchedule(NoiseSchedule):
-    """alpha(t) = 1 - (2/pi) arccos(1 - t): noise comes fast at first. Its slope is infinite at t = 0."""
+    """alpha(t) = 1 - (2/pi) arccos(1 - t): noise comes fast at first. Its slope is infinite at t = 0.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import ArccosSchedule
+        >>> ArccosSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))
+        tensor([0.2871, 0.6667, 0.9362])
+    """
 
     def alpha_prime(self, t: Tensor) -> Tensor:
         """-(2/pi) / sqrt(t (2 - t))."""

@@ -21,6 +21,15 @@ class CosineSchedule(NoiseSchedule):
 
     Reference:
         Chang et al., "MaskGIT", arXiv 2202.04200: cos(pi r / 2) of the tokens are masked at r = 1 - t.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import CosineSchedule
+        >>> schedule = CosineSchedule()
+        >>> schedule.mask_probability(torch.tensor([0.1, 0.5, 0.9]))
+        tensor([0.1564, 0.7071, 0.9877])
+        >>> schedule.loss_weight(torch.tensor([0.5]))
+        tensor([1.5708])
     """
 
     def alpha_prime(self, t: Tensor) -> Tensor:
@@ -45,6 +54,12 @@ class MDLMCosineSchedule(NoiseSchedule):
 
     Reference:
         arXiv 2406.07524, appendix E, and the released ``noise_schedule.py``.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import MDLMCosineSchedule
+        >>> MDLMCosineSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))
+        tensor([0.0123, 0.2926, 0.8427])
     """
 
     eps: float = 1e-3
@@ -78,6 +93,12 @@ class CosineSquaredSchedule(NoiseSchedule):
 
     Reference:
         arXiv 2406.07524, appendix E ("cosine squared").
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import CosineSquaredSchedule
+        >>> CosineSquaredSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))
+        tensor([0.0244, 0.4995, 0.9746])
     """
 
     eps: float = 1e-3

@@ -37,6 +37,12 @@ class ArgmaxSchedule(NoiseSchedule):
 
     Raises:
         ValueError: if ``num_tokens`` is less than 2, or ``end`` isn't above ``start``.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import ArgmaxSchedule
+        >>> ArgmaxSchedule(num_tokens=30000).mask_probability(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
+        tensor([0.1327, 0.6482, 0.9252], dtype=torch.float64)
     """
 
     num_tokens: int

@@ -51,6 +51,13 @@ class GeometricSchedule(_SigmaSchedule):
     Reference:
         Lou et al., "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution", arXiv 2310.16834,
         section 5.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import GeometricSchedule
+        >>> schedule = GeometricSchedule(sigma_min=1e-3, sigma_max=10.0)
+        >>> schedule.sigma(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([1.0000e-03, 1.0000e-01, 1.0000e+01])
     """
 
     sigma_min: float = 1e-4
@@ -83,6 +90,15 @@ class LinearSigmaSchedule(_SigmaSchedule):
 
     Reference:
         The released ``noise_schedule.py`` of arXiv 2406.07524.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import LinearSigmaSchedule
+        >>> schedule = LinearSigmaSchedule(sigma_max=10.0)
+        >>> schedule.sigma(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([ 0.,  5., 10.])
+        >>> schedule.mask_probability(torch.tensor([0.5]))
+        tensor([0.9933])
     """
 
     sigma_min: float = 0.0

@@ -16,6 +16,15 @@ class LinearSchedule(NoiseSchedule):
 
     Reference:
         Nie et al., arXiv 2502.09992, section 2.1; Sahoo et al., arXiv 2406.07524, appendix E ("log-linear").
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import LinearSchedule
+        >>> schedule = LinearSchedule()
+        >>> schedule.mask_probability(torch.tensor([0.25, 0.5]))
+        tensor([0.2500, 0.5000])
+        >>> schedule.loss_weight(torch.tensor([0.25, 0.5]))
+        tensor([4., 2.])
     """
 
     eps: float = 0.0

@@ -15,6 +15,12 @@ class LogarithmicSchedule(NoiseSchedule):
 
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import LogarithmicSchedule
+        >>> LogarithmicSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))
+        tensor([0.1375, 0.5850, 0.9260])
     """
 
     def mask_probability(self, t: Tensor) -> Tensor:

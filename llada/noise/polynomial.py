@@ -23,6 +23,15 @@ class PolynomialSchedule(NoiseSchedule):
 
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import PolynomialSchedule
+        >>> schedule = PolynomialSchedule(power=2.0)
+        >>> schedule.mask_probability(torch.tensor([0.1, 0.5, 0.9]))
+        tensor([0.0100, 0.2500, 0.8100])
+        >>> schedule.time_at(torch.tensor([0.25]))
+        tensor([0.5000])
     """
 
     power: float = 2.0
@@ -49,6 +58,12 @@ class PowerSchedule(NoiseSchedule):
 
     Args:
         power: n.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import PowerSchedule
+        >>> PowerSchedule(power=2.0).mask_probability(torch.tensor([0.1, 0.5, 0.9]))
+        tensor([0.1900, 0.7500, 0.9900])
     """
 
     power: float = 2.0

@@ -17,6 +17,15 @@ class RescaledSchedule(NoiseSchedule):
 
     Args:
         schedule: the curve beta, such as `GeometricSchedule`.
+
+    Example:
+        >>> import torch
+        >>> from llada.noise import LinearSigmaSchedule, RescaledSchedule
+        >>> half = LinearSigmaSchedule(sigma_max=1.0)
+        >>> half.mask_probability(torch.tensor([1.0], dtype=torch.float64))
+        tensor([0.6321], dtype=torch.float64)
+        >>> RescaledSchedule(half).mask_probability(torch.tensor([1.0], dtype=torch.float64))
+        tensor([1.], dtype=torch.float64)
     """
 
     schedule: NoiseSchedule

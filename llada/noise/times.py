@@ -60,6 +60,13 @@ class UniformTimes(_Interval):
     Args:
         t_min: lowest time. LLaDA trains from 1e-3.
         t_max: highest time.
+
+    Example:
+        >>> from llada.noise import UniformTimes
+        >>> from llada.random import RowRandom
+        >>> times = UniformTimes(t_min=1e-3)(RowRandom.from_seed(0, num_rows=4))
+        >>> times.shape, times.dtype
+        (torch.Size([4]), torch.float64)
     """
 
     @override
@@ -77,6 +84,13 @@ class StratifiedTimes(_Interval):
     Args:
         t_min: lowest time.
         t_max: highest time.
+
+    Example:
+        >>> from llada.noise import StratifiedTimes
+        >>> from llada.random import RowRandom
+        >>> times = StratifiedTimes()(RowRandom.from_seed(0, num_rows=4))
+        >>> (4 * times.sort().values).ceil().tolist()
+        [1.0, 2.0, 3.0, 4.0]
     """
 
     @override
@@ -95,6 +109,13 @@ class SystematicTimes(_Interval):
 
     Reference:
         Used by SMDM's evaluation (arXiv 2410.18514) and GIDD (arXiv 2503.04482).
+
+    Example:
+        >>> from llada.noise import SystematicTimes
+        >>> from llada.random import RowRandom
+        >>> times = SystematicTimes()(RowRandom.from_seed(0, num_rows=4)).sort().values
+        >>> times.diff()
+        tensor([0.2500, 0.2500, 0.2500], dtype=torch.float64)
     """
 
     @override
@@ -113,6 +134,13 @@ class AntitheticTimes(_Interval):
     Args:
         t_min: lowest time.
         t_max: highest time.
+
+    Example:
+        >>> from llada.noise import AntitheticTimes
+        >>> from llada.random import RowRandom
+        >>> times = AntitheticTimes()(RowRandom.from_seed(0, num_rows=4))
+        >>> times[0::2] + times[1::2]
+        tensor([1., 1.], dtype=torch.float64)
     """
 
     @override

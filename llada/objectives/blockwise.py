@@ -53,6 +53,16 @@ class Blockwise(Design):
 
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.objectives import NELBO, Blockwise
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> model, rows = BidirectionalTransformer(9, 8, 1, 1, block_length=4), torch.arange(8)[None]
+        >>> NELBO(Blockwise())(model, MaskingProcess(8), rows, random=RowRandom.from_seed(0, 1)).num_tokens
+        tensor([8])
     """
 
     times: TimeSampler = field(default_factory=StratifiedTimes)
@@ -119,6 +129,19 @@ class ComplementaryBlocks(Blockwise):
 
     Reference:
         Wu et al., "Fast-dLLM v2", arXiv 2509.26328; Bie et al., "LLaDA2.0", arXiv 2512.15745.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.objectives import ComplementaryBlocks
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> model, rows = BidirectionalTransformer(9, 8, 1, 1, block_length=4), {"tokens": torch.arange(8)[None]}
+        >>> draw = ComplementaryBlocks()(as_denoiser(model), MaskingProcess(8), rows, random=RowRandom.from_seed(0, 1))
+        >>> draw.tokens
+        tensor([[8, 8, 2, 3, 4, 8, 8, 8],
+                [0, 8, 8, 8, 8, 5, 6, 8]])
     """
 
     @override

@@ -42,6 +42,17 @@ class PartialBlock(Design):
     Reference:
         arXiv 2509.26488; the released ``forward_process_semi_ar``. Where the answer is a multiple of the block length,
         that also draws an empty block behind the last one, from which nothing is learnt.
+
+    Example:
+        >>> import torch
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.objectives import PartialBlock
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> model, row = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9)), {"tokens": torch.arange(8)[None]}
+        >>> PartialBlock(block_length=4)(model, MaskingProcess(9), row, random=RowRandom.from_seed(0, 1)).tokens
+        tensor([[9, 1, 2, 3, 9, 9, 9, 9],
+                [0, 9, 9, 9, 9, 9, 9, 9]])
     """
 
     block_length: int = 32
@@ -103,6 +114,10 @@ class CertaintyForcing(Objective):
 
     Reference:
         Chen et al., "dParallel: Learnable Parallel Decoding for dLLMs", arXiv 2509.26488.
+
+    Example:
+        >>> from llada.objectives import CertaintyForcing, PartialBlock
+        >>> dparallel = CertaintyForcing(PartialBlock(block_length=32), certainty=2.0, temperature=0.5)
     """
 
     design: Design = field(default_factory=PartialBlock)

@@ -40,6 +40,17 @@ class CleanCopyLoss(NELBO):
     Raises:
         ValueError: if ``clean_weight`` is negative, or, in a call, the design has no clean copy, or the backbone isn't
             causal and shifted, so that a clean token would see itself.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.objectives import Blockwise, CleanCopyLoss
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> model = BidirectionalTransformer(9, 8, 1, 1, block_length=4, causal=True, shift=True)
+        >>> objective, rows = CleanCopyLoss(Blockwise(), clean_weight=0.2), torch.arange(8)[None]
+        >>> objective(model, MaskingProcess(8), rows, random=RowRandom.from_seed(0, 1)).num_tokens
+        tensor([8])
     """
 
     design: Design = field(default_factory=Blockwise)

@@ -34,6 +34,10 @@ class ConditionDropout(Design):
 
     Raises:
         ValueError: if ``rate`` isn't in [0, 1].
+
+    Example:
+        >>> from llada.objectives import NELBO, ConditionDropout, IndependentMasks
+        >>> guided_later = NELBO(ConditionDropout(IndependentMasks(), rate=0.1))
     """
 
     design: Design = field(default_factory=IndependentMasks)

@@ -45,6 +45,10 @@ class ConsistencyDistillation(Distillation):
 
     Raises:
         ValueError: if ``num_steps`` is less than 1.
+
+    Example:
+        >>> from llada.objectives import ConsistencyDistillation
+        >>> duo = ConsistencyDistillation(num_steps=512)  # with the callback FrozenReference
     """
 
     num_steps: int = 512

@@ -44,6 +44,16 @@ class EditRounds(Objective):
 
     Raises:
         ValueError: if a number is out of its range, the two tokens are one, or ``first`` has another normaliser.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import EditRounds
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> uniform, rows = lambda tokens: torch.zeros(*tokens.shape, 7), torch.arange(4)[None]
+        >>> objective = EditRounds(delete_token_id=4, insert_token_id=5, block_length=4)
+        >>> objective(uniform, MaskingProcess(6), rows, random=RowRandom.from_seed(0, 1)).num_tokens
+        tensor([4])
     """
 
     delete_token_id: int

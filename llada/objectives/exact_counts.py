@@ -90,6 +90,17 @@ class ExactCounts(Design):
 
     Args:
         times: draws u in (0, 1]; the count is ceil(u n). Stratified numbers give stratified counts.
+
+    Example:
+        >>> import torch
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.objectives import ExactCounts
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> model, row = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9)), {"tokens": torch.arange(8)[None]}
+        >>> draw = ExactCounts()(model, MaskingProcess(9), row, random=RowRandom.from_seed(0, 1))
+        >>> draw.tokens, draw.bound_weight
+        (tensor([[9, 9, 2, 3, 4, 5, 6, 7]]), tensor([[4., 4., 4., 4., 4., 4., 4., 4.]], dtype=torch.float64))
     """
 
     times: TimeSampler = field(default_factory=StratifiedTimes)
@@ -117,6 +128,17 @@ class ComplementaryPairs(Design):
 
     Args:
         times: draws u in (0, 1]; the first copy's count is ceil(u n), the second's n + 1 less that.
+
+    Example:
+        >>> import torch
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.objectives import ComplementaryPairs
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> model, row = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9)), {"tokens": torch.arange(8)[None]}
+        >>> ComplementaryPairs()(model, MaskingProcess(9), row, random=RowRandom.from_seed(0, 1)).tokens
+        tensor([[9, 9, 2, 3, 4, 5, 6, 7],
+                [0, 9, 9, 9, 9, 9, 9, 9]])
     """
 
     times: TimeSampler = field(default_factory=StratifiedTimes)

@@ -31,6 +31,15 @@ class IndependentMasks(Design):
         per_segment: whether every segment of a packed row (``segment_ids`` in the batch) has a noise level of its own
             and counts as a datum, as if it weren't packed. The report of t is then a row's mean over its maskable
             tokens.
+
+    Example:
+        >>> from llada.noise import UniformTimes
+        >>> from llada.objectives import NELBO, IndependentMasks
+        >>> from llada.process import MaskingProcess
+        >>> mdlm = NELBO(IndependentMasks())
+        >>> llada_pretraining = NELBO(IndependentMasks(UniformTimes(1e-3)))
+        >>> mdlm.bound_gap(MaskingProcess(4)), llada_pretraining.bound_gap(MaskingProcess(4))
+        (None, "it never sees some noise levels: UniformTimes(t_min=0.001, t_max=1.0) doesn't cover (0, 1]")
     """
 
     times: TimeSampler = field(default_factory=StratifiedTimes)
@@ -109,6 +118,13 @@ class TimeGrid(IndependentMasks):
     Reference:
         Sahoo et al., arXiv 2406.07524, equation 8 (the bound before its continuous-time limit); Austin et al.,
         "Structured Denoising Diffusion Models in Discrete State-Spaces", arXiv 2107.03006.
+
+    Example:
+        >>> from llada.objectives import NELBO, TimeGrid
+        >>> from llada.process import MaskingProcess
+        >>> d3pm = NELBO(TimeGrid(num_steps=1000))
+        >>> d3pm.bound_gap(MaskingProcess(4)) is None
+        True
     """
 
     num_steps: int = 1000

@@ -54,6 +54,15 @@ class InsertionNELBO(Objective):
 
     Raises:
         ValueError: if ``power`` is less than 1.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import InsertionNELBO
+        >>> from llada.process import InsertionProcess
+        >>> from llada.random import RowRandom
+        >>> model, rows = lambda tokens: torch.zeros(*tokens.shape, 6), torch.arange(4)[None]
+        >>> InsertionNELBO()(model, InsertionProcess(4), rows, random=RowRandom.from_seed(0, 1)).num_tokens
+        tensor([3])
     """
 
     merged: bool = True

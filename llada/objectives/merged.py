@@ -52,6 +52,18 @@ class MergedMasks(Design):
 
     Raises:
         ValueError: if a number is out of its range, or the two tokens are one.
+
+    Example:
+        >>> import torch
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.objectives import MergedMasks
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> design = MergedMasks(expand_token_id=7, delete_token_id=8, merge_prob=1.0, static=1.0, max_delete=0)
+        >>> model, row = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 10)), {"tokens": torch.arange(6)[None]}
+        >>> draw = design(model, MaskingProcess(9), row, random=RowRandom.from_seed(4, 1))
+        >>> draw.tokens, draw.x_0
+        (tensor([[0, 1, 9]]), tensor([[0, 1, 7]]))
     """
 
     expand_token_id: int
@@ -127,7 +139,12 @@ class MergedMasks(Design):
 
 @dataclass(frozen=True)
 class CleanWeight(Weight):
-    """1 - t: what stands among many clean tokens counts more. Not a bound."""
+    """1 - t: what stands among many clean tokens counts more. Not a bound.
+
+    Example:
+        >>> from llada.objectives import NELBO, CleanWeight, IndependentMasks
+        >>> objective = NELBO(IndependentMasks(), CleanWeight())
+    """
 
     @override
     def __call__(self, process: Process, draw: Draw) -> Tensor:

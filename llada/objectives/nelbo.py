@@ -54,6 +54,17 @@ class NELBO(Objective):
         weight: of a scored token in the loss. Only `BoundWeight` minimises the bound; the reported ``nelbo`` has it in
             any case.
         normaliser: what the loss is divided by.
+
+    Example:
+        >>> import math
+        >>> import torch
+        >>> from llada.objectives import NELBO
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> uniform, rows = lambda tokens: torch.zeros(*tokens.shape, 4), torch.arange(4).expand(1000, 4)
+        >>> output = NELBO()(uniform, MaskingProcess(4), rows, random=RowRandom.from_seed(0, 1000))
+        >>> round(float(output.loss), 2), round(math.log(4), 2)
+        (1.4, 1.39)
     """
 
     design: Design = field(default_factory=IndependentMasks)

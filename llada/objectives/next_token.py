@@ -25,6 +25,18 @@ class NextTokens(Design):
 
     The first real token of a row, or of a packed segment, has nothing before it: it isn't scored, and ``num_tokens``
     leaves it out. Rows that begin with BOS lose nothing.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import NELBO, NextTokens
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> uniform = lambda tokens: torch.zeros(*tokens.shape, 4)
+        >>> objective = NELBO(NextTokens())
+        >>> objective(uniform, MaskingProcess(4), torch.tensor([[0, 1, 2]]), random=RowRandom.from_seed(0, 1)).loss
+        tensor(1.3863, dtype=torch.float64)
+        >>> objective.left_to_right
+        True
     """
 
     @override

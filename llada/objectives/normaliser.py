@@ -41,7 +41,12 @@ def _one(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PerPosition(Normaliser):
-    """Divide by N * L, every position of every row: LLaDA's pretraining loss. A bound per token for full rows."""
+    """Divide by N * L, every position of every row: LLaDA's pretraining loss. A bound per token for full rows.
+
+    Example:
+        >>> from llada.objectives import NELBO, IndependentMasks, PerPosition
+        >>> llada_pretraining = NELBO(IndependentMasks(), normaliser=PerPosition())
+    """
 
     @override
     def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -50,7 +55,12 @@ class PerPosition(Normaliser):
 
 @dataclass(frozen=True)
 class PerToken(Normaliser):
-    """Divide by the maskable tokens of the batch (MDLM, SMDM and d1 fine-tuning). A bound per token, always."""
+    """Divide by the maskable tokens of the batch (MDLM, SMDM and d1 fine-tuning). A bound per token, always.
+
+    Example:
+        >>> from llada.objectives import NELBO, IndependentMasks, PerToken
+        >>> mdlm = NELBO(IndependentMasks(), normaliser=PerToken())
+    """
 
     @override
     def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -62,6 +72,10 @@ class PerRow(Normaliser):
     """Divide each datum by its own maskable tokens, then by the number of data: LLaDA's fine-tuning loss.
 
     Short answers count as long ones. Of packed segments those without a maskable token aren't counted.
+
+    Example:
+        >>> from llada.objectives import NELBO, IndependentMasks, PerRow
+        >>> llada_fine_tuning = NELBO(IndependentMasks(), normaliser=PerRow())
     """
 
     @override
@@ -78,6 +92,10 @@ class PerScored(Normaliser):
     """Divide by the scored tokens of the batch, which are the masked ones: the plain mean of masked language models.
 
     Not a bound under any weight.
+
+    Example:
+        >>> from llada.objectives import NELBO, PerScored, UnitWeight
+        >>> masked_language_model = NELBO(weight=UnitWeight(), normaliser=PerScored())
     """
 
     @override

@@ -36,6 +36,15 @@ class PlainCrossEntropy(NELBO):
 
     Raises:
         ValueError: if the process draws random tokens and isn't told that its network gives the full posterior.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import PlainCrossEntropy
+        >>> from llada.process import UniformProcess
+        >>> from llada.random import RowRandom
+        >>> uniform, rows = lambda tokens: torch.zeros(*tokens.shape, 4), torch.tensor([[0, 1, 2, 3]])
+        >>> PlainCrossEntropy()(uniform, UniformProcess(4, posterior=True), rows, random=RowRandom.from_seed(0, 1)).loss
+        tensor(1.3863, dtype=torch.float64)
     """
 
     weight: Weight = field(default_factory=UnitWeight)

@@ -27,6 +27,14 @@ class PairBounds:
         reference_rejected: B_ref(y-); likewise.
         chosen_tokens: tokens of y+.
         rejected_tokens: tokens of y-.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import PairBounds
+        >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
+        >>> pairs = PairBounds(*numbers)
+        >>> pairs.chosen_gain, pairs.rejected_gain
+        (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64))
     """
 
     chosen: Tensor
@@ -92,6 +100,13 @@ class Sigmoid(Link):
     Reference:
         Rafailov et al., "Direct Preference Optimization", arXiv 2305.18290, equation 7; with bounds of a diffusion
         model Zhu et al., "LLaDA 1.5", arXiv 2505.19223 (beta 0.2).
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import PairBounds, Sigmoid
+        >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
+        >>> Sigmoid(beta=0.2)(PairBounds(*numbers))
+        tensor([0.5130], dtype=torch.float64)
     """
 
     beta: float = 0.2
@@ -121,6 +136,10 @@ class IPO(Link):
     Reference:
         Azar et al., "A General Theoretical Paradigm to Understand Learning from Human Preferences", arXiv 2310.12036,
         equation 17.
+
+    Example:
+        >>> from llada.objectives import IPO, PreferenceObjective
+        >>> objective = PreferenceObjective(IPO(beta=0.1))
     """
 
     beta: float = 0.1
@@ -146,6 +165,10 @@ class Hinge(Link):
     Reference:
         Zhao et al., "SLiC-HF", arXiv 2305.10425; in this form Liu et al., "Statistical Rejection Sampling Improves
         Preference Optimization", arXiv 2309.06657.
+
+    Example:
+        >>> from llada.objectives import Hinge, PreferenceObjective
+        >>> objective = PreferenceObjective(Hinge(beta=0.2))
     """
 
     beta: float = 0.2
@@ -178,6 +201,10 @@ class KTO(Link):
 
     Reference:
         Ethayarajh et al., "KTO", arXiv 2402.01306, equation 8.
+
+    Example:
+        >>> from llada.objectives import KTO, PreferenceObjective
+        >>> objective = PreferenceObjective(KTO(beta=0.2, rejected_weight=1.3))
     """
 
     beta: float = 0.2
@@ -211,6 +238,10 @@ class SimPO(Link):
 
     Reference:
         Meng et al., "SimPO", arXiv 2405.14734, equation 6.
+
+    Example:
+        >>> from llada.objectives import PreferenceObjective, SimPO
+        >>> objective = PreferenceObjective(SimPO(beta=2.0, gamma=1.0))
     """
 
     beta: float = 2.0

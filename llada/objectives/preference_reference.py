@@ -66,7 +66,12 @@ class Reference(ABC):
 
 @dataclass(frozen=True)
 class AdapterOff(Reference):
-    """The same network with its low-rank additions switched off: no second copy (`llada.training.callbacks.LoRA`)."""
+    """The same network with its low-rank additions switched off: no second copy (`llada.training.callbacks.LoRA`).
+
+    Example:
+        >>> from llada.objectives import AdapterOff, PreferenceObjective
+        >>> objective = PreferenceObjective(reference=AdapterOff())  # with the callback LoRA
+    """
 
     @override
     def __call__(self, model: Denoiser, bound: Bound, reading: Reading) -> Tensor:
@@ -80,6 +85,16 @@ class FrozenCopy(Reference):
 
     The callback `llada.training.callbacks.Preferences` makes it when training begins. In a loop of your own, call
     `hold`.
+
+    Example:
+        >>> from torch import nn
+        >>> from llada.objectives import FrozenCopy, PreferenceObjective
+        >>> network = nn.Linear(2, 2)
+        >>> reference = FrozenCopy()
+        >>> copy = reference.hold(network)
+        >>> copy.weight.requires_grad
+        False
+        >>> objective = PreferenceObjective(reference=reference)
     """
 
     _held: ClassVar[Any] = None
@@ -136,6 +151,10 @@ class StoredBounds(Reference):
     Args:
         path: the file.
         seed: of the noise.
+
+    Example:
+        >>> from llada.objectives import PreferenceObjective, StoredBounds
+        >>> objective = PreferenceObjective(reference=StoredBounds("reference.npz"), draws=8)
     """
 
     path: str

@@ -25,6 +25,10 @@ class RandomLength(Objective):
 
     Raises:
         ValueError: if ``probability`` isn't in [0, 1].
+
+    Example:
+        >>> from llada.objectives import NELBO, RandomLength
+        >>> llada_pretraining = RandomLength(NELBO(), probability=0.01)
     """
 
     inner: Objective

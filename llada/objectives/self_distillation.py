@@ -47,6 +47,10 @@ class SelfDistillation(Distillation):
 
     Raises:
         ValueError: if a number of steps is less than 1.
+
+    Example:
+        >>> from llada.objectives import SelfDistillation
+        >>> sdtt = SelfDistillation(num_steps=32, teacher_steps=2)  # with the callback FrozenReference
     """
 
     num_steps: int = 32

@@ -55,7 +55,16 @@ class Trajectory(ABC):
 
 @dataclass(frozen=True)
 class SpreadTrajectory(Trajectory):
-    """That of `llada.samplers.Spread`: tokens of a step stand far from one another."""
+    """That of `llada.samplers.Spread`: tokens of a step stand far from one another.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import SpreadTrajectory, TrajectoryDistillation
+        >>> from llada.random import RowRandom
+        >>> SpreadTrajectory()({}, torch.ones(1, 8).bool(), RowRandom.from_seed(0, 1))
+        tensor([[0, 4, 2, 6, 1, 5, 3, 7]])
+        >>> objective = TrajectoryDistillation(tokens_per_step=4, trajectory=SpreadTrajectory())
+    """
 
     @override
     def __call__(self, batch: Batch, maskable: Tensor, random: RowRandom) -> Tensor:
@@ -64,7 +73,16 @@ class SpreadTrajectory(Trajectory):
 
 @dataclass(frozen=True)
 class RandomTrajectory(Trajectory):
-    """A random order, drawn anew."""
+    """A random order, drawn anew.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import RandomTrajectory, TrajectoryDistillation
+        >>> from llada.random import RowRandom
+        >>> RandomTrajectory()({}, torch.ones(1, 8).bool(), RowRandom.from_seed(0, 1))
+        tensor([[3, 5, 2, 4, 7, 0, 6, 1]])
+        >>> objective = TrajectoryDistillation(tokens_per_step=4, trajectory=RandomTrajectory())
+    """
 
     @override
     def __call__(self, batch: Batch, maskable: Tensor, random: RowRandom) -> Tensor:
@@ -73,7 +91,12 @@ class RandomTrajectory(Trajectory):
 
 @dataclass(frozen=True)
 class StoredTrajectory(Trajectory):
-    """The batch's column ``rank``, (B, L) integers, in which a sampler wrote the text: with it, any sampler will do."""
+    """The batch's column ``rank``, (B, L) integers, in which a sampler wrote the text: with it, any sampler will do.
+
+    Example:
+        >>> from llada.objectives import StoredTrajectory, TrajectoryDistillation
+        >>> objective = TrajectoryDistillation(tokens_per_step=4, trajectory=StoredTrajectory(), label_share=0.1)
+    """
 
     blind = False
 
@@ -100,6 +123,10 @@ class TrajectoryDistillation(Distillation):
 
     Raises:
         ValueError: if a number is out of its range.
+
+    Example:
+        >>> from llada.objectives import StoredTrajectory, TrajectoryDistillation
+        >>> objective = TrajectoryDistillation(tokens_per_step=8, trajectory=StoredTrajectory())
     """
 
     tokens_per_step: int = 8

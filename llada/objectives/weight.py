@@ -29,7 +29,14 @@ class Weight(ABC):
 
 @dataclass(frozen=True)
 class BoundWeight(Weight):
-    """The weight that makes the loss a bound on the likelihood: 1/t for LLaDA, n / l where counts are exact."""
+    """The weight that makes the loss a bound on the likelihood: 1/t for LLaDA, n / l where counts are exact.
+
+    Example:
+        >>> from llada.objectives import NELBO, BoundWeight
+        >>> from llada.process import MaskingProcess
+        >>> NELBO(weight=BoundWeight()).bound_gap(MaskingProcess(4)) is None
+        True
+    """
 
     @override
     def __call__(self, process: Process, draw: Draw) -> Tensor:
@@ -38,7 +45,12 @@ class BoundWeight(Weight):
 
 @dataclass(frozen=True)
 class UnitWeight(Weight):
-    """Every scored token counts the same, as in masked language models."""
+    """Every scored token counts the same, as in masked language models.
+
+    Example:
+        >>> from llada.objectives import NELBO, PerScored, UnitWeight
+        >>> masked_language_model = NELBO(weight=UnitWeight(), normaliser=PerScored())
+    """
 
     @override
     def __call__(self, process: Process, draw: Draw) -> Tensor:
@@ -58,6 +70,17 @@ class ClippedWeight(Weight):
 
     Reference:
         "Clip" in von Rütte et al., arXiv 2503.04482, section 3.4, with the bound's weight.
+
+    Example:
+        >>> import torch
+        >>> from llada.objectives import NELBO, ClippedWeight
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> uniform, rows = lambda tokens: torch.zeros(*tokens.shape, 4), torch.arange(4).expand(64, 4)
+        >>> objective = NELBO(weight=ClippedWeight(limit=2.0))
+        >>> output = objective(uniform, MaskingProcess(4), rows, random=RowRandom.from_seed(0, 64))
+        >>> round(float(output.loss), 2)  # log 4 = 1.39 without the limit
+        1.02
     """
 
     limit: float
@@ -87,6 +110,10 @@ class DynamicWeight(Weight):
 
     Reference:
         von Rütte et al., arXiv 2503.04482, section 3.4.
+
+    Example:
+        >>> from llada.objectives import NELBO, DynamicWeight, IndependentMasks
+        >>> gidd = NELBO(IndependentMasks(), DynamicWeight())
     """
 
     limit: float = 2.0
@@ -119,6 +146,10 @@ class ContextWeight(Weight):
 
     Reference:
         Ye et al., "Dream 7B", arXiv 2508.15487.
+
+    Example:
+        >>> from llada.objectives import NELBO, ContextWeight, IndependentMasks
+        >>> dream_fine_tuning = NELBO(IndependentMasks(), ContextWeight(p=0.3))
     """
 
     p: float = 0.3

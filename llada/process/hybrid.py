@@ -44,6 +44,14 @@ class HybridProcess(Process):
 
     Raises:
         ValueError: if an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import HybridProcess
+        >>> process = HybridProcess(mask_token_id=7, num_tokens=7, scatter=0.2)
+        >>> kept, masked, scattered = process.shares(torch.tensor([0.5], dtype=torch.float64))
+        >>> round(float(masked), 3), round(float(scattered), 3)
+        (0.4, 0.2)
     """
 
     mask_token_id: int
@@ -106,6 +114,14 @@ class AbsorbingHybridProcess(HybridProcess):
     Reference:
         The forward process of self-correcting discrete diffusion (SCDD), here in continuous time; derived from the path
         measures of both directions.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import AbsorbingHybridProcess
+        >>> process = AbsorbingHybridProcess(mask_token_id=7, num_tokens=7, scatter=0.2)
+        >>> kept, masked, scattered = process.shares(torch.tensor([0.5], dtype=torch.float64))
+        >>> round(float(masked), 3), round(float(scattered), 3)
+        (0.4, 0.2)
     """
 
     @override

@@ -68,6 +68,17 @@ class InsertionProcess(MaskingProcess):
 
     Raises:
         ValueError: if ``mask_token_id`` is negative.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import InsertionProcess
+        >>> from llada.random import RowRandom
+        >>> rows = torch.arange(8)[None]
+        >>> here, gaps, everywhere = rows > 0, rows >= 0, rows >= 0
+        >>> process = InsertionProcess(mask_token_id=9)
+        >>> thinned = process.thin(rows, torch.tensor([0.5]), here, gaps, everywhere, random=RowRandom.from_seed(1, 1))
+        >>> thinned.tokens
+        tensor([[0, 1, 2, 9, 9, 9]])
     """
 
     predicts_mask: ClassVar[bool] = False  # type: ignore[misc]

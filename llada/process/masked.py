@@ -36,6 +36,17 @@ class MaskingProcess(Process):
 
     Raises:
         ValueError: if ``mask_token_id`` is negative.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> process = MaskingProcess(mask_token_id=9)
+        >>> noised = process.corrupt(torch.arange(8)[None], torch.tensor([0.5]), random=RowRandom.from_seed(0, 1))
+        >>> noised.tokens
+        tensor([[0, 1, 9, 3, 4, 9, 6, 9]])
+        >>> process.bound_weight(torch.tensor([0.5]), noised.tokens, noised.tokens)
+        tensor([2.])
     """
 
     mask_token_id: int

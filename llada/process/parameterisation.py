@@ -67,6 +67,15 @@ class LeaveOneOut(_Reading):
     Args:
         model: whatever `as_denoiser` takes.
         head_loss: how the loss of a network with a `head` is computed.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import LeaveOneOut, UniformProcess
+        >>> process = UniformProcess(num_tokens=4)
+        >>> posterior = lambda tokens: torch.full((*tokens.shape, 4), 0.1).scatter(2, tokens[..., None], 0.7).log()
+        >>> tokens, t = torch.tensor([[2]]), torch.tensor([[0.5]], dtype=torch.float64)
+        >>> LeaveOneOut(posterior).clean_logits(tokens, tokens * 0, process.noise_law(t)).softmax(-1)
+        tensor([[[0.2273, 0.2273, 0.3182, 0.2273]]])
     """
 
     @override
@@ -92,6 +101,15 @@ class ScoreDenoiser(_Reading):
 
     A score that asks for less than the random tokens alone would give counts as xhat(y) = 0. The loss needs the outputs
     of all scored positions at once. Arguments as those of `LeaveOneOut`.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import ScoreDenoiser, UniformProcess
+        >>> process = UniformProcess(num_tokens=4)
+        >>> scores = lambda tokens: torch.tensor([0.5, 0.3, 1.0, 0.4]).log().expand(*tokens.shape, 4)
+        >>> tokens, t = torch.tensor([[2]]), torch.tensor([[0.5]], dtype=torch.float64)
+        >>> ScoreDenoiser(scores).clean_logits(tokens, tokens * 0, process.noise_law(t)).softmax(-1)
+        tensor([[[0.2045, 0.0227, 0.6591, 0.1136]]])
     """
 
     @override

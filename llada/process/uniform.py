@@ -35,6 +35,15 @@ class UniformProcess(Process):
 
     Raises:
         ValueError: if ``num_tokens`` is less than 2.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import UniformProcess
+        >>> from llada.random import RowRandom
+        >>> process, half = UniformProcess(num_tokens=8), torch.tensor([0.5])
+        >>> noised = process.corrupt(torch.arange(8)[None], half, random=RowRandom.from_seed(0, 1))
+        >>> noised.tokens
+        tensor([[0, 1, 6, 3, 4, 2, 6, 4]])
     """
 
     num_tokens: int

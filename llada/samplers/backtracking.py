@@ -48,6 +48,15 @@ class BacktrackingSampler(RevisingSampler):
     Reference:
         "Saber: An Efficient Sampling with Adaptive Acceleration and Backtracking Enhanced Remasking for Diffusion
         Language Model", arXiv 2510.18165; the released ``generate_with_saber``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import BacktrackingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = BacktrackingSampler(least=2)
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     least: int = 2

@@ -31,6 +31,17 @@ class AnnealedConfidence(Order):
 
     Reference:
         Chang et al., "MaskGIT", arXiv 2202.04200; the released ``mask_by_random_topk``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import AnnealedConfidence, PerStep, UnmaskingSampler
+        >>> sure = torch.tensor([1.0, 3.0, 2.0, 0.5])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), AnnealedConfidence(temperature=4.5))
+        >>> steps = sampler.iterate(model, torch.full((1, 4), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [0, 1, 2, 3]
     """
 
     by_chance: ClassVar[bool] = True
@@ -65,6 +76,17 @@ class PositionCalibrated(Order):
     Reference:
         "PC-Sampler: Position-Aware Calibration of Decoding Bias in Masked Diffusion Models", arXiv 2508.13021; the
         released ``pc_sampler_function``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, PositionCalibrated, UnmaskingSampler
+        >>> sure = torch.tensor([1.0, 3.0, 2.0, 0.5])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), PositionCalibrated(decay=0.25))
+        >>> steps = sampler.iterate(model, torch.full((1, 4), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [1, 0, 2, 3]
     """
 
     decay: float = 0.25

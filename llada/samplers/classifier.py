@@ -96,6 +96,18 @@ class ClassifierGuidance(LawGuidance):
 
     Raises:
         ValueError: if ``rows_per_call`` is less than 1.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import AncestralSampler, Classifier, ClassifierGuidance
+        >>> class Ones(Classifier):  # any network of noised text
+        ...     def __call__(self, tokens, t, attention_mask=None):
+        ...         return (tokens == 1).sum(1) / 2
+        >>> model = lambda tokens: torch.zeros(*tokens.shape, 3)
+        >>> sampler = AncestralSampler(steps=8, classifier=ClassifierGuidance(Ones(), scale=8.0))
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     rows_per_call: int = 1024
@@ -122,7 +134,22 @@ class ClassifierGuidance(LawGuidance):
 
 @dataclass(frozen=True)
 class GradientGuidance(LawGuidance):
-    """The first-order ratios: one forward and one backward pass of the classifier. Arguments as of `LawGuidance`."""
+    """The first-order ratios: one forward and one backward pass of the classifier. Arguments as of `LawGuidance`.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import AncestralSampler, Classifier, GradientGuidance
+        >>> class Ones(Classifier):  # any network of noised text
+        ...     def __call__(self, tokens, t, attention_mask=None):
+        ...         return (tokens == 1).sum(1) / 2
+        ...     def of_weights(self, weights, t, attention_mask=None):
+        ...         return weights[:, :, 1].sum(1) / 2
+        >>> model = lambda tokens: torch.zeros(*tokens.shape, 3)
+        >>> sampler = AncestralSampler(steps=8, classifier=GradientGuidance(Ones(), scale=8.0))
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
+    """
 
     @override
     def __call__(self, state: State, possible: Tensor, s: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -100,6 +100,16 @@ class DraftAndVerify(SequentialSampler):
 
     Raises:
         ValueError: if an option is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import DraftAndVerify
+        >>> model = BidirectionalTransformer(9, 8, 1, 2, shift=True)
+        >>> sample = DraftAndVerify(guesses=2)(model, torch.tensor([[1, 8, 8, 8]]), MaskingProcess(8))
+        >>> bool(sample.calls <= 4)
+        True
     """
 
     guesses: int = 4

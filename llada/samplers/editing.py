@@ -52,6 +52,15 @@ class EditingSampler(RevisingSampler):
     Reference:
         Bie et al., "LLaDA2.1: Speeding Up Text Diffusion via Token Editing", arXiv 2602.08676; the released
         ``generate``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, EditingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = EditingSampler(window=Blocks(4))
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     threshold: float = 0.95

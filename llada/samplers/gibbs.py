@@ -42,6 +42,15 @@ class GibbsSampler(AncestralSampler):
 
     Raises:
         ValueError: if a number is less than 1.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import UniformProcess
+        >>> from llada.samplers import GibbsSampler
+        >>> model = lambda tokens: 9.0 * torch.eye(3)[tokens * 0 + 1]
+        >>> canvas, given = torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.bool)
+        >>> GibbsSampler(steps=8)(model, canvas, UniformProcess(3), given=given).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     corrections: int = field(default=1, kw_only=True)

@@ -37,6 +37,15 @@ class GuidedDenoiser(Denoiser):
         prompt: (B, L) bool, what the unconditional input masks.
         scale: w; 0 is no guidance, -1 the unconditional model.
         null_token_id: what stands there instead.
+
+    Example:
+        >>> import torch
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.samplers import GuidedDenoiser
+        >>> model = as_denoiser(lambda tokens: torch.nn.functional.one_hot(tokens[:, :1], 4).float().expand(-1, 2, -1))
+        >>> prompt = torch.tensor([[True, False]])
+        >>> GuidedDenoiser(model, prompt, scale=1.0, null_token_id=3).logits(torch.tensor([[1, 2]]))[0, 1]
+        tensor([ 0.,  2.,  0., -1.])
     """
 
     def __init__(self, inner: Denoiser, prompt: Tensor, scale: float, null_token_id: int) -> None:
@@ -62,6 +71,12 @@ class Guidance(Part):
         scale: w; 0 for none, and then the model runs once per step. -1 leaves the prompt out.
         null_token_id: what stands in the place of the prompt where the model is to go without it; None: the mask. Noise
             without masks needs one, which the model has learnt by `llada.objectives.ConditionDropout`.
+
+    Example:
+        >>> from llada.samplers import Guidance, Quota, UnmaskingSampler
+        >>> sampler = UnmaskingSampler(Quota(steps=16), guidance=Guidance(scale=1.5))
+        >>> sampler.guidance.branches  # inputs of a row in each model call
+        2
     """
 
     scale: float = 0.0

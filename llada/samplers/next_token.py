@@ -41,6 +41,15 @@ class NextToken(SequentialSampler, ScoringSampler):  # type: ignore[override] # 
 
     Raises:
         ValueError: if an option is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import NextToken
+        >>> model = BidirectionalTransformer(9, 8, 1, 2, causal=True, shift=True)
+        >>> NextToken()(model, torch.tensor([[1, 8, 8, 8]]), MaskingProcess(8)).calls
+        tensor([3])
     """
 
     temperature: float = 0.0

@@ -54,6 +54,17 @@ class Confidence(Order):
         filtered: use the probabilities after temperature, top-p and top-k (Dream) instead of the model's own (LLaDA).
         without: tokens left out of the softmax. A position that proposes one of them has confidence 0. This is what
             LLaDA's ``confidence_eos_eot_inf`` computes at temperature 0.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Confidence, PerStep, UnmaskingSampler
+        >>> sure = torch.tensor([1.0, 3.0, 2.0, 0.5])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), Confidence())
+        >>> steps = sampler.iterate(model, torch.full((1, 4), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [1, 2, 0, 3]
     """
 
     filtered: bool = False
@@ -102,6 +113,10 @@ class TopProb(OfTheLaw):
 
     Args:
         filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
+
+    Example:
+        >>> from llada.samplers import Quota, TopProb, UnmaskingSampler
+        >>> sampler = UnmaskingSampler(Quota(steps=16), TopProb())
     """
 
     @override
@@ -118,6 +133,10 @@ class Margin(OfTheLaw):
 
     Reference:
         Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, section 4.
+
+    Example:
+        >>> from llada.samplers import Margin, Quota, UnmaskingSampler
+        >>> sampler = UnmaskingSampler(Quota(steps=16), Margin())
     """
 
     @override
@@ -132,6 +151,10 @@ class NegativeEntropy(OfTheLaw):
 
     Args:
         filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
+
+    Example:
+        >>> from llada.samplers import NegativeEntropy, Quota, UnmaskingSampler
+        >>> sampler = UnmaskingSampler(Quota(steps=16), NegativeEntropy())
     """
 
     @property
@@ -147,7 +170,12 @@ class NegativeEntropy(OfTheLaw):
 
 @dataclass(frozen=True)
 class RandomOrder(Order):
-    """Every order is equally likely."""
+    """Every order is equally likely.
+
+    Example:
+        >>> from llada.samplers import Quota, RandomOrder, UnmaskingSampler
+        >>> sampler = UnmaskingSampler(Quota(steps=16), RandomOrder())
+    """
 
     reads_drawn: ClassVar[bool] = False
     by_chance: ClassVar[bool] = True
@@ -160,7 +188,19 @@ class RandomOrder(Order):
 
 @dataclass(frozen=True)
 class LeftToRight(Order):
-    """From the first position to the last, as an autoregressive model writes."""
+    """From the first position to the last, as an autoregressive model writes.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import LeftToRight, PerStep, UnmaskingSampler
+        >>> sure = torch.tensor([1.0, 3.0, 2.0, 0.5])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), LeftToRight())
+        >>> steps = sampler.iterate(model, torch.full((1, 4), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [0, 1, 2, 3]
+    """
 
     reads_drawn: ClassVar[bool] = False
     blind: ClassVar[bool] = True
@@ -179,6 +219,16 @@ class Demote(Order):
     Args:
         inner: the order among the others.
         tokens: ids to demote, such as EOS and EOT.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Confidence, Demote, PerStep, UnmaskingSampler
+        >>> logits = torch.tensor([[[0.0, 9.0, 0.0], [1.0, 0.0, 0.0]]])  # surer of the first place, where it proposes 1
+        >>> sampler = UnmaskingSampler(PerStep(1), Demote(Confidence(), tokens=(1,)))
+        >>> steps = sampler.iterate(lambda tokens: logits, torch.full((1, 2), 2), MaskingProcess(2))
+        >>> [step.tokens.tolist() for step in steps]
+        [[[2, 0]], [[1, 0]]]
     """
 
     inner: Order
@@ -212,6 +262,10 @@ class Stochastic(Order):
 
     Reference:
         Kool et al., "Stochastic Beams and Where to Find Them", arXiv 1903.06059.
+
+    Example:
+        >>> from llada.samplers import Confidence, Quota, Stochastic, UnmaskingSampler
+        >>> sampler = UnmaskingSampler(Quota(steps=16), Stochastic(Confidence(), temperature=0.5))
     """
 
     reads_drawn: ClassVar[bool] = False

@@ -44,6 +44,15 @@ class PlanningSampler(RevisingSampler):
 
     Reference:
         Peng et al., "Path Planning for Masked Diffusion Model Sampling", arXiv 2502.03540, self-planning.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PlanningSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = PlanningSampler(steps=4)
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     steps: int | None = None

@@ -43,6 +43,15 @@ class TokenPotential(Potential):
     Args:
         token_ids: the tokens.
         nats: potential of each; below 0 to avoid them.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import ParticleSampler, TokenPotential
+        >>> model = lambda tokens: torch.zeros(*tokens.shape, 3)
+        >>> sampler = ParticleSampler(TokenPotential((1,), nats=-4.0), particles=8)  # rather without token 1
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[0, 1, 0, 1, 0, 0, 1, 0]])
     """
 
     token_ids: tuple[int, ...]
@@ -60,6 +69,18 @@ class ClassifierPotential(Potential):
     Args:
         classifier: of the label; asked at time 0.
         scale: of the log-probability.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Classifier, ClassifierPotential, ParticleSampler
+        >>> class Ones(Classifier):  # any network of clean text
+        ...     def __call__(self, tokens, t, attention_mask=None):
+        ...         return 4.0 * (tokens == 1).sum(1) - 32.0
+        >>> model = lambda tokens: torch.zeros(*tokens.shape, 3)
+        >>> sampler = ParticleSampler(ClassifierPotential(Ones()), particles=8)
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 0, 1, 1, 1, 1, 1]])
     """
 
     classifier: Classifier
@@ -80,6 +101,11 @@ class TotalPotential(Potential):
 
     Raises:
         ValueError: if there is none.
+
+    Example:
+        >>> from llada.samplers import ParticleSampler, TokenPotential, TotalPotential
+        >>> wishes = TotalPotential((TokenPotential((1,), nats=2.0), TokenPotential((5, 6), nats=-1.0)))
+        >>> sampler = ParticleSampler(wishes, particles=8)
     """
 
     potentials: tuple[Potential, ...]

@@ -91,6 +91,16 @@ class Proposal(Part):
 
     Raises:
         ValueError: if an option is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Proposal, Quota, UnmaskingSampler
+        >>> model = lambda tokens: torch.tensor([2.0, 1.0, 0.0, 0.0]).expand(*tokens.shape, 4)
+        >>> proposal = Proposal(temperature=1.0, top_k=2, suppress_tokens=(0,))
+        >>> sampler = UnmaskingSampler(Quota(steps=2), proposal=proposal)
+        >>> sampler(model, torch.full((1, 8), 3), MaskingProcess(3)).tokens
+        tensor([[1, 2, 1, 1, 2, 1, 1, 1]])
     """
 
     temperature: float = 0.0

@@ -38,6 +38,15 @@ class ConstantKappa(Kappa):
 
     Raises:
         ValueError: if it isn't in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import ConstantKappa, PsiSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = PsiSampler(steps=8, kappa=ConstantKappa(0.95))
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 0, 1, 0, 1, 1, 0, 1]])
     """
 
     value: float = 0.95
@@ -58,6 +67,15 @@ class RemaskingKappa(Kappa):
     Args:
         rates: rates whose sigma is a function of alpha: `CappedRemasking`, `RescaledRemasking`,
             `ForwardBackwardRemasking`.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PsiSampler, RemaskingKappa
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = PsiSampler(steps=8, kappa=RemaskingKappa())
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 0, 1, 0, 1, 1, 0, 1]])
     """
 
     rates: Remasking = field(default_factory=CappedRemasking)
@@ -82,6 +100,15 @@ class Stretches(Kappa):
 
     Raises:
         ValueError: unless 0 <= t_off <= t_on <= 1.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import ConstantKappa, PsiSampler, Stretches
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = PsiSampler(steps=8, kappa=Stretches(middle=ConstantKappa(0.9)))
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 0, 1, 0, 1, 1, 0, 1]])
     """
 
     high: Kappa = field(default_factory=lambda: ConstantKappa(1.0))
@@ -108,6 +135,15 @@ class PsiSampler(AncestralSampler):
 
     Args:
         kappa: how far each step trusts the canvas.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import ConstantKappa, PsiSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = PsiSampler(steps=8, kappa=ConstantKappa(0.95))
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 0, 1, 0, 1, 1, 0, 1]])
     """
 
     kappa: Kappa = field(default_factory=ConstantKappa, kw_only=True)

@@ -55,6 +55,15 @@ class CommitAndRenoise(ChainSampler):
 
     Raises:
         ValueError: if an option is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import UniformProcess
+        >>> from llada.samplers import CommitAndRenoise
+        >>> model = lambda tokens: 9.0 * torch.eye(3)[tokens * 0 + 1]
+        >>> canvas, given = torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.bool)
+        >>> CommitAndRenoise(steps=8)(model, canvas, UniformProcess(3), given=given).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     steps: int = 48

@@ -55,6 +55,15 @@ class AncestralSampler(ChainSampler):
 
     Raises:
         ValueError: if an option is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import AncestralSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = AncestralSampler(steps=8)
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 0, 1, 0, 1, 1, 0, 1]])
     """
 
     weighs_guidance: ClassVar[bool] = True

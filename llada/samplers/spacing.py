@@ -33,6 +33,17 @@ class Spread(Order):
 
     Positions are counted over those of the window that were open at first. Works with amounts that count, such as
     ``Quota(steps)`` and ``PerStep(count)``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, Spread, UnmaskingSampler
+        >>> sure = torch.tensor([1.0, 3.0, 2.0, 0.5])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), Spread())
+        >>> steps = sampler.iterate(model, torch.full((1, 4), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [0, 2, 1, 3]
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -56,6 +67,16 @@ class Comb(Order):
 
     Raises:
         ValueError: if ``stride`` is less than 1, or the inner order doesn't ask the model.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Comb, Tied, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> steps = UnmaskingSampler(Tied(), Comb(stride=2)).iterate(model, torch.full((1, 4), 2), MaskingProcess(2))
+        >>> [step.tokens.tolist() for step in steps]
+        [[[1, 2, 1, 2]], [[1, 1, 1, 1]]]
     """
 
     reads_drawn: ClassVar[bool] = False

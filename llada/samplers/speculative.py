@@ -56,6 +56,15 @@ class SpeculativeSampler(ComposedSampler):
 
     Reference:
         Gao et al., "Self Speculative Decoding for Diffusion Large Language Models", arXiv 2510.04147.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import SpeculativeSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = SpeculativeSampler(guesses=4)
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).calls
+        tensor([3])
     """
 
     growing: ClassVar[bool] = False

@@ -61,6 +61,15 @@ class ParticleSampler(StateSampler):
 
     Raises:
         ValueError: if a number is out of its range, or the sampler isn't one of chains.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import AncestralSampler, ParticleSampler, TokenPotential
+        >>> model = lambda tokens: torch.zeros(*tokens.shape, 3)
+        >>> sampler = ParticleSampler(TokenPotential((1,), nats=4.0), AncestralSampler(steps=4), particles=8)
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 0]])
     """
 
     potential: Potential

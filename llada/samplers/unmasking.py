@@ -60,8 +60,9 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
         ValueError: if the parts don't fit together.
 
     Example:
-        >>> from llada.process import MaskingProcess
         >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Quota, UnmaskingSampler
         >>> favourite = lambda tokens: torch.eye(4)[(tokens * 0 + 2)]
         >>> canvas = torch.tensor([[0, 3, 3]])
         >>> UnmaskingSampler(Quota(steps=2))(favourite, canvas, MaskingProcess(mask_token_id=3)).tokens

@@ -53,6 +53,16 @@ class VerifyingSampler(RevisingSampler):
     Reference:
         Hong et al., "Wide-In, Narrow-Out: Revokable Decoding for Efficient and Effective DLLMs", arXiv 2507.18578; the
         released ``decoding_wino``.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, VerifyingSampler
+        >>> model = BidirectionalTransformer(9, 8, 1, 2)
+        >>> sample = VerifyingSampler(window=Blocks(4))(model, torch.full((1, 8), 8), MaskingProcess(8))
+        >>> int(sample.generated)
+        8
     """
 
     threshold: float = 0.6

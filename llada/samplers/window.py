@@ -64,7 +64,19 @@ class Window(Part, ABC):
 
 @dataclass(frozen=True)
 class WholeCanvas(Window):
-    """Every open position may be written at any time: pure diffusion."""
+    """Every open position may be written at any time: pure diffusion.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, UnmaskingSampler, WholeCanvas
+        >>> sure = torch.arange(6.0)  # logit of token 1, which rises to the right
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), window=WholeCanvas())
+        >>> steps = sampler.iterate(model, torch.full((1, 6), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [5, 4, 3, 2, 1, 0]
+    """
 
     @override
     def spans(self, first: int, length: int) -> list[tuple[int, int]]:
@@ -90,6 +102,17 @@ class Blocks(Window):
 
     Reference:
         arXiv 2502.09992, appendix B.4.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, PerStep, UnmaskingSampler
+        >>> sure = torch.arange(6.0)  # logit of token 1, which rises to the right
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), window=Blocks(3))
+        >>> steps = sampler.iterate(model, torch.full((1, 6), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [2, 1, 0, 5, 4, 3]
     """
 
     block_length: int
@@ -139,6 +162,17 @@ class Sliding(Window):
 
     Raises:
         ValueError: if ``width`` is less than 1.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, Sliding, UnmaskingSampler
+        >>> sure = torch.arange(6.0)  # logit of token 1, which rises to the right
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), window=Sliding(3))
+        >>> steps = sampler.iterate(model, torch.full((1, 6), 2), MaskingProcess(2))
+        >>> [int(step.changed[0].nonzero()) for step in steps]
+        [2, 3, 4, 5, 1, 0]
     """
 
     width: int

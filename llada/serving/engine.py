@@ -1,21 +1,23 @@
-"""One worker that runs the model: requests wait in a line, and those that are decoded alike share a batch.
+"""One worker that runs the model: requests wait in a line, and rows join and leave between model calls.
 
-A row's answer depends on its own tokens and seed only, so whoever shares the batch changes nothing but the time it
-takes. Rows are aligned at their ends, where semi-autoregressive blocks are counted from, with padding in front.
+A round answers what every row at work asks of the model, as few batches as can be, and moves each on to its next call.
+So a row is written in as many rounds as it has calls, whoever else is there and for how long. Its answer depends on its
+own tokens and seed only: whoever shares a call changes nothing but the time it takes.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
-from llada.samplers import Canvas, Sampler
+from llada.denoiser import as_denoiser
+from llada.inference import evaluating
+from llada.serving.at_work import Group, Job, Left, Row, groups_of
+from llada.serving.calls import answers
 from llada.text import TextModel
-from llada.viewers import Frame, RowFrames
 
 T = TypeVar("T")
 
@@ -24,35 +26,14 @@ class Busy(Exception):
     """The line is full."""
 
 
-@dataclass(eq=False)
-class Job:
-    """A row to be written.
-
-    Args:
-        ids: token ids; what stands at open places doesn't matter.
-        open: places to be written.
-        sampler: how.
-        seed: of the row.
-        tell: called from the worker with a `Frame` after each step, None at the end, or the exception that ended it.
-    """
-
-    ids: Sequence[int]
-    open: Sequence[bool]
-    sampler: Sampler
-    seed: int
-    tell: Callable[[Frame | BaseException | None], None]
-    gone: threading.Event = field(default_factory=threading.Event)
-    """Set when nobody waits for the answer any more."""
-
-
 class Engine:
     """The worker and its line.
 
     Args:
         text: model and tokenizer.
-        batch_size: rows of a model call.
+        batch_size: rows that are written at a time, and so the most that share a model call.
         queue_limit: jobs that may wait; more are refused.
-        gather: seconds that a first request waits for others to share its batch.
+        gather: seconds that a first request waits for others to begin with it while nothing is written.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -68,6 +49,8 @@ class Engine:
         self._line: deque[Job | Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._rows: list[Row] = []
+        self._groups: list[Group] = []
         self._worker = threading.Thread(target=self._work, name="llada-engine", daemon=True)
         self._worker.start()
 
@@ -104,7 +87,7 @@ class Engine:
         return future
 
     def close(self) -> None:
-        """End the worker after the batch at hand; those who still wait are told."""
+        """End the worker when the rows at work are written; those who still wait are told."""
         with self._changed:
             self._closed = True
             left, self._line = list(self._line), deque()
@@ -115,88 +98,67 @@ class Engine:
         self._worker.join(timeout=60.0)
 
     def _make_room(self, number: int) -> None:
-        self._line = deque(job for job in self._line if not (isinstance(job, Job) and job.gone.is_set()))
+        self._line = deque(job for job in self._line if not _is_gone(job))
         if self._closed or len(self._line) + number > self.queue_limit:
             raise Busy(f"{len(self._line)} requests wait already, of at most {self.queue_limit}; try again later")
 
+    @torch.no_grad()
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._line or self._closed)
-                if self._closed:
-                    return
-                if self.gather and isinstance(self._line[0], Job):
-                    self._changed.wait_for(lambda: self._closed or len(self._line) >= self.batch_size, self.gather)
-                if not self._line:
-                    continue
-                batch = self._next()
-            if callable(batch):
-                batch()
-            elif batch:
-                self._decode(batch)
+        with evaluating(self.text.model):
+            while self._wait():
+                functions, jobs = self._take()
+                for function in functions:
+                    function()
+                self._settle([*self._rows, *(Row(job, self.text) for job in jobs)])
+                self._round()
 
-    def _next(self) -> "list[Job] | Callable[[], None]":
-        """The first in the line, and those behind it that can share its batch; the others keep their order."""
-        first = self._line.popleft()
-        if not isinstance(first, Job):
-            return first
-        batch, rest = [first], deque[Job | Callable[[], None]]()
-        for job in self._line:
-            fits = isinstance(job, Job) and len(batch) < self.batch_size and job.sampler == first.sampler
-            (batch if fits else rest).append(job)  # type: ignore[arg-type]
-        self._line = rest
-        return [job for job in batch if not job.gone.is_set()]
+    def _wait(self) -> bool:
+        """Wait until there is something to do; false if there will be no more."""
+        if self._rows or self._groups:
+            return True
+        with self._changed:
+            self._changed.wait_for(lambda: self._line or self._closed)
+            if self.gather and self._line and isinstance(self._line[0], Job):
+                self._changed.wait_for(lambda: self._closed or len(self._line) >= self.batch_size, self.gather)
+            return not self._closed
 
-    def _decode(self, batch: list[Job]) -> None:
-        try:
-            self._steps(batch)
-        except Exception as error:
-            if len(batch) == 1:
-                batch[0].tell(error)
-                return
-            for job in batch:  # one that can't be decoded, or can't share a batch, is no one else's trouble
-                self._decode([job])
-        else:
-            for job in batch:
-                job.tell(None)
+    def _take(self) -> tuple[list[Callable[[], None]], list[Job]]:
+        """The first functions and jobs in the line, as many as there is room for; the others keep their order.
 
-    def _steps(self, batch: list[Job]) -> None:
-        made = aligned(batch, self.text)
-        starts = [made.tokens.shape[1] - len(job.ids) for job in batch]
-        seeds = self.text.seeds([job.seed for job in batch])
-        films = [RowFrames(made.given, row, start) for row, start in enumerate(starts)]
-        for step in self.text.model.iterate(*_plain(made), sampler=batch[0].sampler, seed=seeds):
-            for film, job in zip(films, batch, strict=True):
-                frame = film.after(step)
-                if not job.gone.is_set():
-                    job.tell(frame)
-            if all(job.gone.is_set() for job in batch):
-                return  # nobody waits for any row
+        No function waits for a job that waits for room, and one is called between two rounds at most.
+        """
+        free = self.batch_size - len(self._rows) - sum(len(group.jobs) for group in self._groups)
+        functions: list[Callable[[], None]] = []
+        jobs: list[Job] = []
+        rest: deque[Job | Callable[[], None]] = deque()
+        with self._changed:
+            for each in self._line:
+                if isinstance(each, Job) and len(jobs) < free:
+                    jobs.append(each)
+                elif not isinstance(each, Job) and not functions:
+                    functions.append(each)
+                elif not _is_gone(each):
+                    rest.append(each)
+            self._line = rest
+        return functions, [job for job in jobs if not job.gone.is_set()]
 
+    def _settle(self, rows: list[Row]) -> None:
+        """Keep the rows that go on; those that can't share their calls become groups."""
+        self._rows = [row for row in rows if row.call is not None]
+        self._groups += groups_of(rows, self.text)
 
-def aligned(jobs: Sequence[Job], text: TextModel) -> Canvas:
-    """The rows as a canvas on the model's device, padded in front.
-
-    Args:
-        jobs: the rows.
-        text: knows the mask and the padding.
-    """
-    mask, pad = text.model.process.mask_token_id, text.tokenizer.pad_token_id
-    pad = int(mask == 0) if pad is None else pad
-    width = max(len(job.ids) for job in jobs)
-    tokens = torch.full((len(jobs), width), pad, dtype=torch.int64)
-    attention_mask, given = torch.zeros_like(tokens, dtype=torch.bool), torch.ones_like(tokens, dtype=torch.bool)
-    for row, job in enumerate(jobs):
-        start = width - len(job.ids)
-        waits = torch.tensor(job.open)
-        ids = torch.tensor(job.ids)
-        tokens[row, start:] = ids if mask is None else ids.masked_fill(waits, mask)
-        attention_mask[row, start:] = True
-        given[row, start:] = ~waits
-    device = text.model.device
-    return Canvas(tokens.to(device), attention_mask.to(device), given.to(device))
+    def _round(self) -> None:
+        """Move every row on by a call, every group by a step, and let go those that nobody waits for."""
+        for row in self._rows:
+            if row.job.gone.is_set():
+                row.go_on(Left())
+        rows = [row for row in self._rows if row.call is not None]
+        calls = [row.call for row in rows if row.call is not None]
+        for row, answer in zip(rows, answers(calls, as_denoiser(self.text.model.backbone)), strict=True):
+            row.go_on(answer)
+        self._settle(rows)
+        self._groups = [left for group in self._groups for left in group.step()]
 
 
-def _plain(made: Canvas) -> tuple[Any, ...]:
-    """No attention mask where nothing is padding, for backbones that know of none."""
-    return made.tokens, None if bool(made.attention_mask.all()) else made.attention_mask, made.given
+def _is_gone(job: Job | Callable[[], None]) -> bool:
+    return isinstance(job, Job) and job.gone.is_set()

@@ -18,6 +18,11 @@ class Limits:
 
     Raises:
         ValueError: if one is less than 1, or the default more than the most.
+
+    Example:
+        >>> from llada.serving import Limits
+        >>> Limits(num_new_tokens=256, max_choices=4).max_new_tokens
+        4096
     """
 
     num_new_tokens: int = 128

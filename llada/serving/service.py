@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import Any
 
-from llada.serving.engine import Engine, Job
+from llada.serving.at_work import Job
+from llada.serving.engine import Engine
 from llada.serving.limits import Limits
 from llada.serving.openai import Answer, Ask, read_ask
 from llada.serving.watch import Run

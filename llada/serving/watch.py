@@ -14,9 +14,9 @@ from llada.data.chat.conversations import read_messages
 from llada.denoiser import as_denoiser
 from llada.inference import evaluating
 from llada.samplers import Sampler
+from llada.serving.at_work import Job, aligned
 from llada.serving.body import Body
 from llada.serving.decoder import decoder
-from llada.serving.engine import Job, aligned
 from llada.serving.limits import Limits
 from llada.text import TextModel
 from llada.viewers import Recording

@@ -29,6 +29,11 @@ class Ranks:
     Args:
         rank: number of this process, from 0.
         size: how many there are.
+
+    Example:
+        >>> from llada.text import Ranks
+        >>> list(Ranks().share([1, 2, 3], lambda number: number**2))
+        [1, 4, 9]
     """
 
     rank: int = 0

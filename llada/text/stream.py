@@ -59,6 +59,14 @@ class FinalText:
     Attributes:
         shown: all that was told.
         ended: whether nothing can follow: a stop token is reached, or every place is written.
+
+    Example:
+        >>> from llada.text import FinalText
+        >>> text = FinalText(lambda ids: "".join("abc"[token] for token in ids))
+        >>> text.push([0, 1, 2], [False, True, False])  # the middle still waits
+        'a'
+        >>> text.push([0, 1, 2], [False, False, False])
+        'bc'
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stops: frozenset[int] = frozenset()) -> None:

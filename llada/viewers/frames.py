@@ -52,6 +52,16 @@ class RowFrames:
         given: (B, L) bool, the positions that were never open.
         row: which row of the batch.
         start: column of its first token; those in front are padding and aren't shown.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import left_to_right
+        >>> from llada.viewers import RowFrames
+        >>> canvas, film = torch.tensor([[0, 3, 3]]), RowFrames(given=torch.tensor([[True, False, False]]))
+        >>> model = lambda tokens: torch.eye(4)[tokens * 0 + 1]
+        >>> [film.after(step).ids for step in left_to_right().iterate(model, canvas, MaskingProcess(3))]
+        [[0, 1, None], [0, 1, 1]]
     """
 
     def __init__(self, given: Tensor, row: int = 0, start: int = 0) -> None:

@@ -15,6 +15,14 @@ class Recording:
         ids: the canvas before the first step, None where there is a mask.
         given: places that were never open.
         text: gives the text of a token.
+
+    Example:
+        >>> from llada.viewers import Frame, Recording
+        >>> recording = Recording([4, None], given=[True, False], text=str)
+        >>> recording.first()["canvas"]
+        [4, None]
+        >>> recording.step(Frame([4, 7], changed=[False, True], confidence=[None, 0.9], calls=1, given=[True, False]))
+        {'changes': [[1, 7, '7', 0.9]], 'calls': 1}
     """
 
     def __init__(self, ids: Iterable[int | None], given: Iterable[bool], text: Callable[[int], str]) -> None:

@@ -229,13 +229,13 @@ def test_a_token_is_wanted_where_one_is_set(text: TextModel) -> None:
 def test_a_full_line_is_503_and_an_early_leaver_frees_his_place(text: TextModel) -> None:
     from starlette.testclient import TestClient
 
-    from tests.serving.test_engine import Row, held
+    from tests.serving.test_engine import PLAIN, Gate, Row
 
     service = Service(text, "tiny", LIMITS, queue_limit=1)
-    sampler = held()
-    busy, waiting = Row(sampler, [5]), Row(held(), [5])
+    gate = Gate()
+    busy, waiting = Row(PLAIN, [5], at=gate), Row(PLAIN, [5])
     service.engine.submit([busy.job])
-    assert sampler.stepped.acquire(timeout=20.0)
+    assert gate.reached.wait(60.0)
     service.engine.submit([waiting.job])
     with TestClient(build_app(service), base_url="http://localhost") as near:
         for stream in (False, True):
@@ -244,7 +244,7 @@ def test_a_full_line_is_503_and_an_early_leaver_frees_his_place(text: TextModel)
             assert "try again later" in reason(refused)
             assert refused.headers["retry-after"] == "1"
         waiting.job.gone.set()
-        sampler.gate.set()
+        gate.opened.set()
         assert near.post("/v1/completions", json={"prompt": "a"}).status_code == 200
 
 

@@ -132,6 +132,16 @@ class Threshold(Amount):
 
     Reference:
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.3.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Threshold, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(Threshold(0.9))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([3])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -145,7 +155,18 @@ class Threshold(Amount):
 
 @dataclass(frozen=True)
 class Tied(Amount):
-    """All candidates that share the best score: for orders that score groups, such as `llada.samplers.Comb`."""
+    """All candidates that share the best score: for orders that score groups, such as `llada.samplers.Comb`.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Comb, Tied, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> steps = UnmaskingSampler(Tied(), Comb(stride=2)).iterate(model, torch.full((1, 4), 2), MaskingProcess(2))
+        >>> [step.tokens.tolist() for step in steps]
+        [[[1, 2, 1, 2]], [[1, 1, 1, 1]]]
+    """
 
     reads_drawn: ClassVar[bool] = False
 
@@ -168,6 +189,16 @@ class Factor(Amount):
 
     Reference:
         Wu et al., arXiv 2505.22618, section 3.3; the released ``get_transfer_index_dynamic``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Factor, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(Factor(1.0))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([2])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -200,6 +231,16 @@ class EntropyBound(Amount):
     Reference:
         Ben-Hamu et al., "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking", arXiv
         2505.24857, section 4.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import EntropyBound, NegativeEntropy, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(EntropyBound(gamma=0.1), NegativeEntropy())
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([2])
     """
 
     reads_drawn: ClassVar[bool] = False

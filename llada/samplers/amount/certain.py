@@ -32,6 +32,15 @@ class ThresholdOrQuota(Amount):
 
     Reference:
         Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, ThresholdOrQuota, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(ThresholdOrQuota(steps_per_block=2, block_length=4), window=Blocks(4))
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).calls
+        tensor([4])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -78,6 +87,16 @@ class Hierarchy(Amount):
 
     Reference:
         Ma et al., "dInfer", arXiv 2510.08666.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Hierarchy, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(Hierarchy(threshold=0.9, low_threshold=0.4))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([2])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -115,6 +134,16 @@ class LocalLeap(Amount):
 
     Reference:
         "Accelerating Diffusion LLM Inference via Local Determinism Propagation", arXiv 2510.07081.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import LocalLeap, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(LocalLeap(threshold=0.9, relaxed_threshold=0.7, radius=1))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([1])
     """
 
     reads_drawn: ClassVar[bool] = False

@@ -56,6 +56,16 @@ class Quota(_Stepped):
 
     Reference:
         arXiv 2502.09992, section 2.4; the released ``get_num_transfer_tokens``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Quota, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(Quota(steps=2))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([2])
     """
 
     pauses: ClassVar[bool] = False
@@ -77,6 +87,16 @@ class PerStep(Amount):
 
     Args:
         count: tokens per step.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(2))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([2])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -107,6 +127,15 @@ class Binomial(_Stepped):
 
     Reference:
         arXiv 2406.07524, equation 7.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Binomial, RandomOrder, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=4), RandomOrder())
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     by_chance: ClassVar[bool] = True
@@ -153,6 +182,16 @@ class DreamFloor(_Stepped):
 
     Reference:
         Ye et al., "Dream 7B", arXiv 2508.15487; the released ``generation_utils``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import DreamFloor, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(DreamFloor(steps=3))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([3])
     """
 
     t_min: float = 1e-3
@@ -191,6 +230,16 @@ class CosineQuota(_Stepped):
 
     Reference:
         Chang et al., "MaskGIT", arXiv 2202.04200; the released ``parallel_decode``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import CosineQuota, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(CosineQuota(steps=3))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([3])
     """
 
     pauses: ClassVar[bool] = False

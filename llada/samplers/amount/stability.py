@@ -35,6 +35,16 @@ class Stability(Amount):
     Reference:
         Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664; the released
         ``stable_confident_decode``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Stability, UnmaskingSampler
+        >>> sure = torch.tensor([9.0, 1.0, 9.0, 2.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(Stability(threshold=0.9, ahead=False))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).calls
+        tensor([4])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -138,6 +148,15 @@ class Credit(Adjustment):
     Reference:
         Wang et al., "CreditDecoding: Accelerating Parallel Decoding in Diffusion Large Language Models with Trace
         Credit", arXiv 2510.06133; with the numbers of Ma et al., "dInfer", arXiv 2510.08666.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Credit, Quota, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Quota(steps=2), adjustments=(Credit(decay=0.8),))
+        >>> sampler(model, torch.full((1, 4), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1]])
     """
 
     reads_drawn: ClassVar[bool] = False

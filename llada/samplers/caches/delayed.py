@@ -31,6 +31,16 @@ class DelayedCache(CachePolicy):
 
     Reference:
         Ma et al., "dKV-Cache: The Cache for Diffusion Language Models", arXiv 2505.15781.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, DelayedCache, Quota, UnmaskingSampler
+        >>> model = BidirectionalTransformer(9, 8, 1, 2)
+        >>> sampler = UnmaskingSampler(Quota(steps=4), window=Blocks(4), cache=DelayedCache(refresh=8))
+        >>> sampler(model, torch.full((1, 8), 8), MaskingProcess(8)).calls
+        tensor([4])
     """
 
     guided: ClassVar[bool] = False
@@ -127,6 +137,16 @@ class IntervalCache(CachePolicy):
 
     Reference:
         Liu et al., "dLLM-Cache", arXiv 2506.06295.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, IntervalCache, Quota, UnmaskingSampler
+        >>> model = BidirectionalTransformer(9, 8, 1, 2)
+        >>> sampler = UnmaskingSampler(Quota(steps=4), window=Blocks(4), cache=IntervalCache(interval=2))
+        >>> sampler(model, torch.full((1, 8), 8), MaskingProcess(8)).calls
+        tensor([4])
     """
 
     counts_columns: ClassVar[bool] = True

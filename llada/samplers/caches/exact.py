@@ -26,6 +26,16 @@ class ExactCache(CachePolicy):
 
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573, section 3.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, ExactCache, Quota, UnmaskingSampler
+        >>> model = BidirectionalTransformer(9, 8, 1, 2, block_length=4)
+        >>> sampler = UnmaskingSampler(Quota(steps=4), window=Blocks(4, from_start=True), cache=ExactCache())
+        >>> sampler(model, torch.full((1, 8), 8), MaskingProcess(8)).calls
+        tensor([4])
     """
 
     everywhere: ClassVar[bool] = False

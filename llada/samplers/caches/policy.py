@@ -164,7 +164,18 @@ class _Plain(OpenCache):
 
 @dataclass(frozen=True)
 class NoCache(CachePolicy):
-    """The whole canvas in every step."""
+    """The whole canvas in every step.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, NoCache, Quota, UnmaskingSampler
+        >>> model = BidirectionalTransformer(9, 8, 1, 2)
+        >>> sampler = UnmaskingSampler(Quota(steps=4), window=Blocks(4), cache=NoCache())
+        >>> sampler(model, torch.full((1, 8), 8), MaskingProcess(8)).calls
+        tensor([4])
+    """
 
     windowed: ClassVar[bool] = False
     ragged: ClassVar[bool] = True

@@ -156,6 +156,16 @@ class PrefixCache(RegionCache):
 
     Reference:
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, PrefixCache, Quota, UnmaskingSampler
+        >>> model = BidirectionalTransformer(9, 8, 1, 2)
+        >>> sampler = UnmaskingSampler(Quota(steps=4), window=Blocks(4), cache=PrefixCache())
+        >>> sampler(model, torch.full((1, 8), 8), MaskingProcess(8)).calls
+        tensor([4])
     """
 
     computes_the_end: ClassVar[bool] = True
@@ -171,6 +181,16 @@ class DualCache(RegionCache):
 
     Reference:
         Wu et al., arXiv 2505.22618, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, DualCache, Quota, UnmaskingSampler
+        >>> model = BidirectionalTransformer(9, 8, 1, 2)
+        >>> sampler = UnmaskingSampler(Quota(steps=4), window=Blocks(4), cache=DualCache())
+        >>> sampler(model, torch.full((1, 8), 8), MaskingProcess(8)).calls
+        tensor([4])
     """
 
     @override
@@ -187,6 +207,16 @@ class VicinityCache(RegionCache):
 
     Reference:
         Ma et al., "dInfer", arXiv 2510.08666.
+
+    Example:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, Quota, UnmaskingSampler, VicinityCache
+        >>> model = BidirectionalTransformer(9, 8, 1, 2)
+        >>> sampler = UnmaskingSampler(Quota(steps=4), window=Blocks(4), cache=VicinityCache(radius=2))
+        >>> sampler(model, torch.full((1, 8), 8), MaskingProcess(8)).calls
+        tensor([4])
     """
 
     warm_up: int = 4

@@ -25,6 +25,15 @@ class AllowLists(Adjustment):
 
     Raises:
         ValueError: if a list is empty, or a place or id is negative.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import AllowLists, Quota, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(5)[tokens * 0 + 1]  # prefers token 1
+        >>> sampler = UnmaskingSampler(Quota(steps=2), adjustments=(AllowLists({0: [2, 3], 2: [0]}),))
+        >>> sampler(model, torch.full((1, 4), 4), MaskingProcess(4)).tokens
+        tensor([[2, 1, 0, 1]])
     """
 
     reads_drawn: ClassVar[bool] = False

@@ -33,6 +33,11 @@ class DreamOn(LengthPolicy):
     Reference:
         Wu et al., "DreamOn: Diffusion Language Models for Code Infilling Beyond Fixed-Size Canvas" (2025); the released
         evaluation code.
+
+    Example:
+        >>> from llada.samplers import DreamOn, PerStep, ResizingSampler, UnmaskingSampler
+        >>> policy = DreamOn(expand_token_id=7, delete_token_id=8)
+        >>> sampler = ResizingSampler(UnmaskingSampler(PerStep(1)), policy, stop_token_ids=2, max_new_tokens=64)
     """
 
     expand_token_id: int

@@ -57,6 +57,10 @@ class InsertionSampler(StateSampler):
 
     Reference:
         Kim et al., "Any-Order Flexible Length Masked Diffusion", arXiv 2509.01025.
+
+    Example:
+        >>> from llada.samplers import InsertionSampler
+        >>> sampler = InsertionSampler(steps=64, max_new_tokens=256)
     """
 
     steps: int = 64

@@ -56,6 +56,15 @@ class LevenshteinSampler(EditingSampler):
 
     Reference:
         LLaDA2.2's report, section 3.1; SGLang's ``JointThresholdInDel``.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Blocks, LevenshteinSampler
+        >>> model = lambda tokens: torch.eye(5)[tokens * 0 + 1]
+        >>> sampler = LevenshteinSampler(window=Blocks(4), delete_token_id=2, insert_token_id=3)
+        >>> sampler(model, torch.full((1, 8), 4), MaskingProcess(4)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     threshold: float = 0.5

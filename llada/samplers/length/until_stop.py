@@ -44,14 +44,13 @@ class UntilStop(Sampler):
         ValueError: if no stop token is named, or the sampler can't follow a canvas that grows.
 
     Example:
+        >>> import torch
         >>> from llada.process import MaskingProcess
-        >>> from llada.samplers import Blocks, UnmaskingSampler
-        >>> def counts(tokens):  # writes its position, and EOS = 7 from the fifth on
-        ...     where = torch.arange(tokens.shape[1]).clamp(max=5)
-        ...     return torch.eye(9)[torch.where(where < 5, where, 7)].expand(len(tokens), -1, -1)
-        >>> until = UntilStop(UnmaskingSampler(window=Blocks(2)), stop_token_ids=7, max_new_tokens=100)
-        >>> until(counts, torch.tensor([[0, 8, 8]]), MaskingProcess(8)).tokens
-        tensor([[0, 1, 2, 3, 4, 7, 7]])
+        >>> from llada.samplers import UntilStop, low_confidence
+        >>> model = lambda tokens: torch.eye(4)[tokens * 0 + 1]  # never writes the stop token 2
+        >>> sampler = UntilStop(low_confidence(block_length=4), stop_token_ids=2, max_new_tokens=8)
+        >>> sampler(model, torch.tensor([[0, 3, 3, 3, 3]]), MaskingProcess(3)).tokens
+        tensor([[0, 1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     sampler: Sampler

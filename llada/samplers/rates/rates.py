@@ -61,6 +61,15 @@ class Ancestral(Rates):
     Reference:
         Sahoo et al., arXiv 2406.07524, equation 7; Lou et al., "Discrete Diffusion Modeling by Estimating the Ratios
         of the Data Distribution", arXiv 2310.16834, section 4.1.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Ancestral, Binomial, RandomOrder, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=4), RandomOrder(), rates=Ancestral())
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -93,6 +102,15 @@ class TauLeaping(Rates):
     Reference:
         Lou et al., arXiv 2310.16834, section 4.1; Campbell et al., "A Continuous Time Framework for Discrete Denoising
         Models", arXiv 2205.14987, section 4.3.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Binomial, RandomOrder, TauLeaping, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=4), RandomOrder(), rates=TauLeaping())
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).tokens
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -117,6 +135,15 @@ class FirstHitting(Rates):
 
     Reference:
         Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import FirstHitting, PerStep, RandomOrder, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(PerStep(1), RandomOrder(), rates=FirstHitting())
+        >>> sampler(model, torch.full((1, 8), 2), MaskingProcess(2)).calls
+        tensor([8])
     """
 
     reads_drawn: ClassVar[bool] = False

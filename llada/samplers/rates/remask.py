@@ -89,6 +89,16 @@ class CappedRemasking(Remasking):
 
     Args:
         eta: in [0, 1]; 0 is ancestral sampling.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Binomial, CappedRemasking, RandomOrder, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=32), RandomOrder(), rates=CappedRemasking(eta=0.1))
+        >>> steps = list(sampler.iterate(model, torch.full((1, 8), 2), MaskingProcess(2)))
+        >>> sum(int((step.changed & step.open).sum()) for step in steps)  # tokens that were taken back
+        12
     """
 
     eta: float = 0.008
@@ -107,6 +117,16 @@ class RescaledRemasking(Remasking):
 
     Args:
         eta: in [0, 1]; 0 is ancestral sampling.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Binomial, RandomOrder, RescaledRemasking, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=32), RandomOrder(), rates=RescaledRemasking(eta=0.1))
+        >>> steps = list(sampler.iterate(model, torch.full((1, 8), 2), MaskingProcess(2)))
+        >>> sum(int((step.changed & step.open).sum()) for step in steps)  # tokens that were taken back
+        8
     """
 
     eta: float = 0.015
@@ -125,6 +145,16 @@ class ForwardBackwardRemasking(Remasking):
 
     Reference:
         Campbell et al., "A Continuous Time Framework for Discrete Denoising Models", arXiv 2205.14987, section 4.4.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Binomial, ForwardBackwardRemasking, RandomOrder, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=32), RandomOrder(), rates=ForwardBackwardRemasking())
+        >>> steps = list(sampler.iterate(model, torch.full((1, 8), 2), MaskingProcess(2)))
+        >>> sum(int((step.changed & step.open).sum()) for step in steps)  # tokens that were taken back
+        8
     """
 
     @override
@@ -137,6 +167,16 @@ class ConfidenceRemasking(Remasking):
     """sigma_i = sigma_max softmax_i(-p_i): tokens that were written with little confidence p_i are doubted most.
 
     The softmax runs over the written tokens of the row; masked ones are uncovered as in ancestral sampling.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Binomial, ConfidenceRemasking, RandomOrder, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=32), RandomOrder(), rates=ConfidenceRemasking())
+        >>> steps = list(sampler.iterate(model, torch.full((1, 8), 2), MaskingProcess(2)))
+        >>> sum(int((step.changed & step.open).sum()) for step in steps)  # tokens that were taken back
+        8
     """
 
     def sigma(self, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
@@ -163,6 +203,16 @@ class LoopRemasking(Remasking):
 
     Raises:
         ValueError: unless 0 < t_off < t_on < 1, and eta and alpha_on are probabilities.
+
+    Example:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Binomial, LoopRemasking, RandomOrder, UnmaskingSampler
+        >>> model = lambda tokens: torch.eye(3)[tokens * 0 + 1]
+        >>> sampler = UnmaskingSampler(Binomial(steps=32), RandomOrder(), rates=LoopRemasking())
+        >>> steps = list(sampler.iterate(model, torch.full((1, 8), 2), MaskingProcess(2)))
+        >>> sum(int((step.changed & step.open).sum()) for step in steps)  # tokens that were taken back
+        3
     """
 
     eta: float = 0.02

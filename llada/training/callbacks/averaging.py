@@ -29,6 +29,10 @@ class EMAWeightAveraging(LightningEMA):
         update_starting_at_epoch: first epoch at whose end it is updated; None: none.
         use_buffers: whether buffers are averaged, too.
         device: where the average is kept; None: beside the model.
+
+    Example:
+        >>> from llada.training.callbacks import EMAWeightAveraging
+        >>> callback = EMAWeightAveraging(decay=0.9999, update_starting_at_step=1000)
     """
 
     def __init__(

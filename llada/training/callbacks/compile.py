@@ -16,6 +16,10 @@ class Compile(Callback):
             number anew; None: PyTorch's choice.
         backend: of `torch.compile`.
         mode: of `torch.compile`, such as "max-autotune".
+
+    Example:
+        >>> from llada.training.callbacks import Compile
+        >>> callback = Compile(dynamic=True)
     """
 
     def __init__(self, dynamic: bool | None = True, backend: str = "inductor", mode: str | None = None) -> None:

@@ -25,6 +25,11 @@ class TokenCurriculum(Callback):
 
     Reference:
         arXiv 2506.10892, section 4.
+
+    Example:
+        >>> from llada.objectives import PlainCrossEntropy, TemperedTokens
+        >>> from llada.training.callbacks import TokenCurriculum
+        >>> objective, callback = PlainCrossEntropy(TemperedTokens()), TokenCurriculum(steps=500_000)
     """
 
     def __init__(self, steps: int, start: float = 1e-3, end: float = 1e-3, top_k: int = 8) -> None:

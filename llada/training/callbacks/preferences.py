@@ -32,6 +32,11 @@ class Preferences(FrozenReference):
     Args:
         checkpoint: file of a model with the same backbone that is to be the reference instead; None for the model's own
             weights.
+
+    Example:
+        >>> from llada.objectives import PreferenceObjective
+        >>> from llada.training.callbacks import Preferences
+        >>> objective, callback = PreferenceObjective(), Preferences()
     """
 
     def __init__(self, checkpoint: str | None = None) -> None:

@@ -16,6 +16,10 @@ class ProgressLines(Callback):
 
     Raises:
         ValueError: if ``seconds`` isn't above 0.
+
+    Example:
+        >>> from llada.training.callbacks import ProgressLines
+        >>> callback = ProgressLines(seconds=5.0)
     """
 
     def __init__(self, seconds: float = 8.0) -> None:

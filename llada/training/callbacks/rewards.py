@@ -35,6 +35,10 @@ class Rewards(Callback):
 
     Raises:
         ValueError: if a number is negative.
+
+    Example:
+        >>> from llada.training.callbacks import Rewards
+        >>> callback = Rewards(every_n_steps=50, num_prompts=32, show=2)
     """
 
     def __init__(self, every_n_steps: int = 100, num_prompts: int = 64, show: int = 0) -> None:

@@ -45,6 +45,10 @@ class Speed(Callback):
 
     Raises:
         ValueError: if ``scored`` isn't in (0, 1] or ``peak_flops`` isn't above 0.
+
+    Example:
+        >>> from llada.training.callbacks import Speed
+        >>> callback = Speed(scored=0.5, peak_flops=989e12)
     """
 
     def __init__(self, scored: float = 0.5, peak_flops: float | None = None, clock: Clock = time.perf_counter) -> None:
