@@ -124,7 +124,7 @@ def build_trainer(
             ),
             UnigramBias(),
             *([] if monitor is None else [EarlyStopping(monitor, patience=2)]),
-            *([] if sys.stderr.isatty() else [ProgressLines()]),
+            *([] if sys.stderr.isatty() else [ProgressLines(seconds=5.0)]),  # a batch may take as long again
         ],
         log_every_n_steps=10,
         val_check_interval=max(1, steps // looks),
@@ -139,6 +139,7 @@ def train(model: DiffusionLM, data: TextDataModule, folder: Path, steps: int) ->
     """Fit, and measure the bound on the held-out chapters."""
     trainer = build_trainer(folder, steps)
     trainer.fit(model, data)
+    print("measuring the bound on held-out chapters, eight times each", flush=True)
     model.bound_draws = 8  # the figure at the end may cost more than those on the way
     return {name: float(value) for name, value in trainer.validate(model, data, verbose=False)[0].items()}
 
