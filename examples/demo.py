@@ -17,7 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # it takes some seconds, or half a minute on a busy machine
+    print("loading PyTorch", flush=True)
+
 import torch
+
+if __name__ == "__main__":
+    print("loading Lightning and the library", flush=True)
+
 from demo_pictures import draw_denoising, draw_loss
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -194,10 +201,11 @@ def main(folder: Path, steps: int) -> None:
     comparison = compare(results, data)
     print("writing samples", flush=True)
     samples = write_samples(model, data)
-    print("drawing", flush=True)
+    print("drawing the loss", flush=True)
     (folder / "samples.txt").write_text(f"{comparison}\n{samples}", encoding="utf-8")
     with (folder / "logs/metrics.csv").open() as file:
         draw_loss(list(csv.DictReader(file)), comparison, folder / "loss.png")
+    print("drawing how a sample is written", flush=True)
     draw_denoising(model, data.tokenizer, folder / "denoising.png")
     print(f"\n{comparison}\n{samples}")
     for name in ("model.ckpt", "tokenizer/", "loss.png", "denoising.png", "samples.txt"):
