@@ -23,7 +23,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
 
 demo: $(VENV)/installed-demo ## train a small model on an embedded text and let it write, about five minutes
-	@echo "Loading PyTorch, some seconds; then about five minutes of training on two free cores."
+	@echo "About five minutes on two free cores."
 	$(RUN) examples/demo.py $(ARGS)
 
 # Modules of examples/claims, and then other examples, with a --quick form that fails if a claim's direction doesn't hold.

@@ -17,7 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # it takes some seconds, or half a minute on a busy machine
+    print("loading PyTorch", flush=True)
+
 import torch
+
+if __name__ == "__main__":
+    print("loading Lightning and the library", flush=True)
+
 from demo_pictures import draw_denoising, draw_loss
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -124,7 +131,7 @@ def build_trainer(
             ),
             UnigramBias(),
             *([] if monitor is None else [EarlyStopping(monitor, patience=2)]),
-            *([] if sys.stderr.isatty() else [ProgressLines()]),
+            *([] if sys.stderr.isatty() else [ProgressLines(seconds=5.0)]),  # a batch may take as long again
         ],
         log_every_n_steps=10,
         val_check_interval=max(1, steps // looks),
@@ -139,6 +146,7 @@ def train(model: DiffusionLM, data: TextDataModule, folder: Path, steps: int) ->
     """Fit, and measure the bound on the held-out chapters."""
     trainer = build_trainer(folder, steps)
     trainer.fit(model, data)
+    print("measuring the bound on held-out chapters, eight times each", flush=True)
     model.bound_draws = 8  # the figure at the end may cost more than those on the way
     return {name: float(value) for name, value in trainer.validate(model, data, verbose=False)[0].items()}
 
@@ -193,10 +201,11 @@ def main(folder: Path, steps: int) -> None:
     comparison = compare(results, data)
     print("writing samples", flush=True)
     samples = write_samples(model, data)
-    print("drawing", flush=True)
+    print("drawing the loss", flush=True)
     (folder / "samples.txt").write_text(f"{comparison}\n{samples}", encoding="utf-8")
     with (folder / "logs/metrics.csv").open() as file:
         draw_loss(list(csv.DictReader(file)), comparison, folder / "loss.png")
+    print("drawing how a sample is written", flush=True)
     draw_denoising(model, data.tokenizer, folder / "denoising.png")
     print(f"\n{comparison}\n{samples}")
     for name in ("model.ckpt", "tokenizer/", "loss.png", "denoising.png", "samples.txt"):

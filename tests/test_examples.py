@@ -280,7 +280,11 @@ def test_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Ca
     text = (tmp_path / "demo" / "samples.txt").read_text(encoding="utf-8")
     assert "diffusion (bound)" in text
     assert "Jesus said to[" in text
-    assert str(tmp_path / "demo" / "model.ckpt") in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(tmp_path / "demo" / "model.ckpt") in said
+    phases = "reading", "training", "measuring", "counting", "writing samples", "drawing the loss", "drawing how"
+    told = [line for line in said.splitlines() if line.startswith(phases)]
+    assert [next(phase for phase in phases if line.startswith(phase)) for line in told] == list(phases)
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "autoregressive"])

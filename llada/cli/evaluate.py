@@ -20,8 +20,10 @@ from llada.cli.devices import usable
 from llada.cli.kinds import Checkpoint, InputFolder
 from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import run
+from llada.cli.protocols import LIST, check, listing
+from llada.cli.protocols import protocol as protocol_of
 from llada.data import ChatTemplate
-from llada.evaluation import PROTOCOLS, EvaluationModel, Protocol, harness
+from llada.evaluation import EvaluationModel, Protocol, harness
 from llada.metrics import ConditionalLikelihood, UnderSampler
 from llada.samplers import Sampler
 from llada.text import launched, load
@@ -90,18 +92,16 @@ def evaluate(
         gen_kwargs: what takes the place of the tasks' generation_kwargs, such as temperature=0.6,top_p=0.95.
         strict: let a row that doesn't fit, or can't be answered, end the evaluation; default: count and name them.
     """
-    if protocol == "list":
+    if protocol == LIST:
         print(listing())
         return
     if likelihood == "sampler" and estimator is not None:
         raise ValueError("--likelihood sampler scores under the sampler, an --estimator the bound; give one of them")
-    chosen = _protocol(protocol)
+    chosen = protocol_of(protocol)
+    check(chosen, bool(tasks), checkpoint is not None, allow_code)
     names = tasks or ([chosen.task] if chosen else [])
     path = checkpoint or (chosen.checkpoint if chosen else None)
-    if not names or path is None:
-        raise ValueError("give a checkpoint and --tasks, or a --protocol (--protocol list shows them)")
-    if chosen and chosen.runs_code and not allow_code:
-        raise ValueError(f"the task {chosen.task} runs programs that the model writes; allow that with --allow_code")
+    assert path is not None
     if chosen:
         estimator = estimator or chosen.estimator(rows_per_call)
         sampler = sampler or chosen.sampler()
@@ -136,23 +136,6 @@ def _tell(scores: dict[str, Any], notes: dict[str, Any], chosen: Protocol | None
         Path(output).write_text(
             json.dumps(scores | ({"notes": notes} if notes else {}), indent=2, default=str) + "\n", encoding="utf-8"
         )
-
-
-def _protocol(name: str | None) -> Protocol | None:
-    if name is None:
-        return None
-    if name not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {name!r}; the protocols are {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
-
-
-def listing() -> str:
-    """The protocols, one per line."""
-    width = max(map(len, PROTOCOLS))
-    return "\n".join(
-        f"{name:<{width}}  {entry.score:5.1f} %  {entry.task}" + ("" if entry.same_harness else " (by another toolkit)")
-        for name, entry in PROTOCOLS.items()
-    )
 
 
 def report(found: dict[str, dict[str, Any]], protocol: Protocol | None) -> str:

@@ -1,10 +1,12 @@
 """What a command answers from the text of its function alone: help, and what is wrong with its words."""
 
+from importlib import import_module
+
 from llada.cli.boundary import Misunderstood
-from llada.cli.commands import SUBCOMMANDS
+from llada.cli.commands import EARLY, SUBCOMMANDS
 from llada.cli.help import help_of
 from llada.cli.nearest import no_such
-from llada.cli.preflight import check
+from llada.cli.preflight import check, pairs
 from llada.cli.signature import read
 
 HELP = ("-h", "--help")
@@ -22,7 +24,7 @@ def answered(module: str, command: str, words: list[str]) -> bool:
         Whether that was all there is to do.
 
     Raises:
-        Misunderstood: as in `llada.cli.preflight.check`.
+        Misunderstood: as in `llada.cli.preflight.check`, or as the command's own early module says.
     """
     function, title = command, command
     if command in SUBCOMMANDS:
@@ -41,7 +43,7 @@ def answered(module: str, command: str, words: list[str]) -> bool:
         print(help_of(signature))
         return True
     check(signature, words)
-    return False
+    return command in EARLY and bool(import_module(EARLY[command]).answered(pairs(signature, words)))
 
 
 def _titles(command: str) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,7 +21,7 @@ from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
 from llada.data.loader import ResumableLoader, evaluation_loader, shard_of, training_loader
 from llada.data.packing import AnswerRows, Canvases, TokenRows
-from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, nothing_for, part_of
+from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, held_out, nothing_for, part_of
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.saved_tokenizer import load_tokenizer
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
@@ -47,7 +48,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         val_source: validation documents; None to take them from ``source``.
         test_source: likewise for the test.
         val_fraction: share of ``source`` for validation where there is no ``val_source``, chosen by a hash of the text;
-            0 for none.
+            0 for none. Of a few documents, of which a share is none, one is held out.
         test_fraction: likewise for the test.
         num_workers: processes that load batches.
         seed: of the order of rows; the split doesn't depend on it.
@@ -238,9 +239,24 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         sources = {TRAIN: self.source, VAL: self.val_source, TEST: self.test_source}
         return {part: source for part, source in sources.items() if source is not None}
 
+    @property
+    def _shares(self) -> tuple[float, float]:
+        """Shares of the source for validation and test."""
+        own = self._sources()
+        return 0.0 if VAL in own else self.val_fraction, 0.0 if TEST in own else self.test_fraction
+
+    @cached_property
+    def _keys_of_few(self) -> list[str]:
+        """The keys of all documents of the source, if they are soon read; else nothing."""
+        given = [self.key(document) for document in islice(self.divided(self.source), SOON_READ)]
+        return given if len(given) < SOON_READ else []
+
+    @cached_property
+    def _held_out(self) -> dict[str, str]:
+        return held_out(self._keys_of_few, *self._shares)
+
     def _part_of(self, key: str) -> str:
-        val = self.val_fraction if self.val_source is None else 0.0
-        return part_of(key, val, self.test_fraction if self.test_source is None else 0.0)
+        return self._held_out.get(key) or part_of(key, *self._shares)
 
     def _build(self, folder: Path) -> None:
         self._check_parts()
@@ -269,13 +285,16 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         Raises:
             ValueError: if one does.
         """
-        given = list(islice(self.divided(self.source), SOON_READ))
-        if len(given) < SOON_READ:
-            keys = [self.key(document) for document in given]
-            found = {self._part_of(key) for key in keys} | {*self._sources()} - {TRAIN}
+        for part in self._held_out.values():
+            few = (
+                f"none of the {len(self._keys_of_few)} documents fell to the {part} data by its share; one is held out"
+            )
+            _log.warning("%s for it. Give it documents of its own with %s_source, or more of them", few, part)
+        if self._keys_of_few:
+            found = {self._part_of(key) for key in self._keys_of_few} | {*self._sources()} - {TRAIN}
             for part in self.parts:
                 if part not in found:
-                    raise ValueError(nothing_for(part, keys))
+                    raise ValueError(nothing_for(part))
 
     def _in_order(self, rows: Rows | Canvases) -> DataLoader[TokenBatch]:
         return evaluation_loader(rows, self.batch_size, self.num_workers, **shard_of(self.trainer))

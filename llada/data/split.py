@@ -1,11 +1,10 @@
 """Which documents are for training, validation and test.
 
 A hash of the text decides: no copy of a document is on the other side, runs with other seeds validate on the same text,
-and a document stays where it is when others are added.
+and a document stays where it is when others are added; the one that is held out of very few may go back.
 """
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -36,21 +35,36 @@ def part_of(key: str, val_fraction: float, test_fraction: float) -> str:
     return TEST if test_fraction > 0 and place >= 1.0 - test_fraction else TRAIN
 
 
-def nothing_for(part: str, keys: Iterable[str] = ()) -> str:
+def held_out(keys: Iterable[str], val_fraction: float, test_fraction: float) -> dict[str, str]:
+    """The documents that are held out where they are so few that a share of them is none: key -> part.
+
+    A part that would stay empty gets the document that the smallest larger share would give it, unless the training
+    would be left with none. Of more documents than `SOON_READ` this isn't asked, so no document changes its side then.
+
+    Args:
+        keys: of all documents.
+        val_fraction: share for validation.
+        test_fraction: share for the test.
+    """
+    parts = {key: part_of(key, val_fraction, test_fraction) for key in keys}
+    found: dict[str, str] = {}
+    for part, share, nearest in ((VAL, val_fraction, min), (TEST, test_fraction, max)):
+        training = [key for key, own in parts.items() if own == TRAIN and key not in found]
+        if share > 0 and part not in parts.values() and len(training) > 1:
+            found[nearest(training, key=_place)] = part
+    return found
+
+
+def nothing_for(part: str) -> str:
     """What is to be said where no document fell to a part.
 
     Args:
         part: of the data.
-        keys: of all documents, where they are few: the share is named that would give the part one of them.
     """
     if part == TRAIN:
         return f"no document fell to the {part} data; give more documents, or a smaller share to the others"
-    needed = min((_place(key) if part == VAL else 1.0 - _place(key) for key in keys), default=1.0)
-    share = (
-        f"a larger share ({part}_fraction={math.ceil(needed * 100 + 1e-9) / 100:g} would do)" if needed < 0.5 else ""
-    )
     other = f"documents of its own ({part}_source), or none ({part}_fraction=0)"
-    return f"no document fell to the {part} data; give more documents, {share or 'a larger share'}, {other}"
+    return f"no document fell to the {part} data; give more documents, {other}"
 
 
 def _place(key: str) -> float:

@@ -12,10 +12,11 @@ instruction-tuned model. They are marked by ``same_harness=False``: a deviation 
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from llada.metrics import ConditionalLikelihood, StratifiedCounts
-from llada.samplers import Blocks, Confidence, Guidance, Proposal, Quota, UnmaskingSampler, WholeCanvas
+if TYPE_CHECKING:  # the table can be read without torch, which these need
+    from llada.metrics import ConditionalLikelihood
+    from llada.samplers import UnmaskingSampler
 
 EOS, EOT = 126081, 126348
 """LLaDA's ends of a text and of a turn."""
@@ -77,12 +78,15 @@ class Protocol:
     same_harness: bool = True
     runs_code: bool = False
 
-    def estimator(self, rows_per_call: int = 32) -> ConditionalLikelihood:
+    def estimator(self, rows_per_call: int = 32) -> "ConditionalLikelihood":
         """How likelihoods are estimated.
 
         Args:
             rows_per_call: masked copies per model call; changes speed and memory only.
         """
+        from llada.metrics import ConditionalLikelihood, StratifiedCounts
+        from llada.samplers import Guidance
+
         samples = 1 if self.num_samples is None else self.num_samples
         return ConditionalLikelihood(
             samples,
@@ -92,8 +96,10 @@ class Protocol:
             rows_per_call=rows_per_call,
         )
 
-    def sampler(self) -> UnmaskingSampler | None:
+    def sampler(self) -> "UnmaskingSampler | None":
         """How answers are written: one token per call by confidence, greedily; None for tasks without answers."""
+        from llada.samplers import Blocks, Confidence, Guidance, Proposal, Quota, UnmaskingSampler, WholeCanvas
+
         if self.num_new_tokens is None:
             return None
         return UnmaskingSampler(

@@ -24,6 +24,8 @@ NEEDING_NO_TORCH = {
     "fit --help": 0, "sample nowhere.ckpt": 1, "score a/b/c": 1, "generate . nowhere.jsonl out.jsonl": 1,
     "convert . .": 1, "sample . --promt x": 2, "chat . --seed x": 2, "fit": 2, "fit --config nowhere.yaml": 2,
     "fit --ckpt_path nowhere.ckpt --data x": 1, "validate --trianer.devices 1": 2,
+    "evaluate --protocol list": 0, "evaluate --protocol llada-8b-base/gsm": 2, "evaluate --tasks x": 2,
+    "evaluate --protocol llada-8b-base/humaneval": 1,
 }  # fmt: skip
 """Command line -> exit status."""
 
