@@ -141,6 +141,8 @@ def test_the_model_runs_once_a_step_and_once_a_correction_behind_all_but_the_las
     sample = sampler(model, torch.zeros(2, 6).long(), UniformProcess(K), given=torch.zeros(2, 6).bool())
     assert sample.calls.tolist() == [calls] * 2
     assert len(runs) == calls
+    first = sampler(model, torch.zeros(2, 6).long(), UniformProcess(K), given=torch.zeros(2, 6).bool(), seed=0)
+    assert torch.equal(sample.tokens, first.tokens)  # which is the seed by default
 
 
 def test_windows_that_chains_cannot_have_are_refused_by_name() -> None:
