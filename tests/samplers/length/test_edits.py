@@ -10,7 +10,16 @@ from examples.compositions import MASK, PROCESS, network
 from llada.denoiser import as_denoiser
 from llada.process import Edit
 from llada.random import RowRandom
-from llada.samplers import DelayedCache, DualCache, ExactCache, IntervalCache, NoCache, PrefixCache, State
+from llada.samplers import (
+    DelayedCache,
+    DualCache,
+    ExactCache,
+    IntervalCache,
+    NoCache,
+    PrefixCache,
+    State,
+    VicinityCache,
+)
 from llada.samplers.caches.policy import CachePolicy, OpenCache
 from llada.samplers.guidance import Guidance
 from llada.samplers.propose import Proposal
@@ -137,6 +146,16 @@ def by_hand(policy: CachePolicy, model: torch.nn.Module, edit: Edit, state: Stat
         inside = at < logits.shape[1]
         logits[row, at[inside]] = model.head(hidden)[0][inside]
     return logits
+
+
+def test_a_cache_that_is_not_told_who_asks_warms_up_by_every_call() -> None:
+    model = network(())
+    cache = VicinityCache(None, 2, 0).open(as_denoiser(model), torch.zeros(1).long(), 8, {})
+    cache.begin_windows([6], [8], [True])
+    for call in range(4):
+        tokens = torch.tensor([[call + 1, 2, 3, 4, 5, 6, MASK, MASK]])
+        found, full = cache.logits(tokens, torch.tensor([[6, 7]])), model(tokens)[:, 6:]
+        assert torch.allclose(found, full, atol=1e-9) == (call < 2)
 
 
 def test_what_rows_share_is_computed_anew() -> None:
