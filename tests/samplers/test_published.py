@@ -30,6 +30,7 @@ from llada.samplers import (
     Stability,
     Stochastic,
     ThresholdOrQuota,
+    VicinityCache,
 )
 from tests.samplers import test_cache_oracle as by_hand
 
@@ -638,9 +639,9 @@ def test_block_diffusion_draws_one_token_per_call_from_a_block_and_what_is_befor
             logits = network(torch.tensor([tokens[:end]]))[0].double()
             lot, u = numbers(window, step, ORDER), numbers(window, step, DRAW)
             i = max((i for i in range(begin, end) if tokens[i] == mask), key=lambda i: lot[i])
-            tokens[i] = draw(nucleus(logits[i, :mask].softmax(-1).tolist(), 0.9, crossing=False), u[i])
+            tokens[i] = draw(nucleus(logits[i, :mask].softmax(-1).tolist(), 0.3, crossing=False), u[i])
             expected.append(list(tokens))
-    sampler = PRESETS["block_diffusion"](block_length=4, top_p=0.9)
+    sampler = PRESETS["block_diffusion"](block_length=4, top_p=0.3)
     steps = sampler.iterate(network, row[None], MaskingProcess(mask), seed=SEED)
     assert [step.tokens[0].tolist() for step in steps] == expected
 
@@ -665,6 +666,8 @@ def test_defaults_are_the_published_ones() -> None:
     for name, expected in DEFAULTS.items():
         known = inspect.signature(PRESETS[name]).parameters
         assert {argument: known[argument].default for argument in expected} == expected
+    found = PRESETS["vicinity"](block_length=4)
+    assert found.cache == VicinityCache(warm_up=4 + 1, radius=16)  # type: ignore[attr-defined]
 
 
 def test_every_preset_has_a_rule() -> None:
