@@ -52,7 +52,7 @@ def check_numbers(owner: object) -> None:
     Raises:
         ValueError: if it has.
     """
-    for name, value in (vars(owner) if hasattr(owner, "__dict__") else {}).items():
+    for name, value in vars(owner).items():
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{name} of {type(owner).__name__} must be a number; got nan")
         if isinstance(value, Part):

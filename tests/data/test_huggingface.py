@@ -21,6 +21,9 @@ def test_a_local_data_set_is_read(offline, streaming):
     assert list(source) == list(source) == ["one", "two"]
     with pytest.raises(ValueError, match=r"json \(train\), record 0: there is no field 'text', only 'story'"):
         list(HuggingFaceDataset("json", data_files=str(offline), streaming=streaming))
+    before = source.fingerprint()
+    offline.write_text('{"story": "three"}\n')
+    assert source.fingerprint() != before
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -105,6 +105,18 @@ def network(process: Process, predict: Any) -> Callable[[Tensor], Denoiser]:
     return lambda t: as_denoiser(lambda tokens: pad(predict(process, tokens, t).log(), (0, 1), value=-torch.inf))
 
 
+@pytest.mark.parametrize("process", SCATTERING[:2], ids=str)
+def test_a_network_of_scores_writes_what_its_predictions_would(process: Process) -> None:
+    sampler, pad = AncestralSampler(3), torch.nn.functional.pad
+    process = replace(process, schedule=LinearSchedule(1e-2))  # type: ignore[type-var]  # all scores are 1 where none is kept
+
+    def of_scores(t: Tensor) -> Denoiser:
+        return ScoreDenoiser(lambda tokens: pad(scores(process, tokens, t).log(), (0, 1), value=-torch.inf))
+
+    expected = law_of(sampler, process, network(process, leave_one_out))
+    torch.testing.assert_close(law_of(sampler, process, of_scores), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_the_table_of_laws() -> None:
     """Total variation of uniform diffusion's samples from the data, exactly; docs/noise.md shows the table."""
     process = UniformProcess(K)

@@ -133,6 +133,7 @@ def test_a_uniform_process_names_a_token_that_is_not_data() -> None:
         UniformProcess(K).corrupt(torch.tensor([[1, K]]), torch.ones(1), random=RowRandom.from_seed(0, 1))
     with pytest.raises(ValueError, match="num_tokens must be 2 or more"):
         UniformProcess(1)
+    assert UniformProcess(K).is_masked(torch.tensor([[1, K]])).tolist() == [[False, False]]
 
 
 @pytest.mark.parametrize("schedule", [LinearSchedule(), CosineSquaredSchedule()], ids=str)

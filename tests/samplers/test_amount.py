@@ -15,6 +15,7 @@ from llada.random import RowRandom
 from llada.samplers import (
     Amount,
     Ancestral,
+    AnnealedConfidence,
     Binomial,
     Blocks,
     Confidence,
@@ -210,6 +211,8 @@ def test_rules_that_need_other_scores_are_refused() -> None:
         lambda: Stability(history=0),
         lambda: Sliding(0),
         lambda: Ancestral(1.0),
+        lambda: AnnealedConfidence(0.0),
+        lambda: AnnealedConfidence(math.inf),
     ],
 )
 def test_numbers_out_of_range_are_refused(make: object) -> None:

@@ -130,6 +130,21 @@ def test_a_stop_token_ends_a_row_behind_its_block() -> None:
     assert particles(model, tokens, UniformProcess(K), given=tokens > 0).tokens.tolist() == [[1, 2, 2, 2, 2, 2]]
 
 
+@pytest.mark.parametrize(("sampler", "calls"), [(AncestralSampler(4), 4), (GibbsSampler(3, corrections=2), 3 + 2 * 2)])
+def test_the_model_runs_once_a_step_and_once_a_correction_behind_all_but_the_last(sampler: Any, calls: int) -> None:
+    runs = []
+
+    def model(tokens: Tensor) -> Tensor:
+        runs.append(tokens)
+        return torch.zeros(*tokens.shape, K)
+
+    sample = sampler(model, torch.zeros(2, 6).long(), UniformProcess(K), given=torch.zeros(2, 6).bool())
+    assert sample.calls.tolist() == [calls] * 2
+    assert len(runs) == calls
+    first = sampler(model, torch.zeros(2, 6).long(), UniformProcess(K), given=torch.zeros(2, 6).bool(), seed=0)
+    assert torch.equal(sample.tokens, first.tokens)  # which is the seed by default
+
+
 def test_windows_that_chains_cannot_have_are_refused_by_name() -> None:
     for kind in (AncestralSampler, CommitAndRenoise, GibbsSampler):
         with pytest.raises(ValueError, match=rf"{kind.__name__} draws all open.*use window=Blocks"):

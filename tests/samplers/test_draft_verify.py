@@ -118,10 +118,11 @@ def test_a_row_stops_at_its_stop_token() -> None:
     plain = model.generate(tokens, sampler=DraftAndVerify(3)).tokens
     stop = int(plain[0, 4])
     first = [row.index(stop) if stop in row else 12 for row in plain[:, 1:].tolist()]
-    sample = model.generate(tokens, sampler=DraftAndVerify(3, stop_token_ids=(stop, 15)))
-    for row, place in enumerate(first):
-        assert torch.equal(sample.tokens[row, : place + 2], plain[row, : place + 2])
-        assert (sample.tokens[row, place + 2 :] == stop).all()
+    for stops in ((stop, 15), (15, stop)):
+        sample = model.generate(tokens, sampler=DraftAndVerify(3, stop_token_ids=stops))
+        for row, place in enumerate(first):
+            assert torch.equal(sample.tokens[row, : place + 2], plain[row, : place + 2])
+            assert (sample.tokens[row, place + 2 :] == stops[0]).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -181,6 +181,7 @@ def test_every_row_shares_its_steps_by_its_own_masks() -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 600) | st.none())
+@example([0, 1, 0], 4)
 def test_shares_of_steps(masks: list[int], steps: int | None) -> None:
     begun, total = sum(number > 0 for number in masks), sum(masks)
     if steps is not None and steps < begun:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llada.noise import GeometricSchedule, LinearSchedule, NoiseSchedule
 from llada.process import MaskingProcess
-from llada.samplers import PRESETS, Sampler
+from llada.samplers import PRESETS, PerStep, Sampler, UnmaskingSampler
 
 ROWS, LENGTH, FALSE_ALARMS = 4000, 5, 1e-4
 
@@ -54,6 +54,13 @@ def shares(schedule: NoiseSchedule, tokens: Tensor) -> Tensor:
     model, process = Told(), MaskingProcess(mask_token_id=1, schedule=schedule, time_conditioned=True)
     first_hitting()(model, tokens, process, seed=3)
     return -torch.stack(model.sigma).neg().expm1()  # sigma = -log(1 - share)
+
+
+def test_a_single_mask_is_written_at_time_one() -> None:
+    model, schedule = Told(), LinearSchedule(eps=0.3)
+    process = MaskingProcess(mask_token_id=1, schedule=schedule, time_conditioned=True)
+    UnmaskingSampler(PerStep(1))(model, torch.tensor([[0, 1, 0]]), process)
+    assert torch.cat(model.sigma).tolist() == pytest.approx([-math.log(0.3)])
 
 
 SCHEDULES: list[tuple[NoiseSchedule, float]] = [

@@ -8,6 +8,7 @@ Nothing is left to chance: the model, the row and the seed are fixed, and no two
 that rounding could decide.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ from llada.samplers import (
     Stability,
     Stochastic,
     ThresholdOrQuota,
+    VicinityCache,
 )
 from tests.samplers import test_cache_oracle as by_hand
 
@@ -637,11 +639,35 @@ def test_block_diffusion_draws_one_token_per_call_from_a_block_and_what_is_befor
             logits = network(torch.tensor([tokens[:end]]))[0].double()
             lot, u = numbers(window, step, ORDER), numbers(window, step, DRAW)
             i = max((i for i in range(begin, end) if tokens[i] == mask), key=lambda i: lot[i])
-            tokens[i] = draw(nucleus(logits[i, :mask].softmax(-1).tolist(), 0.9, crossing=False), u[i])
+            tokens[i] = draw(nucleus(logits[i, :mask].softmax(-1).tolist(), 0.3, crossing=False), u[i])
             expected.append(list(tokens))
-    sampler = PRESETS["block_diffusion"](block_length=4, top_p=0.9)
+    sampler = PRESETS["block_diffusion"](block_length=4, top_p=0.3)
     steps = sampler.iterate(network, row[None], MaskingProcess(mask), seed=SEED)
     assert [step.tokens[0].tolist() for step in steps] == expected
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "fast_dllm": {"threshold": 0.9, "block_length": 32},
+    "local_leap": {"threshold": 0.9, "relaxed_threshold": 0.75, "radius": 4},
+    "eb_sampler": {"gamma": 0.1},
+    "klass": {"threshold": 0.9, "max_divergence": 0.01, "history": 2, "block_length": 64},
+    "vicinity": {"threshold": 0.9, "radius": 16, "warm_up": 4},
+    "llada2": {"steps_per_block": 32, "threshold": 0.95, "block_length": 32},
+    "llada21": {"threshold": 0.95, "edit_threshold": 0.9},
+    "maskgit": {"steps": 12, "choice_temperature": 4.5},
+    "saber": {"least": 2, "per_removal": 8},
+    "wino": {"threshold": 0.6, "keep_threshold": 0.9, "block_length": 128},
+    "comb": {"stride": 8},
+}
+"""What the rules above are given otherwise, as docs and papers have it."""
+
+
+def test_defaults_are_the_published_ones() -> None:
+    for name, expected in DEFAULTS.items():
+        known = inspect.signature(PRESETS[name]).parameters
+        assert {argument: known[argument].default for argument in expected} == expected
+    found = PRESETS["vicinity"](block_length=4)
+    assert found.cache == VicinityCache(warm_up=4 + 1, radius=16)  # type: ignore[attr-defined]
 
 
 def test_every_preset_has_a_rule() -> None:

@@ -99,6 +99,23 @@ def test_calls_are_saved() -> None:
     assert (sample.tokens_per_call > 1.0).all()
 
 
+def test_a_guess_may_end_the_text() -> None:
+    """The stop token is guessed with the rest of its block, so that the call that settles it could write behind it."""
+    torch.manual_seed(0)
+    table, tokens, process = torch.randn(16, 10), torch.full((1, 16), 9), MaskingProcess(9)
+    told = int(table[2, :9].argmax())
+    window = Blocks(4, stop_token_ids=told)
+
+    def never_changing(x: Tensor) -> Tensor:
+        return table.expand(len(x), -1, -1)
+
+    expected = UnmaskingSampler(PerStep(1), window=window)(never_changing, tokens, process).tokens
+    assert expected[0, 3:].tolist() == [int(table[3, :9].argmax()), *[told] * 12]
+    for guesses in (1, 3, 5, 9):
+        sample = SpeculativeSampler(guesses, window=window)(never_changing, tokens, process)
+        assert torch.equal(sample.tokens, expected)
+
+
 def test_a_model_that_never_changes_its_mind_is_followed_all_the_way() -> None:
     """One call for the first token and the guesses, then guesses + 1 tokens per call."""
     torch.manual_seed(0)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from examples.compositions import MASK, PROCESS, network
+from llada.noise import LinearSchedule
+from llada.process import MaskingProcess
 from llada.samplers import (
     Blocks,
     DreamOn,
@@ -89,6 +91,23 @@ def test_rows_keep_to_their_room_end_and_are_what_they_are_alone(threshold: floa
             assert alone.calls[0] == together.calls[row]
             lengths.add(int(alone.generated[0]))
     assert len(lengths) > 2
+
+
+def test_a_model_that_keeps_the_length_is_told_the_times_of_plain_decoding() -> None:
+    told: list[list[float]] = []
+
+    def model(tokens: Tensor, sigma: Tensor, **_: Any) -> Tensor:
+        told[-1] += sigma.tolist()
+        return 9.0 * torch.nn.functional.one_hot(torch.full_like(tokens, 5), 24)
+
+    process = MaskingProcess(MASK, LinearSchedule(0.3), time_conditioned=True)
+    plain = UnmaskingSampler(PerStep(1), window=Blocks(2))
+    for sampler in (plain, ResizingSampler(plain, DreamOn(EXPAND), EOS, 16)):
+        told.append([])
+        written = sampler(model, torch.tensor([[1, *[MASK] * 5, 4]]), process).tokens
+        assert written.tolist() == [[1, *[5] * 5, 4]]
+    assert told[0] == told[1]
+    assert len(set(told[0])) == 2  # all of a block is open, or half of it
 
 
 def test_masks_that_find_no_room_stay_as_they_are() -> None:

@@ -10,7 +10,16 @@ from examples.compositions import MASK, PROCESS, network
 from llada.denoiser import as_denoiser
 from llada.process import Edit
 from llada.random import RowRandom
-from llada.samplers import DelayedCache, DualCache, ExactCache, IntervalCache, NoCache, PrefixCache, State
+from llada.samplers import (
+    DelayedCache,
+    DualCache,
+    ExactCache,
+    IntervalCache,
+    NoCache,
+    PrefixCache,
+    State,
+    VicinityCache,
+)
 from llada.samplers.caches.policy import CachePolicy, OpenCache
 from llada.samplers.guidance import Guidance
 from llada.samplers.propose import Proposal
@@ -84,8 +93,11 @@ DELETE[1, 5], INSERT[1, 4], INSERT[0, 7], INSERT[0, 8] = True, 2, 1, 1
 
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("policy", [NoCache(), PrefixCache(), DualCache()], ids=str)
-def test_a_cache_computes_what_an_edit_has_touched(policy: CachePolicy, shift: bool) -> None:
+@pytest.mark.parametrize("begin", [4, 6])
+def test_a_cache_computes_what_an_edit_has_touched(begin: int, policy: CachePolicy, shift: bool) -> None:
     """What it then says of the rows equals a cache on the new canvas that computes from the same columns on.
+
+    So it is where an edit lies to the left of the next window.
 
     Nothing is written between, so the keys of the columns on the left are those of the old canvas: not what a full pass
     over the new one would give, except for the row that nothing has touched.
@@ -100,8 +112,8 @@ def test_a_cache_computes_what_an_edit_has_touched(policy: CachePolicy, shift: b
     run = run.moved(edit, state)
     assert state.tokens.tolist()[1] == [1, 2, 3, 4, MASK, MASK, MASK, 7, 8, 0]
     assert state.open[0].tolist() == [False] * 6 + [True, True, False, True]
-    run.cache.begin_windows([6, 4, 5], [9, 7, 6], [False] * 3)
-    where = torch.tensor([[6, 7], [4, 6], [5, 5]])
+    run.cache.begin_windows([6, begin, 5], [9, 7, 6], [False] * 3)
+    where = torch.tensor([[6, 7], [begin, 6], [5, 5]])
     found = asked(run.cache, state.tokens, where, edit.real)
     whole = model(state.tokens, attention_mask=edit.real).gather(1, where[..., None].expand(-1, -1, 24))
     same = [torch.allclose(a, b, atol=1e-9) for a, b in zip(found, whole, strict=True)]
@@ -134,6 +146,16 @@ def by_hand(policy: CachePolicy, model: torch.nn.Module, edit: Edit, state: Stat
         inside = at < logits.shape[1]
         logits[row, at[inside]] = model.head(hidden)[0][inside]
     return logits
+
+
+def test_a_cache_that_is_not_told_who_asks_warms_up_by_every_call() -> None:
+    model = network(())
+    cache = VicinityCache(None, 2, 0).open(as_denoiser(model), torch.zeros(1).long(), 8, {})
+    cache.begin_windows([6], [8], [True])
+    for call in range(4):
+        tokens = torch.tensor([[call + 1, 2, 3, 4, 5, 6, MASK, MASK]])
+        found, full = cache.logits(tokens, torch.tensor([[6, 7]])), model(tokens)[:, 6:]
+        assert torch.allclose(found, full, atol=1e-9) == (call < 2)
 
 
 def test_what_rows_share_is_computed_anew() -> None:
