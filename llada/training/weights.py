@@ -6,7 +6,7 @@ split over ranks, and the weights don't depend on the split.
 
 import inspect
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,8 @@ class _Wholes(TorchDispatchMode):
 
     def _whole(self, value: DTensor) -> Tensor:
         if id(value) not in self._open:
-            self._open[id(value)] = value, value.detach().full_tensor()  # PyTorch 2.6 can't cut off slopes here
+            without_slopes = cast(DTensor, value.detach())  # PyTorch 2.6 can't cut them off afterwards
+            self._open[id(value)] = value, without_slopes.full_tensor()
         return self._open[id(value)][1]
 
     def _close(self, keep: set[int]) -> None:
