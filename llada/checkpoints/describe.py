@@ -12,6 +12,7 @@ import functools
 import sys
 import types
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 from torch import nn
@@ -47,6 +48,8 @@ def describe(value: Any) -> Any:
         return {"class_path": public_path(_partial_class(value)), "init_args": describe(value.keywords)}
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
         raise ValueError(f"can't describe the function {value}; use a class, or functools.partial of a class")
+    if isinstance(value, PurePath):
+        raise ValueError(f"can't describe {value!r}; keep paths as text, str(path)")
     return {"class_path": public_path(type(value)), "init_args": _arguments(value)}
 
 

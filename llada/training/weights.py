@@ -4,14 +4,19 @@ A network that was built under ``torch.device("meta")`` knows shapes only. It ge
 split over ranks, and the weights don't depend on the split.
 """
 
+import inspect
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+_SAME_EVERYWHERE: dict[str, Any] = (  # PyTorch 2.6 can't be told, and sends round what every rank has already
+    {"src_data_rank": None} if "src_data_rank" in inspect.signature(distribute_tensor).parameters else {}
+)
 
 
 def materialise(backbone: nn.Module, device: torch.device, seed: int) -> None:
@@ -63,7 +68,8 @@ class _Wholes(TorchDispatchMode):
 
     def _whole(self, value: DTensor) -> Tensor:
         if id(value) not in self._open:
-            self._open[id(value)] = value, value.full_tensor()
+            without_slopes = cast(DTensor, value.detach())  # PyTorch 2.6 can't cut them off afterwards
+            self._open[id(value)] = value, without_slopes.full_tensor()
         return self._open[id(value)][1]
 
     def _close(self, keep: set[int]) -> None:
@@ -121,7 +127,7 @@ def write(parameter: Tensor, values: Tensor) -> None:
     """
     if isinstance(parameter, DTensor):
         mesh, placements = parameter.device_mesh, parameter.placements
-        values = distribute_tensor(values.to(parameter.to_local().device), mesh, placements, src_data_rank=None)
+        values = distribute_tensor(values.to(parameter.to_local().device), mesh, placements, **_SAME_EVERYWHERE)
         parameter.to_local().copy_(values.to_local())
     else:
         parameter.copy_(values)

@@ -108,6 +108,9 @@ def test_values() -> None:
             policy(0)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="PyTorch 2.6 compiles every block anew where it is recomputed in part"
+)
 def test_selective_repeats_no_matrix_product_in_compiled_blocks_either() -> None:
     """Seven products of a block make fourteen gradients; as inductor splits the graphs, no other is computed again."""
     torch._dynamo.reset()

@@ -241,6 +241,9 @@ def test_what_flash_attention_over_runs_is_asked(name: str, groups: int) -> None
     assert apart(results(on_cuda, inputs, visibility), results(plain_attention, inputs, visibility)) < 1e-12
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.nn.functional, "grouped_mm"), reason="before torch 2.10 the rule for its shapes has another one"
+)
 def test_shapes_of_flash_attention_over_runs() -> None:
     """By the kernels' own rules for shapes and dtypes, on tensors that hold nothing."""
     parts = block_parts(torch.arange(21).expand(ROWS, -1) // 4, two_copies=True)

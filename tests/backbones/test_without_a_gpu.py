@@ -58,6 +58,10 @@ def runs() -> Runs:
 
 @pytest.mark.parametrize(("layout", "groups"), [("causal", 4), ("runs", 2)])
 def test_blocks_compile_without_flash_attn(layout: str, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if layout == "causal" and torch.version.cuda is not None and not torch.cuda.is_available():
+        pytest.skip(
+            "a torch that was built with CUDA asks the driver which kernel of its own to take, and none is here"
+        )
     monkeypatch.setattr(offered, "find_spec", lambda name: None)
     model = small(num_kv_heads=groups, causal=layout == "causal")
     with fake_cuda():

@@ -26,8 +26,8 @@ def test_differences_are_seen() -> None:
 def test_every_figure_comes_from_one_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged input of each kind and a composition; the other parts are tests of this suite."""
-    kinds = len(soak_inputs.KINDS)
+    """Damaged inputs of the first kinds and a composition; the other parts are tests of this suite."""
+    kinds = 6
     short = ["--parts", "inputs,compositions", "--inputs", str(kinds), "--compositions", "1"]
     assert soak_all.main(short) == 0
     first, second = capsys.readouterr().out.splitlines()[-2:]

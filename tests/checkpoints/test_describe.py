@@ -102,7 +102,7 @@ REFUSED = {
     "method": (lambda: Keeps(Forgetful(0.1).forward), "can't describe the function"),
     "partial of a function": (lambda: Keeps(partial(max, 1)), "it isn't a partial of a class"),
     "set": (lambda: Keeps(frozenset({1, 2})), r"can't describe frozenset\(\{1, 2\}\); parts are made of plain data"),
-    "path": (lambda: Keeps(Path("a")), "can't describe .*Path"),
+    "path": (lambda: Keeps(Path("a")), r"can't describe .*Path\('a'\); keep paths as text, str\(path\)"),
 }
 
 
