@@ -6,7 +6,8 @@ unchanged, on this library's network, so the ratios say what the work around the
 `get_log_likelihood` of LLaDA, and `compute_loss` of dLLM's `MDLMTrainer`, without its Trainer and meter. "LLaDA's
 published loss" is the formula of its guidelines, which takes the masked rows of all logits before the cross-entropy.
 Before anything is timed, tokens must be equal, and losses and likelihoods of the same masks to 1e-5 of their size.
-Width 256, 6 layers, float32; a training step is that of the page on training steps.
+Width 256, 6 layers, float32, unless the command says otherwise; a training step is that of the page on training steps.
+MDLM isn't among them: its code needs flash-attn, hydra, omegaconf and timm.
 """
 
 import importlib

@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NAMES = [
     "train_step", "train_memory", "mask_scaling", "sampling", "ancestral", "likelihood", "loop_overhead", "attention",
-    "data_rate", "startup", "gpu",
+    "data_rate", "startup", "peers", "gpu",
 ]  # fmt: skip
 
 
