@@ -88,7 +88,7 @@ class RowRandom:
         rows: (B,) int64, the index of each row in the global batch (over ranks and accumulation steps).
         num_rows: number of rows in the global batch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.random import RowRandom
         >>> two, one = RowRandom.from_seed(7, num_rows=2), RowRandom.from_seed(8, num_rows=1)

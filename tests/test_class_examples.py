@@ -97,6 +97,7 @@ def test_examples_run_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(EXAMPLES) > 100
     for each in EXAMPLES:
         assert each is not None
+        assert "Examples:\n" in (each.docstring or ""), each.name  # what the site shows as code
         assert re.search(rf"\b{each.name}\b", "".join(line.source for line in each.examples)), each.name
         failed = doctest.DocTestRunner().run(each).failed
         assert not failed, capsys.readouterr().out

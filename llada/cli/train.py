@@ -36,6 +36,7 @@ from llada.checkpoints.misfit import in_short
 from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.storage import AtomicCheckpointIO, local_path
+from llada.cli.boundary import Misunderstood
 from llada.cli.earlier_run import check_free
 from llada.cli.mistakes import OneSentence
 from llada.cli.quiet import ours, quiet
@@ -101,6 +102,8 @@ class LLaDACLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Build a backbone without storage that is going to be split or quantised: no process ever holds the whole."""
         trust(*(self._get(self.config, "trust") or ()))
+        for name in ("model.backbone", "data"):
+            check_named(name, self._get(self.config, name))
         run_folder = self._get(self.config, "run_folder")
         if run_folder is not None:
             move_run(self._get(self.config, "trainer"), run_folder)
@@ -215,6 +218,20 @@ def _class_of(config: Any) -> type:
     """The class that a configuration names by its ``class_path``; the configuration's own where it names none."""
     module, _, name = getattr(config, "class_path", "").rpartition(".")
     return getattr(import_module(module), name) if module else type(config)
+
+
+def check_named(name: str, part: Any) -> None:
+    """Refuse a part of which a configuration says nothing, as ``{}`` does: it would be an object of the base class.
+
+    Args:
+        name: of the part.
+        part: what the configuration says, with its ``class_path``.
+
+    Raises:
+        Misunderstood: if it names the base class.
+    """
+    if _class_of(part) in (nn.Module, LightningDataModule):
+        raise Misunderstood(f"--{name} names no class; give it a class_path, as the configurations of llada config do")
 
 
 def without_storage(class_type: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:

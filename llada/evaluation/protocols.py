@@ -57,7 +57,7 @@ class Protocol:
         same_harness: whether the score was measured with this harness.
         runs_code: whether the task runs what the model wrote.
 
-    Example:
+    Examples:
         >>> from llada.evaluation import Protocol
         >>> protocol = Protocol("GSAI-ML/LLaDA-8B-Base", "arc_challenge", score=45.9, num_samples=128)
         >>> protocol.estimator().num_samples

@@ -24,7 +24,7 @@ class BoundReport(nn.Module):
         stage: first part of the names, such as "val".
         noise_levels: whether to report the cross-entropy by noise level as well.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import BoundReport
         >>> from llada.objectives import NELBO, NextTokens

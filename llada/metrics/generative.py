@@ -62,7 +62,7 @@ class GenerativePerplexity:
     Raises:
         ValueError: if a number isn't positive.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import GenerativePerplexity
         >>> uniform = lambda tokens: torch.zeros(*tokens.shape, 4)

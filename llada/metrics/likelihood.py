@@ -101,7 +101,7 @@ class ConditionalLikelihood:
     Raises:
         ValueError: if the numbers don't fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import ConditionalLikelihood
         >>> from llada.process import MaskingProcess

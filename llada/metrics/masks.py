@@ -100,7 +100,7 @@ class StratifiedCounts(MaskDesign):
     Args:
         reference_rounding: see `mc_counts`.
 
-    Example:
+    Examples:
         >>> from llada.metrics import ConditionalLikelihood, StratifiedCounts
         >>> llada_protocol = ConditionalLikelihood(num_samples=128, masks=StratifiedCounts())
     """
@@ -141,7 +141,7 @@ class BalancedMasks(MaskDesign):
     Raises:
         ValueError: if ``group_size`` isn't positive.
 
-    Example:
+    Examples:
         >>> from llada.metrics import BalancedMasks, ConditionalLikelihood
         >>> estimator = ConditionalLikelihood(num_samples=32, masks=BalancedMasks(group_size=4))
     """

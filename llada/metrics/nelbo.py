@@ -63,7 +63,7 @@ class BoundMetric(_Sums):
         bytes_per_token: average number of bytes that a token of the scored text stands for; None if unknown.
         kwargs: further arguments of `torchmetrics.Metric`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import BoundMetric
         >>> metric = BoundMetric(bytes_per_token=4.0)
@@ -116,7 +116,7 @@ class NoiseLevelMetric(_Sums):
         num_bins: equal parts of (0, 1].
         kwargs: further arguments of `torchmetrics.Metric`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import NoiseLevelMetric
         >>> metric = NoiseLevelMetric(num_bins=2)

@@ -57,7 +57,7 @@ class NextTokenLikelihood:
     Args:
         rows_per_call: rows of one model call; changes speed and memory, not the result.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import NextTokenLikelihood
         >>> from llada.process import MaskingProcess

@@ -23,7 +23,7 @@ class NGramBaseline:
     Raises:
         ValueError: if there are fewer than two tokens or one is outside the vocabulary.
 
-    Example:
+    Examples:
         >>> from llada.metrics import NGramBaseline
         >>> baseline = NGramBaseline([0, 1, 0, 1, 0, 1, 0, 1], vocab_size=2)
         >>> round(baseline.unigram_nll([0, 1]), 3), round(baseline.bigram_nll([0, 1]), 3)

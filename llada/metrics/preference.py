@@ -18,7 +18,7 @@ from llada.objectives.preference import MARGIN, REPORTED, PreferenceOutput
 class PreferenceMetric(_Sums):
     """Collects the outputs of a `llada.objectives.PreferenceObjective`, batch by batch; synchronised over ranks.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import PreferenceMetric
         >>> from llada.objectives import PreferenceObjective, SimPO

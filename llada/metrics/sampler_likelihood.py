@@ -90,7 +90,7 @@ class UnderSampler(ConditionalLikelihood):
     Raises:
         ValueError: if an answer has no likelihood under the sampler, saying why.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.metrics import UnderSampler
         >>> from llada.process import MaskingProcess

@@ -13,7 +13,7 @@ from llada.noise.schedule import NoiseSchedule
 class ArccosSchedule(NoiseSchedule):
     """alpha(t) = 1 - (2/pi) arccos(1 - t): noise comes fast at first. Its slope is infinite at t = 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import ArccosSchedule
         >>> ArccosSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))

@@ -22,7 +22,7 @@ class CosineSchedule(NoiseSchedule):
     Reference:
         Chang et al., "MaskGIT", arXiv 2202.04200: cos(pi r / 2) of the tokens are masked at r = 1 - t.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import CosineSchedule
         >>> schedule = CosineSchedule()
@@ -55,7 +55,7 @@ class MDLMCosineSchedule(NoiseSchedule):
     Reference:
         arXiv 2406.07524, appendix E, and the released ``noise_schedule.py``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import MDLMCosineSchedule
         >>> MDLMCosineSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))
@@ -94,7 +94,7 @@ class CosineSquaredSchedule(NoiseSchedule):
     Reference:
         arXiv 2406.07524, appendix E ("cosine squared").
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import CosineSquaredSchedule
         >>> CosineSquaredSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))

@@ -38,7 +38,7 @@ class ArgmaxSchedule(NoiseSchedule):
     Raises:
         ValueError: if ``num_tokens`` is less than 2, or ``end`` isn't above ``start``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import ArgmaxSchedule
         >>> ArgmaxSchedule(num_tokens=30000).mask_probability(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))

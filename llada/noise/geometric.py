@@ -52,7 +52,7 @@ class GeometricSchedule(_SigmaSchedule):
         Lou et al., "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution", arXiv 2310.16834,
         section 5.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import GeometricSchedule
         >>> schedule = GeometricSchedule(sigma_min=1e-3, sigma_max=10.0)
@@ -91,7 +91,7 @@ class LinearSigmaSchedule(_SigmaSchedule):
     Reference:
         The released ``noise_schedule.py`` of arXiv 2406.07524.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import LinearSigmaSchedule
         >>> schedule = LinearSigmaSchedule(sigma_max=10.0)

@@ -17,7 +17,7 @@ class LinearSchedule(NoiseSchedule):
     Reference:
         Nie et al., arXiv 2502.09992, section 2.1; Sahoo et al., arXiv 2406.07524, appendix E ("log-linear").
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import LinearSchedule
         >>> schedule = LinearSchedule()

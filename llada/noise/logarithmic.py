@@ -16,7 +16,7 @@ class LogarithmicSchedule(NoiseSchedule):
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import LogarithmicSchedule
         >>> LogarithmicSchedule().mask_probability(torch.tensor([0.1, 0.5, 0.9]))

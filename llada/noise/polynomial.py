@@ -24,7 +24,7 @@ class PolynomialSchedule(NoiseSchedule):
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import PolynomialSchedule
         >>> schedule = PolynomialSchedule(power=2.0)
@@ -59,7 +59,7 @@ class PowerSchedule(NoiseSchedule):
     Args:
         power: n.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import PowerSchedule
         >>> PowerSchedule(power=2.0).mask_probability(torch.tensor([0.1, 0.5, 0.9]))

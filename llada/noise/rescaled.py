@@ -18,7 +18,7 @@ class RescaledSchedule(NoiseSchedule):
     Args:
         schedule: the curve beta, such as `GeometricSchedule`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.noise import LinearSigmaSchedule, RescaledSchedule
         >>> half = LinearSigmaSchedule(sigma_max=1.0)

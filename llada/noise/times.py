@@ -61,7 +61,7 @@ class UniformTimes(_Interval):
         t_min: lowest time. LLaDA trains from 1e-3.
         t_max: highest time.
 
-    Example:
+    Examples:
         >>> from llada.noise import UniformTimes
         >>> from llada.random import RowRandom
         >>> times = UniformTimes(t_min=1e-3)(RowRandom.from_seed(0, num_rows=4))
@@ -85,7 +85,7 @@ class StratifiedTimes(_Interval):
         t_min: lowest time.
         t_max: highest time.
 
-    Example:
+    Examples:
         >>> from llada.noise import StratifiedTimes
         >>> from llada.random import RowRandom
         >>> times = StratifiedTimes()(RowRandom.from_seed(0, num_rows=4))
@@ -110,7 +110,7 @@ class SystematicTimes(_Interval):
     Reference:
         Used by SMDM's evaluation (arXiv 2410.18514) and GIDD (arXiv 2503.04482).
 
-    Example:
+    Examples:
         >>> from llada.noise import SystematicTimes
         >>> from llada.random import RowRandom
         >>> times = SystematicTimes()(RowRandom.from_seed(0, num_rows=4)).sort().values
@@ -135,7 +135,7 @@ class AntitheticTimes(_Interval):
         t_min: lowest time.
         t_max: highest time.
 
-    Example:
+    Examples:
         >>> from llada.noise import AntitheticTimes
         >>> from llada.random import RowRandom
         >>> times = AntitheticTimes()(RowRandom.from_seed(0, num_rows=4))

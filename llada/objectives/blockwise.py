@@ -54,7 +54,7 @@ class Blockwise(Design):
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.objectives import NELBO, Blockwise
@@ -130,7 +130,7 @@ class ComplementaryBlocks(Blockwise):
     Reference:
         Wu et al., "Fast-dLLM v2", arXiv 2509.26328; Bie et al., "LLaDA2.0", arXiv 2512.15745.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.denoiser import as_denoiser

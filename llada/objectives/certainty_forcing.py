@@ -43,7 +43,7 @@ class PartialBlock(Design):
         arXiv 2509.26488; the released ``forward_process_semi_ar``. Where the answer is a multiple of the block length,
         that also draws an empty block behind the last one, from which nothing is learnt.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.denoiser import as_denoiser
         >>> from llada.objectives import PartialBlock
@@ -115,7 +115,7 @@ class CertaintyForcing(Objective):
     Reference:
         Chen et al., "dParallel: Learnable Parallel Decoding for dLLMs", arXiv 2509.26488.
 
-    Example:
+    Examples:
         >>> from llada.objectives import CertaintyForcing, PartialBlock
         >>> dparallel = CertaintyForcing(PartialBlock(block_length=32), certainty=2.0, temperature=0.5)
     """

@@ -41,7 +41,7 @@ class CleanCopyLoss(NELBO):
         ValueError: if ``clean_weight`` is negative, or, in a call, the design has no clean copy, or the backbone isn't
             causal and shifted, so that a clean token would see itself.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.objectives import Blockwise, CleanCopyLoss

@@ -35,7 +35,7 @@ class ConditionDropout(Design):
     Raises:
         ValueError: if ``rate`` isn't in [0, 1].
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, ConditionDropout, IndependentMasks
         >>> guided_later = NELBO(ConditionDropout(IndependentMasks(), rate=0.1))
     """

@@ -46,7 +46,7 @@ class ConsistencyDistillation(Distillation):
     Raises:
         ValueError: if ``num_steps`` is less than 1.
 
-    Example:
+    Examples:
         >>> from llada.objectives import ConsistencyDistillation
         >>> duo = ConsistencyDistillation(num_steps=512)  # with the callback FrozenReference
     """

@@ -45,7 +45,7 @@ class EditRounds(Objective):
     Raises:
         ValueError: if a number is out of its range, the two tokens are one, or ``first`` has another normaliser.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import EditRounds
         >>> from llada.process import MaskingProcess

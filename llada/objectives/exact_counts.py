@@ -91,7 +91,7 @@ class ExactCounts(Design):
     Args:
         times: draws u in (0, 1]; the count is ceil(u n). Stratified numbers give stratified counts.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.denoiser import as_denoiser
         >>> from llada.objectives import ExactCounts
@@ -129,7 +129,7 @@ class ComplementaryPairs(Design):
     Args:
         times: draws u in (0, 1]; the first copy's count is ceil(u n), the second's n + 1 less that.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.denoiser import as_denoiser
         >>> from llada.objectives import ComplementaryPairs

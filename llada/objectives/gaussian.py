@@ -40,7 +40,7 @@ class TemperedTokens(IndependentMasks):
     Raises:
         ValueError: if an option is out of its range.
 
-    Example:
+    Examples:
         >>> from llada.objectives import PlainCrossEntropy, TemperedTokens
         >>> duo_curriculum = PlainCrossEntropy(TemperedTokens(temperature=1e-3, top_k=8), any_process=True)
     """

@@ -32,7 +32,7 @@ class IndependentMasks(Design):
             and counts as a datum, as if it weren't packed. The report of t is then a row's mean over its maskable
             tokens.
 
-    Example:
+    Examples:
         >>> from llada.noise import UniformTimes
         >>> from llada.objectives import NELBO, IndependentMasks
         >>> from llada.process import MaskingProcess
@@ -119,7 +119,7 @@ class TimeGrid(IndependentMasks):
         Sahoo et al., arXiv 2406.07524, equation 8 (the bound before its continuous-time limit); Austin et al.,
         "Structured Denoising Diffusion Models in Discrete State-Spaces", arXiv 2107.03006.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, TimeGrid
         >>> from llada.process import MaskingProcess
         >>> d3pm = NELBO(TimeGrid(num_steps=1000))

@@ -55,7 +55,7 @@ class InsertionNELBO(Objective):
     Raises:
         ValueError: if ``power`` is less than 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import InsertionNELBO
         >>> from llada.process import InsertionProcess

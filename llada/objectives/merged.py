@@ -53,7 +53,7 @@ class MergedMasks(Design):
     Raises:
         ValueError: if a number is out of its range, or the two tokens are one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.denoiser import as_denoiser
         >>> from llada.objectives import MergedMasks
@@ -141,7 +141,7 @@ class MergedMasks(Design):
 class CleanWeight(Weight):
     """1 - t: what stands among many clean tokens counts more. Not a bound.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, CleanWeight, IndependentMasks
         >>> objective = NELBO(IndependentMasks(), CleanWeight())
     """

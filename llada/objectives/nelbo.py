@@ -55,7 +55,7 @@ class NELBO(Objective):
             any case.
         normaliser: what the loss is divided by.
 
-    Example:
+    Examples:
         >>> import math
         >>> import torch
         >>> from llada.objectives import NELBO

@@ -26,7 +26,7 @@ class NextTokens(Design):
     The first real token of a row, or of a packed segment, has nothing before it: it isn't scored, and ``num_tokens``
     leaves it out. Rows that begin with BOS lose nothing.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import NELBO, NextTokens
         >>> from llada.process import MaskingProcess

@@ -43,7 +43,7 @@ def _one(like: Tensor) -> Tensor:
 class PerPosition(Normaliser):
     """Divide by N * L, every position of every row: LLaDA's pretraining loss. A bound per token for full rows.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, IndependentMasks, PerPosition
         >>> llada_pretraining = NELBO(IndependentMasks(), normaliser=PerPosition())
     """
@@ -57,7 +57,7 @@ class PerPosition(Normaliser):
 class PerToken(Normaliser):
     """Divide by the maskable tokens of the batch (MDLM, SMDM and d1 fine-tuning). A bound per token, always.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, IndependentMasks, PerToken
         >>> mdlm = NELBO(IndependentMasks(), normaliser=PerToken())
     """
@@ -73,7 +73,7 @@ class PerRow(Normaliser):
 
     Short answers count as long ones. Of packed segments those without a maskable token aren't counted.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, IndependentMasks, PerRow
         >>> llada_fine_tuning = NELBO(IndependentMasks(), normaliser=PerRow())
     """
@@ -93,7 +93,7 @@ class PerScored(Normaliser):
 
     Not a bound under any weight.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, PerScored, UnitWeight
         >>> masked_language_model = NELBO(weight=UnitWeight(), normaliser=PerScored())
     """

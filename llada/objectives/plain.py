@@ -37,7 +37,7 @@ class PlainCrossEntropy(NELBO):
     Raises:
         ValueError: if the process draws random tokens and isn't told that its network gives the full posterior.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import PlainCrossEntropy
         >>> from llada.process import UniformProcess

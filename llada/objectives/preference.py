@@ -71,7 +71,7 @@ class PreferenceObjective(Objective):
     Raises:
         ValueError: if ``draws`` is less than 1, or ``sft_weight`` is negative.
 
-    Example:
+    Examples:
         >>> from llada.objectives import AdapterOff, IndependentMasks, PreferenceObjective, Sigmoid
         >>> llada15 = PreferenceObjective(Sigmoid(beta=0.2), AdapterOff(), IndependentMasks(), draws=8)
     """

@@ -28,7 +28,7 @@ class PairBounds:
         chosen_tokens: tokens of y+.
         rejected_tokens: tokens of y-.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import PairBounds
         >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
@@ -101,7 +101,7 @@ class Sigmoid(Link):
         Rafailov et al., "Direct Preference Optimization", arXiv 2305.18290, equation 7; with bounds of a diffusion
         model Zhu et al., "LLaDA 1.5", arXiv 2505.19223 (beta 0.2).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import PairBounds, Sigmoid
         >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
@@ -137,7 +137,7 @@ class IPO(Link):
         Azar et al., "A General Theoretical Paradigm to Understand Learning from Human Preferences", arXiv 2310.12036,
         equation 17.
 
-    Example:
+    Examples:
         >>> from llada.objectives import IPO, PreferenceObjective
         >>> objective = PreferenceObjective(IPO(beta=0.1))
     """
@@ -166,7 +166,7 @@ class Hinge(Link):
         Zhao et al., "SLiC-HF", arXiv 2305.10425; in this form Liu et al., "Statistical Rejection Sampling Improves
         Preference Optimization", arXiv 2309.06657.
 
-    Example:
+    Examples:
         >>> from llada.objectives import Hinge, PreferenceObjective
         >>> objective = PreferenceObjective(Hinge(beta=0.2))
     """
@@ -202,7 +202,7 @@ class KTO(Link):
     Reference:
         Ethayarajh et al., "KTO", arXiv 2402.01306, equation 8.
 
-    Example:
+    Examples:
         >>> from llada.objectives import KTO, PreferenceObjective
         >>> objective = PreferenceObjective(KTO(beta=0.2, rejected_weight=1.3))
     """
@@ -239,7 +239,7 @@ class SimPO(Link):
     Reference:
         Meng et al., "SimPO", arXiv 2405.14734, equation 6.
 
-    Example:
+    Examples:
         >>> from llada.objectives import PreferenceObjective, SimPO
         >>> objective = PreferenceObjective(SimPO(beta=2.0, gamma=1.0))
     """

@@ -68,7 +68,7 @@ class Reference(ABC):
 class AdapterOff(Reference):
     """The same network with its low-rank additions switched off: no second copy (`llada.training.callbacks.LoRA`).
 
-    Example:
+    Examples:
         >>> from llada.objectives import AdapterOff, PreferenceObjective
         >>> objective = PreferenceObjective(reference=AdapterOff())  # with the callback LoRA
     """
@@ -86,7 +86,7 @@ class FrozenCopy(Reference):
     The callback `llada.training.callbacks.Preferences` makes it when training begins. In a loop of your own, call
     `hold`.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from llada.objectives import FrozenCopy, PreferenceObjective
         >>> network = nn.Linear(2, 2)
@@ -152,7 +152,7 @@ class StoredBounds(Reference):
         path: the file.
         seed: of the noise.
 
-    Example:
+    Examples:
         >>> from llada.objectives import PreferenceObjective, StoredBounds
         >>> objective = PreferenceObjective(reference=StoredBounds("reference.npz"), draws=8)
     """

@@ -26,7 +26,7 @@ class RandomLength(Objective):
     Raises:
         ValueError: if ``probability`` isn't in [0, 1].
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, RandomLength
         >>> llada_pretraining = RandomLength(NELBO(), probability=0.01)
     """

@@ -48,7 +48,7 @@ class SelfDistillation(Distillation):
     Raises:
         ValueError: if a number of steps is less than 1.
 
-    Example:
+    Examples:
         >>> from llada.objectives import SelfDistillation
         >>> sdtt = SelfDistillation(num_steps=32, teacher_steps=2)  # with the callback FrozenReference
     """

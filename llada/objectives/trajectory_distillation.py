@@ -57,7 +57,7 @@ class Trajectory(ABC):
 class SpreadTrajectory(Trajectory):
     """That of `llada.samplers.Spread`: tokens of a step stand far from one another.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import SpreadTrajectory, TrajectoryDistillation
         >>> from llada.random import RowRandom
@@ -75,7 +75,7 @@ class SpreadTrajectory(Trajectory):
 class RandomTrajectory(Trajectory):
     """A random order, drawn anew.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import RandomTrajectory, TrajectoryDistillation
         >>> from llada.random import RowRandom
@@ -93,7 +93,7 @@ class RandomTrajectory(Trajectory):
 class StoredTrajectory(Trajectory):
     """The batch's column ``rank``, (B, L) integers, in which a sampler wrote the text: with it, any sampler will do.
 
-    Example:
+    Examples:
         >>> from llada.objectives import StoredTrajectory, TrajectoryDistillation
         >>> objective = TrajectoryDistillation(tokens_per_step=4, trajectory=StoredTrajectory(), label_share=0.1)
     """
@@ -124,7 +124,7 @@ class TrajectoryDistillation(Distillation):
     Raises:
         ValueError: if a number is out of its range.
 
-    Example:
+    Examples:
         >>> from llada.objectives import StoredTrajectory, TrajectoryDistillation
         >>> objective = TrajectoryDistillation(tokens_per_step=8, trajectory=StoredTrajectory())
     """

@@ -31,7 +31,7 @@ class Weight(ABC):
 class BoundWeight(Weight):
     """The weight that makes the loss a bound on the likelihood: 1/t for LLaDA, n / l where counts are exact.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, BoundWeight
         >>> from llada.process import MaskingProcess
         >>> NELBO(weight=BoundWeight()).bound_gap(MaskingProcess(4)) is None
@@ -47,7 +47,7 @@ class BoundWeight(Weight):
 class UnitWeight(Weight):
     """Every scored token counts the same, as in masked language models.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, PerScored, UnitWeight
         >>> masked_language_model = NELBO(weight=UnitWeight(), normaliser=PerScored())
     """
@@ -71,7 +71,7 @@ class ClippedWeight(Weight):
     Reference:
         "Clip" in von Rütte et al., arXiv 2503.04482, section 3.4, with the bound's weight.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.objectives import NELBO, ClippedWeight
         >>> from llada.process import MaskingProcess
@@ -111,7 +111,7 @@ class DynamicWeight(Weight):
     Reference:
         von Rütte et al., arXiv 2503.04482, section 3.4.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, DynamicWeight, IndependentMasks
         >>> gidd = NELBO(IndependentMasks(), DynamicWeight())
     """
@@ -147,7 +147,7 @@ class ContextWeight(Weight):
     Reference:
         Ye et al., "Dream 7B", arXiv 2508.15487.
 
-    Example:
+    Examples:
         >>> from llada.objectives import NELBO, ContextWeight, IndependentMasks
         >>> dream_fine_tuning = NELBO(IndependentMasks(), ContextWeight(p=0.3))
     """

@@ -45,7 +45,7 @@ class HybridProcess(Process):
     Raises:
         ValueError: if an argument is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import HybridProcess
         >>> process = HybridProcess(mask_token_id=7, num_tokens=7, scatter=0.2)
@@ -115,7 +115,7 @@ class AbsorbingHybridProcess(HybridProcess):
         The forward process of self-correcting discrete diffusion (SCDD), here in continuous time; derived from the path
         measures of both directions.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import AbsorbingHybridProcess
         >>> process = AbsorbingHybridProcess(mask_token_id=7, num_tokens=7, scatter=0.2)

@@ -69,7 +69,7 @@ class InsertionProcess(MaskingProcess):
     Raises:
         ValueError: if ``mask_token_id`` is negative.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import InsertionProcess
         >>> from llada.random import RowRandom

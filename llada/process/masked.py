@@ -37,7 +37,7 @@ class MaskingProcess(Process):
     Raises:
         ValueError: if ``mask_token_id`` is negative.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.random import RowRandom

@@ -68,7 +68,7 @@ class LeaveOneOut(_Reading):
         model: whatever `as_denoiser` takes.
         head_loss: how the loss of a network with a `head` is computed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import LeaveOneOut, UniformProcess
         >>> process = UniformProcess(num_tokens=4)
@@ -102,7 +102,7 @@ class ScoreDenoiser(_Reading):
     A score that asks for less than the random tokens alone would give counts as xhat(y) = 0. The loss needs the outputs
     of all scored positions at once. Arguments as those of `LeaveOneOut`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import ScoreDenoiser, UniformProcess
         >>> process = UniformProcess(num_tokens=4)

@@ -36,7 +36,7 @@ class UniformProcess(Process):
     Raises:
         ValueError: if ``num_tokens`` is less than 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import UniformProcess
         >>> from llada.random import RowRandom

@@ -49,7 +49,7 @@ class BacktrackingSampler(RevisingSampler):
         "Saber: An Efficient Sampling with Adaptive Acceleration and Backtracking Enhanced Remasking for Diffusion
         Language Model", arXiv 2510.18165; the released ``generate_with_saber``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import BacktrackingSampler

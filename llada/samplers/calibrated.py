@@ -32,7 +32,7 @@ class AnnealedConfidence(Order):
     Reference:
         Chang et al., "MaskGIT", arXiv 2202.04200; the released ``mask_by_random_topk``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import AnnealedConfidence, PerStep, UnmaskingSampler
@@ -77,7 +77,7 @@ class PositionCalibrated(Order):
         "PC-Sampler: Position-Aware Calibration of Decoding Bias in Masked Diffusion Models", arXiv 2508.13021; the
         released ``pc_sampler_function``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import PerStep, PositionCalibrated, UnmaskingSampler

@@ -97,7 +97,7 @@ class ClassifierGuidance(LawGuidance):
     Raises:
         ValueError: if ``rows_per_call`` is less than 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import AncestralSampler, Classifier, ClassifierGuidance
@@ -136,7 +136,7 @@ class ClassifierGuidance(LawGuidance):
 class GradientGuidance(LawGuidance):
     """The first-order ratios: one forward and one backward pass of the classifier. Arguments as of `LawGuidance`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import AncestralSampler, Classifier, GradientGuidance

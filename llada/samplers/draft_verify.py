@@ -101,7 +101,7 @@ class DraftAndVerify(SequentialSampler):
     Raises:
         ValueError: if an option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess

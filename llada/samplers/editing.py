@@ -53,7 +53,7 @@ class EditingSampler(RevisingSampler):
         Bie et al., "LLaDA2.1: Speeding Up Text Diffusion via Token Editing", arXiv 2602.08676; the released
         ``generate``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Blocks, EditingSampler

@@ -43,7 +43,7 @@ class GibbsSampler(AncestralSampler):
     Raises:
         ValueError: if a number is less than 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import UniformProcess
         >>> from llada.samplers import GibbsSampler

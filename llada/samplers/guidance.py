@@ -38,7 +38,7 @@ class GuidedDenoiser(Denoiser):
         scale: w; 0 is no guidance, -1 the unconditional model.
         null_token_id: what stands there instead.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.denoiser import as_denoiser
         >>> from llada.samplers import GuidedDenoiser
@@ -72,7 +72,7 @@ class Guidance(Part):
         null_token_id: what stands in the place of the prompt where the model is to go without it; None: the mask. Noise
             without masks needs one, which the model has learnt by `llada.objectives.ConditionDropout`.
 
-    Example:
+    Examples:
         >>> from llada.samplers import Guidance, Quota, UnmaskingSampler
         >>> sampler = UnmaskingSampler(Quota(steps=16), guidance=Guidance(scale=1.5))
         >>> sampler.guidance.branches  # inputs of a row in each model call

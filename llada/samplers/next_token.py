@@ -42,7 +42,7 @@ class NextToken(SequentialSampler, ScoringSampler):  # type: ignore[override] # 
     Raises:
         ValueError: if an option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess

@@ -55,7 +55,7 @@ class Confidence(Order):
         without: tokens left out of the softmax. A position that proposes one of them has confidence 0. This is what
             LLaDA's ``confidence_eos_eot_inf`` computes at temperature 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Confidence, PerStep, UnmaskingSampler
@@ -114,7 +114,7 @@ class TopProb(OfTheLaw):
     Args:
         filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
 
-    Example:
+    Examples:
         >>> from llada.samplers import Quota, TopProb, UnmaskingSampler
         >>> sampler = UnmaskingSampler(Quota(steps=16), TopProb())
     """
@@ -134,7 +134,7 @@ class Margin(OfTheLaw):
     Reference:
         Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, section 4.
 
-    Example:
+    Examples:
         >>> from llada.samplers import Margin, Quota, UnmaskingSampler
         >>> sampler = UnmaskingSampler(Quota(steps=16), Margin())
     """
@@ -152,7 +152,7 @@ class NegativeEntropy(OfTheLaw):
     Args:
         filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
 
-    Example:
+    Examples:
         >>> from llada.samplers import NegativeEntropy, Quota, UnmaskingSampler
         >>> sampler = UnmaskingSampler(Quota(steps=16), NegativeEntropy())
     """
@@ -172,7 +172,7 @@ class NegativeEntropy(OfTheLaw):
 class RandomOrder(Order):
     """Every order is equally likely.
 
-    Example:
+    Examples:
         >>> from llada.samplers import Quota, RandomOrder, UnmaskingSampler
         >>> sampler = UnmaskingSampler(Quota(steps=16), RandomOrder())
     """
@@ -190,7 +190,7 @@ class RandomOrder(Order):
 class LeftToRight(Order):
     """From the first position to the last, as an autoregressive model writes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import LeftToRight, PerStep, UnmaskingSampler
@@ -220,7 +220,7 @@ class Demote(Order):
         inner: the order among the others.
         tokens: ids to demote, such as EOS and EOT.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Confidence, Demote, PerStep, UnmaskingSampler
@@ -263,7 +263,7 @@ class Stochastic(Order):
     Reference:
         Kool et al., "Stochastic Beams and Where to Find Them", arXiv 1903.06059.
 
-    Example:
+    Examples:
         >>> from llada.samplers import Confidence, Quota, Stochastic, UnmaskingSampler
         >>> sampler = UnmaskingSampler(Quota(steps=16), Stochastic(Confidence(), temperature=0.5))
     """

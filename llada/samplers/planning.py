@@ -45,7 +45,7 @@ class PlanningSampler(RevisingSampler):
     Reference:
         Peng et al., "Path Planning for Masked Diffusion Model Sampling", arXiv 2502.03540, self-planning.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import PlanningSampler

@@ -44,7 +44,7 @@ class TokenPotential(Potential):
         token_ids: the tokens.
         nats: potential of each; below 0 to avoid them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import ParticleSampler, TokenPotential
@@ -70,7 +70,7 @@ class ClassifierPotential(Potential):
         classifier: of the label; asked at time 0.
         scale: of the log-probability.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Classifier, ClassifierPotential, ParticleSampler
@@ -102,7 +102,7 @@ class TotalPotential(Potential):
     Raises:
         ValueError: if there is none.
 
-    Example:
+    Examples:
         >>> from llada.samplers import ParticleSampler, TokenPotential, TotalPotential
         >>> wishes = TotalPotential((TokenPotential((1,), nats=2.0), TokenPotential((5, 6), nats=-1.0)))
         >>> sampler = ParticleSampler(wishes, particles=8)

@@ -92,7 +92,7 @@ class Proposal(Part):
     Raises:
         ValueError: if an option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Proposal, Quota, UnmaskingSampler

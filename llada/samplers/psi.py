@@ -39,7 +39,7 @@ class ConstantKappa(Kappa):
     Raises:
         ValueError: if it isn't in [0, 1].
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import ConstantKappa, PsiSampler
@@ -68,7 +68,7 @@ class RemaskingKappa(Kappa):
         rates: rates whose sigma is a function of alpha: `CappedRemasking`, `RescaledRemasking`,
             `ForwardBackwardRemasking`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import PsiSampler, RemaskingKappa
@@ -101,7 +101,7 @@ class Stretches(Kappa):
     Raises:
         ValueError: unless 0 <= t_off <= t_on <= 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import ConstantKappa, PsiSampler, Stretches
@@ -136,7 +136,7 @@ class PsiSampler(AncestralSampler):
     Args:
         kappa: how far each step trusts the canvas.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import ConstantKappa, PsiSampler

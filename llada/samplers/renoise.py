@@ -56,7 +56,7 @@ class CommitAndRenoise(ChainSampler):
     Raises:
         ValueError: if an option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import UniformProcess
         >>> from llada.samplers import CommitAndRenoise

@@ -56,7 +56,7 @@ class AncestralSampler(ChainSampler):
     Raises:
         ValueError: if an option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import AncestralSampler

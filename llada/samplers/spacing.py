@@ -34,7 +34,7 @@ class Spread(Order):
     Positions are counted over those of the window that were open at first. Works with amounts that count, such as
     ``Quota(steps)`` and ``PerStep(count)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import PerStep, Spread, UnmaskingSampler
@@ -68,7 +68,7 @@ class Comb(Order):
     Raises:
         ValueError: if ``stride`` is less than 1, or the inner order doesn't ask the model.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Comb, Tied, UnmaskingSampler

@@ -57,7 +57,7 @@ class SpeculativeSampler(ComposedSampler):
     Reference:
         Gao et al., "Self Speculative Decoding for Diffusion Large Language Models", arXiv 2510.04147.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import SpeculativeSampler

@@ -62,7 +62,7 @@ class ParticleSampler(StateSampler):
     Raises:
         ValueError: if a number is out of its range, or the sampler isn't one of chains.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import AncestralSampler, ParticleSampler, TokenPotential

@@ -59,7 +59,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
     Raises:
         ValueError: if the parts don't fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Quota, UnmaskingSampler

@@ -66,7 +66,7 @@ class Window(Part, ABC):
 class WholeCanvas(Window):
     """Every open position may be written at any time: pure diffusion.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import PerStep, UnmaskingSampler, WholeCanvas
@@ -103,7 +103,7 @@ class Blocks(Window):
     Reference:
         arXiv 2502.09992, appendix B.4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Blocks, PerStep, UnmaskingSampler
@@ -163,7 +163,7 @@ class Sliding(Window):
     Raises:
         ValueError: if ``width`` is less than 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import PerStep, Sliding, UnmaskingSampler

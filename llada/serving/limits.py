@@ -19,7 +19,7 @@ class Limits:
     Raises:
         ValueError: if one is less than 1, or the default more than the most.
 
-    Example:
+    Examples:
         >>> from llada.serving import Limits
         >>> Limits(num_new_tokens=256, max_choices=4).max_new_tokens
         4096

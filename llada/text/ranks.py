@@ -30,7 +30,7 @@ class Ranks:
         rank: number of this process, from 0.
         size: how many there are.
 
-    Example:
+    Examples:
         >>> from llada.text import Ranks
         >>> list(Ranks().share([1, 2, 3], lambda number: number**2))
         [1, 4, 9]

@@ -60,7 +60,7 @@ class FinalText:
         shown: all that was told.
         ended: whether nothing can follow: a stop token is reached, or every place is written.
 
-    Example:
+    Examples:
         >>> from llada.text import FinalText
         >>> text = FinalText(lambda ids: "".join("abc"[token] for token in ids))
         >>> text.push([0, 1, 2], [False, True, False])  # the middle still waits

@@ -53,7 +53,7 @@ class RowFrames:
         row: which row of the batch.
         start: column of its first token; those in front are padding and aren't shown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import left_to_right

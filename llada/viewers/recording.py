@@ -16,7 +16,7 @@ class Recording:
         given: places that were never open.
         text: gives the text of a token.
 
-    Example:
+    Examples:
         >>> from llada.viewers import Frame, Recording
         >>> recording = Recording([4, None], given=[True, False], text=str)
         >>> recording.first()["canvas"]

@@ -133,7 +133,7 @@ class Threshold(Amount):
     Reference:
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Threshold, UnmaskingSampler
@@ -157,7 +157,7 @@ class Threshold(Amount):
 class Tied(Amount):
     """All candidates that share the best score: for orders that score groups, such as `llada.samplers.Comb`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Comb, Tied, UnmaskingSampler
@@ -190,7 +190,7 @@ class Factor(Amount):
     Reference:
         Wu et al., arXiv 2505.22618, section 3.3; the released ``get_transfer_index_dynamic``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Factor, UnmaskingSampler
@@ -232,7 +232,7 @@ class EntropyBound(Amount):
         Ben-Hamu et al., "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking", arXiv
         2505.24857, section 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import EntropyBound, NegativeEntropy, UnmaskingSampler

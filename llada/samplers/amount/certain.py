@@ -33,7 +33,7 @@ class ThresholdOrQuota(Amount):
     Reference:
         Bie et al., "LLaDA2.0", arXiv 2512.15745; the released ``generate``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Blocks, ThresholdOrQuota, UnmaskingSampler
@@ -88,7 +88,7 @@ class Hierarchy(Amount):
     Reference:
         Ma et al., "dInfer", arXiv 2510.08666.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Hierarchy, UnmaskingSampler
@@ -135,7 +135,7 @@ class LocalLeap(Amount):
     Reference:
         "Accelerating Diffusion LLM Inference via Local Determinism Propagation", arXiv 2510.07081.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import LocalLeap, UnmaskingSampler

@@ -57,7 +57,7 @@ class Quota(_Stepped):
     Reference:
         arXiv 2502.09992, section 2.4; the released ``get_num_transfer_tokens``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Quota, UnmaskingSampler
@@ -88,7 +88,7 @@ class PerStep(Amount):
     Args:
         count: tokens per step.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import PerStep, UnmaskingSampler
@@ -128,7 +128,7 @@ class Binomial(_Stepped):
     Reference:
         arXiv 2406.07524, equation 7.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Binomial, RandomOrder, UnmaskingSampler
@@ -183,7 +183,7 @@ class DreamFloor(_Stepped):
     Reference:
         Ye et al., "Dream 7B", arXiv 2508.15487; the released ``generation_utils``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import DreamFloor, UnmaskingSampler
@@ -231,7 +231,7 @@ class CosineQuota(_Stepped):
     Reference:
         Chang et al., "MaskGIT", arXiv 2202.04200; the released ``parallel_decode``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import CosineQuota, UnmaskingSampler

@@ -36,7 +36,7 @@ class Stability(Amount):
         Kim et al., "KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv 2511.05664; the released
         ``stable_confident_decode``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Stability, UnmaskingSampler
@@ -149,7 +149,7 @@ class Credit(Adjustment):
         Wang et al., "CreditDecoding: Accelerating Parallel Decoding in Diffusion Large Language Models with Trace
         Credit", arXiv 2510.06133; with the numbers of Ma et al., "dInfer", arXiv 2510.08666.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Credit, Quota, UnmaskingSampler

@@ -32,7 +32,7 @@ class DelayedCache(CachePolicy):
     Reference:
         Ma et al., "dKV-Cache: The Cache for Diffusion Language Models", arXiv 2505.15781.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess
@@ -138,7 +138,7 @@ class IntervalCache(CachePolicy):
     Reference:
         Liu et al., "dLLM-Cache", arXiv 2506.06295.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess

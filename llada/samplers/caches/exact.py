@@ -27,7 +27,7 @@ class ExactCache(CachePolicy):
     Reference:
         Arriola et al., "Block Diffusion", arXiv 2503.09573, section 3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess

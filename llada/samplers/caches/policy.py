@@ -166,7 +166,7 @@ class _Plain(OpenCache):
 class NoCache(CachePolicy):
     """The whole canvas in every step.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess

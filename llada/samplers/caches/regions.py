@@ -157,7 +157,7 @@ class PrefixCache(RegionCache):
     Reference:
         Wu et al., "Fast-dLLM", arXiv 2505.22618, section 3.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess
@@ -182,7 +182,7 @@ class DualCache(RegionCache):
     Reference:
         Wu et al., arXiv 2505.22618, section 3.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess
@@ -208,7 +208,7 @@ class VicinityCache(RegionCache):
     Reference:
         Ma et al., "dInfer", arXiv 2510.08666.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.process import MaskingProcess

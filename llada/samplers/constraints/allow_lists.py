@@ -26,7 +26,7 @@ class AllowLists(Adjustment):
     Raises:
         ValueError: if a list is empty, or a place or id is negative.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import AllowLists, Quota, UnmaskingSampler

@@ -48,7 +48,7 @@ class Daedal(LengthPolicy):
         Li et al., "Beyond Fixed: Training-Free Variable-Length Denoising for Diffusion Large Language Models", arXiv
         2508.00819.
 
-    Example:
+    Examples:
         >>> from llada.samplers import Daedal, ResizingSampler, Threshold, UnmaskingSampler
         >>> policy = Daedal(end_threshold=0.5, expand_by=8)
         >>> sampler = ResizingSampler(UnmaskingSampler(Threshold(0.9)), policy, stop_token_ids=2, max_new_tokens=256)

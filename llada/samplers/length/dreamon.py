@@ -34,7 +34,7 @@ class DreamOn(LengthPolicy):
         Wu et al., "DreamOn: Diffusion Language Models for Code Infilling Beyond Fixed-Size Canvas" (2025); the released
         evaluation code.
 
-    Example:
+    Examples:
         >>> from llada.samplers import DreamOn, PerStep, ResizingSampler, UnmaskingSampler
         >>> policy = DreamOn(expand_token_id=7, delete_token_id=8)
         >>> sampler = ResizingSampler(UnmaskingSampler(PerStep(1)), policy, stop_token_ids=2, max_new_tokens=64)

@@ -58,7 +58,7 @@ class InsertionSampler(StateSampler):
     Reference:
         Kim et al., "Any-Order Flexible Length Masked Diffusion", arXiv 2509.01025.
 
-    Example:
+    Examples:
         >>> from llada.samplers import InsertionSampler
         >>> sampler = InsertionSampler(steps=64, max_new_tokens=256)
     """

@@ -57,7 +57,7 @@ class LevenshteinSampler(EditingSampler):
     Reference:
         LLaDA2.2's report, section 3.1; SGLang's ``JointThresholdInDel``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Blocks, LevenshteinSampler

@@ -48,7 +48,7 @@ class ResizingSampler(StateSampler):
     Raises:
         ValueError: if no stop token is named, or a part can't follow columns that move.
 
-    Example:
+    Examples:
         >>> from llada.samplers import Daedal, ResizingSampler, Threshold, UnmaskingSampler
         >>> decode = UnmaskingSampler(Threshold(0.9))
         >>> sampler = ResizingSampler(decode, Daedal(), stop_token_ids=2, max_new_tokens=256)

@@ -43,7 +43,7 @@ class UntilStop(Sampler):
     Raises:
         ValueError: if no stop token is named, or the sampler can't follow a canvas that grows.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import UntilStop, low_confidence

@@ -62,7 +62,7 @@ class Ancestral(Rates):
         Sahoo et al., arXiv 2406.07524, equation 7; Lou et al., "Discrete Diffusion Modeling by Estimating the Ratios
         of the Data Distribution", arXiv 2310.16834, section 4.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Ancestral, Binomial, RandomOrder, UnmaskingSampler
@@ -103,7 +103,7 @@ class TauLeaping(Rates):
         Lou et al., arXiv 2310.16834, section 4.1; Campbell et al., "A Continuous Time Framework for Discrete Denoising
         Models", arXiv 2205.14987, section 4.3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Binomial, RandomOrder, TauLeaping, UnmaskingSampler
@@ -136,7 +136,7 @@ class FirstHitting(Rates):
     Reference:
         Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import FirstHitting, PerStep, RandomOrder, UnmaskingSampler

@@ -90,7 +90,7 @@ class CappedRemasking(Remasking):
     Args:
         eta: in [0, 1]; 0 is ancestral sampling.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Binomial, CappedRemasking, RandomOrder, UnmaskingSampler
@@ -118,7 +118,7 @@ class RescaledRemasking(Remasking):
     Args:
         eta: in [0, 1]; 0 is ancestral sampling.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Binomial, RandomOrder, RescaledRemasking, UnmaskingSampler
@@ -146,7 +146,7 @@ class ForwardBackwardRemasking(Remasking):
     Reference:
         Campbell et al., "A Continuous Time Framework for Discrete Denoising Models", arXiv 2205.14987, section 4.4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Binomial, ForwardBackwardRemasking, RandomOrder, UnmaskingSampler
@@ -168,7 +168,7 @@ class ConfidenceRemasking(Remasking):
 
     The softmax runs over the written tokens of the row; masked ones are uncovered as in ancestral sampling.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Binomial, ConfidenceRemasking, RandomOrder, UnmaskingSampler
@@ -204,7 +204,7 @@ class LoopRemasking(Remasking):
     Raises:
         ValueError: unless 0 < t_off < t_on < 1, and eta and alpha_on are probabilities.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Binomial, LoopRemasking, RandomOrder, UnmaskingSampler

@@ -30,7 +30,7 @@ class EMAWeightAveraging(LightningEMA):
         use_buffers: whether buffers are averaged, too.
         device: where the average is kept; None: beside the model.
 
-    Example:
+    Examples:
         >>> from llada.training.callbacks import EMAWeightAveraging
         >>> callback = EMAWeightAveraging(decay=0.9999, update_starting_at_step=1000)
     """

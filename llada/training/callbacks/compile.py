@@ -17,7 +17,7 @@ class Compile(Callback):
         backend: of `torch.compile`.
         mode: of `torch.compile`, such as "max-autotune".
 
-    Example:
+    Examples:
         >>> from llada.training.callbacks import Compile
         >>> callback = Compile(dynamic=True)
     """

@@ -26,7 +26,7 @@ class TokenCurriculum(Callback):
     Reference:
         arXiv 2506.10892, section 4.
 
-    Example:
+    Examples:
         >>> from llada.objectives import PlainCrossEntropy, TemperedTokens
         >>> from llada.training.callbacks import TokenCurriculum
         >>> objective, callback = PlainCrossEntropy(TemperedTokens()), TokenCurriculum(steps=500_000)

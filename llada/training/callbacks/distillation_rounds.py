@@ -27,7 +27,7 @@ class DistillationRounds(FrozenReference):
     Reference:
         arXiv 2410.21035, algorithm 2; arXiv 2506.10892, algorithm 1 (``update_teacher_every``).
 
-    Example:
+    Examples:
         >>> from llada.objectives import SelfDistillation
         >>> from llada.training.callbacks import DistillationRounds
         >>> objective, callback = SelfDistillation(num_steps=32), DistillationRounds(every=10_000)

@@ -33,7 +33,7 @@ class Preferences(FrozenReference):
         checkpoint: file of a model with the same backbone that is to be the reference instead; None for the model's own
             weights.
 
-    Example:
+    Examples:
         >>> from llada.objectives import PreferenceObjective
         >>> from llada.training.callbacks import Preferences
         >>> objective, callback = PreferenceObjective(), Preferences()

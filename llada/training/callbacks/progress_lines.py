@@ -17,7 +17,7 @@ class ProgressLines(Callback):
     Raises:
         ValueError: if ``seconds`` isn't above 0.
 
-    Example:
+    Examples:
         >>> from llada.training.callbacks import ProgressLines
         >>> callback = ProgressLines(seconds=5.0)
     """

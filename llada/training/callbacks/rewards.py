@@ -36,7 +36,7 @@ class Rewards(Callback):
     Raises:
         ValueError: if a number is negative.
 
-    Example:
+    Examples:
         >>> from llada.training.callbacks import Rewards
         >>> callback = Rewards(every_n_steps=50, num_prompts=32, show=2)
     """

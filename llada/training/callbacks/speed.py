@@ -46,7 +46,7 @@ class Speed(Callback):
     Raises:
         ValueError: if ``scored`` isn't in (0, 1] or ``peak_flops`` isn't above 0.
 
-    Example:
+    Examples:
         >>> from llada.training.callbacks import Speed
         >>> callback = Speed(scored=0.5, peak_flops=989e12)
     """

@@ -25,7 +25,7 @@ class UnigramBias(Callback):
     Raises:
         ValueError: if ``smoothing`` isn't above 0; when training starts, if the head has no bias or the data no counts.
 
-    Example:
+    Examples:
         >>> from llada.backbones import BidirectionalTransformer
         >>> from llada.training.callbacks import UnigramBias
         >>> backbone, callback = BidirectionalTransformer(9, 8, 1, 2, head_bias=True), UnigramBias()
