@@ -255,11 +255,15 @@ def test_a_key_with_nothing_in_it_is_named(llada: Command, tmp_path: Path) -> No
     )
 
 
+WHOLE = {
+    "model.backbone": "model: {backbone: {class_path: BidirectionalTransformer, init_args: {width: 16}}}",
+    "data": "data: {class_path: TextDataModule, init_args: {source: {class_path: TextFiles, init_args: {paths: x.txt}}, "
+    "tokenizer: {class_path: SentencePieceTraining}, max_length: 8, batch_size: 2}}",
+}
+
+
 @pytest.mark.parametrize(("part", "text"), [("model.backbone", "model: {backbone: {}}"), ("data", "data: {}")])
 def test_a_part_of_which_nothing_is_said_is_no_base_class(llada: Command, tmp_path: Path, part: str, text: str) -> None:
     empty = tmp_path / "empty.yaml"
-    whole = "model: {backbone: {class_path: BidirectionalTransformer, init_args: {width: 16}}}\n"
-    empty.write_text(text if part == "model.backbone" else whole + text, encoding="utf-8")
-    given = ["--data", "TextDataModule", "--data.source", "TextFiles", "--data.source.paths", "x.txt"]
-    run = llada("fit", "--config", empty, *(given if part == "model.backbone" else []))
-    one_sentence(run, "fit", f"--{part} names no class")
+    empty.write_text("\n".join({**WHOLE, part: text}.values()), encoding="utf-8")
+    one_sentence(llada("fit", "--config", empty), "fit", f"--{part} names no class")
