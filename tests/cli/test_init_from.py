@@ -76,9 +76,10 @@ def test_a_folder_without_a_mask_takes_that_of_the_run(tmp_path: Path) -> None:
 
 
 def bytes_alive() -> int:
-    """Of all tensors with storage that Python knows of. Fake ones, which a compiled test may leave, have none."""
+    """Of all tensors with storage that Python knows of. What a compiled or transformed test may leave has none."""
     plain = torch.Tensor, torch.nn.Parameter
     tensors = [value for value in gc.get_objects() if type(value) in plain and not value.is_meta]
+    tensors = [tensor for tensor in tensors if not torch._C._functorch.is_functorch_wrapped_tensor(tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

@@ -206,7 +206,7 @@ def test_the_command_says_it_alone(llada: Command, config: Path) -> None:
          "'; did you mean plain_template?"),
         ("chat M --variables {a", "variables must be a mapping or null; got '{a'"),
         ("score M --estimator.num_sample 3", "estimator: there is no argument 'num_sample' of llada.metrics.Condition"),
-        ("evaluate M --estimator Condit", "estimator: there is no class or preset 'Condit'; there are ConditionalLike"),
+        ("evaluate M --tasks t --estimator Condit", "estimator: there is no class or preset 'Condit'; there are Conditio"),
         ("tokenizer train --source TextFiles --source.pth x --out y", "source: there is no argument 'pth' of llada.da"),
         ("tokenizer trian", "there is no command 'tokenizer trian'; did you mean tokenizer train?"),
         ("samplers cmb", "there is no preset 'cmb'; did you mean comb?"),
@@ -257,8 +257,9 @@ def test_a_key_with_nothing_in_it_is_named(llada: Command, tmp_path: Path) -> No
 
 WHOLE = {
     "model.backbone": "model: {backbone: {class_path: BidirectionalTransformer, init_args: {width: 16}}}",
-    "data": "data: {class_path: TextDataModule, init_args: {source: {class_path: TextFiles, init_args: {paths: x.txt}}, "
-    "tokenizer: {class_path: SentencePieceTraining}, max_length: 8, batch_size: 2}}",
+    "data": "data: {class_path: TextDataModule, init_args: {max_length: 8, batch_size: 2, "
+    "source: {class_path: TextFiles, init_args: {paths: x.txt}}, "
+    "tokenizer: {class_path: SentencePieceTraining, init_args: {vocab_size: 64}}}}",
 }
 
 

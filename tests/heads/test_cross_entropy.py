@@ -47,31 +47,6 @@ def test_values(chunk: int, suppressed: int | None) -> None:
         torch.testing.assert_close(chunked_nll(head, hidden, targets, suppressed, chunk_elements=chunk), expected)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5, 3 * V, N * V, None])
-@pytest.mark.parametrize("suppressed", [None, 0, 3, V - 1])
-@pytest.mark.parametrize("bias", [False, True])
-def test_tiles_of_rows_and_columns(chunk: int | None, suppressed: int | None, bias: bool) -> None:
-    head, hidden, targets, _ = problem(bias)
-    if bias:
-        head.bias.data[[1, 2]] = -torch.inf  # tokens that can't be, a tile of nothing else among them
-    targets = targets.where(targets != 1, 4).where(targets != 2, 5)
-    expected = nll(head(hidden), targets, suppressed)
-    with torch.no_grad():
-        found = chunked_nll(head, hidden, targets, suppressed, chunk_elements=chunk)
-    torch.testing.assert_close(found, expected.detach())
-    assert torch.equal(found.isinf(), targets == suppressed if suppressed is not None else torch.zeros(N).bool())
-
-
-def test_tiles_refuse_what_a_cross_entropy_refuses() -> None:
-    head, hidden, targets, _ = problem()
-    with torch.no_grad():
-        targets[3] = -100
-        torch.testing.assert_close(chunked_nll(head, hidden, targets), nll(head(hidden), targets))
-        targets[3] = V
-        with pytest.raises(IndexError):
-            chunked_nll(head, hidden, targets)
-
-
 @pytest.mark.parametrize("chunk", [1, 3 * V, 1000])
 @pytest.mark.parametrize("bias", [False, True])
 def test_gradients(chunk: int, bias: bool) -> None:
