@@ -206,7 +206,7 @@ def test_the_command_says_it_alone(llada: Command, config: Path) -> None:
          "'; did you mean plain_template?"),
         ("chat M --variables {a", "variables must be a mapping or null; got '{a'"),
         ("score M --estimator.num_sample 3", "estimator: there is no argument 'num_sample' of llada.metrics.Condition"),
-        ("evaluate M --tasks t --estimator Condit", "estimator: there is no class or preset 'Condit'; there are Conditio"),
+        ("evaluate M --tasks t --estimator Condit", "estimator: there is no class or preset 'Condit'; there are Cond"),
         ("tokenizer train --source TextFiles --source.pth x --out y", "source: there is no argument 'pth' of llada.da"),
         ("tokenizer trian", "there is no command 'tokenizer trian'; did you mean tokenizer train?"),
         ("samplers cmb", "there is no preset 'cmb'; did you mean comb?"),
