@@ -8,7 +8,9 @@ when it has paid for itself, until the head's matrix changes. The logits equal t
 float32 sums. The copy takes the memory of W again, for as long as this object lives.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +22,27 @@ LEAST_ELEMENTS = 1 << 20
 
 CALLS_THAT_PAY = 5
 """Reordering takes the time of about four calls with few rows."""
+
+
+T = TypeVar("T")
+_plain_only = ContextVar("plain_only", default=False)
+
+
+def plainly(steps: Iterator[T]) -> Iterator[T]:
+    """The steps of a loop, in which heads are called as they are.
+
+    For numbers that are compared with those of passes with gradients, in which no matrix is reordered: a ratio of the
+    two is then exactly 1.
+    """
+    while True:
+        before = _plain_only.set(True)
+        try:
+            step = next(steps)
+        except StopIteration:
+            return
+        finally:
+            _plain_only.reset(before)
+        yield step
 
 
 class PrepackedHead:
@@ -60,6 +83,8 @@ class PrepackedHead:
 def _plain(head: Any, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
     """Matrix and bias, if this product is worth it and oneDNN can do it; else None."""
     if hidden.device.type != "cpu" or hidden.dtype != torch.float32 or hidden.numel() < 2 * hidden.shape[-1]:
+        return None
+    if _plain_only.get():
         return None
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or not _offered():
         return None

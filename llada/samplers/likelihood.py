@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.heads.prepacked import plainly
 from llada.process import Process
 from llada.random import RowRandom
 from llada.samplers.amount.amount import Amount
@@ -161,7 +162,8 @@ class ScoringSampler(StateSampler):
         if self.likelihood_gap is not None:
             raise ValueError(f"a text has no likelihood under this sampler: {self.likelihood_gap}")
         proposal = Scored(self.proposal) if text is None else Forced(self.proposal, text)
-        return self._write(proposal, model, self.begin(tokens, process, given, seed, model_kwargs), model_kwargs)
+        state = self.begin(tokens, process, given, seed, model_kwargs)
+        return plainly(self._write(proposal, model, state, model_kwargs))
 
     @torch.no_grad()
     @override
