@@ -33,6 +33,7 @@ from llada.samplers import (
     Blocks,
     Confidence,
     DelayedCache,
+    DistinctRows,
     DualCache,
     IntervalCache,
     LeftToRight,
@@ -86,7 +87,9 @@ def prompts(number: int) -> list[Prompt]:
     return [Prompt(tokens[: 1 + index % 2], str(tokens), {}) for index, tokens in enumerate(asked)]
 
 
-@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DelayedCache(), IntervalCache(4, 2, 0.5)])
+@pytest.mark.parametrize(
+    "cache", [NoCache(), DistinctRows(), PrefixCache(), DualCache(), DelayedCache(), IntervalCache(4, 2, 0.5)]
+)
 @pytest.mark.parametrize("proposal", [Proposal(1.0), Proposal(0.7, top_p=0.8), Proposal(1.4, top_k=3)], ids=str)
 def test_the_ratio_is_one_where_the_policy_is_the_one_that_wrote(
     cache: Any, proposal: Proposal, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +98,7 @@ def test_the_ratio_is_one_where_the_policy_is_the_one_that_wrote(
     monkeypatch.setattr(prepacked, "LEAST_ELEMENTS", 1)  # as with a large vocabulary, whose matrix decoding reorders
     for order, amount in ((TopProb(), PerStep(2)), (Margin(), Threshold(0.4)), (RandomOrder(), PerStep(1))):
         sampler = UnmaskingSampler(amount, order, proposal=proposal, cache=cache, window=Blocks(4))
-        model, padded = network(), [[1, 2, 3, 4], [5]] if cache == NoCache() else [[1, 2], [5, 6]]
+        model, padded = network(), [[1, 2, 3, 4], [5]] if isinstance(cache, NoCache) else [[1, 2], [5, 6]]
         batch = Rollout(2, 8)(sampler, model, PROCESS, padded, seeds=torch.arange(4) + 3)
         batch["advantage"] = torch.tensor([1.0, -1.0, 0.5, 0.2])
         objective = PolicyObjective(sampler)
