@@ -24,10 +24,10 @@ SAMPLER = UnmaskingSampler(PerStep(1), TopProb(), proposal=Proposal(1.0))
 
 
 class Ones(Reward):
-    """How many ones an answer has."""
+    """How many ones an answer has, where they count: else all answers are equal, on some ranks all of a step."""
 
     def score(self, prompt: str, answer: str, row: Row) -> float:
-        return float(answer.count("1"))
+        return float(answer.count("1")) * row["counts"]
 
 
 def fit(devices: int, out: Path | None = None) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -37,7 +37,7 @@ def fit(devices: int, out: Path | None = None) -> tuple[Tensor, list[dict[str, A
     for parameter in network.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.5)
-    model = DiffusionLM(network, MaskingProcess(VOCAB - 1), trajectory_grpo(SAMPLER), sampler=SAMPLER)
+    model = DiffusionLM(network, MaskingProcess(VOCAB - 1), trajectory_grpo(SAMPLER, useful_only=True), sampler=SAMPLER)
     model.optimizer = partial(torch.optim.SGD, lr=0.1)
     trainer = Trainer(
         accelerator="cpu",
@@ -51,7 +51,7 @@ def fit(devices: int, out: Path | None = None) -> tuple[Tensor, list[dict[str, A
     )
     asked = torch.randint(1, VOCAB - 1, (PROMPTS, 2), generator=torch.Generator().manual_seed(0)).tolist()
     writer = Writer(Rollout(3, 4), Ones(), lambda ids: "".join(map(str, ids)))
-    prompts = [Prompt(tokens, "", {}) for tokens in asked]
+    prompts = [Prompt(tokens, "", {"counts": index % 3 == 0}) for index, tokens in enumerate(asked)]
     loader = RolloutLoader(prompts, writer, GLOBAL_BATCH // devices, inner_steps=2, seed=1, trainer=trainer)
     trainer.fit(model, loader)
     weights = torch.cat([p.detach().flatten() for p in network.parameters()])
