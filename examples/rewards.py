@@ -3,11 +3,11 @@
     python examples/rewards.py
     python examples/rewards.py --quick
 
-A puzzle is a canvas of 16 cells, of which some are blank; the sampler fills the surest blank and all others that are at
-least 90 % sure, at temperature 1. Of the 288 grids 200 are for training, and the other 88 for judging. Supervised
-training on whole grids ends as soon as a tenth of the training puzzles is solved. From there on the model sees blanks
-and rewards alone: its own grids, eight to each puzzle, worth the share of the 12 rows, columns and boxes that are
-right, and 1 more for a grid that is.
+A puzzle is a canvas of 16 cells, of which some are blank; the sampler fills two blanks per call, the surest first, at
+temperature 1. Of the 288 grids 200 are for training, and the other 88 for judging. Supervised training on whole grids
+ends as soon as a tenth of the training puzzles is solved. From there on the model sees blanks and rewards alone: its
+own grids, eight to each puzzle, worth the share of the 12 rows, columns and boxes that are right, and 1 more for a grid
+that is.
 
 "trajectory" is the default method, GRPO with the exact likelihood of the sampler's own steps; "diffu_grpo" has as many
 steps and the same rollouts, without its KL term. A finished run is kept in the folder, and a stopped one goes on from
