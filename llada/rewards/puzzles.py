@@ -53,6 +53,12 @@ class Sudoku(Reward):
     Args:
         puzzle: field with the puzzle, row by row: n * n characters, "0" or "." for a blank.
         extract: where the grid stands; white space in it doesn't count.
+
+    Examples:
+        >>> from llada.rewards import Sudoku
+        >>> puzzle = {"puzzle": "1034 3412 2143 4321".replace(" ", "")}
+        >>> [Sudoku().score("", grid, puzzle) for grid in ("1234 3412 2143 4321", "1134 3412 2143 4321")]
+        [1.0, 0.0]
     """
 
     puzzle: str = "puzzle"
@@ -77,6 +83,12 @@ class SudokuCells(Reward):
         puzzle: field with the puzzle, as in `Sudoku`.
         solution: field with the full grid.
         extract: where the grid stands.
+
+    Examples:
+        >>> from llada.rewards import SudokuCells
+        >>> record = {"puzzle": "1034341221430000", "solution": "1234341221434321"}
+        >>> SudokuCells().score("", "1234 3412 2143 4312", record)  # three of the five blanks
+        0.6
     """
 
     puzzle: str = "puzzle"

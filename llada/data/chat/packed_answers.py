@@ -79,6 +79,23 @@ class PackedAnswers(Dataset[TokenBatch]):
 
     Raises:
         ValueError: if a prompt with its answer is longer than a row.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import AnswerRows, ExcludedPadding, FirstFitDecreasing, PackedAnswers
+        >>> from llada.data import TokenFile, TokenFileWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         for document in ([5], [6, 6], [5, 5], [7, 7, 7], [5], [8]):  # three prompts, each with its answer
+        ...             writer.add(document)
+        ...     file = TokenFile(writer.path)
+        >>> alone = AnswerRows(file, ExcludedPadding(), None)
+        >>> rows = PackedAnswers(alone, max_length=5, packing=FirstFitDecreasing())
+        >>> batch = rows.__getitems__([0, 1])
+        >>> batch["tokens"].tolist(), batch["maskable"].int().tolist(), batch["segment_ids"].tolist()
+        ([[5, 5, 7, 7, 7], [5, 6, 6, 5, 8]], [[0, 0, 1, 1, 1], [0, 1, 1, 0, 1]], [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]])
+        >>> rows.fill
+        1.0
     """
 
     def __init__(self, alone: AnswerRows, max_length: int, packing: RowPacking) -> None:
