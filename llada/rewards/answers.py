@@ -178,6 +178,11 @@ class Length(Reward):
 
     Raises:
         ValueError: if a number is negative, or ``most`` is less than ``least``.
+
+    Examples:
+        >>> from llada.rewards import Length
+        >>> Length(most=5, slack=4)([""] * 3, ["short", "longer", "far too long"], [{}] * 3)
+        tensor([1.0000, 0.7500, 0.0000], dtype=torch.float64)
     """
 
     least: int = 0

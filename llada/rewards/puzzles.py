@@ -23,6 +23,12 @@ class Countdown(Reward):
         extract: where the expression stands.
         use_all: whether every number has to be used; False: each at most once.
         well_formed: reward of an expression with the right numbers and another value.
+
+    Examples:
+        >>> from llada.rewards import Countdown
+        >>> row = {"numbers": [3, 4, 25], "target": 37}
+        >>> [Countdown(well_formed=0.1).score("", answer, row) for answer in ("25 + 3 * 4 = 37", "25 + 3 + 4", "37")]
+        [1.0, 0.1, 0.0]
     """
 
     numbers: str = "numbers"

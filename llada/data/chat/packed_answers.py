@@ -42,6 +42,13 @@ class FirstFitDecreasing(RowPacking):
 
     Raises:
         ValueError: if ``buffer`` is less than 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from llada.data import FirstFitDecreasing
+        >>> lengths = np.array([3, 5, 2, 4, 2])
+        >>> FirstFitDecreasing()(lengths, max_length=8)  # which of them share a row of eight tokens
+        [[1, 0], [3, 2, 4]]
     """
 
     buffer: int = 4096
