@@ -63,6 +63,16 @@ class DiffusionLM(Inference, Loading):
     Raises:
         ValueError: if ``bound`` isn't a bound under this process, asks for a causal and shifted backbone and this one
             isn't, ``bound_draws`` is less than 1, or ``on_nonfinite`` is another word.
+
+    Examples:
+        >>> import torch
+        >>> from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
+        >>> from llada.samplers import low_confidence
+        >>> backbone = BidirectionalTransformer(vocab_size=9, width=8, num_layers=1, num_heads=2)
+        >>> model = DiffusionLM(backbone, MaskingProcess(mask_token_id=8), sampler=low_confidence(steps=2)).eval()
+        >>> sample = model.generate(torch.tensor([[1, 8, 8, 8, 2]]))  # Trainer(...).fit(model, data) comes first
+        >>> sample.calls, sample.tokens[0, 0], sample.tokens[0, 4], 8 in sample.tokens
+        (tensor([2]), tensor(1), tensor(2), False)
     """
 
     def __init__(

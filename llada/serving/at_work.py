@@ -36,6 +36,15 @@ class Job:
         seed: of the row.
         tell: called from a thread of the engine with a `Frame` after each step, None at the end, or the exception that
             ended it.
+
+    Examples:
+        >>> from llada.samplers import low_confidence
+        >>> from llada.serving import Job
+        >>> told = []
+        >>> job = Job(ids=[5, 0, 0], open=[False, True, True], sampler=low_confidence(), seed=0, tell=told.append)
+        >>> job.gone.set()  # nobody waits any more: an engine lets the row go before its next model call
+        >>> job.gone.is_set()
+        True
     """
 
     ids: Sequence[int]

@@ -37,6 +37,25 @@ class Engine:
 
     Raises:
         ValueError: if a number is out of its range.
+
+    Examples:
+        >>> from queue import SimpleQueue
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada import DiffusionLM
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.data import SentencePieceTraining
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import low_confidence
+        >>> from llada.serving import Engine, Job
+        >>> from llada.text import TextModel
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> model = DiffusionLM(BidirectionalTransformer(280, 8, 1, 2), MaskingProcess(words.mask_token_id)).eval()
+        >>> engine, told = Engine(TextModel(model, words), batch_size=4), SimpleQueue()
+        >>> engine.submit([Job([5, 0, 0], [False, True, True], low_confidence(steps=2), seed=0, tell=told.put)])
+        >>> told.get().calls, told.get().calls, told.get()  # two steps, and the end
+        (1, 2, None)
+        >>> engine.close()
     """
 
     def __init__(self, text: TextModel, batch_size: int = 8, queue_limit: int = 64, gather: float = 0.01) -> None:

@@ -30,6 +30,22 @@ class Service:
         queue_limit: rows that may wait.
         token: what a client must send as ``Authorization: Bearer TOKEN``; None: nothing. Without one, only requests to
             a name of this very machine are answered, so that a web page from elsewhere can't reach it.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
+        >>> from llada.data import SentencePieceTraining
+        >>> from llada.serving import Service
+        >>> from llada.text import TextModel
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> model = DiffusionLM(BidirectionalTransformer(280, 8, 1, 2), MaskingProcess(words.mask_token_id)).eval()
+        >>> service = Service(TextModel(model, words), token="secret")  # for llada.serving.build_app
+        >>> service.lets_in({}), service.lets_in({"authorization": "Bearer secret"})
+        (False, True)
+        >>> service.ask({"prompt": "to be", "max_tokens": 4}, chat=False).num_new_tokens
+        4
+        >>> service.engine.close()
     """
 
     def __init__(

@@ -20,6 +20,14 @@ class Message:
         role: "user", "assistant", or whatever else the template knows, such as "system" or "tool".
         content: what is said; None where the fields say it all.
         fields: further entries, such as ``tool_calls`` or ``reasoning_content``.
+
+    Examples:
+        >>> from llada.data import Message
+        >>> Message("user", "Is it raining?").as_object()
+        {'role': 'user', 'content': 'Is it raining?'}
+        >>> call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+        >>> Message("assistant", None, {"tool_calls": [call]}).texts()  # what special tokens are looked for in
+        ['function', 'weather', 'Oslo']
     """
 
     role: str
@@ -62,6 +70,16 @@ class PromptAnswers(ConversationSource):
         records: where they come from.
         prompt: field of the prompt.
         answer: field of the answer.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines, PromptAnswers
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "tasks.jsonl").write_text('{"question": "2 + 2 = ?", "answer": "4"}')
+        ...     for conversation in PromptAnswers(JsonLines(f"{folder}/tasks.jsonl"), prompt="question"):
+        ...         [(message.role, message.content) for message in conversation.messages]
+        [('user', '2 + 2 = ?'), ('assistant', '4')]
     """
 
     records: RecordSource
@@ -90,6 +108,17 @@ class ChatMessages(ConversationSource):
         messages: field of the list.
         tools: field of the list of tool schemas, as objects or as the JSON text of them; a record may lack it.
         ignore_fields: entries of messages and records that are left out on purpose, such as "tools" or "weight".
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import ChatMessages, JsonLines
+        >>> chat = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}'
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "chats.jsonl").write_text(chat)
+        ...     for conversation in ChatMessages(JsonLines(f"{folder}/chats.jsonl")):
+        ...         [(message.role, message.content) for message in conversation.messages]
+        [('user', 'Hi'), ('assistant', 'Hello!')]
     """
 
     records: RecordSource
