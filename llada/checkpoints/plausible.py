@@ -54,7 +54,24 @@ def limited(weights: Mapping[str, Any]) -> Iterator[None]:
             hook.remove()
 
 
-def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: str | Path) -> None:
+def made_without_storage(make: Callable[[], Any]) -> Any:
+    """What ``make`` makes on the meta device; None if a constructor reads the values of tensors, which aren't there.
+
+    Raises:
+        ValueError: as by ``make``.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except ValueError as error:
+        if _needs_values(error):
+            return None
+        raise
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: str | Path) -> nn.Module | None:
     """Make a model on the meta device and compare its tensors with the stored ones.
 
     A class whose constructor reads the values of tensors can't be made there; then only the number of its modules is
@@ -65,18 +82,15 @@ def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]
         weights: the stored tensors by name.
         path: of the file, for messages.
 
+    Returns:
+        The model, without values; None if it can't be made there.
+
     Raises:
         ValueError: if it makes far too many tensors, or one has another shape.
     """
-    try:
-        with torch.device("meta"):
-            model = make()
-    except ValueError as error:
-        if _needs_values(error):
-            return
-        raise
-    except (NotImplementedError, RuntimeError):
-        return
+    model: nn.Module | None = made_without_storage(make)
+    if model is None:
+        return None
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, stored in weights.items():
         if name in shapes and shapes[name] != tuple(stored.shape):
@@ -84,6 +98,7 @@ def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]
                 f"{path} describes parts that make {name} of the shape {shapes[name]}, but the weights there "
                 f"have {tuple(stored.shape)}"
             )
+    return model
 
 
 def _needs_values(error: BaseException | None) -> bool:

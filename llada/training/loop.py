@@ -22,11 +22,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from llada.checkpoints.describe import check_describable
+from llada.checkpoints.copies import check_describable
 from llada.checkpoints.quantised import check_trainable
 from llada.metrics import BoundReport
 from llada.objectives import ObjectiveOutput
-from llada.training.guard import REMEDY, FiniteGuard, underflow
+from llada.training.guard import REMEDY, FiniteGuard, spoilt_buffer, underflow
 from llada.training.hyperparameters import flat_parts
 from llada.training.norms import total_norm
 from llada.training.parallel import Replicas, replicas
@@ -154,9 +154,11 @@ class TrainingLoop(Callback):
         if _raises(module):
             self._read(module)
         finite = all(bool(torch.isfinite(total_norm(tensors))) for tensors in (module.parameters(), averaged))
-        if not module.trainer.strategy.reduce_boolean_decision(finite, all=True):
+        buffer = spoilt_buffer(module)
+        if not module.trainer.strategy.reduce_boolean_decision(finite and buffer is None, all=True):
+            what = "the weights are" if buffer is None else f"the weights, such as {buffer}, are"
             raise ValueError(
-                f"the weights are no numbers after {module.trainer.global_step} steps, or so large that their squares "
+                f"{what} no numbers after {module.trainer.global_step} steps, or so large that their squares "
                 f"aren't{self._reason(module)}{REMEDY}"
             )
 

@@ -12,7 +12,8 @@ from torch import nn
 import llada.samplers
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import stored_parts
-from llada.checkpoints.describe import build, check_describable, describe, public_path
+from llada.checkpoints.copies import check_describable
+from llada.checkpoints.describe import build, describe, public_path
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, llada_finetuning
 from llada.process import MaskingProcess
