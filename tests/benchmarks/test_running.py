@@ -250,6 +250,8 @@ def test_peers(checkouts, monkeypatch):
     sys.modules.pop("dllm.core.trainers.mdlm")
     with pytest.raises(SystemExit, match=r"the loss differs by 0\.0"):
         peers.main([*TOY, "--vocab", "50"])
+    wrong.write_text(LIKE_LLADA["dllm/dllm/core/trainers/mdlm.py"].replace("ERROR", "1.0"), "utf-8")
+    sys.modules.pop("dllm.core.trainers.mdlm")
     wrong, text = checkouts / "mdlm/diffusion.py", LIKE_LLADA["mdlm/diffusion.py"]
     for error, fault, message in (("1.01", "1", "MDLM's loss differs by 0"), ("1.0", "0", "MDLM's law differs by")):
         wrong.write_text(text.replace("ERROR", error).replace("FAULT", fault), "utf-8")
