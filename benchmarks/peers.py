@@ -1,17 +1,18 @@
 """Against the code of others, as they publish it.
 
-Needs a folder with checkouts, `PEERS=FOLDER python -m benchmarks.peers`: `LLaDA` (github.com/ML-GSAI/LLaDA) and `dllm`
-(github.com/ZHZisZZ/dllm); one that isn't there is left out. Their functions are loaded from their files and called
-unchanged, on this library's network, so the ratios say what the work around the network costs: `generate` and
-`get_log_likelihood` of LLaDA, and `compute_loss` of dLLM's `MDLMTrainer`, without its Trainer and meter. "LLaDA's
-published loss" is the formula of its guidelines, which takes the masked rows of all logits before the cross-entropy.
-Before anything is timed, tokens must be equal, and losses and likelihoods of the same masks to 1e-5 of their size.
+Needs a folder with checkouts, `PEERS=FOLDER python -m benchmarks.peers`: `LLaDA` (github.com/ML-GSAI/LLaDA), `dllm`
+(github.com/ZHZisZZ/dllm) and `mdlm` (github.com/kuleshov-group/mdlm); one that isn't there is left out. Their functions
+are loaded from their files and called unchanged, on this library's network, so the ratios say what the work around the
+network costs: `generate` and `get_log_likelihood` of LLaDA; `compute_loss` of dLLM's `MDLMTrainer`, without its Trainer
+and meter; `_loss` and `_sample` (with its cache, 128 steps, 2 x 128 tokens, vocabularies of up to 64,000) of MDLM's
+`Diffusion`. "LLaDA's published loss" is the formula of its guidelines, which takes the masked rows of all logits before
+the cross-entropy. Before anything is timed, tokens must be equal, losses and likelihoods of the same masks to 1e-5 of
+their size, and the laws of 2,000 sampled texts of 3 tokens within 4 standard deviations of chi-square, which then are
+the "difference".
 Width 256, 6 layers, float32, unless the command says otherwise; a training step is that of the page on training steps.
-MDLM isn't among them: its code needs flash-attn, hydra, omegaconf and timm.
 """
 
 import importlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -24,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import peers_mdlm
+from benchmarks.peers_loading import Pair, loaded
 from benchmarks.results import Plot, Result, Row, finish, must_equal, options, parse
 from benchmarks.timing import interleave
 from benchmarks.train_step import Problem, stepper
@@ -34,9 +37,8 @@ from llada.process import MaskingProcess
 from llada.samplers import Blocks, Quota, UnmaskingSampler
 
 PROMPT, NEW, BLOCK, ANSWER, SAMPLES, EPSILON = 192, 64, 32, 32, 16, 1e-3
-
-Pair = tuple[Callable[[], Any], Callable[[], Any], float]
-"""Theirs, ours, and by how much they differ."""
+MOST_WORDS = 64_000
+"""Of the vocabularies at which MDLM's sampling is timed, which takes minutes for one text otherwise."""
 
 
 class Answering(nn.Module):
@@ -55,16 +57,6 @@ class Answering(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
         """Logits of all positions."""
         return SimpleNamespace(logits=self.network(input_ids, attention_mask))
-
-
-def loaded(path: Path) -> Any:
-    """A module from its file."""
-    spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def dllm_trainer(checkout: Path) -> Any:
@@ -192,6 +184,10 @@ def measure(peers: Path, vocab_size: int, given: Any) -> list[Row]:
     if (peers / "LLaDA").is_dir():
         pairs["LLaDA generate"] = decoding(peers / "LLaDA", problem)
         pairs["LLaDA get_log_likelihood"] = likelihood(peers / "LLaDA", problem)
+    if (peers / "mdlm").is_dir():
+        steps["MDLM _loss"] = lambda: peers_mdlm.loss(peers / "mdlm", problem)
+        if vocab_size <= MOST_WORDS:
+            pairs["MDLM _sample, 128 steps"] = peers_mdlm.sampling(peers / "mdlm", problem)
     for name, make in steps.items():
         theirs, ours, difference = make()
         pairs[f"training step, {name}"] = stepper(problem, theirs), stepper(problem, ours), difference
@@ -208,7 +204,7 @@ def measure(peers: Path, vocab_size: int, given: Any) -> list[Row]:
 def commits(peers: Path) -> str:
     """Which state of their code was run."""
     found = []
-    for name in ("LLaDA", "dllm"):
+    for name in ("LLaDA", "dllm", "mdlm"):
         if (peers / name).is_dir():
             line = ["git", "-C", str(peers / name), "log", "-1", "--format=%h of %as"]
             found.append(f"{name} {subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()}")
@@ -228,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> Result:
     given: Any = parse(parser, arguments)
     folder = os.environ.get("PEERS")
     if not folder or not Path(folder).is_dir():
-        raise SystemExit(f"PEERS must name a folder with checkouts of LLaDA and dllm; it is {folder!r}")
+        raise SystemExit(f"PEERS must name a folder with checkouts of LLaDA, dllm and mdlm; it is {folder!r}")
     rows = [row for vocab in given.vocab for row in measure(Path(folder), vocab, given)]
     plot = Plot("what", "cpu ratio", title="Theirs / ours")
     note = " ".join(filter(None, [f"{commits(Path(folder))}.", given.note]))
