@@ -13,7 +13,10 @@ from typing_extensions import override
 
 
 class Advantage(ABC):
-    """Turns the rewards of a group into advantages; 0 exactly where all rewards of a group are equal."""
+    """Turns the rewards of a group into advantages; 0 exactly where all rewards of a group are equal.
+
+    Rewards that differ by rounding alone, such as sums in another order, are equal; a z-score would make 1 of it.
+    """
 
     def __call__(self, rewards: Tensor) -> Tensor:
         """Advantages, (P, G) float64.
@@ -22,14 +25,18 @@ class Advantage(ABC):
             rewards: (P, G), of G answers to each of P prompts.
 
         Raises:
-            ValueError: if a reward isn't finite, or a group has one answer alone.
+            ValueError: if a reward isn't finite or is too large to be compared, or a group has one answer alone.
         """
         if rewards.shape[1] < 2:
             raise ValueError(f"a group needs 2 answers or more to compare; got {rewards.shape[1]}")
         if not bool(torch.isfinite(rewards).all()):
             raise ValueError(f"rewards must be finite; got {rewards[~torch.isfinite(rewards)][0].item()}")
         rewards = rewards.double()
-        return self.compare(rewards).masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
+        spread, largest = rewards.amax(1) - rewards.amin(1), rewards.abs().amax(1)
+        found = self.compare(rewards).masked_fill((spread <= _ROUNDING * largest)[:, None], 0.0)
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"rewards up to {float(largest.max()):g} are too large to be compared; scale them down")
+        return found
 
     @abstractmethod
     def compare(self, rewards: Tensor) -> Tensor:
@@ -141,3 +148,7 @@ class SoftmaxDifference(Advantage):
     def compare(self, rewards: Tensor) -> Tensor:
         scaled = self.psi * (rewards - rewards.mean(1, keepdim=True))
         return rewards.shape[1] * (scaled.softmax(1) - (-scaled).softmax(1))
+
+
+_ROUNDING = 1e-12
+"""Rewards that differ by less than this share of themselves are equal."""

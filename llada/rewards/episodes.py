@@ -10,7 +10,7 @@ advantage                    (B,) float64
 old_log_prob                 (B, L) float64, nats, of each token under the policy that wrote it; may be absent
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -86,6 +86,15 @@ class Episodes:
             old=None if old is None else old.double(),
             inputs=model_inputs(given),
         )
+
+    def only(self, rows: Tensor) -> "Episodes":
+        """Some of the rows.
+
+        Args:
+            rows: (R,) int64, which.
+        """
+        parts = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **parts, inputs={name: value[rows] for name, value in self.inputs.items()})
 
     def canvas(self, process: Process) -> Tensor:
         """The rows before anything was written, (B, L) int64."""

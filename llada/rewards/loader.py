@@ -68,7 +68,16 @@ class RolloutLoader:
         self._resumed: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        """Batches of an epoch; known, so that the Trainer asks for none before the step that comes first."""
+        """Batches of an epoch; known, so that the Trainer asks for none before the step that comes first.
+
+        Raises:
+            ValueError: if there are none, for which the Trainer would end in silence.
+        """
+        if self._windows == 0:
+            raise ValueError(
+                f"there are {len(self.prompts)} prompts, less than the {self._fixed['rows_per_step']} of one optimiser "
+                "step; give more, or a smaller batch_size or accumulate_grad_batches"
+            )
         return self._windows * self._window * self.inner_steps
 
     def __iter__(self) -> Iterator[Columns]:
@@ -124,11 +133,6 @@ class RolloutLoader:
         state, self._resumed = self._resumed, None
         self._epoch = 0 if self.trainer is None else self.trainer.current_epoch
         self._taken, self._kept = 0, []
-        if len(self) == 0:
-            raise ValueError(
-                f"there are {len(self.prompts)} prompts, less than the {self._fixed['rows_per_step']} of one optimiser "
-                "step; give more, or a smaller batch_size or accumulate_grad_batches"
-            )
         if state is not None and not state["finished"]:
             self._epoch, self._taken = state["epoch"], state["taken"]
             self._kept = [[_moved(batch, self._module.device) for batch in batches] for batches in state["kept"]]

@@ -58,11 +58,15 @@ class PolicyObjective(Objective):
         loss: what an answer costs.
         divisor: what the sum is divided by.
         kl_weight: of the divergence from the reference, per token.
+        useful_only: whether rows whose advantage is 0 aren't read. Without a KL term they have no gradient, so it is
+            that of all rows, and the ratio is 1, but for the rounding of a smaller batch. In what is logged they are
+            as likely as when they were written.
         reference: where that is: `llada.objectives.FrozenCopy` (with the callback FrozenReference), `AdapterOff`, or
             `OldPolicy`. None where there is no such term.
 
     Raises:
-        ValueError: if ``kl_weight`` is negative, or has no reference; or if the proxy can't read the sampler's answers.
+        ValueError: if ``kl_weight`` is negative, or has no reference, or goes with ``useful_only``; or if the proxy
+            can't read the sampler's answers.
 
     Examples:
         >>> import torch
@@ -86,6 +90,7 @@ class PolicyObjective(Objective):
     divisor: Divisor = field(default_factory=Tokens)
     kl_weight: float = 0.0
     reference: Reference | None = None
+    useful_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.kl_weight >= 0.0:
@@ -95,22 +100,30 @@ class PolicyObjective(Objective):
                 f"kl_weight={self.kl_weight} needs a reference: FrozenCopy(), AdapterOff() or OldPolicy(); or set it "
                 "to 0"
             )
+        if self.kl_weight > 0.0 and self.useful_only:
+            raise ValueError("a KL term is about all rows; set useful_only to False, or kl_weight to 0")
         self.proxy.check(self.sampler)
 
     @override
     def __call__(self, model: Any, process: Process, batch: Batch | Tensor, *, random: RowRandom) -> ObjectiveOutput:
         _check_process(process)
-        denoiser, episodes = as_denoiser(model), Episodes.of(batch)
+        denoiser, everything = as_denoiser(model), Episodes.of(batch)
+        episodes = everything.only(_useful(everything)) if self.useful_only else everything
         with _evaluation(denoiser):
             terms = self.read(denoiser, process, episodes, random)
             old = terms.log_prob.detach() if episodes.old is None else episodes.old
             losses = self.loss(terms, old, episodes.advantage)
+            if not bool(episodes.scored.any()):
+                losses = losses + self._nothing(denoiser, process, episodes)
             divergence = torch.zeros_like(old)
             if self.reference is not None and self.kl_weight > 0.0:
                 reading = Reading(batch if isinstance(batch, dict) else dict(batch), 0, CHOSEN)
                 other = self.reference(denoiser, lambda d: self.read(d, process, episodes, random).log_prob, reading)
                 divergence = k3(terms.log_prob, other) * terms.weight
-        return self._output(episodes, terms, old, losses + self.kl_weight * divergence.sum(1), divergence)
+        numerator = (losses + self.kl_weight * divergence.sum(1)).sum()
+        if self.useful_only and everything.old is not None:
+            terms, old, episodes = _with_others(terms, everything)
+        return self._output(everything, episodes, terms, old, numerator, divergence)
 
     def read(self, model: Denoiser, process: Process, episodes: Episodes, random: RowRandom) -> Terms:
         """What the proxy says of the answers under a model."""
@@ -124,20 +137,32 @@ class PolicyObjective(Objective):
             random = RowRandom.from_seed(0, len(episodes.tokens), episodes.tokens.device)
             return self.read(denoiser, process, episodes, random).log_prob
 
+    def _nothing(self, model: Denoiser, process: Process, episodes: Episodes) -> Tensor:
+        """0 with a gradient, which is 0, too: for a batch in which nothing counts, while other ranks wait for it."""
+        first = torch.zeros_like(episodes.open).index_fill(1, episodes.open.new_zeros(1, dtype=torch.int64), True)
+        return model.logits(episodes.canvas(process), first, **episodes.inputs).sum() * 0.0
+
     @override
     def bound_gap(self, process: Process) -> str | None:
         return "it is about the texts that the model writes, not about data"
 
     def _output(
-        self, episodes: Episodes, terms: Terms, old: Tensor, losses: Tensor, divergence: Tensor
+        self,
+        everything: Episodes,
+        episodes: Episodes,
+        terms: Terms,
+        old: Tensor,
+        numerator: Tensor,
+        divergence: Tensor,
     ) -> ObjectiveOutput:
-        denominator = self.divisor(episodes)
+        """What is reported, of the rows of ``episodes``; the divisor is that of everything."""
+        denominator = self.divisor(everything)
         nats = -torch.where(terms.log_prob.isfinite(), terms.log_prob, 0.0).detach().sum(1)
         count = episodes.scored.sum(1)
         clipped = self.loss.clipped(terms, old, episodes.advantage)
         means = _report(episodes, terms, old, clipped, divergence.detach())
         return ObjectiveOutput(
-            numerator=losses.sum(),
+            numerator=numerator,
             denominator=denominator,
             nelbo=nats,
             num_tokens=count,
@@ -146,6 +171,21 @@ class PolicyObjective(Objective):
             num_scored=count,
             sums={name: value * denominator for name, value in means.items()},
         )
+
+
+def _useful(episodes: Episodes) -> Tensor:
+    """Rows with an advantage, (R,) int64; the first one if there are none, so that there is a gradient."""
+    rows = (episodes.advantage != 0.0).nonzero().flatten()
+    return rows if len(rows) > 0 else torch.zeros(1, dtype=torch.int64, device=episodes.tokens.device)
+
+
+def _with_others(terms: Terms, everything: Episodes) -> tuple[Terms, Tensor, Episodes]:
+    """Terms of all rows, those that weren't read as they were written; with what belongs to them."""
+    assert everything.old is not None
+    rows = _useful(everything)
+    old = torch.where(everything.scored, everything.old, 0.0)
+    log_prob = old.index_copy(0, rows, terms.log_prob.detach())
+    return Terms(log_prob, everything.scored.double().index_copy(0, rows, terms.weight)), old, everything
 
 
 @torch.no_grad()

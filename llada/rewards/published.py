@@ -23,6 +23,7 @@ def trajectory_grpo(
     high: float = 0.28,
     kl_weight: float = 0.0,
     reference: Reference | None = None,
+    useful_only: bool = False,
 ) -> PolicyObjective:
     """The default: GRPO with the exact likelihood of the sampler's own steps.
 
@@ -33,6 +34,7 @@ def trajectory_grpo(
         high: see `ClippedRatio`.
         kl_weight: see `PolicyObjective`.
         reference: see `PolicyObjective`.
+        useful_only: see `PolicyObjective`.
     """
     return PolicyObjective(
         _or_default(sampler),
@@ -40,6 +42,7 @@ def trajectory_grpo(
         ClippedRatio(low, high),
         kl_weight=kl_weight,
         reference=reference,
+        useful_only=useful_only,
     )
 
 

@@ -6,6 +6,7 @@ A reward reads what a model wrote and never runs it. Rewards are added up by `Su
 name of its own, by which it is logged.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,37 @@ class Reward(ABC):
         """
 
     def parts(self, prompts: Sequence[str], answers: Sequence[str], rows: Sequence[Row]) -> dict[str, Tensor]:
-        """What the reward is made of, by name, (B,) float64 each; without a name of its own the class's."""
-        scored = [self.score(*one) for one in zip(prompts, answers, rows, strict=True)]
-        return {type(self).__name__: torch.tensor(scored, dtype=torch.float64)}
+        """What the reward is made of, by name, (B,) float64 each; without a name of its own the class's.
+
+        Raises:
+            ValueError: if a score isn't a finite number; what `score` raises comes with the answer in question.
+        """
+        known: dict[tuple[str, str, int], float] = {}  # a group's answers are often the same, and cost the same
+        for one in zip(prompts, answers, rows, strict=True):
+            key = (one[0], one[1], id(one[2]))
+            if key not in known:
+                known[key] = self._checked(*one)
+        keys = zip(prompts, answers, map(id, rows), strict=True)
+        return {type(self).__name__: torch.tensor([known[key] for key in keys], dtype=torch.float64)}
+
+    def _checked(self, prompt: str, answer: str, row: Row) -> float:
+        """The score of one answer."""
+        name = type(self).__name__
+        try:
+            value: Any = self.score(prompt, answer, row)
+        except Exception as error:
+            error.add_note(f"in {name}.score, for the answer {_shortened(answer)} to {_shortened(prompt)}")
+            raise
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+        raise ValueError(
+            f"{name}.score must give a finite number; got {value!r} for the answer {_shortened(answer)} to "
+            f"{_shortened(prompt)}"
+        )
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The reward, from its parts, (B,) float64."""
@@ -94,6 +123,10 @@ class Sum(Reward):
 
     def _weight(self, name: str) -> float:
         return (self.weights or {}).get(name, 1.0)
+
+
+def _shortened(text: str, most: int = 200) -> str:
+    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text)} characters)"
 
 
 def field(row: Row, name: str) -> Any:

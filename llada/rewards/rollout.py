@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llada.denoiser import as_denoiser
 from llada.process import Process
-from llada.samplers import Sampler, canvas
+from llada.samplers import Canvas, Sampler, canvas
 from llada.samplers.likelihood import ScoringSampler
 
 
@@ -85,14 +85,14 @@ class Rollout(ABC):  # noqa: B024 - so that configurations name it, or one of yo
             ValueError: if the sampler moves columns.
         """
         assert process.mask_token_id is not None
-        repeated = [prompt for prompt in prompts for _ in range(self.group_size)]
-        start = canvas(
-            repeated,
+        one_each = canvas(
+            prompts,
             self.answer_length,
             mask_token_id=process.mask_token_id,
             pad_token_id=pad_token_id,
             device=seeds.device,
         )
+        start = Canvas(*(column.repeat_interleave(self.group_size, 0) for column in one_each))
         tokens, opened = start.tokens, ~start.given
         step = torch.full_like(tokens, -1)
         log_prob = torch.zeros_like(tokens, dtype=torch.float64)

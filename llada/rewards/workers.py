@@ -2,8 +2,7 @@
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures import TimeoutError as TookTooLong
+from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,6 +54,7 @@ class OnWorkers(Reward):
 
         Raises:
             TimeoutError: if the workers take longer than ``timeout``.
+            RuntimeError: if one of them ends.
         """
         size = -(-len(answers) // self.num_workers) or 1
         pieces = [
@@ -62,14 +62,22 @@ class OnWorkers(Reward):
             for start in range(0, len(answers), size)
         ]
         waiting = [self._workers.submit(_judge, self.reward, *piece) for piece in pieces]
-        try:
-            found = [each.result(timeout=self.timeout) for each in waiting]
-        except TookTooLong as error:
+        done, late = wait(waiting, timeout=self.timeout, return_when=FIRST_EXCEPTION)
+        error = next((error for each in waiting if each in done and (error := each.exception())), None)
+        if late or isinstance(error, BrokenExecutor):
             self.close()
+        if isinstance(error, BrokenExecutor):
+            raise RuntimeError(
+                f"a process that computed {type(self.reward).__name__} ended, perhaps for want of memory"
+            ) from error
+        if error is not None:
+            raise error
+        if late:
             raise TimeoutError(
                 f"{type(self.reward).__name__} took longer than {self.timeout} seconds for {len(answers)} answers; "
                 "give it more num_workers, or a longer timeout"
-            ) from error
+            )
+        found = [each.result() for each in waiting]
         return {name: torch.tensor([value for one in found for value in one[name]]).double() for name in found[0]}
 
     @override
@@ -77,9 +85,13 @@ class OnWorkers(Reward):
         return self.reward.total(parts)
 
     def close(self) -> None:
-        """End the processes; the next answers start new ones."""
+        """End the processes, whatever they are doing; the next answers start new ones."""
         if self._pool is not None:
+            # Else a reward that hangs would keep Python from ending.
+            processes = list((getattr(self._pool, "_processes", None) or {}).values())
             self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()
             object.__setattr__(self, "_pool", None)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -126,7 +127,8 @@ class Writer:
         shown = until_stop(tokens, batch["open"], self.stop_token_ids) & ~torch.isin(tokens, stops)
         if self.whole_row:
             shown = shown | (~batch["open"] & batch.get("attention_mask", torch.ones_like(shown)))
-        return [self.decode(row[keep].tolist()) for row, keep in zip(tokens, shown, strict=True)]
+        rows = zip(tokens.tolist(), shown.tolist(), strict=True)
+        return [self.decode(list(compress(row, keep))) for row, keep in rows]
 
     def once(self) -> "Writer":
         """The same with one answer per prompt, as for held-out prompts."""

@@ -6,6 +6,7 @@ from llada.samplers.amount.quota import Binomial, CosineQuota, DreamFloor, PerSt
 from llada.samplers.amount.stability import Credit, Stability
 from llada.samplers.backtracking import BacktrackingSampler
 from llada.samplers.caches.delayed import DelayedCache, IntervalCache
+from llada.samplers.caches.distinct import DistinctRows
 from llada.samplers.caches.exact import ExactCache
 from llada.samplers.caches.policy import CachePolicy, NoCache
 from llada.samplers.caches.regions import DualCache, PrefixCache, RegionCache, VicinityCache
@@ -148,6 +149,7 @@ __all__ = [
     "Daedal",
     "DelayedCache",
     "Demote",
+    "DistinctRows",
     "DraftAndVerify",
     "DreamFloor",
     "DreamOn",

@@ -133,6 +133,9 @@ def test_advantages(stored: dict[str, Tensor]) -> None:
             assert pull[i] == pytest.approx(GROUP * (math.exp(a) / up - math.exp(-a) / down))
     for rule in (GroupMean(), LeaveOneOut(), ZScore(), SoftmaxDifference()):
         assert rule(torch.full((2, 3), 0.1)).eq(0.0).all()  # not a number of rounding
+        assert rule(torch.tensor([[0.1 + 0.2, 0.3, 0.3], [-5.0, -5.0, -5.0]], dtype=torch.float64)).eq(0.0).all()
+        with pytest.raises(ValueError, match=r"rewards up to 1\.7e\+308 are too large to be compared"):
+            rule(torch.tensor([[1.7e308, 1.7e308, -1.7e308]], dtype=torch.float64))
         with pytest.raises(ValueError, match="a group needs 2 answers"):
             rule(torch.ones(2, 1))
         with pytest.raises(ValueError, match="must be finite; got nan"):

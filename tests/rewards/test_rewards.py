@@ -5,6 +5,7 @@ import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -210,3 +211,34 @@ def test_workers_are_processes() -> None:
     reward = OnWorkers(Sum({"right": Number(), "short": Length(most=3)}), num_workers=2)
     agrees(reward)
     reward.close()
+
+
+class Odd(Reward):
+    """Gives back what a record says, or raises it; counts how often it is asked."""
+
+    asked = 0
+
+    def score(self, prompt: str, answer: str, row: Any) -> Any:
+        Odd.asked += 1
+        if isinstance(row["gives"], Exception):
+            raise row["gives"]
+        return row["gives"]
+
+
+@pytest.mark.parametrize("gives", [math.nan, -math.inf, None, "much", torch.zeros(2)], ids=str)
+def test_a_reward_is_a_finite_number(gives: Any) -> None:
+    with pytest.raises(ValueError, match=r"Odd.score must give a finite number; got .* for the answer 'two' to 'one'"):
+        Sum({"odd": Odd()})(["one"], ["two"], [{"gives": gives}])
+
+
+def test_what_a_reward_raises_says_where() -> None:
+    with pytest.raises(KeyError) as raised:
+        Odd()(["one"], ["x" * 1000], [{"gives": KeyError("no such")}])
+    assert raised.value.__notes__ == [f"in Odd.score, for the answer {'x' * 200!r}... (1000 characters) to 'one'"]
+
+
+def test_equal_answers_are_judged_once() -> None:
+    Odd.asked, one, other = 0, {"gives": 1}, {"gives": True}
+    rewards = Odd()(["p", "p", "p", "p"], ["a", "b", "a", "a"], [one, one, one, other])
+    assert rewards.tolist() == [1.0] * 4
+    assert Odd.asked == 3

@@ -1,5 +1,6 @@
 """Learning from rewards under the Trainer: rollouts, ratios, resuming, ranks."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from llada.backbones import BidirectionalTransformer, DiffusionTransformer
 from llada.denoiser import as_denoiser
 from llada.heads import prepacked
 from llada.module import DiffusionLM
+from llada.objectives import FrozenCopy
 from llada.process import MaskingProcess, UniformProcess
 from llada.random import RowRandom
 from llada.rewards import (
@@ -27,12 +29,15 @@ from llada.rewards import (
     Trajectory,
     Writer,
     coupled_grpo,
+    diffu_grpo,
+    trace_rl,
     trajectory_grpo,
 )
 from llada.samplers import (
     Blocks,
     Confidence,
     DelayedCache,
+    DistinctRows,
     DualCache,
     IntervalCache,
     LeftToRight,
@@ -86,7 +91,9 @@ def prompts(number: int) -> list[Prompt]:
     return [Prompt(tokens[: 1 + index % 2], str(tokens), {}) for index, tokens in enumerate(asked)]
 
 
-@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DelayedCache(), IntervalCache(4, 2, 0.5)])
+@pytest.mark.parametrize(
+    "cache", [NoCache(), DistinctRows(), PrefixCache(), DualCache(), DelayedCache(), IntervalCache(4, 2, 0.5)]
+)
 @pytest.mark.parametrize("proposal", [Proposal(1.0), Proposal(0.7, top_p=0.8), Proposal(1.4, top_k=3)], ids=str)
 def test_the_ratio_is_one_where_the_policy_is_the_one_that_wrote(
     cache: Any, proposal: Proposal, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +102,7 @@ def test_the_ratio_is_one_where_the_policy_is_the_one_that_wrote(
     monkeypatch.setattr(prepacked, "LEAST_ELEMENTS", 1)  # as with a large vocabulary, whose matrix decoding reorders
     for order, amount in ((TopProb(), PerStep(2)), (Margin(), Threshold(0.4)), (RandomOrder(), PerStep(1))):
         sampler = UnmaskingSampler(amount, order, proposal=proposal, cache=cache, window=Blocks(4))
-        model, padded = network(), [[1, 2, 3, 4], [5]] if cache == NoCache() else [[1, 2], [5, 6]]
+        model, padded = network(), [[1, 2, 3, 4], [5]] if isinstance(cache, NoCache) else [[1, 2], [5, 6]]
         batch = Rollout(2, 8)(sampler, model, PROCESS, padded, seeds=torch.arange(4) + 3)
         batch["advantage"] = torch.tensor([1.0, -1.0, 0.5, 0.2])
         objective = PolicyObjective(sampler)
@@ -290,3 +297,45 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     run_two_ranks("train_rewards.py", tmp_path / "two.pt")
     weights, _ = train_rewards.fit(1)
     torch.testing.assert_close(torch.load(tmp_path / "two.pt")["weights"], weights, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective", [trajectory_grpo(SAMPLER), PolicyObjective(SAMPLER, FullMask())], ids=["steps", "mask"]
+)
+def test_rows_without_an_advantage_need_not_be_read(objective: PolicyObjective) -> None:
+    """Loss, gradient and what is logged are those of all rows; the model sees those with an advantage."""
+    model, asked = network(double=True), [[1, 2], [3]]
+    batch = Rollout(4, 5)(SAMPLER, model, PROCESS, asked, seeds=torch.arange(8), stop_token_ids=(STOP,))
+    batch["advantage"] = torch.tensor([0.5, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+    if not objective.proxy.recorded:
+        batch.pop("old_log_prob")
+    seen: list[int] = []
+    model.embedding.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
+
+    def found(useful_only: bool) -> tuple[Any, list[Tensor]]:
+        output = replace(objective, useful_only=useful_only)(model, PROCESS, batch, random=RowRandom.from_seed(0, 8))
+        return output, list(torch.autograd.grad(output.loss, list(model.parameters())))
+
+    (whole, gradient), (part, mine) = found(False), found(True)
+    torch.testing.assert_close((part.loss, part.denominator, mine), (whole.loss, whole.denominator, gradient))
+    assert sum(seen[len(seen) // 2 :]) <= 0.3 * sum(seen[: len(seen) // 2])
+    if objective.proxy.recorded:
+        torch.testing.assert_close((part.sums, part.nelbo), (whole.sums, whole.nelbo))
+    batch["advantage"] = torch.zeros(8)
+    output, zero = found(True)
+    assert output.loss == 0.0
+    assert all(bool((each == 0.0).all()) for each in zero)
+    with pytest.raises(ValueError, match="a KL term is about all rows"):
+        PolicyObjective(SAMPLER, kl_weight=0.1, reference=FrozenCopy(), useful_only=True)
+
+
+def test_prompts_without_gaps_have_nothing_to_learn() -> None:
+    """Nothing is drawn, so no log-probability has a gradient; the step is one of zeros, as other ranks wait for it."""
+    for objective in (trajectory_grpo(SAMPLER), trace_rl(SAMPLER, kl_weight=0.0), diffu_grpo(SAMPLER, kl_weight=0.0)):
+        model = network()
+        batch = Rollout(2, 0)(SAMPLER, model, PROCESS, [[1, 2], [3]], seeds=torch.arange(4))
+        batch["advantage"] = torch.tensor([0.5, -0.5, 0.0, 0.0])
+        output = objective(model, PROCESS, batch, random=RowRandom.from_seed(0, 4))
+        gradient = torch.autograd.grad(output.loss, list(model.parameters()))
+        assert output.loss == 0.0
+        assert all(bool((each == 0.0).all()) for each in gradient)

@@ -24,6 +24,7 @@ from llada.process import MaskingProcess
 from llada.samplers import (
     Blocks,
     DelayedCache,
+    DistinctRows,
     DualCache,
     ExactCache,
     IntervalCache,
@@ -273,6 +274,7 @@ def worst_difference(
 
 CACHES: list[tuple[Any, Rule]] = [
     (NoCache(), lambda call: call.whole()),
+    (DistinctRows(), lambda call: call.whole()),
     (PrefixCache(), prefix()),
     (PrefixCache(refresh=3, warm_up=2), prefix(refresh=3, warm_up=2)),
     (DualCache(), dual()),

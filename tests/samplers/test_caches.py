@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
+from llada.denoiser import as_denoiser
 from llada.process import MaskingProcess
 from llada.samplers import (
     Binomial,
@@ -14,6 +15,7 @@ from llada.samplers import (
     CachePolicy,
     CappedRemasking,
     DelayedCache,
+    DistinctRows,
     DualCache,
     ExactCache,
     Guidance,
@@ -199,6 +201,32 @@ def test_what_each_policy_computes() -> None:
         counted = Counted(model)
         UnmaskingSampler(Quota(8), window=Blocks(4), cache=policy)(model, tokens, PROCESS)
         assert counted.tokens == counts, policy
+
+
+def test_equal_rows_are_computed_once() -> None:
+    """Answers to the same prompts, padded and with levels: values and gradients are those of all rows."""
+    tokens, mask = batch()
+    tokens, mask = tokens.repeat_interleave(3, 0), mask.repeat_interleave(3, 0)
+    tokens[1, -1] = 5  # an answer of the first prompt's is on its own
+    mask[8, 0] = ~mask[8, 0]  # equal tokens under another mask aren't equal
+    model, seen = build(), []
+    denoiser = as_denoiser(model)
+    inner = denoiser.logits
+    denoiser.logits = lambda rows, *others, **inputs: seen.append(len(rows)) or inner(rows, *others, **inputs)
+    columns = torch.randint(tokens.shape[1], (9, 4), generator=torch.Generator().manual_seed(0))
+    for where in (None, tokens == 31, columns):
+        found = []
+        for policy in (NoCache(), DistinctRows()):
+            opened = policy.open(denoiser, columns[:, 0], tokens.shape[1], {"attention_mask": mask})
+            logits = opened.logits(tokens, where, attention_mask=mask)
+            weight = torch.arange(logits.numel(), dtype=torch.float64).view_as(logits).sin()
+            found.append([logits, *torch.autograd.grad((logits * weight).sum(), list(model.parameters()))])
+        for mine, plain in zip(found[1], found[0], strict=True):
+            torch.testing.assert_close(mine, plain)
+    assert seen == [9, 5] * 3
+    levels = torch.tensor([0.5, 0.5, 0.2])
+    told = DistinctRows().open(as_denoiser(lambda t, sigma: t + sigma[:, None]), levels, 1, {})
+    assert told.logits(torch.ones(3, 1), sigma=levels).flatten().tolist() == pytest.approx([1.5, 1.5, 1.2])
 
 
 def test_no_step_asks_the_device_how_many_masks_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

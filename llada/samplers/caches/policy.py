@@ -141,7 +141,13 @@ class CachePolicy(Part, ABC):
             )
 
 
-class _Plain(OpenCache):
+class Plain(OpenCache):
+    """Keeps nothing.
+
+    Args:
+        denoiser: the model.
+    """
+
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
 
@@ -188,7 +194,7 @@ class NoCache(CachePolicy):
 
     @override
     def open(self, denoiser: Denoiser, first: Tensor, length: int, model_kwargs: dict[str, Any]) -> OpenCache:
-        return _Plain(denoiser)
+        return Plain(denoiser)
 
 
 def caching_backbone(denoiser: Denoiser) -> CachingBackbone:
