@@ -281,7 +281,7 @@ def test_a_part_of_which_nothing_is_said_is_no_base_class(llada: Command, tmp_pa
             "c.yaml: trainer.callbacks.0.class_path must be the name of a class; got ['B']",
         ),
         ("data: {class_path: A}", ["--data.class_path={}"], "--data.class_path must be the name of a class; got '{}'"),
-        ("data: {class_path: A}", ["--model.backbone.class_path", ""], "--model.backbone.class_path must be the name of a class; got ''"),
+        ("data: {class_path: A}", ["--data.class_path", ""], "--data.class_path must be the name of a class; got ''"),
     ],
 )  # fmt: skip
 def test_a_class_is_named_by_a_name(llada: Command, tmp_path: Path, text: str, words: list[str], told: str) -> None:
