@@ -1,5 +1,7 @@
 """Completions in OpenAI's form: through its own client, and by requests that it would never send."""
 
+import asyncio
+import contextlib
 import json
 import math
 import re
@@ -15,7 +17,7 @@ import torch
 
 from llada.data import Message
 from llada.samplers import low_confidence
-from llada.serving import Service, build_app
+from llada.serving import Job, Service, build_app
 from llada.serving.service import is_own_name
 from llada.text import TextModel
 from tests.serving.conftest import LIMITS, reason
@@ -260,6 +262,36 @@ def test_a_full_line_is_503_and_an_early_leaver_frees_his_place(text: TextModel)
         waiting.job.gone.set()
         gate.opened.set()
         assert near.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])  # of ASGI: from 2.4 on a client that has left fails the next line
+def test_a_stream_whose_client_left_before_its_first_line_frees_its_rows(
+    text: TextModel, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    service = Service(text, "tiny", LIMITS)
+    jobs: list[Job] = []
+    monkeypatch.setattr(service.engine, "submit", jobs.extend)  # and nothing is ever told of them
+    body = json.dumps({"prompt": "The boat", "stream": True, "n": 2}).encode()
+    came = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return came.pop(0) if len(came) > 1 else came[0]
+
+    async def send(message: dict[str, Any]) -> None:
+        raise OSError("nobody is there")
+
+    scope = {
+        "type": "http", "asgi": {"spec_version": version}, "method": "POST", "path": "/v1/completions", "raw_path": b"",
+        "query_string": b"", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    }  # fmt: skip
+
+    async def asked() -> list[bool]:
+        with contextlib.suppress(Exception):  # what the server logs
+            await build_app(service)(scope, receive, send)
+        return [job.gone.is_set() for job in jobs]
+
+    assert asyncio.run(asked()) == [True, True]
+    service.engine.close()
 
 
 def test_temperature_holds_for_the_servers_own_sampler(raw: httpx.Client, text: TextModel) -> None:
