@@ -300,3 +300,14 @@ def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noq
     if callable(model):
         return CallableDenoiser(model)
     raise TypeError(f"a model must be callable, tokens (B, L) -> logits (B, L, V); got {type(model).__name__}")
+
+
+def steady(denoiser: Denoiser) -> Denoiser:
+    """A denoiser whose calls are many, so that its head is prepared at the first one and rounds alike in all.
+
+    Args:
+        denoiser: changed in place where it has a head.
+    """
+    if isinstance(denoiser, BackboneDenoiser):
+        denoiser._prepacked = PrepackedHead(calls_that_pay=1)
+    return denoiser

@@ -66,7 +66,7 @@ def read_run(content: dict[str, Any], text: TextModel, limits: Limits) -> Run:
     run = Run(
         [token or 0 for token in canvas],
         waits,
-        decoder(body, text, limits.max_states),
+        decoder(body, text, limits),
         body.integer("seed", 0, -(2**62), 2**62),
     )
     body.end()
