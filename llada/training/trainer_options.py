@@ -14,7 +14,7 @@ def check_options(trainer: Trainer) -> None:
     clip: Any = trainer.gradient_clip_val
     if clip is not None and not clip >= 0:
         raise ValueError(f"gradient_clip_val must be above 0, or None for no clipping; got {clip}")
-    for name in ("accumulate_grad_batches", "val_check_interval"):
+    for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
         value: Any = getattr(trainer, name)
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{name} must be above 0; got {value}")

@@ -57,7 +57,7 @@ def test_a_run_without_anything_to_learn_says_so_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"gradient_clip_val": -1.0}, {"accumulate_grad_batches": 0}, {"val_check_interval": 0}]
+    "options", [{"gradient_clip_val": -1.0}, {"accumulate_grad_batches": 0}, {"check_val_every_n_epoch": 0}]
 )
 def test_values_that_the_trainer_does_not_look_at_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(
@@ -113,9 +113,7 @@ def test_resuming_with_other_callbacks_or_parameters(
 
 def test_weights_alone_are_no_place_to_go_on_from(tmp_path: Path) -> None:
     fit(ROWS).save_checkpoint(tmp_path / "run.ckpt", weights_only=True)
-    with pytest.raises(
-        ValueError, match=r"run\.ckpt holds weights alone .* begin with its weights instead"
-    ):
+    with pytest.raises(ValueError, match=r"run\.ckpt holds weights alone .* begin with its weights instead"):
         fit(ROWS, max_steps=3, ckpt_path=tmp_path / "run.ckpt")
 
 
