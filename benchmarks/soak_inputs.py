@@ -5,6 +5,8 @@
     python -m benchmarks.soak_inputs --seed 7 --first 50 --count 50  # the next 50, in another run
     python -m benchmarks.soak_inputs --seed 7 --only 31,44           # these again, with all that they say
 
+The run that begins with input 0 first makes sure that the inputs are good before they are damaged.
+
 An error is clear if the command ends with status 1 or 2 and names the file, the folder or the command that it is
 about, in less than `SECONDS` of computing. A traceback, status 70 (a bug), a line without the name, or more time isn't.
 Some damage can't be seen, such as another digit in a weight, or leaves the input as good as it was: these inputs give a
@@ -34,6 +36,8 @@ from llada.cli import main as llada
 from llada.files.visible import visible
 
 SECONDS = 20
+REPORT = 50
+"""Inputs after which the count so far is told."""
 
 
 class TookTooLong(BaseException):
@@ -137,6 +141,8 @@ def fuzz(
             print(f"{name}, input {number} of seed {seed}, {ended}: {said}", flush=True)
         elif ended == "unclear":
             print(f"{name}, input {number} of seed {seed}: {visible(said)[-400:]}", flush=True)
+        if found.total() % REPORT == 0:  # what is known where a time limit ends this
+            print(f"{dict(found)} up to input {number}", flush=True)
     shutil.rmtree(folder)
     return found
 
@@ -154,7 +160,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     some = [int(number) for number in options.only.split(",") if number]
     numbers = some or range(options.first, options.first + options.count)
-    found = fuzz(numbers, options.seed, options.seconds, tell_all=bool(some), check=not some)
+    first = not some and options.first == 0
+    found = fuzz(numbers, options.seed, options.seconds, tell_all=bool(some), check=first)
     print(
         f"{found.total() - found['unclear']} of {found.total()} inputs gave a clear error ({found['clear']}) or a "
         f"result ({found['result']})"

@@ -155,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         tensors(lambda w: [w.update({n.replace("self_attn", "attn"): w.pop(n)}) for n in list(w)]),
         r"changes model\.layers\.\d\.attn\.\w_proj, which the model hasn't",
     ),
-    "nothing": (tensors(lambda w: [w.pop(n) for n in list(w)]), "changes nothing"),
+    "nothing": (tensors(lambda w: [w.pop(n) for n in list(w)]), "holds no low-rank additions; is it another file"),
     "truncated": (lambda a: (a / "adapter_model.safetensors").write_bytes(b"x"), "damaged or truncated"),
     "no weights": (lambda a: (a / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors; pickled"),
     "no config": (lambda a: (a / "adapter_config.json").unlink(), "there is no file .*adapter_config.json"),
