@@ -121,8 +121,7 @@ def read_checkpoint(
             raise ValueError(f"{where} can't be placed on {map_location}, which isn't there; use 'cpu'") from error
         if "mmap can only be used" in str(error):
             raise ValueError(
-                f"{where} isn't a checkpoint, or its beginning is lost: torch.save writes archives (zip), and this "
-                "isn't one"
+                f"{where} is damaged, or is no checkpoint: torch.save writes archives (zip), and this isn't one"
             ) from error
         raise ValueError(f"{where} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:

@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import json
 import lzma
 import re
 import sys
@@ -118,6 +119,15 @@ def test_blank_files_among_others_are_skipped_and_counted(source, tmp_path, capl
         (tmp_path / f"{number}.txt").write_text("" if number in (0, 4) else '{"text": "x"}\n')
     assert len(list(source(str(tmp_path / "*.txt")))) == 4
     assert re.search(r"skipped 2 of 6 files, which are empty, such as .*0\.txt", caplog.text)
+
+
+@pytest.mark.parametrize(("indent", "program"), [(None, ".[]"), (1, ".[]"), (2, ".")])
+def test_one_document_is_no_json_lines(indent, program, tmp_path):
+    records = [{"text": "a"}, {"text": "b"}]
+    text = json.dumps(records, indent=indent) if program == ".[]" else json.dumps(records[0], indent=indent)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.json, line 1: .*one JSON document; .* jq -c '{re.escape(program)}' "):
+        list(JsonLines(str(tmp_path / "a.json")))
 
 
 @pytest.mark.parametrize(
