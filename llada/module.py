@@ -10,10 +10,12 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, stored_parts
 from llada.checkpoints.loading import Loading
+from llada.checkpoints.resumable import check_resumable
 from llada.data.batch import TokenBatch
 from llada.data.foreign import as_token_batch
 from llada.denoiser import Denoiser, as_denoiser
@@ -205,7 +207,9 @@ class DiffusionLM(Inference, Loading):
         describe_hyperparameters(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another tokenizer than the one that the weights were trained with."""
+        """Refuse to go on from a file that lacks something, or with another tokenizer than the weights' own."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_resumable(checkpoint, self.trainer, self.state_dict())
         tokenizer = getattr(self._datamodule(), "tokenizer", None)
         if tokenizer is not None and PARTS_KEY in checkpoint:
             check_tokenizer(checkpoint, tokenizer, "the checkpoint")

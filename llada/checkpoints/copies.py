@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
@@ -15,7 +16,7 @@ from llada.checkpoints.building import UNDESCRIBED, build
 from llada.checkpoints.changes import differences
 from llada.checkpoints.describe import describe, describe_arguments
 from llada.checkpoints.plausible import check_plausible, made_without_storage
-from llada.checkpoints.signatures import construct, constructor_hints, constructors
+from llada.checkpoints.signatures import construct, constructor_hints
 
 ALONE = ", or set model.undescribed = 'weights' (--undescribed=weights) to keep the weights and make the rest by hand"
 
@@ -39,7 +40,7 @@ def check_describable(model: Any) -> None:
     for name in described.keys() - by_hand:
         make = partial(build, described[name], hints[name], name, cls)
         _check_part(name, getattr(model, name, None), described[name], make, kept)
-    if not by_hand and not kept and any(not c.__module__.startswith("llada.") for c in constructors(cls)):
+    if not by_hand and not kept and not cls.__module__.startswith("llada."):
         _check_whole(model, described, hints)
 
 
@@ -79,17 +80,21 @@ def _check_whole(model: Any, described: dict[str, Any], hints: Mapping[str, Any]
 
 
 def _check_weights(part: nn.Module, again: nn.Module, what: str) -> None:
-    """Compare the names of weights, and which of them are one."""
-    own, others = part.state_dict().keys(), again.state_dict().keys()
-    for name in [name for name in own if name not in others]:
+    """Load the names of weights as a checkpoint would, and compare which of them are one."""
+    names = {name: torch.empty(value.shape, device="meta") for name, value in part.state_dict().items()}
+    try:
+        missing, unexpected = again.load_state_dict(names, strict=False)
+    except (RuntimeError, TypeError, ValueError):  # a way of loading of its own, which needs the values
+        missing, unexpected = [], []
+    for name in unexpected:
         raise ValueError(
             f"a checkpoint of {what} would hold {name}, which its constructor doesn't make, so it couldn't be loaded; "
             f"make it in the constructor{ALONE}"
         )
-    for name in [name for name in others if name not in own]:
+    for name in missing:
         raise ValueError(
             f"a checkpoint of {what} would lack {name}, which its constructor makes, so it couldn't be loaded; take "
-            f"it out in the constructor{ALONE}"
+            f"it out in the constructor, or set strict_loading = False{ALONE}"
         )
     tied, tied_again = _tied(part), _tied(again)
     for names in tied_again - tied:

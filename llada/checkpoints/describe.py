@@ -8,6 +8,7 @@ checkpoint holds these dictionaries instead of pickled objects; on the way back 
 part it fills. A class goes by its public name, so that the file it stands in can be moved.
 """
 
+import enum
 import functools
 import sys
 import types
@@ -44,6 +45,8 @@ def describe(value: Any) -> Any:
         return {"class_path": public_path(_partial_class(value)), "init_args": describe(value.keywords)}
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
         raise ValueError(f"can't describe the function {value}; use a class, or functools.partial of a class")
+    if isinstance(value, enum.Enum):
+        raise ValueError(f"can't describe {value!r}; keep enumerations as text or numbers, such as their name or value")
     if isinstance(value, PurePath):
         raise ValueError(f"can't describe {value!r}; keep paths as text, str(path)")
     return {"class_path": public_path(type(value)), "init_args": _arguments(value)}

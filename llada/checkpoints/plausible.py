@@ -17,6 +17,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from llada.checkpoints.resumable import check_kinds
+
 
 @contextmanager
 def limited(weights: Mapping[str, Any]) -> Iterator[None]:
@@ -86,12 +88,14 @@ def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]
         The model, without values; None if it can't be made there.
 
     Raises:
-        ValueError: if it makes far too many tensors, or one has another shape.
+        ValueError: if it makes far too many tensors, or one has another shape or kind of number.
     """
     model: nn.Module | None = made_without_storage(make)
     if model is None:
         return None
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    check_kinds(weights, own, path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     for name, stored in weights.items():
         if name in shapes and shapes[name] != tuple(stored.shape):
             raise ValueError(

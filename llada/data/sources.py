@@ -173,7 +173,16 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield where, parse_object(line.rstrip(), where)
+            try:
+                record = parse_object(line.rstrip(), where)
+            except ValueError as error:
+                if number == 1 and (line[0] == "[" or line.strip() == "{"):
+                    raise ValueError(
+                        f"{error}. The file seems to be one JSON document; write an object per line, such as by "
+                        f"jq -c '{'.[]' if line[0] == '[' else '.'}' {path}"
+                    ) from error
+                raise
+            yield where, record
 
 
 def _whole(path: Path) -> Iterator[str]:

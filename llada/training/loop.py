@@ -31,6 +31,7 @@ from llada.training.hyperparameters import flat_parts
 from llada.training.norms import total_norm
 from llada.training.parallel import Replicas, replicas
 from llada.training.reports import bytes_per_token, loader_names
+from llada.training.trainer_options import check_options
 from llada.training.window import AccumulationWindow, Totals
 
 
@@ -60,7 +61,12 @@ class TrainingLoop(Callback):
         trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Count from 0, unless the run goes on."""
+        """Count from 0, unless the run goes on.
+
+        Raises:
+            ValueError: if an option of the Trainer has a value that it would stumble over, or ignore.
+        """
+        check_options(trainer)
         self._reports.clear()
         self.guard.open()
         self.window.open()
@@ -256,7 +262,8 @@ class TrainingLoop(Callback):
         """Whether this step is one to log: logging takes a millisecond, which matters in small models."""
         step = trainer.global_step + 1
         last = trainer.is_last_batch or step == trainer.max_steps
-        return self._is_monitored or last or step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self._is_monitored or last or (every > 0 and step % every == 0)
 
 
 def replicas_of(module: LightningModule) -> Replicas:

@@ -139,6 +139,7 @@ def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None 
         if (found := parts[name]) is not None:
             pairs.setdefault(found["path"], {})[found["side"]] = tensor
             embeddings |= {found["path"]} if found["embedding"] else set()
+    _check_complete(config, bool(pairs), bool(whole_ones), folder / WEIGHTS)
     named = _our_names([*whole_ones, *(f"{path}.weight" for path in pairs)], backbone, layout)
     additions = {}
     for path, sides in pairs.items():
@@ -176,6 +177,17 @@ def _check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"{CONFIG} has no field 'peft_type'")
 
 
+def _check_complete(config: dict[str, Any], has_additions: bool, has_whole: bool, file: Path) -> None:
+    """Refuse a file that holds other tensors than an adapter's, or has lost those that were trained as a whole."""
+    if not has_additions:
+        raise ValueError(f"{file} holds no low-rank additions; is it another file?")
+    if config.get("modules_to_save") and not has_whole:
+        raise ValueError(
+            f"{CONFIG} says that {shown(config['modules_to_save'])} were trained as a whole (modules_to_save), but "
+            f"{file} holds no whole matrix; fetch the adapter again"
+        )
+
+
 def _pattern(config: dict[str, Any], kind: str, path: str) -> Any:
     """Rank or scale of a matrix: that of the first expression which its path ends with, or the common one."""
     field = {"rank": "r", "alpha": "lora_alpha"}[kind]
@@ -188,10 +200,10 @@ def _pattern(config: dict[str, Any], kind: str, path: str) -> Any:
             raise ValueError(f"{CONFIG} has the expression {shown(key)} in {kind}_pattern, which is too involved")
         try:
             if re.match(rf"(.*\.)?({key})$", path):
-                return read({key: value}, key)
+                return read({key: value}, key, file=CONFIG)
         except re.error as error:
             raise ValueError(f"{CONFIG} has {shown(key)} in {kind}_pattern, which is no expression: {error}") from error
-    return read(config, field)
+    return read(config, field, file=CONFIG)
 
 
 def _replacements(name: str, stored: Stored, rows: Mapping[str, slice]) -> dict[str, Replacement]:
