@@ -35,6 +35,8 @@ from llada.training.lr_schedulers import WarmupCosine
 
 RECIPES = Path(__file__).parent / "configs/conversion"
 ROWS, LENGTH, SHARE, BLOCK = 16, 64, 0.1, 8
+SEARCHED = {"a2d": (8, 6e-3), "llada2": (8, 6e-3)}
+"""Rows through the network in a step, and rate, where others than those of the rest did better (docs/conversion.md)."""
 NETWORK: dict[str, Any] = {
     "width": 64,
     "num_layers": 2,
@@ -90,7 +92,9 @@ def plans() -> dict[str, Plan]:
         options = settings["backbone"]["init_args"]
         if options.get("block_length") == 32:
             options["block_length"] = BLOCK  # the rows are a quarter as long as those of the configuration
-        rest = {"copies": times, "share": SHARE, "rate": 3e-3, "callbacks": callbacks.get(name, lambda steps: [])}
+        rows, rate = SEARCHED.get(name, (ROWS, 3e-3))
+        rest = {"copies": times, "share": SHARE, "rows": rows, "rate": rate}
+        rest["callbacks"] = callbacks.get(name, lambda steps: [])
         made[name] = Plan(options, _objective(settings["objective"]), **rest)
     made["i_dlm, own text"] = replace(made["i_dlm"], own=0.5)
     return made
@@ -191,7 +195,14 @@ def at_shares(made: dict[str, Plan], shares: Sequence[float]) -> dict[str, Plan]
     return found
 
 
-def main(out: Path, seeds: Sequence[int], tokens: int, rows: int, shares: Sequence[float] = (SHARE,)) -> str:
+def main(
+    out: Path,
+    seeds: Sequence[int],
+    tokens: int,
+    rows: int,
+    shares: Sequence[float] = (SHARE,),
+    models: Sequence[str] | None = None,
+) -> str:
     """Train and measure what isn't there yet, and write the tables.
 
     Args:
@@ -200,15 +211,17 @@ def main(out: Path, seeds: Sequence[int], tokens: int, rows: int, shares: Sequen
         tokens: through the network of a model from scratch.
         rows: of held-out text.
         shares: of those tokens that each conversion gets.
+        models: names of those that are converted; None for all.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = build_data(out)
     data.prepare_data()
     data.setup("fit")
     results: dict[str, list[dict[str, float]]] = {}
+    chosen = {name: plan for name, plan in plans().items() if models is None or plan.share == 1.0 or name in models}
     for seed in seeds:
         start = out / f"next-token-{seed}.pt"
-        for name, plan in at_shares(plans(), shares).items():
+        for name, plan in at_shares(chosen, shares).items():
             file = out / f"{name}-{seed}.json"
             if not file.exists():
                 weights = torch.load(start, weights_only=True) if plan.share < 1.0 else None
@@ -231,6 +244,7 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int, default=800_000, help="through the network of a model from scratch")
     parser.add_argument("--rows", type=int, default=48, help="rows of held-out text")
     parser.add_argument("--shares", type=float, nargs="+", default=[SHARE], help="of those that a conversion gets")
+    parser.add_argument("--models", nargs="+", help="those that are converted; default: all")
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed")
     given = parser.parse_args()
     quick = {"seeds": [0], "tokens": 20_480, "rows": 4} if given.quick else {}
