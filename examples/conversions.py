@@ -35,6 +35,8 @@ from llada.training.lr_schedulers import WarmupCosine
 
 RECIPES = Path(__file__).parent / "configs/conversion"
 ROWS, LENGTH, SHARE, BLOCK = 16, 64, 0.1, 8
+SEARCHED = {"a2d": (8, 6e-3), "llada2": (8, 6e-3)}
+"""Rows through the network in a step, and rate, where others than those of the rest did better (docs/conversion.md)."""
 NETWORK: dict[str, Any] = {
     "width": 64,
     "num_layers": 2,
@@ -55,6 +57,7 @@ class Plan:
         objective: what is minimised.
         copies: how often a row goes through the network in a step; a batch has so many fewer rows.
         share: of the tokens of a model from scratch.
+        rows: through the network in a step.
         rate: peak learning rate.
         callbacks: of the training, made from the number of steps.
         own: share of the rows that the next-token model continues itself.
@@ -64,6 +67,7 @@ class Plan:
     objective: Objective
     copies: int = 1
     share: float = 1.0
+    rows: int = ROWS
     rate: float = 5e-3
     callbacks: Any = lambda steps: []
     own: float = 0.0
@@ -88,7 +92,9 @@ def plans() -> dict[str, Plan]:
         options = settings["backbone"]["init_args"]
         if options.get("block_length") == 32:
             options["block_length"] = BLOCK  # the rows are a quarter as long as those of the configuration
-        rest = {"copies": times, "share": SHARE, "rate": 3e-3, "callbacks": callbacks.get(name, lambda steps: [])}
+        rows, rate = SEARCHED.get(name, (ROWS, 3e-3))
+        rest = {"copies": times, "share": SHARE, "rows": rows, "rate": rate}
+        rest["callbacks"] = callbacks.get(name, lambda steps: [])
         made[name] = Plan(options, _objective(settings["objective"]), **rest)
     made["i_dlm, own text"] = replace(made["i_dlm"], own=0.5)
     return made
@@ -122,12 +128,12 @@ def build_data(folder: Path) -> TextDataModule:
 def train(plan: Plan, data: TextDataModule, seed: int, tokens: int, start: dict[str, Any] | None) -> DiffusionLM:
     """Train a model, from the weights of the next-token model if they are given."""
     seed_everything(seed, verbose=False)
-    steps = max(2, int(tokens * plan.share / (ROWS * LENGTH)))
+    steps = max(2, int(tokens * plan.share / (plan.rows * LENGTH)))
     model = _model(plan, data, seed, steps)
     callbacks: list[Callback] = [*plan.callbacks(steps)] if start else [UnigramBias()]
     if start:
         model.load_state_dict(fitting(start, centred=not (model.backbone.causal or model.backbone.block_length)))
-    data.batch_size = ROWS // plan.copies
+    data.batch_size = plan.rows // plan.copies
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -177,7 +183,26 @@ def fitting(weights: dict[str, Any], *, centred: bool) -> dict[str, Any]:
     return {name: moved(value) if name.endswith("convolution.taps") else value for name, value in weights.items()}
 
 
-def main(out: Path, seeds: Sequence[int], tokens: int, rows: int) -> str:
+def at_shares(made: dict[str, Plan], shares: Sequence[float]) -> dict[str, Plan]:
+    """The same models, and the converted ones once for each share of the tokens."""
+    found: dict[str, Plan] = {}
+    for name, plan in made.items():
+        if plan.share == 1.0:
+            found[name] = plan
+            continue
+        for share in shares:
+            found[name if share == SHARE else f"{name}, {share:.0%}"] = replace(plan, share=share)
+    return found
+
+
+def main(
+    out: Path,
+    seeds: Sequence[int],
+    tokens: int,
+    rows: int,
+    shares: Sequence[float] = (SHARE,),
+    models: Sequence[str] | None = None,
+) -> str:
     """Train and measure what isn't there yet, and write the tables.
 
     Args:
@@ -185,15 +210,18 @@ def main(out: Path, seeds: Sequence[int], tokens: int, rows: int) -> str:
         seeds: one run of everything for each.
         tokens: through the network of a model from scratch.
         rows: of held-out text.
+        shares: of those tokens that each conversion gets.
+        models: names of those that are converted; None for all.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = build_data(out)
     data.prepare_data()
     data.setup("fit")
     results: dict[str, list[dict[str, float]]] = {}
+    chosen = {name: plan for name, plan in plans().items() if models is None or plan.share == 1.0 or name in models}
     for seed in seeds:
         start = out / f"next-token-{seed}.pt"
-        for name, plan in plans().items():
+        for name, plan in at_shares(chosen, shares).items():
             file = out / f"{name}-{seed}.json"
             if not file.exists():
                 weights = torch.load(start, weights_only=True) if plan.share < 1.0 else None
@@ -215,7 +243,11 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of everything for each")
     parser.add_argument("--tokens", type=int, default=800_000, help="through the network of a model from scratch")
     parser.add_argument("--rows", type=int, default=48, help="rows of held-out text")
+    parser.add_argument("--shares", type=float, nargs="+", default=[SHARE], help="of those that a conversion gets")
+    parser.add_argument("--models", nargs="+", help="those that are converted; default: all")
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed")
     given = parser.parse_args()
     quick = {"seeds": [0], "tokens": 20_480, "rows": 4} if given.quick else {}
-    main(given.out, **{"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, **quick})
+    main(
+        given.out, **{"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, "shares": given.shares, **quick}
+    )

@@ -90,10 +90,9 @@ class Attention(RotaryAttention):
 
     @override
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        each = (-1, self.head_dim)  # (B, L, H * d) -> (B, H, L, d)
-        q, k, v = (
-            project(x).unflatten(-1, each).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        shape = (*x.shape[:2], -1, self.head_dim)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (project(x).reshape(shape).transpose(1, 2) for project in projections)
         return self.q_norm(q), self.k_norm(k), v
 
 

@@ -45,10 +45,9 @@ def rotation(positions: Tensor, rotary_dim: int, theta: float, dtype: torch.dtyp
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Rotate queries or keys, (B, H, L, d); computed in the rotation's dtype, returned in that of ``x``."""
     size = by.cos.shape[-1]
-    turned, rest = x.split((size, x.shape[-1] - size), dim=-1)
+    turned, rest = (x, None) if size == x.shape[-1] else x.split((size, x.shape[-1] - size), dim=-1)
     turned = turned.to(by.cos.dtype)
-    a, b = turned.chunk(2, dim=-1)
-    # Two products of the whole and one sum, the latter two in place: of small passes each operation counts.
-    others = torch.cat((b, a), dim=-1).mul_(by.sin)
+    # Few operations, two of them in place: of the small passes of decoding each one counts.
+    others = turned.roll(size // 2, -1).mul_(by.sin)
     rotated = (turned * by.cos).add_(others).to(x.dtype)
-    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
+    return rotated if rest is None else torch.cat((rotated, rest), dim=-1)
