@@ -44,9 +44,9 @@ class Setting:
     layers: int = 3
     fine_tuning: int = 200
     enough: float = 0.1
-    steps: int = 850
+    steps: int = 1200
     learning_rate: float = 5e-4
-    prompts: int = 32
+    prompts: int = 64
     group: int = 8
     threshold: float | None = None
     least: int = 6
@@ -66,7 +66,7 @@ class Setting:
 
 
 FULL = Setting()
-QUICK = Setting(width=32, layers=2, enough=0.2, steps=100, learning_rate=1e-3, least=3, most=4, judged=500)
+QUICK = Setting(width=32, layers=2, enough=0.2, steps=100, learning_rate=1e-3, least=3, most=4, judged=500, prompts=32)
 
 
 def judge(model: DiffusionLM, held_out: Tensor, setting: Setting) -> tuple[float, float]:

@@ -353,8 +353,9 @@ def test_rewards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest
     example = load("rewards", monkeypatch)
     every = example.grids()
     assert len({tuple(grid) for grid in every.tolist()}) == 288
-    assert bool(example.solved(every).all())
-    assert not bool(example.solved(every.roll(1, 1)).any())
+    solved = load("sudoku", monkeypatch).solved
+    assert bool(solved(every).all())
+    assert not bool(solved(every.roll(1, 1)).any())
     setting = example.Setting(width=16, layers=1, fine_tuning=2, steps=2, least=2, most=2, judged=50)
     empty = example.start(0, every[:200], setting).backbone(torch.full((1, 16), example.MASK))
     assert float(empty.std(1).max()) > 0.01  # cells are told apart by their places, of which a rotation knows nothing
@@ -366,6 +367,10 @@ def test_rewards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest
     assert line.rpartition("|")[0].rpartition("|")[0] in capsys.readouterr().out
     with pytest.raises(SystemExit, match="of another setting"):
         example.main(tmp_path, methods=("trajectory",))
+    for after, status in ((0.9, 0), (0.54, 1), (0.1, 1)):  # well above, within three errors, the wrong way
+        shown = {"before": (0.5, 0.01), "after": (after, 0.01), "seconds": 1.0}
+        monkeypatch.setattr(example, "run", lambda *_, shown=shown: shown)
+        assert example.main(tmp_path, methods=("trajectory",), quick=True) == status
 
 
 def test_the_reading_order_leaves_nothing_out() -> None:

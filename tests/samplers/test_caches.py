@@ -203,7 +203,7 @@ def test_what_each_policy_computes() -> None:
         assert counted.tokens == counts, policy
 
 
-def test_equal_rows_are_computed_once() -> None:
+def test_equal_rows_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers to the same prompts, padded and with levels: values and gradients are those of all rows."""
     tokens, mask = batch()
     tokens, mask = tokens.repeat_interleave(3, 0), mask.repeat_interleave(3, 0)
@@ -224,6 +224,9 @@ def test_equal_rows_are_computed_once() -> None:
         for mine, plain in zip(found[1], found[0], strict=True):
             torch.testing.assert_close(mine, plain)
     assert seen == [9, 5] * 3
+    monkeypatch.setattr("llada.samplers.caches.distinct._digest", lambda column: column.new_zeros(len(column)))
+    again = DistinctRows().open(as_denoiser(model), columns[:, 0], tokens.shape[1], {})
+    torch.testing.assert_close(again.logits(tokens, None, attention_mask=mask), model(tokens, attention_mask=mask))
     levels = torch.tensor([0.5, 0.5, 0.2])
     told = DistinctRows().open(as_denoiser(lambda t, sigma: t + sigma[:, None]), levels, 1, {})
     assert told.logits(torch.ones(3, 1), sigma=levels).flatten().tolist() == pytest.approx([1.5, 1.5, 1.2])

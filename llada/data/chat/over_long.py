@@ -161,6 +161,8 @@ class Account:
         left_out: rows that there are not: over-long ones, and with `DropChat` those beside them.
         empty: rows whose answer says nothing.
         first_empty: where the first of these stands.
+        equal: pairs whose answers are the same.
+        first_equal: where the first of these stands.
         kind: the word for what is counted.
     """
 
@@ -170,6 +172,8 @@ class Account:
     left_out: int = 0
     empty: int = 0
     first_empty: str = ""
+    equal: int = 0
+    first_equal: str = ""
     kind: str = "rows"
 
     def warnings(self, max_length: int, policy: OverLong) -> list[str]:
@@ -183,6 +187,11 @@ class Account:
             said.append(
                 f"{self.empty} of {self.rows} answers say nothing, the first one at {self.first_empty}; a model learns "
                 "from them to end at once"
+            )
+        if self.equal:
+            said.append(
+                f"{self.equal} of {self.rows} {self.kind} have two equal answers, the first one at {self.first_equal}; "
+                "nothing but noise can be learnt from them"
             )
         return said
 

@@ -240,6 +240,9 @@ class PreferenceDataModule(AnswerDataModule[Preference]):
         fitted = fit_answers(rows, turns, write, self.over_long, self.max_length)
         is_long = max(map(size, rows)) > self.max_length
         account.rows += 1
+        if fitted is not None and fitted[0].answer == fitted[1].answer:
+            account.equal += 1
+            account.first_equal = account.first_equal or pair.where
         account.over_long += is_long
         account.left_out += fitted is None
         account.fitted += is_long and fitted is not None

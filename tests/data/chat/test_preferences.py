@@ -177,3 +177,16 @@ def test_canvases_are_made_of_the_chosen_answers(tokenizer: SentencePieceTokeniz
         made = data(tokenizer, tmp_path, packing=packing, test_source=test_source)
         (canvas,) = list(made.predict_dataloader())
         assert int((canvas["tokens"] == made.mask_token_id).sum()) == len(tokenizer.encode("red")) + 1
+
+
+def test_equal_answers_are_told(
+    tokenizer: SentencePieceTokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "equal.jsonl"
+    equal = {"prompt": "a boat", "chosen": "red", "rejected": "red"}
+    path.write_text("\n".join(json.dumps(record) for record in [RECORDS[0], equal, equal]), encoding="utf-8")
+    PreferenceDataModule(
+        PreferencePairs(JsonLines(str(path))), tokenizer, 40, 1, val_fraction=0.0, cache_folder=str(tmp_path / "cache")
+    ).prepare_data()
+    assert "2 of 3 pairs have two equal answers, the first one at" in caplog.text
+    assert "equal.jsonl, line 2" in caplog.text

@@ -1,0 +1,52 @@
+"""The picture of rewards.py: puzzles solved in training against processor time, for the runs that were kept.
+
+    python examples/rewards_picture.py runs/sudoku --out sudoku.png
+
+A line is a run; its two marks are the shares of held-out puzzles before and after, with three standard errors.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+COLORS = {"trajectory": "C0", "diffu_grpo": "C1"}
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """Write the picture.
+
+    Args:
+        runs: as `rewards.run` keeps them.
+        path: of the picture.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for run in runs:
+        color = COLORS.get(run["method"], "C2")
+        _, shares, seconds = zip(*run["curve"], strict=True)
+        label = f"{run['method']}, seed {run['seed']}, {run['setting']['steps']} steps"
+        axes.plot([each / 60 for each in seconds], shares, color=color, alpha=0.7, label=label)
+        for at, (share, error) in ((0.0, run["before"]), (run["seconds"] / 60, run["after"])):
+            axes.errorbar(at, share, 3 * error, fmt="o", color=color, capsize=3)
+    axes.axhline(0.95, color="0.5", linestyle="--", linewidth=1)
+    axes.set(xlabel="processor minutes of learning from rewards", ylabel="share of puzzles solved", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="--folder of rewards.py; one or several")
+    parser.add_argument("--out", type=Path, default=Path("sudoku.png"), help="the picture")
+    given = parser.parse_args()
+    files = [file for folder in given.folders for file in sorted(folder.glob("*.json"))]
+    if not files:
+        raise SystemExit(f"no runs are kept in {', '.join(map(str, given.folders))}; begin with examples/rewards.py")
+    draw([json.loads(file.read_text(encoding="utf-8")) for file in files], given.out)
