@@ -147,7 +147,8 @@ class Engine:
 
         No function waits for a job that waits for room, and one is called between two rounds at most.
         """
-        free = self.batch_size - sum(len(each.jobs) for each in [*self._rows, *self._groups])
+        at_work = (len(jobs) for jobs in (*(row.jobs for row in self._rows), *(group.jobs for group in self._groups)))
+        free = self.batch_size - sum(at_work)
         functions: list[Callable[[], None]] = []
         jobs: list[Job] = []
         rest: deque[Job | Callable[[], None]] = deque()
