@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from llada.data.sources import DocumentSource, RecordSource, text_field
 from llada.files.json_object import parse_object
 
+LEARNING = frozenset({"weight", "train", "training", "trainable", "loss"})
+"""Entries by which data sets say whether, or how much, a message is learned."""
 USER, ASSISTANT = "user", "assistant"
 Content = str | list[dict[str, Any]] | None
 """What a message says: text, parts such as ``{"type": "text", "text": "Hi"}``, or None beside a call of a tool."""
@@ -153,7 +155,8 @@ def read_messages(
     """
     entries = record.get(field)
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{where}: field {field!r} must be a list with at least one message")
+        other = "; 'conversations' are read by llada.data.ShareGPT" if "conversations" in record else ""
+        raise ValueError(f"{where}: field {field!r} must be a list with at least one message{other}")
     return [_message(entry, where, ignore_fields) for entry in entries]
 
 
@@ -190,12 +193,30 @@ def _message(entry: object, where: str, ignore_fields: Collection[str]) -> Messa
         raise ValueError(f"{where}: a message must be an object with 'role' and 'content'; got {type(entry).__name__}")
     role = text_field(entry, "role", where)
     fields = {name: value for name, value in entry.items() if name not in ("role", "content", *ignore_fields)}
+    fields = _without_learning(fields, role, where)
     content = entry.get("content")
     if isinstance(content, list) and content:
         return Message(role, _parts(content, where), fields)
     if content is None and any(fields.values()):  # as OpenAI writes a message that only calls a tool
         return Message(role, None, fields)
     return Message(role, text_field(entry, "content", where), fields)
+
+
+def _without_learning(fields: dict[str, Any], role: str, where: str) -> dict[str, Any]:
+    """Leave out what says that an answer is learned, as all are, and that a question isn't.
+
+    Raises:
+        ValueError: where an answer is to count otherwise.
+    """
+    for name in LEARNING & fields.keys():
+        value = fields[name]
+        if role == ASSISTANT and value is not None and value != 1:
+            raise ValueError(
+                f"{where}: an answer has {name}={value!r}, but all answers of a chat are learned alike; leave out such "
+                f"chats, or the field with ignore_fields=[{name!r}]"
+            )
+    plain = {name for name in LEARNING & fields.keys() if role == ASSISTANT or not fields[name]}
+    return {name: value for name, value in fields.items() if name not in plain}
 
 
 def _parts(content: list[Any], where: str) -> list[dict[str, Any]]:
