@@ -37,6 +37,7 @@ from llada.process import MaskingProcess
 from llada.samplers import Blocks, Quota, UnmaskingSampler
 
 PROMPT, NEW, BLOCK, ANSWER, SAMPLES, EPSILON = 192, 64, 32, 32, 16, 1e-3
+TRAINING = "training step"
 MOST_WORDS = 64_000
 """Of the vocabularies at which MDLM's sampling is timed, which takes minutes for one text otherwise."""
 
@@ -175,25 +176,32 @@ def likelihood(checkout: Path, problem: Problem) -> Pair:
     return theirs, lambda: float(estimator(model, process, [prompt], [answer]).log_likelihood), difference
 
 
+def makers(peers: Path, problem: Problem) -> dict[str, Callable[[], Pair]]:
+    """What makes the two sides of each line, by its name; a line begins with a training step's name if it is one."""
+    lines: dict[str, Callable[[], Pair]] = {}
+    if (peers / "LLaDA").is_dir():
+        lines["LLaDA generate"] = lambda: decoding(peers / "LLaDA", problem)
+        lines["LLaDA get_log_likelihood"] = lambda: likelihood(peers / "LLaDA", problem)
+    if (peers / "mdlm").is_dir() and problem.model.vocab_size <= MOST_WORDS:
+        lines["MDLM _sample, 128 steps"] = lambda: peers_mdlm.sampling(peers / "mdlm", problem)
+    lines[f"{TRAINING}, LLaDA's published loss"] = lambda: published_loss(problem)
+    if (peers / "dllm").is_dir():
+        lines[f"{TRAINING}, dLLM compute_loss"] = lambda: dllm_loss(peers / "dllm", problem)
+    if (peers / "mdlm").is_dir():
+        lines[f"{TRAINING}, MDLM _loss"] = lambda: peers_mdlm.loss(peers / "mdlm", problem)
+    return lines
+
+
 def measure(peers: Path, vocab_size: int, given: Any) -> list[Row]:
     """The lines of one vocabulary."""
-    problem, pairs = problem_of(vocab_size, given.width, given.layers), {}
-    steps: dict[str, Callable[[], Pair]] = {"LLaDA's published loss": lambda: published_loss(problem)}
-    if (peers / "dllm").is_dir():
-        steps["dLLM compute_loss"] = lambda: dllm_loss(peers / "dllm", problem)
-    if (peers / "LLaDA").is_dir():
-        pairs["LLaDA generate"] = decoding(peers / "LLaDA", problem)
-        pairs["LLaDA get_log_likelihood"] = likelihood(peers / "LLaDA", problem)
-    if (peers / "mdlm").is_dir():
-        steps["MDLM _loss"] = lambda: peers_mdlm.loss(peers / "mdlm", problem)
-        if vocab_size <= MOST_WORDS:
-            pairs["MDLM _sample, 128 steps"] = peers_mdlm.sampling(peers / "mdlm", problem)
-    for name, make in steps.items():
+    problem, rows = problem_of(vocab_size, given.width, given.layers), []
+    for name, make in makers(peers, problem).items():
+        if given.only and not any(word in name for word in given.only):
+            continue
         theirs, ours, difference = make()
-        pairs[f"training step, {name}"] = stepper(problem, theirs), stepper(problem, ours), difference
-    rows = []
-    for name, (theirs, ours, difference) in pairs.items():
-        problem.model.train(name.startswith("training"))
+        if name.startswith(TRAINING):
+            theirs, ours = stepper(problem, theirs), stepper(problem, ours)
+        problem.model.train(name.startswith(TRAINING))
         times = interleave({"theirs": theirs, "ours": ours}, given.rounds)
         ratio = times["theirs"][0] / times["ours"][0]
         seconds = {"cpu s": times["ours"][0], "their cpu s": times["theirs"][0], "cpu ratio": ratio}
@@ -221,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> Result:
     parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 126_464])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--only", nargs="+", help="lines with one of these in their names; default: all")
     given: Any = parse(parser, arguments)
     folder = os.environ.get("PEERS")
     if not folder or not Path(folder).is_dir():
