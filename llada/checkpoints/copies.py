@@ -81,9 +81,9 @@ def _check_whole(model: Any, described: dict[str, Any], hints: Mapping[str, Any]
 
 def _check_weights(part: nn.Module, again: nn.Module, what: str) -> None:
     """Load the names of weights as a checkpoint would, and compare which of them are one."""
-    names = {name: torch.empty(value.shape, device="meta") for name, value in part.state_dict().items()}
+    empty = {name: torch.empty(value.shape, device="meta") for name, value in part.state_dict().items()}
     try:
-        missing, unexpected = again.load_state_dict(names, strict=False)
+        missing, unexpected = again.load_state_dict(empty, strict=False)
     except (RuntimeError, TypeError, ValueError):  # a way of loading of its own, which needs the values
         missing, unexpected = [], []
     for name in unexpected:

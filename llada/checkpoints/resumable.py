@@ -70,5 +70,5 @@ def _optimizers(value: Any) -> bool:
 
 def _is_place(loops: Any, trainer: Trainer) -> bool:
     """Whether all counters of this version's loop are there."""
-    place = loops.get("fit_loop") if _mapping(loops) else None
+    place: Any = loops.get("fit_loop") if _mapping(loops) else None
     return _mapping(place) and all(_mapping(place.get(name)) for name in trainer.fit_loop.state_dict())
