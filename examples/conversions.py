@@ -35,8 +35,6 @@ from llada.training.lr_schedulers import WarmupCosine
 
 RECIPES = Path(__file__).parent / "configs/conversion"
 ROWS, LENGTH, SHARE, BLOCK = 16, 64, 0.1, 8
-SEARCHED = {"a2d": (8, 6e-3), "llada2": (8, 6e-3)}
-"""Rows through the network in a step, and rate, where others than those of the rest did better (docs/conversion.md)."""
 NETWORK: dict[str, Any] = {
     "width": 64,
     "num_layers": 2,
@@ -92,9 +90,7 @@ def plans() -> dict[str, Plan]:
         options = settings["backbone"]["init_args"]
         if options.get("block_length") == 32:
             options["block_length"] = BLOCK  # the rows are a quarter as long as those of the configuration
-        rows, rate = SEARCHED.get(name, (ROWS, 3e-3))
-        rest = {"copies": times, "share": SHARE, "rows": rows, "rate": rate}
-        rest["callbacks"] = callbacks.get(name, lambda steps: [])
+        rest = {"copies": times, "share": SHARE, "rate": 3e-3, "callbacks": callbacks.get(name, lambda steps: [])}
         made[name] = Plan(options, _objective(settings["objective"]), **rest)
     made["i_dlm, own text"] = replace(made["i_dlm"], own=0.5)
     return made
@@ -183,26 +179,36 @@ def fitting(weights: dict[str, Any], *, centred: bool) -> dict[str, Any]:
     return {name: moved(value) if name.endswith("convolution.taps") else value for name, value in weights.items()}
 
 
-def at_shares(made: dict[str, Plan], shares: Sequence[float]) -> dict[str, Plan]:
-    """The same models, and the converted ones once for each share of the tokens."""
-    found: dict[str, Plan] = {}
-    for name, plan in made.items():
-        if plan.share == 1.0:
-            found[name] = plan
-            continue
-        for share in shares:
-            found[name if share == SHARE else f"{name}, {share:.0%}"] = replace(plan, share=share)
-    return found
+@dataclass
+class Asked:
+    """Other conversions than those of `plans`.
+
+    Args:
+        shares: of the tokens that each gets.
+        models: names of those that are converted; None for all.
+        step_rows: rows through the network in a step; None for the plan's.
+        rate: peak learning rate; None for the plan's.
+    """
+
+    shares: Sequence[float] = (SHARE,)
+    models: Sequence[str] | None = None
+    step_rows: int | None = None
+    rate: float | None = None
+
+    def of(self, made: dict[str, Plan]) -> dict[str, Plan]:
+        """The models from scratch, and the converted ones once for each share."""
+        found: dict[str, Plan] = {}
+        for name, plan in made.items():
+            if plan.share == 1.0:
+                found[name] = plan
+            elif self.models is None or name in self.models:
+                other = replace(plan, rows=self.step_rows or plan.rows, rate=self.rate or plan.rate)
+                for share in self.shares:
+                    found[name if share == SHARE else f"{name}, {share:.0%}"] = replace(other, share=share)
+        return found
 
 
-def main(
-    out: Path,
-    seeds: Sequence[int],
-    tokens: int,
-    rows: int,
-    shares: Sequence[float] = (SHARE,),
-    models: Sequence[str] | None = None,
-) -> str:
+def main(out: Path, seeds: Sequence[int], tokens: int, rows: int, asked: Asked = Asked()) -> str:  # noqa: B008
     """Train and measure what isn't there yet, and write the tables.
 
     Args:
@@ -210,18 +216,16 @@ def main(
         seeds: one run of everything for each.
         tokens: through the network of a model from scratch.
         rows: of held-out text.
-        shares: of those tokens that each conversion gets.
-        models: names of those that are converted; None for all.
+        asked: which conversions.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = build_data(out)
     data.prepare_data()
     data.setup("fit")
     results: dict[str, list[dict[str, float]]] = {}
-    chosen = {name: plan for name, plan in plans().items() if models is None or plan.share == 1.0 or name in models}
     for seed in seeds:
         start = out / f"next-token-{seed}.pt"
-        for name, plan in at_shares(chosen, shares).items():
+        for name, plan in asked.of(plans()).items():
             file = out / f"{name}-{seed}.json"
             if not file.exists():
                 weights = torch.load(start, weights_only=True) if plan.share < 1.0 else None
@@ -245,9 +249,11 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=48, help="rows of held-out text")
     parser.add_argument("--shares", type=float, nargs="+", default=[SHARE], help="of those that a conversion gets")
     parser.add_argument("--models", nargs="+", help="those that are converted; default: all")
+    parser.add_argument("--step_rows", type=int, help="rows through the network in a step of a conversion")
+    parser.add_argument("--rate", type=float, help="peak learning rate of a conversion")
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed")
     given = parser.parse_args()
     quick = {"seeds": [0], "tokens": 20_480, "rows": 4} if given.quick else {}
-    main(
-        given.out, **{"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, "shares": given.shares, **quick}
-    )
+    asked = Asked(given.shares, given.models, given.step_rows, given.rate)
+    sizes = {"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, **quick}
+    main(given.out, **sizes, asked=asked)

@@ -313,9 +313,11 @@ def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None
     moved = example.fitting({"blocks.0.convolution.taps": taps}, centred=True)["blocks.0.convolution.taps"]
     assert torch.equal(moved, torch.cat([taps[2:], torch.zeros(2, 2)]))  # offsets -2 .. 0 keep theirs
 
-    shared = example.at_shares(plans, [0.1, 0.25])
+    shared = example.Asked([0.1, 0.25], ["a2d", "llada2"], step_rows=8).of(plans)
     assert (shared["a2d"].share, shared["a2d, 25%"].share, shared["scratch, blocks"].share) == (0.1, 0.25, 1.0)
-    assert len(shared) == 3 + 2 * 6
+    assert (shared["a2d, 25%"].rows, shared["a2d, 25%"].rate, shared["scratch, blocks"].rows) == (8, 3e-3, 16)
+    assert len(shared) == 3 + 2 * 2
+    assert example.Asked().of(plans) == plans
 
     runs = {"scratch, whole rows": (2.0, 2.2), "a2d": (2.1, 2.1), "a2d, 25%": (1.9, 2.1)}
     results = {name: [{"bound": value, "exact": value} for value in values] for name, values in runs.items()}
