@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from llada.arguments import accepted, names
 from llada.heads.cross_entropy import chunked_nll, nll
-from llada.heads.frame import with_whole_head
+from llada.heads.frame import framed
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
@@ -204,11 +204,8 @@ class BackboneDenoiser(Denoiser):
     def token_nll(
         self, tokens: Tensor, targets: Tensor, where: Tensor, *, suppressed: int | None = None, **model_kwargs: Any
     ) -> Tensor:
-        return with_whole_head(
-            self.backbone.head,
-            lambda head, hidden: chunked_nll(head, hidden, chosen(targets, where), suppressed),
-            self._hidden(tokens, where, model_kwargs),
-        )
+        head, hidden = self.backbone.head, self._hidden(tokens, where, model_kwargs)
+        return framed(chunked_nll, head)(head, hidden, chosen(targets, where), suppressed)
 
     @override
     def weighted_nll(
@@ -221,11 +218,8 @@ class BackboneDenoiser(Denoiser):
         suppressed: int | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        return with_whole_head(
-            self.backbone.head,
-            lambda head, hidden: self.head_loss(head, hidden, chosen(targets, where), weights, suppressed),
-            self._hidden(tokens, where, model_kwargs),
-        )
+        head, hidden = self.backbone.head, self._hidden(tokens, where, model_kwargs)
+        return framed(self.head_loss, head)(head, hidden, chosen(targets, where), weights, suppressed)
 
     @override
     def _divergence(
@@ -237,13 +231,9 @@ class BackboneDenoiser(Denoiser):
         cross_entropy: bool,
         model_kwargs: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        return with_whole_head(
-            self.backbone.head,
-            lambda head, hidden: self.head_loss.interpolated(
-                head, hidden, noised, weights, cross_entropy=cross_entropy
-            ),
-            self._hidden(tokens, where, model_kwargs),
-        )
+        head, hidden = self.backbone.head, self._hidden(tokens, where, model_kwargs)
+        loss = framed(self.head_loss.interpolated, head)
+        return loss(head, hidden, noised, weights, cross_entropy=cross_entropy)
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
         arguments = accepted(self.backbone.hidden, type(self.backbone).__name__, model_kwargs)

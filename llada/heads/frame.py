@@ -8,21 +8,25 @@ head. For every other head the frame is nothing.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch import Tensor
-
 T = TypeVar("T")
 FRAME = "with_whole_parameters"
 """Name of the method of a head that has to gather its parameters: a computation and its input -> the result."""
 
 
-def with_whole_head(head: Any, compute: Callable[[Any, Tensor], T], hidden: Tensor) -> T:
-    """``compute(head, hidden)``, with the head's parameters whole in it and in its backward pass.
+def framed(compute: Callable[..., T], head: Any) -> Callable[..., T]:
+    """A computation, with a head's parameters whole in it and in its backward pass; for most heads as it is.
 
     Args:
+        compute: gets a head to call or to read as often as it likes, which it must not keep; what the head reads,
+            (N, D); and whatever else it is given. Its result is a tensor, or a tuple with tensors.
         head: any head.
-        compute: gets a head to call or to read, as often as it likes, and must not keep it. Its result is a tensor, or
-            a tuple with tensors.
-        hidden: (N, D), what the head reads.
     """
     frame = getattr(head, FRAME, None)
-    return compute(head, hidden) if frame is None else frame(compute, hidden)
+    if frame is None:
+        return compute
+
+    def gathered(_: Any, hidden: Any, *others: Any, **named: Any) -> T:
+        result: T = frame(lambda whole, x: compute(whole, x, *others, **named), hidden)
+        return result
+
+    return gathered

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.certainty import certainty_loss
-from llada.heads.frame import with_whole_head
+from llada.heads.frame import framed
 from llada.objectives.design import MASKS, TIMES, Design, Draw, conditioning
 from llada.objectives.distillation import features
 from llada.objectives.normaliser import Normaliser, PerScored
@@ -147,7 +147,7 @@ class CertaintyForcing(Objective):
             certainty=self.certainty,
             temperature=self.temperature,
         )
-        found = with_whole_head(head, loss, hidden)
+        found = framed(loss, head)(head, hidden)
         nll = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
         nll[draw.scored] = found.nll.double()
         rows = len(draw.x_0) // draw.copies

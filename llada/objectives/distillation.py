@@ -19,7 +19,7 @@ from typing_extensions import override
 from llada.arguments import accepted
 from llada.denoiser import BackboneDenoiser, Denoiser, as_denoiser
 from llada.heads.cross_entropy import Head
-from llada.heads.frame import with_whole_head
+from llada.heads.frame import framed
 from llada.heads.soft_targets import Divergence, Targets, soft_target_loss
 from llada.objectives.design import Draw
 from llada.objectives.normaliser import Normaliser
@@ -83,7 +83,7 @@ class Distillation(Objective):
                 head = FirstColumns(head, process.num_tokens)
             return soft_target_loss(head, hidden, lesson.targets, weights, labels, process.suppressed)
 
-        found = with_whole_head(head, loss, hidden)
+        found = framed(loss, head)(head, hidden)
         nll = placed(found.nll.double(), draw.scored)
         return ObjectiveOutput(
             numerator=found.total,
