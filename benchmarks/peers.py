@@ -1,17 +1,18 @@
 """Against the code of others, as they publish it.
 
-Needs a folder with checkouts, `PEERS=FOLDER python -m benchmarks.peers`: `LLaDA` (github.com/ML-GSAI/LLaDA) and `dllm`
-(github.com/ZHZisZZ/dllm); one that isn't there is left out. Their functions are loaded from their files and called
-unchanged, on this library's network, so the ratios say what the work around the network costs: `generate` and
-`get_log_likelihood` of LLaDA, and `compute_loss` of dLLM's `MDLMTrainer`, without its Trainer and meter. "LLaDA's
-published loss" is the formula of its guidelines, which takes the masked rows of all logits before the cross-entropy.
-Before anything is timed, tokens must be equal, and losses and likelihoods of the same masks to 1e-5 of their size.
+Needs a folder with checkouts, `PEERS=FOLDER python -m benchmarks.peers`: `LLaDA` (github.com/ML-GSAI/LLaDA), `dllm`
+(github.com/ZHZisZZ/dllm) and `mdlm` (github.com/kuleshov-group/mdlm); one that isn't there is left out. Their functions
+are loaded from their files and called unchanged, on this library's network, so the ratios say what the work around the
+network costs: `generate` and `get_log_likelihood` of LLaDA; `compute_loss` of dLLM's `MDLMTrainer`, without its Trainer
+and meter; `_loss` and `_sample` (with its cache, 128 steps, 2 x 128 tokens, vocabularies of up to 64,000) of MDLM's
+`Diffusion`. "LLaDA's published loss" is the formula of its guidelines, which takes the masked rows of all logits before
+the cross-entropy. Before anything is timed, tokens must be equal, losses and likelihoods of the same masks to 1e-5 of
+their size, and the laws of 2,000 sampled texts of 3 tokens within 4 standard deviations of chi-square, which then are
+the "difference".
 Width 256, 6 layers, float32, unless the command says otherwise; a training step is that of the page on training steps.
-MDLM isn't among them: its code needs flash-attn, hydra, omegaconf and timm.
 """
 
 import importlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -24,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import peers_mdlm
+from benchmarks.peers_loading import Pair, loaded
 from benchmarks.results import Plot, Result, Row, finish, must_equal, options, parse
 from benchmarks.timing import interleave
 from benchmarks.train_step import Problem, stepper
@@ -34,9 +37,9 @@ from llada.process import MaskingProcess
 from llada.samplers import Blocks, Quota, UnmaskingSampler
 
 PROMPT, NEW, BLOCK, ANSWER, SAMPLES, EPSILON = 192, 64, 32, 32, 16, 1e-3
-
-Pair = tuple[Callable[[], Any], Callable[[], Any], float]
-"""Theirs, ours, and by how much they differ."""
+TRAINING = "training step"
+MOST_WORDS = 64_000
+"""Of the vocabularies at which MDLM's sampling is timed, which takes minutes for one text otherwise."""
 
 
 class Answering(nn.Module):
@@ -55,16 +58,6 @@ class Answering(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
         """Logits of all positions."""
         return SimpleNamespace(logits=self.network(input_ids, attention_mask))
-
-
-def loaded(path: Path) -> Any:
-    """A module from its file."""
-    spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def dllm_trainer(checkout: Path) -> Any:
@@ -183,21 +176,32 @@ def likelihood(checkout: Path, problem: Problem) -> Pair:
     return theirs, lambda: float(estimator(model, process, [prompt], [answer]).log_likelihood), difference
 
 
+def makers(peers: Path, problem: Problem) -> dict[str, Callable[[], Pair]]:
+    """What makes the two sides of each line, by its name; a line begins with a training step's name if it is one."""
+    lines: dict[str, Callable[[], Pair]] = {}
+    if (peers / "LLaDA").is_dir():
+        lines["LLaDA generate"] = lambda: decoding(peers / "LLaDA", problem)
+        lines["LLaDA get_log_likelihood"] = lambda: likelihood(peers / "LLaDA", problem)
+    if (peers / "mdlm").is_dir() and problem.model.vocab_size <= MOST_WORDS:
+        lines["MDLM _sample, 128 steps"] = lambda: peers_mdlm.sampling(peers / "mdlm", problem)
+    lines[f"{TRAINING}, LLaDA's published loss"] = lambda: published_loss(problem)
+    if (peers / "dllm").is_dir():
+        lines[f"{TRAINING}, dLLM compute_loss"] = lambda: dllm_loss(peers / "dllm", problem)
+    if (peers / "mdlm").is_dir():
+        lines[f"{TRAINING}, MDLM _loss"] = lambda: peers_mdlm.loss(peers / "mdlm", problem)
+    return lines
+
+
 def measure(peers: Path, vocab_size: int, given: Any) -> list[Row]:
     """The lines of one vocabulary."""
-    problem, pairs = problem_of(vocab_size, given.width, given.layers), {}
-    steps: dict[str, Callable[[], Pair]] = {"LLaDA's published loss": lambda: published_loss(problem)}
-    if (peers / "dllm").is_dir():
-        steps["dLLM compute_loss"] = lambda: dllm_loss(peers / "dllm", problem)
-    if (peers / "LLaDA").is_dir():
-        pairs["LLaDA generate"] = decoding(peers / "LLaDA", problem)
-        pairs["LLaDA get_log_likelihood"] = likelihood(peers / "LLaDA", problem)
-    for name, make in steps.items():
+    problem, rows = problem_of(vocab_size, given.width, given.layers), []
+    for name, make in makers(peers, problem).items():
+        if given.only and not any(word in name for word in given.only):
+            continue
         theirs, ours, difference = make()
-        pairs[f"training step, {name}"] = stepper(problem, theirs), stepper(problem, ours), difference
-    rows = []
-    for name, (theirs, ours, difference) in pairs.items():
-        problem.model.train(name.startswith("training"))
+        if name.startswith(TRAINING):
+            theirs, ours = stepper(problem, theirs), stepper(problem, ours)
+        problem.model.train(name.startswith(TRAINING))
         times = interleave({"theirs": theirs, "ours": ours}, given.rounds)
         ratio = times["theirs"][0] / times["ours"][0]
         seconds = {"cpu s": times["ours"][0], "their cpu s": times["theirs"][0], "cpu ratio": ratio}
@@ -208,7 +212,7 @@ def measure(peers: Path, vocab_size: int, given: Any) -> list[Row]:
 def commits(peers: Path) -> str:
     """Which state of their code was run."""
     found = []
-    for name in ("LLaDA", "dllm"):
+    for name in ("LLaDA", "dllm", "mdlm"):
         if (peers / name).is_dir():
             line = ["git", "-C", str(peers / name), "log", "-1", "--format=%h of %as"]
             found.append(f"{name} {subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()}")
@@ -225,10 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> Result:
     parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 126_464])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--only", nargs="+", help="lines with one of these in their names; default: all")
     given: Any = parse(parser, arguments)
     folder = os.environ.get("PEERS")
     if not folder or not Path(folder).is_dir():
-        raise SystemExit(f"PEERS must name a folder with checkouts of LLaDA and dllm; it is {folder!r}")
+        raise SystemExit(f"PEERS must name a folder with checkouts of LLaDA, dllm and mdlm; it is {folder!r}")
     rows = [row for vocab in given.vocab for row in measure(Path(folder), vocab, given)]
     plot = Plot("what", "cpu ratio", title="Theirs / ours")
     note = " ".join(filter(None, [f"{commits(Path(folder))}.", given.note]))

@@ -161,10 +161,9 @@ def forked(setting: Setting, folder: Path, kill_after: int | None) -> int:
     if kill_after is not None and seen == kill_after:
         time.sleep(random.random() * 0.02)
         os.kill(child, setting.signal)
-    while os.read(reader, 4096):
-        pass
+    status = os.waitpid(child, 0)[1]  # not the pipe's end: a killed loader's processes hold it for seconds more
     os.close(reader)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return os.waitstatus_to_exitcode(status)
 
 
 def same(first: Any, second: Any) -> bool:

@@ -23,5 +23,11 @@ def drawn(formula: str, display: str) -> str:
 
 def on_page_content(text: str, **_: Any) -> str:
     """The HTML of a page with its formulas in MathML; a hook of mkdocs."""
-    text = BLOCK.sub(lambda found: f'<div class="formula">{drawn(found[1], "block")}</div>', text)
+    text = BLOCK.sub(lambda found: f'<div class="formula">{_parts(found[1])}</div>', text)
     return INLINE.sub(lambda found: drawn(found[1], "inline"), text)
+
+
+def _parts(formula: str) -> str:
+    r"""A formula in pieces that \qquad divides; they stand below one another where a line has no room for all."""
+    pieces = [drawn(piece, "block") for piece in formula.split(r"\qquad")]
+    return pieces[0] if len(pieces) == 1 else "".join(f"<span>{piece}</span>" for piece in pieces)

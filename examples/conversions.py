@@ -55,6 +55,7 @@ class Plan:
         objective: what is minimised.
         copies: how often a row goes through the network in a step; a batch has so many fewer rows.
         share: of the tokens of a model from scratch.
+        rows: through the network in a step.
         rate: peak learning rate.
         callbacks: of the training, made from the number of steps.
         own: share of the rows that the next-token model continues itself.
@@ -64,6 +65,7 @@ class Plan:
     objective: Objective
     copies: int = 1
     share: float = 1.0
+    rows: int = ROWS
     rate: float = 5e-3
     callbacks: Any = lambda steps: []
     own: float = 0.0
@@ -122,12 +124,12 @@ def build_data(folder: Path) -> TextDataModule:
 def train(plan: Plan, data: TextDataModule, seed: int, tokens: int, start: dict[str, Any] | None) -> DiffusionLM:
     """Train a model, from the weights of the next-token model if they are given."""
     seed_everything(seed, verbose=False)
-    steps = max(2, int(tokens * plan.share / (ROWS * LENGTH)))
+    steps = max(2, int(tokens * plan.share / (plan.rows * LENGTH)))
     model = _model(plan, data, seed, steps)
     callbacks: list[Callback] = [*plan.callbacks(steps)] if start else [UnigramBias()]
     if start:
         model.load_state_dict(fitting(start, centred=not (model.backbone.causal or model.backbone.block_length)))
-    data.batch_size = ROWS // plan.copies
+    data.batch_size = plan.rows // plan.copies
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -177,7 +179,36 @@ def fitting(weights: dict[str, Any], *, centred: bool) -> dict[str, Any]:
     return {name: moved(value) if name.endswith("convolution.taps") else value for name, value in weights.items()}
 
 
-def main(out: Path, seeds: Sequence[int], tokens: int, rows: int) -> str:
+@dataclass
+class Asked:
+    """Other conversions than those of `plans`.
+
+    Args:
+        shares: of the tokens that each gets.
+        models: names of those that are converted; None for all.
+        step_rows: rows through the network in a step; None for the plan's.
+        rate: peak learning rate; None for the plan's.
+    """
+
+    shares: Sequence[float] = (SHARE,)
+    models: Sequence[str] | None = None
+    step_rows: int | None = None
+    rate: float | None = None
+
+    def of(self, made: dict[str, Plan]) -> dict[str, Plan]:
+        """The models from scratch, and the converted ones once for each share."""
+        found: dict[str, Plan] = {}
+        for name, plan in made.items():
+            if plan.share == 1.0:
+                found[name] = plan
+            elif self.models is None or name in self.models:
+                other = replace(plan, rows=self.step_rows or plan.rows, rate=self.rate or plan.rate)
+                for share in self.shares:
+                    found[name if share == SHARE else f"{name}, {share:.0%}"] = replace(other, share=share)
+        return found
+
+
+def main(out: Path, seeds: Sequence[int], tokens: int, rows: int, asked: Asked = Asked()) -> str:  # noqa: B008
     """Train and measure what isn't there yet, and write the tables.
 
     Args:
@@ -185,6 +216,7 @@ def main(out: Path, seeds: Sequence[int], tokens: int, rows: int) -> str:
         seeds: one run of everything for each.
         tokens: through the network of a model from scratch.
         rows: of held-out text.
+        asked: which conversions.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = build_data(out)
@@ -193,7 +225,7 @@ def main(out: Path, seeds: Sequence[int], tokens: int, rows: int) -> str:
     results: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
         start = out / f"next-token-{seed}.pt"
-        for name, plan in plans().items():
+        for name, plan in asked.of(plans()).items():
             file = out / f"{name}-{seed}.json"
             if not file.exists():
                 weights = torch.load(start, weights_only=True) if plan.share < 1.0 else None
@@ -215,7 +247,13 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of everything for each")
     parser.add_argument("--tokens", type=int, default=800_000, help="through the network of a model from scratch")
     parser.add_argument("--rows", type=int, default=48, help="rows of held-out text")
+    parser.add_argument("--shares", type=float, nargs="+", default=[SHARE], help="of those that a conversion gets")
+    parser.add_argument("--models", nargs="+", help="those that are converted; default: all")
+    parser.add_argument("--step_rows", type=int, help="rows through the network in a step of a conversion")
+    parser.add_argument("--rate", type=float, help="peak learning rate of a conversion")
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed")
     given = parser.parse_args()
     quick = {"seeds": [0], "tokens": 20_480, "rows": 4} if given.quick else {}
-    main(given.out, **{"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, **quick})
+    asked = Asked(given.shares, given.models, given.step_rows, given.rate)
+    sizes = {"seeds": given.seeds, "tokens": given.tokens, "rows": given.rows, **quick}
+    main(given.out, **sizes, asked=asked)

@@ -118,7 +118,7 @@ def report(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 def _difference(name: str, results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """To the model from scratch of the same kind, seed by seed."""
-    whole = name in ("diffullama", "a2d")
+    whole = name.partition(",")[0] in ("diffullama", "a2d")
     base = results.get("scratch, whole rows" if whole else "scratch, blocks")
     if base is None or name.startswith(("scratch", "next")):
         return ""

@@ -57,7 +57,7 @@ class Shape:
         """Bytes kept for the backward pass.
 
         Per token a block keeps 6 D along the residual stream (input, normalised, scaled, for both halves), which every
-        tensor-parallel rank has, and what such ranks share: 3 D for queries and what attention gives, twice the key
+        tensor-parallel rank has, and what such ranks share: 2 D for queries and what attention gives, twice the key
         width, 4 F for SwiGLU, a number per head. With checkpointing every block's input stays, and one block's all.
 
         Args:
@@ -66,7 +66,7 @@ class Shape:
             ranks: T, that share a block.
             bytes_each: of a number.
         """
-        shared = 3 * self.width + 2 * self.kv_width + 4 * self.hidden_width + self.num_heads
+        shared = 2 * self.width + 2 * self.kv_width + 4 * self.hidden_width + self.num_heads
         per_block = 6 * self.width + 2 + shared / ranks
         numbers = self.num_layers * self.width + per_block if checkpointing else self.num_layers * per_block
         return numbers * tokens * bytes_each

@@ -37,6 +37,15 @@ class AutoregressiveLM(DiffusionLM):
 
     Raises:
         ValueError: if the backbone sees the token that it has to predict.
+
+    Examples:
+        >>> import torch
+        >>> from llada import AutoregressiveLM, BidirectionalTransformer, MaskingProcess
+        >>> backbone = BidirectionalTransformer(9, 8, num_layers=1, num_heads=2, causal=True, shift=True)
+        >>> twin = AutoregressiveLM(backbone, MaskingProcess(mask_token_id=8)).eval()
+        >>> sample = twin.generate(torch.tensor([[1, 2, 8, 8]]))  # as of a diffusion model, from left to right
+        >>> sample.calls, 8 in sample.tokens
+        (tensor([2]), False)
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from llada.arguments import accepted, names
 from llada.heads.cross_entropy import chunked_nll, nll
+from llada.heads.frame import framed
 from llada.heads.head_loss import Chunked, HeadLoss
 from llada.heads.interpolated import divergence
 from llada.heads.noise_law import NoisedTokens, NoiseLaw
@@ -203,8 +204,8 @@ class BackboneDenoiser(Denoiser):
     def token_nll(
         self, tokens: Tensor, targets: Tensor, where: Tensor, *, suppressed: int | None = None, **model_kwargs: Any
     ) -> Tensor:
-        hidden = self._hidden(tokens, where, model_kwargs)
-        return chunked_nll(self.backbone.head, hidden, chosen(targets, where), suppressed)
+        head, hidden = self.backbone.head, self._hidden(tokens, where, model_kwargs)
+        return framed(chunked_nll, head)(head, hidden, chosen(targets, where), suppressed)
 
     @override
     def weighted_nll(
@@ -217,8 +218,8 @@ class BackboneDenoiser(Denoiser):
         suppressed: int | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        hidden = self._hidden(tokens, where, model_kwargs)
-        return self.head_loss(self.backbone.head, hidden, chosen(targets, where), weights, suppressed)
+        head, hidden = self.backbone.head, self._hidden(tokens, where, model_kwargs)
+        return framed(self.head_loss, head)(head, hidden, chosen(targets, where), weights, suppressed)
 
     @override
     def _divergence(
@@ -230,8 +231,9 @@ class BackboneDenoiser(Denoiser):
         cross_entropy: bool,
         model_kwargs: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        hidden = self._hidden(tokens, where, model_kwargs)
-        return self.head_loss.interpolated(self.backbone.head, hidden, noised, weights, cross_entropy=cross_entropy)
+        head, hidden = self.backbone.head, self._hidden(tokens, where, model_kwargs)
+        loss = framed(self.head_loss.interpolated, head)
+        return loss(head, hidden, noised, weights, cross_entropy=cross_entropy)
 
     def _hidden(self, tokens: Tensor, where: Tensor | None, model_kwargs: dict[str, Any]) -> Tensor:
         arguments = accepted(self.backbone.hidden, type(self.backbone).__name__, model_kwargs)
@@ -288,3 +290,14 @@ def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noq
     if callable(model):
         return CallableDenoiser(model)
     raise TypeError(f"a model must be callable, tokens (B, L) -> logits (B, L, V); got {type(model).__name__}")
+
+
+def steady(denoiser: Denoiser) -> Denoiser:
+    """A denoiser whose calls are many, so that its head is prepared at the first one and rounds alike in all.
+
+    Args:
+        denoiser: changed in place where it has a head.
+    """
+    if isinstance(denoiser, BackboneDenoiser):
+        denoiser._prepacked = PrepackedHead(calls_that_pay=1)
+    return denoiser

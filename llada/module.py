@@ -10,10 +10,12 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, stored_parts
 from llada.checkpoints.loading import Loading
+from llada.checkpoints.resumable import check_resumable
 from llada.data.batch import TokenBatch
 from llada.data.foreign import as_token_batch
 from llada.denoiser import Denoiser, as_denoiser
@@ -63,6 +65,16 @@ class DiffusionLM(Inference, Loading):
     Raises:
         ValueError: if ``bound`` isn't a bound under this process, asks for a causal and shifted backbone and this one
             isn't, ``bound_draws`` is less than 1, or ``on_nonfinite`` is another word.
+
+    Examples:
+        >>> import torch
+        >>> from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
+        >>> from llada.samplers import low_confidence
+        >>> backbone = BidirectionalTransformer(vocab_size=9, width=8, num_layers=1, num_heads=2)
+        >>> model = DiffusionLM(backbone, MaskingProcess(mask_token_id=8), sampler=low_confidence(steps=2)).eval()
+        >>> sample = model.generate(torch.tensor([[1, 8, 8, 8, 2]]))  # Trainer(...).fit(model, data) comes first
+        >>> sample.calls, sample.tokens[0, 0], sample.tokens[0, 4], 8 in sample.tokens
+        (tensor([2]), tensor(1), tensor(2), False)
     """
 
     def __init__(
@@ -195,7 +207,9 @@ class DiffusionLM(Inference, Loading):
         describe_hyperparameters(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another tokenizer than the one that the weights were trained with."""
+        """Refuse to go on from a file that lacks something, or with another tokenizer than the weights' own."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_resumable(checkpoint, self.trainer, self.state_dict())
         tokenizer = getattr(self._datamodule(), "tokenizer", None)
         if tokenizer is not None and PARTS_KEY in checkpoint:
             check_tokenizer(checkpoint, tokenizer, "the checkpoint")

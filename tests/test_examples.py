@@ -313,11 +313,18 @@ def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None
     moved = example.fitting({"blocks.0.convolution.taps": taps}, centred=True)["blocks.0.convolution.taps"]
     assert torch.equal(moved, torch.cat([taps[2:], torch.zeros(2, 2)]))  # offsets -2 .. 0 keep theirs
 
-    runs = {"scratch, whole rows": (2.0, 2.2), "a2d": (2.1, 2.1)}
+    shared = example.Asked([0.1, 0.25], ["a2d", "llada2"], step_rows=8).of(plans)
+    assert (shared["a2d"].share, shared["a2d, 25%"].share, shared["scratch, blocks"].share) == (0.1, 0.25, 1.0)
+    assert (shared["a2d, 25%"].rows, shared["a2d, 25%"].rate, shared["scratch, blocks"].rows) == (8, 3e-3, 16)
+    assert len(shared) == 3 + 2 * 2
+    assert example.Asked().of(plans) == plans
+
+    runs = {"scratch, whole rows": (2.0, 2.2), "a2d": (2.1, 2.1), "a2d, 25%": (1.9, 2.1)}
     results = {name: [{"bound": value, "exact": value} for value in values] for name, values in runs.items()}
     table = example.report(results)
     assert "| scratch, whole rows | 2.100 ± 1.271 | 2.100 ± 1.271 |  |  |" in table
     assert "| a2d | 2.100 ± 0.000 | 2.100 ± 0.000 |  | +0.000 ± 1.271 |" in table
+    assert "| a2d, 25% | 2.000 ± 1.271 | 2.000 ± 1.271 |  | -0.100 ± 0.000 |" in table
 
 
 def test_half_of_the_rows_are_what_the_twin_writes(monkeypatch: pytest.MonkeyPatch) -> None:

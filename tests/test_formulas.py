@@ -51,9 +51,14 @@ def test_formulas_fit_on_a_phone(tmp_path: Path) -> None:
         scroll = page.evaluate(
             "[...document.querySelectorAll('.formula')].map(box => box.scrollWidth > box.clientWidth)"
         )
+        rows = page.evaluate(
+            "[...document.querySelectorAll('.formula:has(> span)')].map(box => new Set("
+            "[...box.children].map(part => Math.round(part.getBoundingClientRect().bottom / 60))).size > 1)"
+        )
         width, wrong = page.evaluate("document.documentElement.scrollWidth"), page.evaluate(OFF)
         browser.close()
     assert len(scroll) > 20
     assert any(scroll)
+    assert any(rows), "pieces that have no room beside one another stand below one another"
     assert not wrong
     assert width == 420

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,14 @@ def test_the_top_of_the_package_is_the_spine() -> None:
     }
 
 
+@cache
+def nodes_of(source: str) -> list[ast.AST]:
+    """All nodes of a file, which is parsed once."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def docstrings(source: str) -> list[str]:
-    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Module)]
+    nodes = [n for n in nodes_of(source) if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Module)]
     return [ast.get_docstring(node) or "" for node in nodes]
 
 
@@ -108,7 +115,7 @@ def test_no_function_is_longer_than_a_page() -> None:
     """Forty lines without the docstring."""
     long = []
     for file, source in SOURCES.items():
-        for node in ast.walk(ast.parse(source)):
+        for node in nodes_of(source):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
                 length = (node.end_lineno or 0) - first.lineno + 1
@@ -127,10 +134,11 @@ def glossary() -> list[tuple[str, list[str]]]:
     return [(row[0].strip("`"), re.findall(r"`(\w+)`", row[2]) if len(row) > 2 else []) for row in words]
 
 
+@cache
 def names_in(source: str) -> set[str]:
     """Names of classes, functions, arguments and attributes that the file defines."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.arg):

@@ -58,6 +58,16 @@ class Body(nn.Module):
             None for what ``causal`` says. Set in training by `llada.training.callbacks.WideningAttention`.
         attention: name in `llada.backbones.attention.kernels.KERNELS`.
         activation_checkpointing: what is recomputed in the backward pass, see `llada.backbones.checkpointing`.
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer, Body
+        >>> model = BidirectionalTransformer(vocab_size=9, width=8, num_layers=1, num_heads=2)
+        >>> tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
+        >>> wanted = torch.tensor([2, 3])  # the last place of row 0 and the first of row 1
+        >>> logits = model.head(model.hidden(tokens, select=wanted))  # a head over two places, not over all six
+        >>> isinstance(model, Body), torch.allclose(logits, model(tokens).flatten(0, 1)[wanted], atol=1e-6)
+        (True, True)
     """
 
     embedding: nn.Embedding

@@ -35,6 +35,16 @@ class KeyValueCache:
         dtype: dtype of the buffers.
         lead: how many columns to the left of a token its prediction is read: 1 for models with shifted outputs.
         ends_at_region: whether nothing to the right of a region given as a slice may be seen (block-causal models).
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import KeyValueCache
+        >>> cache = KeyValueCache(1, (1, 1, 4, 1), device=torch.device("cpu"), dtype=torch.float32)
+        >>> keys = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 4, 1)
+        >>> _ = cache.write(0, keys, keys, slice(0, 4))
+        >>> fresh, _ = cache.write(0, keys[:, :, :2] * 10, keys[:, :, :2], slice(1, 3))
+        >>> fresh.flatten()  # a canvas of four columns, of which two were computed again
+        tensor([ 1., 10., 20.,  4.])
     """
 
     def __init__(

@@ -47,6 +47,16 @@ class DiffusionTransformer(Body):
     Reference:
         Sahoo et al., "Simple and Effective Masked Diffusion Language Models", arXiv 2406.07524, and its released
         ``models/dit.py``; Arriola et al., "Block Diffusion", arXiv 2503.09573.
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import DiffusionTransformer
+        >>> model = DiffusionTransformer(vocab_size=9, width=8, num_layers=1, num_heads=2, cond_width=4)
+        >>> tokens = torch.tensor([[1, 8, 3]])
+        >>> model(tokens, sigma=torch.tensor([0.5])).shape
+        torch.Size([1, 3, 9])
+        >>> bool((model(tokens) == 0.0).all())  # a new one thinks every token equally likely
+        True
     """
 
     final_norm: nn.LayerNorm

@@ -95,6 +95,15 @@ class GraphedBackbone(nn.Module):
 
     Raises:
         ValueError: if the backbone keeps no keys and values, or is block-causal: there, regions have many sizes.
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer, GraphedBackbone
+        >>> backbone = BidirectionalTransformer(9, 8, num_layers=1, num_heads=2)
+        >>> graphed = GraphedBackbone(backbone)  # for a sampler with a cache, such as llada.samplers.fast_dllm_dual()
+        >>> tokens = torch.tensor([[1, 2, 3]])
+        >>> torch.equal(graphed(tokens), backbone(tokens))  # whole passes are the backbone's own
+        True
     """
 
     def __init__(self, backbone: Body, recorder: Recorder = CudaRecorder(), kept_shapes: int = 4) -> None:

@@ -45,6 +45,19 @@ class Layer(nn.Module):
     Attention needs every token, but what follows it need be computed for the selected ones only, which are returned.
     A layer says itself what may be done with it. These answers are safe for any layer; override those that can be
     better.
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import BidirectionalTransformer, Layer
+        >>> class Mean(Layer):
+        ...     def forward(self, x, context, select):
+        ...         x = x + x.mean(1, keepdim=True)
+        ...         return x if select is None else x.flatten(0, 1)[select]
+        >>> class Model(BidirectionalTransformer):
+        ...     def new_block(self, layer):
+        ...         return Mean()
+        >>> Model(vocab_size=9, width=8, num_layers=2, num_heads=2)(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 9])
     """
 
     _compiled_recomputed: Any = None

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -48,7 +47,7 @@ class RotaryAttention(nn.Module, ABC):
         q, k = rotate(q, context.rotation), rotate(k, context.rotation)
         if context.cached is not None:
             k, v = context.cached.write(k, v)
-        return rearrange(self.kernel(q, k, v, context.visibility), "b h l d -> b l (h d)")
+        return self.kernel(q, k, v, context.visibility).transpose(1, 2).flatten(2)
 
 
 class Attention(RotaryAttention):
@@ -91,9 +90,10 @@ class Attention(RotaryAttention):
 
     @override
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = self.q_norm(rearrange(self.q_proj(x), "b l (h d) -> b h l d", d=self.head_dim))
-        k = self.k_norm(rearrange(self.k_proj(x), "b l (g d) -> b g l d", d=self.head_dim))
-        return q, k, rearrange(self.v_proj(x), "b l (g d) -> b g l d", d=self.head_dim)
+        shape = (*x.shape[:2], -1, self.head_dim)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (project(x).reshape(shape).transpose(1, 2) for project in projections)
+        return self.q_norm(q), self.k_norm(k), v
 
 
 class TiedHead(nn.Module):
@@ -131,7 +131,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = F.silu(self.gate_proj(x)), self.up_proj(x)
+        return self.down_proj(gate * up if torch.is_grad_enabled() else gate.mul_(up))
 
 
 def normalised(norm: nn.Module, x: Tensor) -> Tensor:

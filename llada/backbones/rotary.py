@@ -14,7 +14,12 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of a set of positions, each (1 or B, 1, L, r/2) float32, or float64 for float64 models."""
+    """Of a set of positions, each (1 or B, 1, L, r) float32, or float64 for float64 models.
+
+    Attributes:
+        cos: cosines, those of both halves.
+        sin: sines, negative in the first half: what the other half of a pair counts.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -33,13 +38,16 @@ def rotation(positions: Tensor, rotary_dim: int, theta: float, dtype: torch.dtyp
     exponents = torch.arange(0, rotary_dim, 2, device=positions.device, dtype=dtype) / rotary_dim
     angles = positions.to(dtype)[..., None] * theta**-exponents
     angles = angles[None, None] if positions.ndim == 1 else angles[:, None]
-    return Rotation(angles.cos(), angles.sin())
+    cos, sin = angles.cos(), angles.sin()
+    return Rotation(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Rotate queries or keys, (B, H, L, d); computed in the rotation's dtype, returned in that of ``x``."""
-    half = by.cos.shape[-1]
-    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
-    a, b = a.to(by.cos.dtype), b.to(by.cos.dtype)
-    rotated = torch.cat((a * by.cos - b * by.sin, b * by.cos + a * by.sin), dim=-1).to(x.dtype)
-    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
+    size = by.cos.shape[-1]
+    turned, rest = (x, None) if size == x.shape[-1] else x.split((size, x.shape[-1] - size), dim=-1)
+    turned = turned.to(by.cos.dtype)
+    # Few operations, two of them in place: of the small passes of decoding each one counts.
+    others = turned.roll(size // 2, -1).mul_(by.sin)
+    rotated = (turned * by.cos).add_(others).to(x.dtype)
+    return rotated if rest is None else torch.cat((rotated, rest), dim=-1)

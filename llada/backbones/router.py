@@ -70,6 +70,15 @@ class SoftmaxRouter(Router):
 
     Reference:
         Muennighoff et al., "OLMoE", arXiv 2409.02060; LLaDA-MoE, arXiv 2509.24389.
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import SoftmaxRouter
+        >>> scores = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()  # of four experts
+        >>> SoftmaxRouter().choose(scores, count=2)
+        Chosen(experts=tensor([[0, 2]]), weights=tensor([[0.5000, 0.3000]]))
+        >>> SoftmaxRouter(normalised=True).choose(scores, count=2).weights
+        tensor([[0.6250, 0.3750]])
     """
 
     normalised: bool = False
@@ -94,6 +103,13 @@ class GroupedRouter(Router):
 
     Reference:
         Liu et al., "DeepSeek-V3", arXiv 2412.19437, section 2.1.2; Bie et al., "LLaDA2.0", arXiv 2512.15745.
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import GroupedRouter
+        >>> scores = torch.tensor([[3.0, -2.0, 2.0, 2.0]])  # two groups of two experts; the second is better
+        >>> GroupedRouter(num_groups=2, groups_per_token=1, scale=1.0).choose(scores, count=2)
+        Chosen(experts=tensor([[2, 3]]), weights=tensor([[0.5000, 0.5000]]))
     """
 
     num_groups: int = 8

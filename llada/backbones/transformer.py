@@ -73,6 +73,18 @@ class BidirectionalTransformer(Body):
 
     Reference:
         Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, section 2.2 and appendix B.
+
+    Examples:
+        >>> import torch
+        >>> from llada import BidirectionalTransformer
+        >>> model = BidirectionalTransformer(vocab_size=9, width=8, num_layers=1, num_heads=2, num_kv_heads=1).eval()
+        >>> tokens = torch.tensor([[1, 2, 3]])
+        >>> model(tokens).shape
+        torch.Size([1, 3, 9])
+        >>> later = tokens.clone()
+        >>> later[0, 2] = 4
+        >>> torch.equal(model(tokens)[0, 0], model(later)[0, 0])  # the first place sees the last
+        False
     """
 
     def __init__(

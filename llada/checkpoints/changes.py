@@ -126,11 +126,15 @@ def differences(name: str, stored: Any, own: Any) -> list[str]:
     return [
         f"{place} was {_shown(first, place)} and is {_shown(second, place)}"
         for place in sorted({*first, *second})
-        if first.get(place, _ABSENT) != second.get(place, _ABSENT)
+        if not _same(first.get(place, _ABSENT), second.get(place, _ABSENT))
     ]
 
 
 _ABSENT = object()
+
+
+def _same(first: Any, second: Any) -> bool:
+    return bool(first == second) or (first != first and second != second)  # not a number either time
 
 
 def _shown(values: dict[str, Any], place: str) -> str:

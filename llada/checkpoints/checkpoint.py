@@ -119,6 +119,10 @@ def read_checkpoint(
     except DAMAGE as error:
         if "deserialize object on" in str(error):
             raise ValueError(f"{where} can't be placed on {map_location}, which isn't there; use 'cpu'") from error
+        if "mmap can only be used" in str(error):
+            raise ValueError(
+                f"{where} is damaged, or is no checkpoint: torch.save writes archives (zip), and this isn't one"
+            ) from error
         raise ValueError(f"{where} is damaged or truncated: {type(error).__name__} {error}") from error
     if not isinstance(checkpoint, dict) or PARTS_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{where} is not a checkpoint of this library: it has no {PARTS_KEY!r} entry")
@@ -243,12 +247,16 @@ def _check_stored(checkpoint: dict[str, Any], where: str | Path) -> None:
         "parts": _named(stored.get("parts"), object),
         "tokenizer": isinstance(stored.get("tokenizer"), str | None),
         "tokenizer_files": _named(files, torch.Tensor) and all(f.dtype == torch.uint8 for f in files.values()),
-        "state_dict": _named(weights, torch.Tensor),
+        "state_dict": _named(weights, torch.Tensor) and all(map(_is_plain, weights.values())),
     }
     for name, is_right in types_.items():
         if not is_right:
             raise ValueError(f"{where} is damaged: its entry {name!r} isn't what this library writes")
     check_size(stored["parts"], f"{where}: parts")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _named(value: Any, kind: type) -> bool:

@@ -8,23 +8,20 @@ checkpoint holds these dictionaries instead of pickled objects; on the way back 
 part it fills. A class goes by its public name, so that the file it stands in can be moved.
 """
 
+import enum
 import functools
 import sys
 import types
-from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from torch import nn
-
 from llada.checkpoints.building import UNDESCRIBED, build, check_buildable
 from llada.checkpoints.known import known_class, unknown
-from llada.checkpoints.plausible import check_plausible
 from llada.checkpoints.signatures import LISTS, argument_names, constructor_hints, constructors, defaults
 
 PLAIN = (bool, int, float, str, type(None))
 
-__all__ = ["argument_names", "build", "check_describable", "constructor_hints", "describe", "describe_arguments"]
+__all__ = ["argument_names", "build", "constructor_hints", "describe", "describe_arguments"]
 
 
 def describe(value: Any) -> Any:
@@ -48,6 +45,8 @@ def describe(value: Any) -> Any:
         return {"class_path": public_path(_partial_class(value)), "init_args": describe(value.keywords)}
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
         raise ValueError(f"can't describe the function {value}; use a class, or functools.partial of a class")
+    if isinstance(value, enum.Enum):
+        raise ValueError(f"can't describe {value!r}; keep enumerations as text or numbers, such as their name or value")
     if isinstance(value, PurePath):
         raise ValueError(f"can't describe {value!r}; keep paths as text, str(path)")
     return {"class_path": public_path(type(value)), "init_args": _arguments(value)}
@@ -79,24 +78,6 @@ def describe_arguments(model: Any) -> dict[str, Any]:
                 ) from error
             found[name] = {UNDESCRIBED: str(error)}
     return found
-
-
-def check_describable(model: Any) -> None:
-    """Refuse a model whose checkpoint couldn't be built again, before it is trained.
-
-    Args:
-        model: the module, with all its parts.
-
-    Raises:
-        ValueError: naming the part and what it lacks, as `describe_arguments` does; or if what would be made of the
-            description has other weights.
-    """
-    hints = constructor_hints(type(model))
-    for name, described in describe_arguments(model).items():
-        part = getattr(model, name, None)
-        if isinstance(part, nn.Module) and UNDESCRIBED not in described and "<locals>" not in str(described):
-            make = partial(build, described, hints[name], name, type(model))
-            check_plausible(make, part.state_dict(), f"a checkpoint of this {name}")
 
 
 def public_path(cls: type) -> str:

@@ -79,7 +79,7 @@ class Loading(LightningModule):
             FileNotFoundError: if there is nothing to load.
             ValueError: naming what can't be served.
         """
-        read = read_mdlm_checkpoint if Path(folder_or_hub_id).suffix == ".ckpt" else read_pretrained
+        read = read_mdlm_checkpoint if _is_file_of_trainer(folder_or_hub_id) else read_pretrained
         loaded = read(folder_or_hub_id, **options)
         parts: dict[str, Any] = {}
         blocks = getattr(loaded.backbone, "block_length", None)
@@ -103,3 +103,7 @@ class Loading(LightningModule):
             ValueError: if the layout has no word for something that this model does.
         """
         write_pretrained(Pretrained(self.backbone, self.process, self.pretrained_config), folder, **options)
+
+
+def _is_file_of_trainer(place: str | Path) -> bool:
+    return Path(place).suffix == ".ckpt" and not Path(place).is_dir()

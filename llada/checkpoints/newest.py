@@ -19,8 +19,9 @@ def newest_readable(folders: Iterable[Path]) -> Path | None:
     Raises:
         ValueError: if there are checkpoints, but none can be read. Beginning anew would replace them.
     """
-    found = {path.resolve() for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")}
-    broken: list[str] = []
+    links = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
+    broken = [f"{path} is a link that leads nowhere" for path in links if not path.exists()]
+    found = {path.resolve() for path in links if path.exists()}
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         fault = _fault(path)
         if fault is None:

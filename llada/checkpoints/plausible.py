@@ -17,6 +17,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from llada.checkpoints.resumable import check_kinds
+
 
 @contextmanager
 def limited(weights: Mapping[str, Any]) -> Iterator[None]:
@@ -54,7 +56,24 @@ def limited(weights: Mapping[str, Any]) -> Iterator[None]:
             hook.remove()
 
 
-def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: str | Path) -> None:
+def made_without_storage(make: Callable[[], Any]) -> Any:
+    """What ``make`` makes on the meta device; None if a constructor reads the values of tensors, which aren't there.
+
+    Raises:
+        ValueError: as by ``make``.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except ValueError as error:
+        if _needs_values(error):
+            return None
+        raise
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: str | Path) -> nn.Module | None:
     """Make a model on the meta device and compare its tensors with the stored ones.
 
     A class whose constructor reads the values of tensors can't be made there; then only the number of its modules is
@@ -65,25 +84,25 @@ def check_plausible(make: Callable[[], nn.Module], weights: Mapping[str, Tensor]
         weights: the stored tensors by name.
         path: of the file, for messages.
 
+    Returns:
+        The model, without values; None if it can't be made there.
+
     Raises:
-        ValueError: if it makes far too many tensors, or one has another shape.
+        ValueError: if it makes far too many tensors, or one has another shape or kind of number.
     """
-    try:
-        with torch.device("meta"):
-            model = make()
-    except ValueError as error:
-        if _needs_values(error):
-            return
-        raise
-    except (NotImplementedError, RuntimeError):
-        return
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model: nn.Module | None = made_without_storage(make)
+    if model is None:
+        return None
+    own = model.state_dict()
+    check_kinds(weights, own, path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     for name, stored in weights.items():
         if name in shapes and shapes[name] != tuple(stored.shape):
             raise ValueError(
                 f"{path} describes parts that make {name} of the shape {shapes[name]}, but the weights there "
                 f"have {tuple(stored.shape)}"
             )
+    return model
 
 
 def _needs_values(error: BaseException | None) -> bool:

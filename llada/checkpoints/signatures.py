@@ -32,7 +32,7 @@ def argument_names(cls: type) -> list[str]:
 
 
 def constructor_hints(cls: type) -> dict[str, Any]:
-    """Names and annotations of a constructor's arguments, also of those that it hands on."""
+    """Names and annotations of a constructor's arguments, also of those handed on; None fits where it is default."""
     if cls in LISTS:
         return {name: list[nn.Module] for name in argument_names(cls)}
     annotations: dict[str, Any] = {}
@@ -40,7 +40,11 @@ def constructor_hints(cls: type) -> dict[str, Any]:
         constructor = vars(owner).get("__init__")
         if inspect.isfunction(constructor):
             annotations = {**_hints(constructor), **annotations}
-    return {name: annotations.get(name, Any) for name in argument_names(cls)}
+    found = {name: annotations.get(name, Any) for name in argument_names(cls)}
+    for name, default in defaults(cls).items():
+        if default is None and name in found:  # "size: int = None" is common, and means that None will do
+            found[name] = typing.Optional[found[name]]  # noqa: UP045 - of a value, which may be a string
+    return found
 
 
 def defaults(cls: type) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from llada.checkpoints.checkpoint import read_checkpoint
 from llada.files.atomic import replacing, swap_folder
 from llada.files.temporary import claimed_folder, remove_leftovers
 
+VERSION_KEY = "pytorch-lightning_version"
+"""Of the entry that the Trainer reads first."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, flushes it to the disk and renames it; reads with `read_checkpoint`.
@@ -45,7 +48,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read_anywhere(path, map_location)
+        checkpoint = read_anywhere(path, map_location)
+        if not isinstance(checkpoint.get(VERSION_KEY), str):
+            raise ValueError(f"{path} is damaged: it doesn't say which Lightning wrote it ({VERSION_KEY})")
+        return checkpoint
 
 
 class AtomicModelParallelStrategy(ModelParallelStrategy):
@@ -101,6 +107,10 @@ def read_anywhere(path: Any, map_location: Any = None) -> dict[str, Any]:
         ValueError: as in `read_checkpoint`.
     """
     place = local_path(path)
+    if place is not None and "://" in str(path) and not place.is_absolute():
+        raise FileNotFoundError(
+            f"{path} names no file; behind file:// stands a whole path, such as file:///home/me/a.ckpt"
+        )
     if place is not None:
         return read_checkpoint(place, map_location, mmap=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,8 @@ FAILED, MISUNDERSTOOD, BUG, INTERRUPTED, PIPE_CLOSED = 1, 2, 70, 130, 141
 _REFUSALS = ("MisconfigurationException",)  # by name, since their modules are slow to import
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 _TWICE = "Found more than one stateful callback"  # of Lightning, a RuntimeError
+_NOT_WRITTEN = "SafetensorError"
+_LINKS = "Symlink loop"
 _DISK_FULL = "PytorchStreamWriter failed"
 
 
@@ -92,11 +94,15 @@ def reason_of(error: Exception) -> str | None:
         return f"out of memory ({text.partition(chr(10))[0] or type(error).__name__}); ask for fewer or shorter rows"
     if "Error(s) in loading state_dict" in text:
         return f"the checkpoint holds the weights of another model: {text}"
+    if text.startswith(_LINKS):  # of pathlib before Python 3.13
+        return text
     if text.startswith(_TWICE):
         return (
             f"{text.partition('.')[0]}; two of a kind must differ in what they monitor or when they save, since each "
             "keeps its state under that"
         )
+    if type(error).__name__ == _NOT_WRITTEN and "I/O error" in text:
+        return f"a file can't be written ({text}); is the disk full?"
     if _DISK_FULL in text:
         return f"a file can't be written ({text.partition(chr(10))[0]}); is the disk full?"
     return None

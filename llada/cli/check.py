@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from llada.checkpoints.describe import check_describable
+from llada.checkpoints.copies import check_describable
 from llada.cli.earlier_run import check_free
 from llada.cli.quiet import quiet
 from llada.cli.train import LLaDACLI, run, without_storage

@@ -85,7 +85,10 @@ def read_run(folder: str) -> Run:
             for name, value in found.items():
                 curves.setdefault(name, []).append((step, value))
     beside = files[-1].parent / "config.yaml"
-    config = yaml.safe_load(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    try:
+        config = yaml.safe_load(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{beside} is no YAML: {' '.join(str(error).split())}") from error
     return Run(folder, curves, dict(flat(config)) if config else {})
 
 

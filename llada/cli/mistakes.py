@@ -194,6 +194,8 @@ class Mistakes:
         value = got[1] if got else _nested(given[-1].partition(". Got value:")[0] if given else "")
         kinds = [_kind(re.sub(r"\. Got value:.*", "", leaf.text, flags=re.DOTALL)) for leaf in wanted]
         options = [option for kind in kinds for option in kind]
+        if set(options) == {"null"} and (known := choices(self._type_of(wanted[0]))):
+            return _at(wanted[0], no_such("class or preset", value, known))
         return f"{wanted[0].key} must be {' or '.join(dict.fromkeys(options))}; got {_cut(value)!r}"
 
 

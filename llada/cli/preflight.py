@@ -10,6 +10,8 @@ from llada.cli.signature import Option, Signature
 PARSERS_OWN = ("help", "print_config")
 """Options that the parser adds by itself."""
 TRUTHS = ("true", "false", "yes", "no", "null")
+LARGEST = 2**62
+"""No whole number of an option is as large: tensors couldn't hold it, or twice as much."""
 _NUMBERS: dict[str, tuple[type, str]] = {"int": (int, "a whole number"), "float": (float, "a number")}
 
 
@@ -60,9 +62,11 @@ def check_value(option: Option, value: str) -> None:
     if kind in _NUMBERS and not nothing:
         number, name = _NUMBERS[kind]
         try:
-            number(value)
+            parsed = number(value)
         except ValueError as error:
             raise Misunderstood(f"--{option.name} must be {name}; got {value!r}") from error
+        if kind == "int" and abs(parsed) >= LARGEST:
+            raise Misunderstood(f"--{option.name} must be less than 2^62; got {value}")
     if kind == "bool" and value.lower() not in TRUTHS:
         raise Misunderstood(f"--{option.name} must be true or false; got {value!r}")
 

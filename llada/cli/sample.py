@@ -150,6 +150,8 @@ def _check_place(path: str | None, overwrite: bool) -> None:
     """Refuse a file that is there, since nobody asked for it to go, and a folder that isn't, before any work."""
     if path is None:
         return
+    if not Path(path).name:
+        raise ValueError(f"{path!r} is no name of a file; leave the option out, or name one")
     if os.path.lexists(path) and not overwrite:
         raise ValueError(f"{path} is there already; name a file that isn't, or say --overwrite")
     folder = Path(path).parent

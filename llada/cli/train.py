@@ -111,6 +111,8 @@ class LLaDACLI(LightningCLI):
         if given and self._get(self.config, "init_from") is None:
             raise ValueError(f"--{given[0]} tells how the weights of --init_from are read; give that too")
         strategy = self._get(self.config, "trainer.strategy")
+        if str(strategy).endswith("_spawn"):
+            raise Misunderstood(f"--trainer.strategy={strategy} can't hand a command to its processes; give ddp")
         fills = self._get(self.config, "quantise") is not None and is_released(self._get(self.config, "init_from"))
         if fills or issubclass(_class_of(strategy), ModelParallelStrategy):
             self.parser.add_instantiator(without_storage, nn.Module, subclasses=True)
@@ -158,7 +160,10 @@ class LLaDACLI(LightningCLI):
         saving = next((c for c in self.trainer.callbacks if isinstance(c, SaveAtEnd)), None)  # type: ignore[attr-defined]
         if saving is None:
             print("nothing was saved: trainer.enable_checkpointing is false", flush=True)
-        elif saving.ending is not None:
+        elif saving.ending is None:
+            if sys.exc_info()[0] is None:
+                print("nothing was saved: no step was trained", flush=True)
+        else:
             print(saving.ending, flush=True)
             if interrupted and saving.ending.path is not None:
                 print("to go on, run the same command with --ckpt_path last", flush=True)
@@ -195,6 +200,8 @@ class LLaDACLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint before anything is built; Lightning would look for hyperparameters in it."""
         path = self.config[self.config["subcommand"]].get("ckpt_path")
+        if path is not None and not str(path).strip():
+            raise Misunderstood("--ckpt_path is empty; name a checkpoint, say last, or leave it out")
         place = None if path is None else local_path(path)
         if place is not None and place.is_file():
             read_checkpoint(place)

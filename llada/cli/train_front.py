@@ -4,7 +4,7 @@ The first word of every option and key is looked at, and the files. What stands 
 knows the classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,10 @@ def _pairs(command: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
         if base not in known:
             listed = [f"--{each}" for each in (*names(command), "config")]
             raise Misunderstood(no_such("option", f"--{base}", listed))
-        yield name, value if equals else behind
+        value = value if equals else behind
+        if name.endswith(".class_path") and not all(part.isidentifier() for part in value.split(".")):
+            raise Misunderstood(f"--{name} must be the name of a class; got {value!r:.80}")
+        yield name, value
 
 
 def _files(words: Sequence[str]) -> Iterator[str]:
@@ -95,4 +98,26 @@ def _configuration(command: str, path: str) -> dict[str, Any]:
     for key in content:
         if str(key) not in names(command):
             raise Misunderstood(f"{path}: {no_such('key', str(key), names(command))}")
+    for place, named, arguments in _parts(content):
+        if not isinstance(named, str) or not named:
+            raise Misunderstood(f"{path}: {place}.class_path must be the name of a class; got {_shown(named)}")
+        if not isinstance(arguments, dict | None):
+            raise Misunderstood(f"{path}: {place}.init_args must be a mapping of arguments; got {_shown(arguments)}")
     return content
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{value!r:.80}"
+
+
+def _parts(value: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Place, ``class_path`` and ``init_args`` of everything in a configuration that is built by its class."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+        if "class_path" in value:
+            yield place, value["class_path"], value.get("init_args")
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for name, each in items:
+        yield from _parts(each, f"{place}.{name}" if place else str(name))

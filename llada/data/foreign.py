@@ -88,6 +88,9 @@ def _tokens(columns: dict[str, Any]) -> Tensor:
             f"{WANTED}; got {name} as a {type(tokens).__name__}; let the collator stack tensors, such as with "
             'set_format("torch") of a Hugging Face data set'
         )
+    if tokens.is_nested or tokens.layout != torch.strided:
+        kind = "nested" if tokens.is_nested else str(tokens.layout)
+        raise ValueError(f"{WANTED}; got {name} as a tensor that isn't dense ({kind}); pad or unfold it")
     if tokens.ndim != 2 or not tokens.numel() or not _whole_numbers(tokens):
         raise ValueError(f"{WANTED}; got {name} of shape {tuple(tokens.shape)} and {tokens.dtype}")
     if tokens.device.type == "cpu" and int(tokens.min()) < 0:  # elsewhere looking would mean waiting

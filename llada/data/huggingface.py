@@ -24,6 +24,17 @@ class HuggingFaceDataset(RecordSource):
 
     Raises:
         ImportError: at the first iteration, if ``datasets`` isn't installed.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import HuggingFaceDataset
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "stories.jsonl").write_text('{"story": "It rained."}')
+        ...     file = f"{folder}/stories.jsonl"
+        ...     source = HuggingFaceDataset("json", field="story", data_files=file, streaming=True)
+        ...     list(source)
+        ['It rained.']
     """
 
     path: str

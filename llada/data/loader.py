@@ -37,6 +37,15 @@ class TrainingSampler(DistributedSampler[int]):
 
     Raises:
         ValueError: if the data is less than one global batch.
+
+    Examples:
+        >>> from llada.data import TrainingSampler
+        >>> sampler = TrainingSampler(range(7), batch_size=2, num_replicas=2, rank=1, seed=0)
+        >>> list(sampler)  # this rank's half of one batch of four; three rows are left for other epochs
+        [6, 3]
+        >>> sampler.set_epoch(1)
+        >>> list(sampler)
+        [0, 5]
     """
 
     def __init__(
@@ -83,6 +92,11 @@ class EvaluationSampler(DistributedSampler[int]):
         dataset: the rows.
         num_replicas: W, ranks.
         rank: r.
+
+    Examples:
+        >>> from llada.data import EvaluationSampler
+        >>> [list(EvaluationSampler(range(5), num_replicas=2, rank=rank)) for rank in range(2)]
+        [[0, 2, 4], [1, 3, -1]]
     """
 
     def __init__(self, dataset: Dataset[Any], num_replicas: int = 1, rank: int = 0) -> None:
@@ -104,6 +118,15 @@ class ResumableLoader(DataLoader[TokenBatch]):
 
     Raises:
         ValueError: by ``load_state_dict``, if the state is of other data, another seed or another global batch.
+
+    Examples:
+        >>> from llada.data import ResumableLoader, TrainingSampler
+        >>> first, second = (ResumableLoader(range(6), 2, sampler=TrainingSampler(range(6), 2)) for _ in range(2))
+        >>> batches = iter(first)
+        >>> before = next(batches)
+        >>> second.load_state_dict(first.state_dict())
+        >>> [batch.tolist() for batch in second] == [batch.tolist() for batch in batches]
+        True
     """
 
     trainer: Trainer | None = None

@@ -103,6 +103,24 @@ class Mixture(LightningDataModule):
 
     Raises:
         ValueError: if not one of ``weights`` and ``epochs`` is given, with a positive number for each source.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import Mixture, SentencePieceTraining, TextDataModule, TextFiles
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(265).train(["a b"], folder)
+        ...     sources = []
+        ...     for name in "ab":
+        ...         size = Path(folder, f"{name}.txt").write_text(name * 320)
+        ...         text = TextFiles(f"{folder}/{name}.txt")
+        ...         sources.append(TextDataModule(text, words, 8, 1, val_fraction=0.0, cache_folder=folder))
+        ...     data = Mixture(sources, batch_size=4, weights=[3.0, 1.0])
+        ...     data.prepare_data()
+        ...     data.setup("fit")
+        ...     rows = [words.decode(row) for batch in data.train_dataloader() for row in batch["tokens"]]
+        >>> sum("a" in row for row in rows), sum("b" in row for row in rows)
+        (60, 20)
     """
 
     def __init__(

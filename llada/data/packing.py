@@ -27,6 +27,20 @@ class TokenRows(Dataset[TokenBatch]):
 
     Raises:
         ValueError: if the file has less than one row.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import TokenFile, TokenFileWriter, TokenRows
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         writer.add([1, 2, 3])
+        ...         writer.add([4, 5, 6, 7, 8])
+        ...     file = TokenFile(writer.path)
+        >>> rows = TokenRows(file, max_length=4, separate_documents=True)
+        >>> rows[0]["tokens"], rows[0]["segment_ids"]
+        (tensor([1, 2, 3, 4]), tensor([0, 0, 0, 1]))
+        >>> len(rows)
+        2
     """
 
     def __init__(self, file: TokenFile, max_length: int, separate_documents: bool = False) -> None:
@@ -96,6 +110,20 @@ class AnswerRows(Dataset[TokenBatch]):
 
     Raises:
         ValueError: if the file is empty or has an odd number of documents.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from types import SimpleNamespace
+        >>> from llada.data import AnswerRows, ExcludedPadding, TokenFile, TokenFileWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         for document in ([5, 6], [7], [5], [8, 9, 9]):  # prompt, answer, prompt, answer
+        ...             writer.add(document)
+        ...     file = TokenFile(writer.path)
+        >>> rows = AnswerRows(file, ExcludedPadding(), SimpleNamespace(special_id={"pad": 0}.get))
+        >>> batch = rows.__getitems__([0, 1])
+        >>> batch["tokens"].tolist(), batch["maskable"].int().tolist()
+        ([[5, 6, 7, 0], [5, 8, 9, 9]], [[0, 0, 1, 0], [0, 1, 1, 1]])
     """
 
     def __init__(self, file: TokenFile, padding: Padding, tokenizer: Tokenizer) -> None:
@@ -130,6 +158,16 @@ class Canvases(Dataset[TokenBatch]):
         rows: clean rows that gather a batch at once.
         mask_token_id: what stands at the places to fill.
         visible: how many positions at the head of a row stay as they are; what isn't maskable stays too.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import Canvases, TokenFile, TokenFileWriter, TokenRows
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         writer.add([5, 6, 7, 8])
+        ...     file = TokenFile(writer.path)
+        >>> Canvases(TokenRows(file, max_length=4), mask_token_id=9, visible=1).__getitems__([0])["tokens"]
+        tensor([[5, 9, 9, 9]])
     """
 
     def __init__(self, rows: TokenRows | AnswerRows, mask_token_id: int, visible: int = 0) -> None:

@@ -21,6 +21,16 @@ class ParquetFiles(RecordSource):
     Raises:
         ImportError: at the first iteration, if ``pyarrow`` isn't installed.
         ValueError: at the first iteration, if a file isn't in Parquet, or is damaged.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> import pyarrow
+        >>> from pyarrow.parquet import write_table
+        >>> from llada.data import ParquetFiles
+        >>> with TemporaryDirectory() as folder:
+        ...     write_table(pyarrow.table({"story": ["It rained.", "It snowed."]}), f"{folder}/stories.parquet")
+        ...     list(ParquetFiles(f"{folder}/*.parquet", field="story"))
+        ['It rained.', 'It snowed.']
     """
 
     paths: str | list[str]

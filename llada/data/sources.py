@@ -63,6 +63,16 @@ class TextFiles(Source):
     Args:
         paths: file or files; wildcards as in "stories/*.txt" are filled in, in alphabetical order.
         split_on_blank_lines: whether every paragraph is a document, instead of every file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import TextFiles
+        >>> with TemporaryDirectory() as folder:
+        ...     for number in (2, 1):
+        ...         size = Path(folder, f"story{number}.txt").write_text(f"The boat {number}.")
+        ...     list(TextFiles(f"{folder}/*.txt"))
+        ['The boat 1.', 'The boat 2.']
     """
 
     paths: str | list[str]
@@ -89,6 +99,16 @@ class JsonLines(RecordSource):
     Args:
         paths: file or files, wildcards as in `TextFiles`.
         field: which entry of an object is the document.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "stories.jsonl").write_text('{"story": "It rained.", "year": 1902}')
+        ...     lines = JsonLines(f"{folder}/stories.jsonl", field="story")
+        ...     list(lines), [record["year"] for where, record in lines.records()]
+        (['It rained.'], [1902])
     """
 
     paths: str | list[str]
@@ -153,7 +173,16 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield where, parse_object(line.rstrip(), where)
+            try:
+                record = parse_object(line.rstrip(), where)
+            except ValueError as error:
+                if number == 1 and (line[0] == "[" or line.strip() == "{"):
+                    raise ValueError(
+                        f"{error}. The file seems to be one JSON document; write an object per line, such as by "
+                        f"jq -c '{'.[]' if line[0] == '[' else '.'}' {path}"
+                    ) from error
+                raise
+            yield where, record
 
 
 def _whole(path: Path) -> Iterator[str]:

@@ -84,6 +84,15 @@ class StreamingDataModule(LightningDataModule):
 
     Raises:
         ValueError: if a size is less than 1.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import SentencePieceTraining, StreamingDataModule
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> data = StreamingDataModule("s3://bucket/train", words, max_length=1024, batch_size=8)
+        >>> data.vocab_size, data.mask_token_id, data.val_dataloader()  # known before anything is read
+        (280, 4, [])
     """
 
     def __init__(

@@ -45,6 +45,20 @@ class TextDataModule(TokenDataModule[str]):
 
     Raises:
         ValueError: if the sizes or fractions are out of range.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import SentencePieceTraining, TextDataModule, TextFiles
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "own.txt").write_text("to be or not to be " * 20)
+        ...     source, words = TextFiles(f"{folder}/*.txt"), SentencePieceTraining(280)
+        ...     data = TextDataModule(source, words, max_length=8, batch_size=2, val_fraction=0.0, cache_folder=folder)
+        ...     data.prepare_data()
+        ...     data.setup("fit")
+        ...     batch = next(iter(data.train_dataloader()))
+        >>> batch["tokens"].shape, data.vocab_size, data.mask_token_id
+        (torch.Size([2, 8]), 280, 4)
     """
 
     def __init__(

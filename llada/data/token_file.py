@@ -49,6 +49,17 @@ class TokenFile:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it isn't a token file, is truncated or damaged, or comes from a newer version.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import TokenFile, TokenFileWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         writer.add([5, 6, 7], num_bytes=12)
+        ...         writer.add([8], num_bytes=4)
+        ...     file = TokenFile(writer.path)
+        >>> file.num_documents, file.document(0).tolist(), file.tokens.dtype.name, file.bytes_per_token
+        (2, [5, 6, 7], 'uint16', 4.0)
     """
 
     def __init__(self, path: str | Path, verify: bool | None = None) -> None:
@@ -128,6 +139,17 @@ class TokenFileWriter:
 
     Raises:
         ValueError: if ``vocab_size`` isn't positive or doesn't fit 32 bits.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import TokenFileWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         writer.add([5, 6, 7])
+        ...         writer.path.exists()  # it appears whole or not at all
+        ...     writer.path.exists(), writer.num_tokens
+        False
+        (True, 3)
     """
 
     def __init__(self, path: str | Path, vocab_size: int, fingerprint: str) -> None:

@@ -25,6 +25,17 @@ class ToyLanguage:
     Reference:
         The optimum doesn't depend on the noise level: Ou et al., "Your Absorbing Discrete Diffusion Secretly Models the
         Conditional Distributions of Clean Data", arXiv 2406.03736, theorem 1.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # "0 0" or "1 1"
+        >>> canvases = torch.tensor([[2, 2], [2, 1]])  # both masked, and the first alone
+        >>> language.oracle(canvases).exp()[:, 0]  # the posterior of the first token
+        tensor([[0.7500, 0.2500, 0.0000],
+                [0.0000, 1.0000, 0.0000]], dtype=torch.float64)
+        >>> round(language.entropy(), 4)
+        0.5623
     """
 
     def __init__(self, probabilities: Tensor) -> None:

@@ -70,6 +70,23 @@ class EvaluationModel:
 
     Raises:
         ValueError: if a number isn't positive, or the answers alone don't fit into the model.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada import DiffusionLM
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.data import SentencePieceTraining
+        >>> from llada.process import MaskingProcess
+        >>> from llada.evaluation import EvaluationModel
+        >>> from llada.text import TextModel
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> model = DiffusionLM(BidirectionalTransformer(280, 8, 1, 2), MaskingProcess(words.mask_token_id)).eval()
+        >>> judge = EvaluationModel(TextModel(model, words))
+        >>> pairs = [judge.encode_pair("to be or not", ending) for ending in (" to be", " that")]
+        >>> values = [value for value, _ in judge.log_likelihoods(pairs, seeds=[0, 0])]
+        >>> all(value < 0.0 for value in values)
+        True
     """
 
     text: TextModel

@@ -17,6 +17,19 @@ from typing import Any
 from llada.files.temporary import has_locks, lock
 
 NAME = ".llada.lock"
+_TAKEN: set[int] = set()
+"""Open files of this process's claims."""
+
+
+def _let_go() -> None:
+    """A lock ends when its last copy is closed, so that a worker which outlives a killed run would keep its folder."""
+    while _TAKEN:
+        with suppress(OSError):
+            os.close(_TAKEN.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class FolderLock:
@@ -29,6 +42,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._descriptor: int | None = None
+        self._process = 0
 
     def take(self) -> str | None:
         """Claim the folder.
@@ -50,13 +64,15 @@ class FolderLock:
         content = {"process": os.getpid(), "machine": socket.gethostname(), "start": start}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(content).encode(), 0)
-        self._descriptor = descriptor
+        self._descriptor, self._process = descriptor, os.getpid()
+        _TAKEN.add(descriptor)
         return None
 
     def release(self) -> None:
-        """Give the folder up; a second call does nothing."""
+        """Give the folder up; a second call does nothing, nor does one in a fork of the holder."""
         descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
+        if descriptor is not None and self._process == os.getpid():
+            _TAKEN.discard(descriptor)
             with suppress(OSError):
                 self.path.unlink()
             os.close(descriptor)

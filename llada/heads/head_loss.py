@@ -69,6 +69,16 @@ class Chunked(HeadLoss):
 
     Args:
         chunk_elements: logits that may live at once; None for what suits the device.
+
+    Examples:
+        >>> import torch
+        >>> from llada.heads import Chunked
+        >>> head = torch.nn.Linear(4, 1000, bias=False)
+        >>> _ = torch.nn.init.zeros_(head.weight)  # every token has the probability 1 / 1000
+        >>> hidden, targets = torch.ones(6, 4), torch.arange(6)
+        >>> total, nll = Chunked(chunk_elements=2000)(head, hidden, targets, weights=torch.full((6,), 0.5))
+        >>> total, nll[0]  # three chunks of two rows; 0.5 * 6 * log 1000
+        (tensor(20.7233, grad_fn=<_GradientsMadeBackward>), tensor(6.9078))
     """
 
     chunk_elements: int | None = None

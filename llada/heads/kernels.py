@@ -68,6 +68,15 @@ class TorchLinear(_OfMatrix):
 
     Raises:
         ImportError: if this PyTorch has none.
+
+    Examples:
+        >>> import torch
+        >>> from llada.heads import Chunked, TorchLinear
+        >>> head, hidden, targets = torch.nn.Linear(4, 10), torch.ones(6, 4), torch.arange(6)
+        >>> ways = (TorchLinear(), Chunked())
+        >>> first, second = (way(head, hidden, targets, weights=torch.ones(6))[0] for way in ways)
+        >>> torch.allclose(first, second)
+        True
     """
 
     chunk_elements: int | None = None

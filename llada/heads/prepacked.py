@@ -46,9 +46,15 @@ def plainly(steps: Iterator[T]) -> Iterator[T]:
 
 
 class PrepackedHead:
-    """Applies heads of a decoding session; remembers the matrix of one."""
+    """Applies heads of a decoding session; remembers the matrix of one.
 
-    def __init__(self) -> None:
+    Args:
+        calls_that_pay: the call from which on the matrix is reordered. 1 where thousands will follow: then no call is
+            rounded in another way than the others.
+    """
+
+    def __init__(self, calls_that_pay: int = CALLS_THAT_PAY) -> None:
+        self.calls_that_pay = calls_that_pay
         self._calls, self._of = 0, (0, 0, 0)
         self._packed: Tensor | None = None
 
@@ -67,7 +73,7 @@ class PrepackedHead:
         if now != self._of:
             self._calls, self._of, self._packed = 0, now, None
         self._calls += 1
-        if self._calls < CALLS_THAT_PAY:
+        if self._calls < self.calls_that_pay:
             return self._called(head, hidden)
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(matrix, hidden[..., 0].numel())

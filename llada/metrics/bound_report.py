@@ -7,6 +7,7 @@ val/nll_se, ...                their standard errors over rows
 val/nll_at_noise_0.1 to 1.0    cross-entropy of a masked token, by the share of masked tokens
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -65,16 +66,23 @@ class BoundReport(nn.Module):
     def compute(self, bytes_per_token: float | None = None) -> dict[str, Tensor]:
         """The numbers by name, () float32; what isn't known, such as a noise level that wasn't seen, is left out.
 
+        What was seen and is no number, since the model's logits aren't, is told as what it is, with a warning.
+
         Args:
             bytes_per_token: average number of bytes that a token of the evaluated text stands for; None where it isn't
                 known: then there are no bits per byte.
         """
         self.bound.bytes_per_token = bytes_per_token
-        found = self.bound.compute()._asdict()
+        found, seen = self.bound.compute()._asdict(), {"nll"} if bool(self.bound.tokens) else set()
         if self.noise_levels:
             for index, value in enumerate(self.levels.compute()):
-                found[f"nll_at_noise_{(index + 1) / self.levels.num_bins:.1f}"] = value
-        return {f"{self.stage}/{name}": value.float() for name, value in found.items() if not torch.isnan(value)}
+                name = f"nll_at_noise_{(index + 1) / self.levels.num_bins:.1f}"
+                found[name] = value
+                seen |= {name} if bool(self.levels.masked[index]) else set()
+        if "nll" in seen and bool(torch.isnan(found["nll"])):
+            warnings.warn(f"{self.stage}/nll is no number, since the model's logits aren't", stacklevel=2)
+        told = {name: value for name, value in found.items() if name in seen or not bool(torch.isnan(value))}
+        return {f"{self.stage}/{name}": value.float() for name, value in told.items()}
 
     def reset(self) -> None:
         """Forget all batches."""

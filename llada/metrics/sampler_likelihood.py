@@ -34,6 +34,18 @@ class SamplerLikelihood(BoundMetric):
 
     Reference:
         Turok et al., arXiv 2603.01367.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> from llada.metrics import SamplerLikelihood
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import left_to_right
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # two tokens that are always equal
+        >>> metric = SamplerLikelihood(left_to_right(temperature=1.0))
+        >>> metric.update(language.oracle, MaskingProcess(2), torch.tensor([[0, 0]]))
+        >>> metric.compute().perplexity  # 0.75 ** (-1 / 2)
+        tensor(1.1547, dtype=torch.float64)
     """
 
     calls: Tensor

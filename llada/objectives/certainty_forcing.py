@@ -9,6 +9,7 @@ Shapes: B rows, L tokens of a row.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from typing_extensions import override
 
 from llada.denoiser import Denoiser, as_denoiser
 from llada.heads.certainty import certainty_loss
+from llada.heads.frame import framed
 from llada.objectives.design import MASKS, TIMES, Design, Draw, conditioning
 from llada.objectives.distillation import features
 from llada.objectives.normaliser import Normaliser, PerScored
@@ -137,15 +139,15 @@ class CertaintyForcing(Objective):
         draw = self.design(denoiser, process, columns(batch), random=random)
         scale, denominator = self.normaliser(draw)
         hidden, head = features(denoiser, draw.tokens, draw.scored, draw.inputs)
-        found = certainty_loss(
-            head,
-            hidden,
-            draw.x_0[draw.scored],
-            scale.expand(draw.x_0.shape)[draw.scored],
-            process.suppressed,
+        loss = partial(
+            certainty_loss,
+            labels=draw.x_0[draw.scored],
+            weights=scale.expand(draw.x_0.shape)[draw.scored],
+            suppressed=process.suppressed,
             certainty=self.certainty,
             temperature=self.temperature,
         )
+        found = framed(loss, head)(head, hidden)
         nll = torch.zeros(draw.x_0.shape, dtype=torch.float64, device=draw.x_0.device)
         nll[draw.scored] = found.nll.double()
         rows = len(draw.x_0) // draw.copies

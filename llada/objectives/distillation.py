@@ -19,7 +19,8 @@ from typing_extensions import override
 from llada.arguments import accepted
 from llada.denoiser import BackboneDenoiser, Denoiser, as_denoiser
 from llada.heads.cross_entropy import Head
-from llada.heads.soft_targets import Targets, soft_target_loss
+from llada.heads.frame import framed
+from llada.heads.soft_targets import Divergence, Targets, soft_target_loss
 from llada.objectives.design import Draw
 from llada.objectives.normaliser import Normaliser
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
@@ -75,14 +76,14 @@ class Distillation(Objective):
         draw = lesson.draw
         scale, denominator = self.normaliser(draw)
         hidden, head = features(student, draw.tokens, draw.scored, draw.inputs)
-        found = soft_target_loss(
-            head if process.num_tokens is None else FirstColumns(head, process.num_tokens),
-            hidden,
-            lesson.targets,
-            chosen(scale, draw.scored),
-            chosen(draw.x_0, draw.scored),
-            process.suppressed,
-        )
+        weights, labels = chosen(scale, draw.scored), chosen(draw.x_0, draw.scored)
+
+        def loss(head: Head, hidden: Tensor) -> Divergence:
+            if process.num_tokens is not None:
+                head = FirstColumns(head, process.num_tokens)
+            return soft_target_loss(head, hidden, lesson.targets, weights, labels, process.suppressed)
+
+        found = framed(loss, head)(head, hidden)
         nll = placed(found.nll.double(), draw.scored)
         return ObjectiveOutput(
             numerator=found.total,

@@ -116,6 +116,15 @@ class Experiment(Entry):
         page: of the documentation, where the long form's results stand.
         option: that names the folder for results.
         file: that the program writes there, without ``.json``.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from llada.published import CATALOGUE, Experiment
+        >>> entry = CATALOGUE["few-data"]
+        >>> isinstance(entry, Experiment), entry.time(quick=True), entry.from_source
+        (True, 'about 5 min of one core', True)
+        >>> entry.words("few-data", Path("runs"), quick=True, device="cpu")
+        ['-m', 'examples.claims.few_data', '--quick', '--folder', 'runs']
     """
 
     program: tuple[str, ...]
@@ -160,6 +169,12 @@ class Released(Entry):
 
     Args:
         protocol: how it was measured.
+
+    Examples:
+        >>> from llada.published import CATALOGUE, Released
+        >>> name, entry = next((name, entry) for name, entry in CATALOGUE.items() if isinstance(entry, Released))
+        >>> name, entry.published
+        ('llada-8b-base/gpqa', '25.2 %')
     """
 
     protocol: Protocol

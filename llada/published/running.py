@@ -26,6 +26,12 @@ class Outcome:
         findings: numbers, and whether they agree with the claim.
         holds: whether the claim is reproduced.
         seconds: that it took.
+
+    Examples:
+        >>> from llada.published import Finding, Outcome
+        >>> found = Finding("gap at 2 steps", value=0.31, error=0.02, agrees=True, rule="above 0")
+        >>> str(Outcome([found], holds=found.agrees, seconds=62.0).findings[0])
+        'agrees: gap at 2 steps: 0.31 +- 0.02 (above 0)'
     """
 
     findings: list[Finding]
@@ -42,6 +48,14 @@ class Consent:
         allow_code: run programs that a model wrote.
         device: as of ``llada evaluate``; "cpu" does without a GPU.
         source: folder of the repository; None: the one that this package stands in.
+
+    Examples:
+        >>> from llada.published import CATALOGUE, Consent, refusals
+        >>> released = next(entry for entry in CATALOGUE.values() if entry.download)
+        >>> len(refusals(released, Consent(), has_gpu=lambda: True))
+        1
+        >>> refusals(released, Consent(download=True, allow_code=True), has_gpu=lambda: True)
+        []
     """
 
     download: bool = False

@@ -45,7 +45,16 @@ class Advantage(ABC):
 
 @dataclass(frozen=True)
 class GroupMean(Advantage):
-    """r - mean: what diffu-GRPO and SPG use. It is (G - 1) / G times `LeaveOneOut`."""
+    """r - mean: what diffu-GRPO and SPG use. It is (G - 1) / G times `LeaveOneOut`.
+
+    Examples:
+        >>> import torch
+        >>> from llada.rewards import GroupMean
+        >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])  # two prompts, four answers each
+        >>> GroupMean()(rewards)
+        tensor([[ 0.7500, -0.2500, -0.2500, -0.2500],
+                [ 0.0000,  0.0000,  0.0000,  0.0000]], dtype=torch.float64)
+    """
 
     @override
     def compare(self, rewards: Tensor) -> Tensor:
@@ -58,6 +67,14 @@ class LeaveOneOut(Advantage):
 
     Reference:
         Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!" (2019); Gong et al., arXiv 2506.20639.
+
+    Examples:
+        >>> import torch
+        >>> from llada.rewards import LeaveOneOut
+        >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])  # two prompts, four answers each
+        >>> LeaveOneOut()(rewards)
+        tensor([[ 1.0000, -0.3333, -0.3333, -0.3333],
+                [ 0.0000,  0.0000,  0.0000,  0.0000]], dtype=torch.float64)
     """
 
     @override
@@ -78,6 +95,14 @@ class ZScore(Advantage):
 
     Reference:
         Shao et al., "DeepSeekMath", arXiv 2402.03300, equation 3; with ``eps=0`` TraceRL's.
+
+    Examples:
+        >>> import torch
+        >>> from llada.rewards import ZScore
+        >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])  # two prompts, four answers each
+        >>> ZScore()(rewards)
+        tensor([[ 1.7321, -0.5774, -0.5774, -0.5774],
+                [ 0.0000,  0.0000,  0.0000,  0.0000]], dtype=torch.float64)
     """
 
     eps: float = 0.0
@@ -103,6 +128,14 @@ class SoftmaxDifference(Advantage):
 
     Reference:
         Tang et al., "wd1", arXiv 2507.08838.
+
+    Examples:
+        >>> import torch
+        >>> from llada.rewards import SoftmaxDifference
+        >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])  # two prompts, four answers each
+        >>> SoftmaxDifference(psi=2.0)(rewards)
+        tensor([[ 2.6723, -0.8908, -0.8908, -0.8908],
+                [ 0.0000,  0.0000,  0.0000,  0.0000]], dtype=torch.float64)
     """
 
     psi: float = 1.0

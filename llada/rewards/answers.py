@@ -21,7 +21,15 @@ class Extract(ABC):
 
 @dataclass(frozen=True)
 class Whole(Extract):
-    """All of it."""
+    """All of it.
+
+    Examples:
+        >>> from llada.rewards import ExactMatch, Whole
+        >>> Whole()("  4 ")
+        '4'
+        >>> ExactMatch(extract=Whole()).score("2 + 2 =", "it is 4", {"answer": "4"})
+        0.0
+    """
 
     @override
     def __call__(self, text: str) -> str | None:
@@ -38,6 +46,13 @@ class Between(Extract):
 
     Raises:
         ValueError: if there is no mark before it.
+
+    Examples:
+        >>> from llada.rewards import Between
+        >>> Between()("Is it <answer> 5 </answer>? No: <answer> 4 </answer>.")
+        '4'
+        >>> Between(begin="####", end="")("2 + 2 makes #### 4")
+        '4'
     """
 
     begin: str = "<answer>"
@@ -62,6 +77,12 @@ class ExactMatch(Reward):
         answer: field with the right answer.
         extract: where the answer stands.
         ignore_case: whether case doesn't matter.
+
+    Examples:
+        >>> from llada.rewards import Between, ExactMatch
+        >>> reward = ExactMatch(extract=Between(), ignore_case=True)
+        >>> reward(["Capital of Norway?"] * 2, ["It's <answer>oslo</answer>", "Oslo"], [{"answer": "Oslo"}] * 2)
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     answer: str = "answer"
@@ -87,6 +108,12 @@ class Number(Reward):
 
     Raises:
         ValueError: if ``tolerance`` is negative.
+
+    Examples:
+        >>> from llada.rewards import Number
+        >>> answers = ["3 apples and 4 apples are 7", "it costs 7.00", "seven"]
+        >>> Number()([""] * 3, answers, [{"answer": "7"}] * 3)
+        tensor([1., 1., 0.], dtype=torch.float64)
     """
 
     answer: str = "answer"
@@ -115,6 +142,12 @@ class Expression(Reward):
 
     Raises:
         ValueError: if ``tolerance`` is negative.
+
+    Examples:
+        >>> from llada.rewards import Expression
+        >>> reward = Expression(value="target", well_formed=0.1)
+        >>> reward([""] * 3, ["(3 + 5) * 3", "3 * 3", "twenty-four"], [{"target": 24}] * 3)
+        tensor([1.0000, 0.1000, 0.0000], dtype=torch.float64)
     """
 
     value: str = "answer"
@@ -145,6 +178,11 @@ class Length(Reward):
 
     Raises:
         ValueError: if a number is negative, or ``most`` is less than ``least``.
+
+    Examples:
+        >>> from llada.rewards import Length
+        >>> Length(most=5, slack=4)([""] * 3, ["short", "longer", "far too long"], [{}] * 3)
+        tensor([1.0000, 0.7500, 0.0000], dtype=torch.float64)
     """
 
     least: int = 0

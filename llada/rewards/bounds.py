@@ -45,6 +45,21 @@ class Sandwich(LikelihoodProxy):
 
     Reference:
         Wang et al., "SPG: Sandwiched Policy Gradient", arXiv 2510.09541, and its code, whose defaults these are.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> from llada.rewards import Episodes, PolicyObjective, Rollout, Sandwich
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # two tokens that are always equal
+        >>> model, process, sampler = as_denoiser(language.oracle), MaskingProcess(2), PolicyObjective().sampler
+        >>> batch = Rollout(1, answer_length=2)(sampler, model, process, [[]], seeds=torch.arange(1))
+        >>> answers = Episodes.of({**batch, "advantage": torch.ones(1)})
+        >>> terms = Sandwich(draws=4)(sampler, model, process, answers, random=RowRandom.from_seed(0, 1))
+        >>> batch["tokens"], terms.log_prob.exp()  # the mean over masks of one token and of both
+        (tensor([[0, 0]]), tensor([[0.8660, 0.8660]], dtype=torch.float64))
     """
 
     draws: int = 2
@@ -128,6 +143,21 @@ class BlockBound(LikelihoodProxy):
     Reference:
         "LLaDA2.1", arXiv 2602.08676, equations 4 and 5 (EBPO). The report says neither how many levels there are nor
         what they weigh; these weights make the sum the bound's, were the levels dense.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> from llada.rewards import BlockBound, Episodes, PolicyObjective, Rollout
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # two tokens that are always equal
+        >>> model, process, sampler = as_denoiser(language.oracle), MaskingProcess(2), PolicyObjective().sampler
+        >>> batch = Rollout(1, answer_length=2)(sampler, model, process, [[]], seeds=torch.arange(1))
+        >>> answers = Episodes.of({**batch, "advantage": torch.ones(1)})
+        >>> terms = BlockBound(levels=(0.5, 1.0))(sampler, model, process, answers, random=RowRandom.from_seed(0, 1))
+        >>> batch["tokens"], terms.log_prob.exp()  # the text has the probability 0.75: so much by both levels together
+        (tensor([[0, 0]]), tensor([[0.8660, 0.8660]], dtype=torch.float64))
     """
 
     levels: tuple[float, ...] = (0.125, 0.375, 0.625, 0.875)

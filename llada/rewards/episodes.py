@@ -37,6 +37,17 @@ class Episodes:
         advantage: (B,) float64.
         old: (B, L) float64, nats, or None.
         inputs: for the model.
+
+    Examples:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.rewards import Episodes
+        >>> tokens, answer = torch.tensor([[1, 0, 0]]), torch.tensor([[False, True, True]])
+        >>> now = torch.zeros(1, dtype=torch.int64)
+        >>> batch = {"tokens": tokens, "open": answer, "maskable": answer, "step": tokens * 0}
+        >>> episodes = Episodes.of({**batch, "seed": now, "inner": now, "advantage": torch.tensor([1.0])})
+        >>> episodes.canvas(MaskingProcess(2)), episodes.prompt
+        (tensor([[1, 2, 2]]), tensor([[ True, False, False]]))
     """
 
     tokens: Tensor

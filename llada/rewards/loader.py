@@ -39,6 +39,13 @@ class RolloutLoader:
 
     Raises:
         ValueError: if a number is less than 1, or a group has one answer alone.
+
+    Examples:
+        >>> from llada.rewards import ExactMatch, Prompt, Rollout, RolloutLoader, Writer
+        >>> writer = Writer(Rollout(group_size=4, answer_length=8), ExactMatch(), decode=bytes.fromhex)
+        >>> prompts = [Prompt([number], str(number), {"answer": str(number)}) for number in range(6)]
+        >>> len(RolloutLoader(prompts, writer, batch_size=2, inner_steps=3))  # three batches, three steps from each
+        9
     """
 
     def __init__(

@@ -47,6 +47,16 @@ class ClippedRatio(PolicyLoss):
 
     Reference:
         Schulman et al., arXiv 1707.06347, equation 7; two limits: Yu et al., "DAPO", arXiv 2503.14476.
+
+    Examples:
+        >>> import torch
+        >>> from llada.rewards import ClippedRatio, Terms
+        >>> terms = Terms(log_prob=torch.tensor([[0.5, 0.5]]).log(), weight=torch.ones(1, 2))  # the policy now
+        >>> old = torch.tensor([[0.25, 0.5]]).log()  # and when it wrote the row: ratios 2 and 1
+        >>> ClippedRatio(high=0.25)(terms, old, advantage=torch.tensor([1.0]))  # -(1.25 + 1)
+        tensor([-2.2500])
+        >>> ClippedRatio(high=0.25).clipped(terms, old, advantage=torch.tensor([1.0]))
+        tensor([[ True, False]])
     """
 
     low: float = 0.2
@@ -79,6 +89,16 @@ class ClippedRow(PolicyLoss):
 
     Reference:
         "LLaDA2.1", arXiv 2602.08676, equation 4.
+
+    Examples:
+        >>> import torch
+        >>> from llada.rewards import ClippedRow, Terms
+        >>> terms = Terms(log_prob=torch.tensor([[0.5, 0.5]]).log(), weight=torch.ones(1, 2))  # the policy now
+        >>> old = torch.tensor([[0.25, 0.5]]).log()  # and when it wrote the row: ratios 2 and 1
+        >>> ClippedRow(high=0.25)(terms, old, advantage=torch.tensor([1.0]))  # -min(2, 1.25)
+        tensor([-1.2500])
+        >>> ClippedRow(high=0.25)(terms, old, advantage=torch.tensor([-1.0]))  # what is bad is followed down
+        tensor([2.])
     """
 
     low: float = 0.2
@@ -104,7 +124,15 @@ class ClippedRow(PolicyLoss):
 
 @dataclass(frozen=True)
 class Reinforce(PolicyLoss):
-    """-A log p, without a ratio: whatever the policy that wrote the text said of it."""
+    """-A log p, without a ratio: whatever the policy that wrote the text said of it.
+
+    Examples:
+        >>> import torch
+        >>> from llada.rewards import Reinforce, Terms
+        >>> terms = Terms(log_prob=torch.tensor([[0.5, 0.25]]).log(), weight=torch.ones(1, 2))
+        >>> Reinforce()(terms, old=torch.zeros(1, 2), advantage=torch.tensor([1.0]))  # -(log 0.5 + log 0.25)
+        tensor([2.0794])
+    """
 
     @override
     def __call__(self, terms: Terms, old: Tensor, advantage: Tensor) -> Tensor:
@@ -130,6 +158,14 @@ class Tokens(Divisor):
 
     Reference:
         Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783.
+
+    Examples:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from llada.rewards import PolicyObjective, Tokens
+        >>> objective = PolicyObjective(divisor=Tokens())
+        >>> objective.divisor(SimpleNamespace(scored=torch.tensor([[True, True, True], [True, False, False]])))
+        tensor(4., dtype=torch.float64)
     """
 
     @override
@@ -139,7 +175,16 @@ class Tokens(Divisor):
 
 @dataclass(frozen=True)
 class Rows(Divisor):
-    """Rows."""
+    """Rows.
+
+    Examples:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from llada.rewards import PolicyObjective, Rows
+        >>> objective = PolicyObjective(divisor=Rows())
+        >>> objective.divisor(SimpleNamespace(tokens=torch.zeros(4, 20)))  # 4 rows, whatever their length
+        tensor(4., dtype=torch.float64)
+    """
 
     @override
     def __call__(self, episodes: Episodes) -> Tensor:
@@ -148,7 +193,16 @@ class Rows(Divisor):
 
 @dataclass(frozen=True)
 class OpenPositions(Divisor):
-    """All positions that the sampler had to write, also those that don't count: rows times the answers' length."""
+    """All positions that the sampler had to write, also those that don't count: rows times the answers' length.
+
+    Examples:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from llada.rewards import OpenPositions, PolicyObjective
+        >>> objective = PolicyObjective(divisor=OpenPositions())
+        >>> objective.divisor(SimpleNamespace(open=torch.ones(4, 16, dtype=torch.bool)))  # 4 answers of 16 places
+        tensor(64., dtype=torch.float64)
+    """
 
     @override
     def __call__(self, episodes: Episodes) -> Tensor:

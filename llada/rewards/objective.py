@@ -30,7 +30,13 @@ from llada.samplers import PerStep, Proposal, Sampler, TopProb, UnmaskingSampler
 
 @dataclass(frozen=True)
 class OldPolicy(Reference):
-    """The policy that wrote the answers, as a reference for the KL term."""
+    """The policy that wrote the answers, as a reference for the KL term.
+
+    Examples:
+        >>> from llada.rewards import OldPolicy, PolicyObjective
+        >>> PolicyObjective(kl_weight=0.1, reference=OldPolicy()).reference
+        OldPolicy()
+    """
 
     @override
     def __call__(self, model: Denoiser, bound: Any, reading: Reading) -> Tensor:
@@ -61,6 +67,19 @@ class PolicyObjective(Objective):
     Raises:
         ValueError: if ``kl_weight`` is negative, or has no reference, or goes with ``useful_only``; or if the proxy
             can't read the sampler's answers.
+
+    Examples:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> from llada.rewards import PolicyObjective, Rollout
+        >>> logits, process, objective = torch.zeros(3, requires_grad=True), MaskingProcess(2), PolicyObjective()
+        >>> model = lambda tokens: logits.expand(*tokens.shape, 3)
+        >>> batch = Rollout(2, answer_length=1)(objective.sampler, model, process, [[1]], seeds=torch.arange(2))
+        >>> batch["advantage"] = torch.where(batch["tokens"][:, 1] == 0, 1.0, -1.0)  # 0 is the right answer
+        >>> objective(model, process, batch, random=RowRandom.from_seed(0, 2)).loss.backward()
+        >>> logits.grad  # downhill, 0 becomes likelier
+        tensor([-0.5000,  0.5000,  0.0000])
     """
 
     sampler: Sampler = field(

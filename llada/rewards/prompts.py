@@ -48,6 +48,17 @@ class Tasks(TaskSource):
     Args:
         records: where they come from.
         prompt: field of the prompt, a text or a list of messages.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines
+        >>> from llada.rewards import Tasks
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "tasks.jsonl").write_text('{"prompt": "2 + 2 =", "answer": "4"}')
+        ...     for task in Tasks(JsonLines(f"{folder}/tasks.jsonl")):
+        ...         task.messages[0].content, task.row["answer"]  # what is asked, and what the reward reads
+        ('2 + 2 =', '4')
     """
 
     records: RecordSource
@@ -125,6 +136,22 @@ class RewardDataModule(TokenDataModule[Task]):
 
     Raises:
         ValueError: if the sizes or fractions are out of range, or answers have no length.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines, SentencePieceTraining
+        >>> from llada.rewards import Number, RewardDataModule, Rollout, Tasks
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "tasks.jsonl").write_text('{"prompt": "2 + 2 =", "answer": "4"}')
+        ...     tasks, rollout = Tasks(JsonLines(f"{folder}/tasks.jsonl")), Rollout(group_size=4, answer_length=8)
+        ...     data = RewardDataModule(
+        ...         tasks, SentencePieceTraining(266), Number(), rollout, 1, val_fraction=0.0, cache_folder=folder
+        ...     )
+        ...     data.prepare_data()
+        ...     data.setup("fit")
+        >>> data.train_dataloader().prompts[0].text
+        '2 + 2 ='
     """
 
     def __init__(

@@ -75,6 +75,21 @@ class FullMask(LikelihoodProxy):
 
     Reference:
         Zhao et al., "d1", arXiv 2504.12216, section 3.2.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> from llada.rewards import Episodes, FullMask, PolicyObjective, Rollout
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # two tokens that are always equal
+        >>> model, process, sampler = as_denoiser(language.oracle), MaskingProcess(2), PolicyObjective().sampler
+        >>> batch = Rollout(1, answer_length=2)(sampler, model, process, [[]], seeds=torch.arange(1))
+        >>> answers = Episodes.of({**batch, "advantage": torch.ones(1)})
+        >>> terms = FullMask(prompt_masking=0.0)(sampler, model, process, answers, random=RowRandom.from_seed(0, 1))
+        >>> batch["tokens"], terms.log_prob.exp()  # both from a blank canvas, as if one said nothing of the other
+        (tensor([[0, 0]]), tensor([[0.7500, 0.7500]], dtype=torch.float64))
     """
 
     prompt_masking: float = 0.15
@@ -107,6 +122,21 @@ class Coupled(LikelihoodProxy):
     Reference:
         Gong et al., "DiffuCoder", arXiv 2506.20639, section 4. Its code draws one rho for a batch; here every row has
         its own, so that a row doesn't depend on its neighbours.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> from llada.rewards import Coupled, Episodes, PolicyObjective, Rollout
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # two tokens that are always equal
+        >>> model, process, sampler = as_denoiser(language.oracle), MaskingProcess(2), PolicyObjective().sampler
+        >>> batch = Rollout(1, answer_length=2)(sampler, model, process, [[]], seeds=torch.arange(1))
+        >>> answers = Episodes.of({**batch, "advantage": torch.ones(1)})
+        >>> terms = Coupled()(sampler, model, process, answers, random=RowRandom.from_seed(0, 1))
+        >>> batch["tokens"], terms.log_prob.exp()  # a mask and its complement see what each token says of the other
+        (tensor([[0, 0]]), tensor([[0.8660, 0.8660]], dtype=torch.float64))
     """
 
     least: float = 0.2
@@ -143,6 +173,21 @@ class Replay(LikelihoodProxy):
 
     Reference:
         Wang et al., "TraceRL", arXiv 2509.06949.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> from llada.rewards import Episodes, PolicyObjective, Replay, Rollout
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # two tokens that are always equal
+        >>> model, process, sampler = as_denoiser(language.oracle), MaskingProcess(2), PolicyObjective().sampler
+        >>> batch = Rollout(1, answer_length=2)(sampler, model, process, [[]], seeds=torch.arange(1))
+        >>> answers = Episodes.of({**batch, "advantage": torch.ones(1)})
+        >>> terms = Replay()(sampler, model, process, answers, random=RowRandom.from_seed(0, 1))
+        >>> batch["tokens"], terms.log_prob.exp()  # each read where it was written: the second follows from the first
+        (tensor([[0, 0]]), tensor([[0.7500, 1.0000]], dtype=torch.float64))
     """
 
     shrink: int = 1

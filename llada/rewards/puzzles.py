@@ -23,6 +23,12 @@ class Countdown(Reward):
         extract: where the expression stands.
         use_all: whether every number has to be used; False: each at most once.
         well_formed: reward of an expression with the right numbers and another value.
+
+    Examples:
+        >>> from llada.rewards import Countdown
+        >>> row = {"numbers": [3, 4, 25], "target": 37}
+        >>> [Countdown(well_formed=0.1).score("", answer, row) for answer in ("25 + 3 * 4 = 37", "25 + 3 + 4", "37")]
+        [1.0, 0.1, 0.0]
     """
 
     numbers: str = "numbers"
@@ -53,6 +59,12 @@ class Sudoku(Reward):
     Args:
         puzzle: field with the puzzle, row by row: n * n characters, "0" or "." for a blank.
         extract: where the grid stands; white space in it doesn't count.
+
+    Examples:
+        >>> from llada.rewards import Sudoku
+        >>> puzzle = {"puzzle": "1034 3412 2143 4321".replace(" ", "")}
+        >>> [Sudoku().score("", grid, puzzle) for grid in ("1234 3412 2143 4321", "1134 3412 2143 4321")]
+        [1.0, 0.0]
     """
 
     puzzle: str = "puzzle"
@@ -77,6 +89,12 @@ class SudokuCells(Reward):
         puzzle: field with the puzzle, as in `Sudoku`.
         solution: field with the full grid.
         extract: where the grid stands.
+
+    Examples:
+        >>> from llada.rewards import SudokuCells
+        >>> record = {"puzzle": "1034341221430000", "solution": "1234341221434321"}
+        >>> SudokuCells().score("", "1234 3412 2143 4312", record)  # three of the five blanks
+        0.6
     """
 
     puzzle: str = "puzzle"

@@ -89,6 +89,15 @@ class Sum(Reward):
 
     Raises:
         ValueError: if there are none, or a weight has no reward.
+
+    Examples:
+        >>> from llada.rewards import Length, Number, Sum
+        >>> reward = Sum({"right": Number(), "short": Length(most=20)}, weights={"short": 0.1})
+        >>> answers = ["4", "Two and two are four, that is 4."]
+        >>> reward([""] * 2, answers, [{"answer": "4"}] * 2)
+        tensor([1.1000, 1.0000], dtype=torch.float64)
+        >>> reward.parts([""] * 2, answers, [{"answer": "4"}] * 2)["short"]
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     rewards: Mapping[str, Reward]

@@ -27,6 +27,21 @@ class Rollout(ABC):  # noqa: B024 - so that configurations name it, or one of yo
 
     Raises:
         ValueError: if ``group_size`` is less than 1, or ``answer_length`` negative.
+
+    Examples:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.rewards import PolicyObjective, Rollout
+        >>> model = lambda tokens: torch.zeros(*tokens.shape, 3)  # 0 and 1 are equally likely; 2 is the mask
+        >>> rollout = Rollout(group_size=2, answer_length=3)
+        >>> batch = rollout(PolicyObjective().sampler, model, MaskingProcess(2), [[1], [0]], seeds=torch.arange(4))
+        >>> batch["tokens"]  # two answers to each prompt
+        tensor([[1, 1, 1, 1],
+                [1, 0, 0, 0],
+                [0, 0, 1, 1],
+                [0, 1, 0, 1]])
+        >>> batch["old_log_prob"].sum(1).exp()  # 1/8 each
+        tensor([0.1250, 0.1250, 0.1250, 0.1250], dtype=torch.float64)
     """
 
     group_size: int = 8

@@ -34,6 +34,21 @@ class Trajectory(LikelihoodProxy):
 
     Reference:
         The subset of steps: Zhan, "AGRPO", arXiv 2510.04019.
+
+    Examples:
+        >>> import torch
+        >>> from llada.data import ToyLanguage
+        >>> from llada.denoiser import as_denoiser
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> from llada.rewards import Episodes, PolicyObjective, Rollout, Trajectory
+        >>> language = ToyLanguage(torch.tensor([[0.75, 0.0], [0.0, 0.25]]))  # two tokens that are always equal
+        >>> model, process, sampler = as_denoiser(language.oracle), MaskingProcess(2), PolicyObjective().sampler
+        >>> batch = Rollout(1, answer_length=2)(sampler, model, process, [[]], seeds=torch.arange(1))
+        >>> answers = Episodes.of({**batch, "advantage": torch.ones(1)})
+        >>> terms = Trajectory()(sampler, model, process, answers, random=RowRandom.from_seed(0, 1))
+        >>> batch["tokens"], terms.log_prob.exp()  # the sampler's own law: the text has the probability 0.75
+        (tensor([[0, 0]]), tensor([[0.7500, 1.0000]], dtype=torch.float64))
     """
 
     num_steps: int | None = None

@@ -24,6 +24,12 @@ class OnWorkers(Reward):
 
     Raises:
         ValueError: if ``num_workers`` is less than 1, or ``timeout`` isn't above 0.
+
+    Examples:
+        >>> from llada.rewards import Number, OnWorkers
+        >>> reward = OnWorkers(Number(), num_workers=4)  # processes start with the first batch of answers
+        >>> reward.score("2 + 2 =", "it is 4", {"answer": 4})  # a single answer is judged at once
+        1.0
     """
 
     reward: Reward

@@ -46,6 +46,20 @@ class Writer:
         pad_token_id: what shorter prompts get in front.
         stop_token_ids: tokens that end an answer.
         whole_row: whether the reward reads the whole row, prompt and filled gaps, in place of what was written.
+
+    Examples:
+        >>> import torch
+        >>> from llada import DiffusionLM
+        >>> from llada.process import MaskingProcess
+        >>> from llada.rewards import ExactMatch, PolicyObjective, Prompt, Rollout, Writer
+        >>> uniform = torch.nn.Embedding.from_pretrained(torch.zeros(3, 3))  # every token gives the same logits
+        >>> module = DiffusionLM(uniform, MaskingProcess(2), PolicyObjective())
+        >>> writer = Writer(Rollout(group_size=4, answer_length=1), ExactMatch(), decode=lambda ids: "ab"[ids[0]])
+        >>> batch = writer(module, [Prompt([1], "b", {"answer": "a"})], seeds=torch.arange(4))
+        >>> batch["tokens"][:, 1].tolist(), batch["reward"].tolist()
+        ([1, 0, 0, 1], [0.0, 1.0, 1.0, 0.0])
+        >>> batch["advantage"]
+        tensor([-0.6667,  0.6667,  0.6667, -0.6667], dtype=torch.float64)
     """
 
     rollout: Rollout

@@ -163,7 +163,7 @@ class SpeculativeSampler(ComposedSampler):
         initial = (inside & ~copies.given).sum(1)  # what a step of one token is told the time by
         copies = replace(copies, columns=columns, valid=valid, left=left, initial=initial)
         proposed = run.propose(copies, copies.grid(), random=random)
-        return replace(proposed, scores=self.order(proposed))
+        return proposed.scored(self.order(proposed))
 
     def _settle(self, state: State, proposed: State, guesses: Guesses) -> tuple[State, Tensor, Guesses]:
         """The state after all steps that one call settles, the confidences of the last, and the next guesses."""

@@ -152,6 +152,16 @@ class State:
         """(B, M) float32, the model's own probability of the proposed tokens."""
         return token_probability(self.logits, self.drawn, self.top if self.top.shape == self.drawn.shape else None)
 
+    def scored(self, scores: Tensor) -> "State":
+        """The state with the order's scores, and with what the order has computed of the proposals on its way.
+
+        Args:
+            scores: (B, M).
+        """
+        after = replace(self, scores=scores)
+        vars(after).update({name: vars(self)[name] for name in ("probability", "positions") if name in vars(self)})
+        return after
+
     @property
     def all_positions(self) -> Tensor:
         """(B, L) int64, positions of all columns."""

@@ -204,7 +204,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
                 run.cache.begin_call(asking)
                 state = replace(state, valid=state.valid & asking[:, None])
             state = run.propose(state, time, random=random.fold_in(_DRAW))
-            state = replace(state, scores=self.order(state))
+            state = state.scored(self.order(state))
             taken = self._asked(state)
             # Where counts follow from numbers, a row that takes nothing would alone have skipped the step.
             called = (taken if self._counted else state.valid).any(1)

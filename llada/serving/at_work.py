@@ -2,7 +2,8 @@
 
 A sampler is a loop that calls its model from deep inside. To stop it there, each row's loop runs in a thread of its
 own, and only one thread of all runs at any time: a loop runs until it asks the model, then hands over to the engine,
-which answers the calls of many at once. So nothing that samplers share need be safe between threads.
+which answers the calls of many at once. So nothing that samplers share need be safe between threads. The choices of one
+request come and leave together: where they have one shape, one loop writes them all.
 
 A sampler that looks into the network, since it keeps a cache of keys and values, can't share its calls. Rows of one
 such sampler that begin together form a group that is written as a whole, step by step between the others' calls.
@@ -36,6 +37,15 @@ class Job:
         seed: of the row.
         tell: called from a thread of the engine with a `Frame` after each step, None at the end, or the exception that
             ended it.
+
+    Examples:
+        >>> from llada.samplers import low_confidence
+        >>> from llada.serving import Job
+        >>> told = []
+        >>> job = Job(ids=[5, 0, 0], open=[False, True, True], sampler=low_confidence(), seed=0, tell=told.append)
+        >>> job.gone.set()  # nobody waits any more: an engine lets the row go before its next model call
+        >>> job.gone.is_set()
+        True
     """
 
     ids: Sequence[int]
@@ -44,7 +54,7 @@ class Job:
     seed: int
     tell: Callable[[Frame | BaseException | None], None]
     gone: threading.Event = field(default_factory=threading.Event)
-    """Set when nobody waits for the answer any more."""
+    """Set when nobody waits for the answer any more; the jobs of one request share it."""
 
 
 class Left(BaseException):
@@ -56,22 +66,28 @@ class LooksInside(BaseException):
 
 
 class Row:
-    """A row whose model calls can be shared.
+    """A row whose model calls can be shared, or several of one request that one loop writes.
 
     Attributes:
         call: what it asks the model; None once it has ended.
         looks_inside: whether it ended because its sampler wants more than logits; nobody has been told of that.
+        parts: whether it ended because several couldn't be written at once; nobody has been told of that.
 
     Args:
-        job: the row.
+        jobs: the rows.
         text: model and tokenizer.
     """
 
-    def __init__(self, job: Job, text: TextModel) -> None:
-        self.job, self.text, self.looks_inside = job, text, False
+    def __init__(self, jobs: Sequence[Job], text: TextModel) -> None:
+        self.jobs, self.text, self.looks_inside, self.parts = list(jobs), text, False, False
         self._asked, self._answered = SimpleQueue[Call | None](), SimpleQueue[Tensor | BaseException]()
         threading.Thread(target=self._write, name="llada-row", daemon=True).start()
         self.call = self._asked.get()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits for any of it."""
+        return all(job.gone.is_set() for job in self.jobs)
 
     def go_on(self, answer: Tensor | BaseException) -> None:
         """Let it run to its next call.
@@ -91,20 +107,33 @@ class Row:
         return answer
 
     def _write(self) -> None:
-        job, model = self.job, self.text.model
         try:
             with torch.no_grad():
-                for frames in _frames([job], self.text, Asking(self, as_denoiser(model.backbone))):
-                    job.tell(frames[0])
-            job.tell(None)
+                for frames in _frames(self.jobs, self.text, Asking(self, as_denoiser(self.text.model.backbone))):
+                    _tell(self.jobs, frames)
+            _tell(self.jobs, None)
         except Left:
             pass
         except LooksInside:
             self.looks_inside = True
         except BaseException as error:
-            job.tell(error)
+            if len(self.jobs) > 1:  # what can't share a batch may be written alone
+                self.parts = True
+            else:
+                self.jobs[0].tell(error)
         finally:
             self._asked.put(None)
+
+
+def rows_of(jobs: Sequence[Job], text: TextModel) -> list[Row]:
+    """The jobs as rows: those of one request, one sampler and one shape in one loop.
+
+    Args:
+        jobs: that begin together.
+        text: model and tokenizer.
+    """
+    together = alike(jobs, lambda job: (id(job.gone), job.sampler, list(job.open)))
+    return [Row(each, text) for each in together]
 
 
 class Asking(BackboneDenoiser):
@@ -169,16 +198,21 @@ class Group:
                 return [Group([job], self.text) for job in self.jobs]
             self.jobs[0].tell(error)
             return []
-        for index, job in enumerate(self.jobs):
-            if not job.gone.is_set():
-                job.tell(None if frames is None else frames[index])
+        _tell(self.jobs, frames)
         return [] if frames is None else [self]
 
 
 def groups_of(rows: Sequence[Row], text: TextModel) -> list[Group]:
     """Groups of the rows whose samplers look inside, one for each sampler."""
-    jobs = alike([row.job for row in rows if row.looks_inside], lambda job: job.sampler)
-    return [Group(together, text) for together in jobs]
+    jobs = [job for row in rows if row.looks_inside for job in row.jobs]
+    return [Group(together, text) for together in alike(jobs, lambda job: job.sampler)]
+
+
+def _tell(jobs: Sequence[Job], frames: Sequence[Frame] | None) -> None:
+    """Tell those who wait of a step, or of the end."""
+    for index, job in enumerate(jobs):
+        if not job.gone.is_set():
+            job.tell(None if frames is None else frames[index])
 
 
 def _frames(jobs: Sequence[Job], text: TextModel, model: Any) -> Iterator[list[Frame]]:

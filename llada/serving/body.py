@@ -1,10 +1,11 @@
 """What a client sends, read with care: every value is looked at, and a name that nobody reads is refused."""
 
-import math
+import sys
 from collections.abc import Collection
 from typing import Any
 
 _NEVER: frozenset[str] = frozenset()
+_MOST = sys.float_info.max  # NaN, infinities and integers that no float can hold are outside
 
 
 class Body:
@@ -65,7 +66,7 @@ class Body:
         value = self.take(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -_MOST <= value <= _MOST:
             raise ValueError(f"{name} must be a number; got {value!r:.80}")
         return float(value)
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 from llada.serving.openai import DONE, Answer, Ask, event, usage
@@ -23,9 +24,9 @@ async def completion(service: Service, request: Any, *, chat: bool) -> Any:
         "model": service.name,
     }
     if ask.stream:
-        context = service.writing(answers, ask)
-        told = await context.__aenter__()  # a full line is refused before the stream begins
-        return stream_reply(_pieces(service, ask, answers, head, told, context))
+        held = AsyncExitStack()
+        told = await held.enter_async_context(service.writing(answers, ask))  # a full line is refused here
+        return stream_reply(_pieces(service, ask, answers, head, told), held)
 
     async def whole() -> None:
         async with service.writing(answers, ask) as told:
@@ -49,7 +50,7 @@ async def _while_connected(request: Any, work: Any) -> None:
 
 
 async def _pieces(
-    service: Service, ask: Ask, answers: list[Answer], head: dict[str, Any], told: AsyncIterator[Told], context: Any
+    service: Service, ask: Ask, answers: list[Answer], head: dict[str, Any], told: AsyncIterator[Told]
 ) -> AsyncIterator[str]:
     """The lines of a stream."""
     is_final = ask.sampler.is_final
@@ -75,8 +76,6 @@ async def _pieces(
         yield DONE
     except Exception as error:
         yield event({"error": told_of(error)[1]})
-    finally:
-        await context.__aexit__(None, None, None)
 
 
 def _written(shown: list[int | None]) -> tuple[list[int], list[bool]]:

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import torch
 
-from llada.denoiser import as_denoiser
+from llada.denoiser import as_denoiser, steady
 from llada.inference import evaluating
-from llada.serving.at_work import Group, Job, Left, Row, groups_of
+from llada.serving.at_work import Group, Job, Left, Row, groups_of, rows_of
 from llada.serving.calls import answers
 from llada.text import TextModel
 
@@ -37,6 +37,25 @@ class Engine:
 
     Raises:
         ValueError: if a number is out of its range.
+
+    Examples:
+        >>> from queue import SimpleQueue
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada import DiffusionLM
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.data import SentencePieceTraining
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import low_confidence
+        >>> from llada.serving import Engine, Job
+        >>> from llada.text import TextModel
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> model = DiffusionLM(BidirectionalTransformer(280, 8, 1, 2), MaskingProcess(words.mask_token_id)).eval()
+        >>> engine, told = Engine(TextModel(model, words), batch_size=4), SimpleQueue()
+        >>> engine.submit([Job([5, 0, 0], [False, True, True], low_confidence(steps=2), seed=0, tell=told.put)])
+        >>> told.get().calls, told.get().calls, told.get()  # two steps, and the end
+        (1, 2, None)
+        >>> engine.close()
     """
 
     def __init__(self, text: TextModel, batch_size: int = 8, queue_limit: int = 64, gather: float = 0.01) -> None:
@@ -51,6 +70,7 @@ class Engine:
         self._closed = False
         self._rows: list[Row] = []
         self._groups: list[Group] = []
+        self._denoiser = steady(as_denoiser(text.model.backbone))
         self._worker = threading.Thread(target=self._work, name="llada-engine", daemon=True)
         self._worker.start()
 
@@ -109,7 +129,7 @@ class Engine:
                 functions, jobs = self._take()
                 for function in functions:
                     function()
-                self._settle([*self._rows, *(Row(job, self.text) for job in jobs)])
+                self._settle([*self._rows, *rows_of(jobs, self.text)])
                 self._round()
 
     def _wait(self) -> bool:
@@ -127,7 +147,8 @@ class Engine:
 
         No function waits for a job that waits for room, and one is called between two rounds at most.
         """
-        free = self.batch_size - len(self._rows) - sum(len(group.jobs) for group in self._groups)
+        at_work = (len(jobs) for jobs in (*(row.jobs for row in self._rows), *(group.jobs for group in self._groups)))
+        free = self.batch_size - sum(at_work)
         functions: list[Callable[[], None]] = []
         jobs: list[Job] = []
         rest: deque[Job | Callable[[], None]] = deque()
@@ -143,18 +164,19 @@ class Engine:
         return functions, [job for job in jobs if not job.gone.is_set()]
 
     def _settle(self, rows: list[Row]) -> None:
-        """Keep the rows that go on; those that can't share their calls become groups."""
-        self._rows = [row for row in rows if row.call is not None]
-        self._groups += groups_of(rows, self.text)
+        """Keep the rows that go on; what can't share a loop begins alone, and what can't share calls as groups."""
+        alone = [Row([job], self.text) for row in rows if row.parts for job in row.jobs]
+        self._rows = [row for row in [*rows, *alone] if row.call is not None]
+        self._groups += groups_of([*rows, *alone], self.text)
 
     def _round(self) -> None:
         """Move every row on by a call, every group by a step, and let go those that nobody waits for."""
         for row in self._rows:
-            if row.job.gone.is_set():
+            if row.is_gone:
                 row.go_on(Left())
         rows = [row for row in self._rows if row.call is not None]
         calls = [row.call for row in rows if row.call is not None]
-        for row, answer in zip(rows, answers(calls, as_denoiser(self.text.model.backbone)), strict=True):
+        for row, answer in zip(rows, answers(calls, self._denoiser), strict=True):
             row.go_on(answer)
         self._settle(rows)
         self._groups = [left for group in self._groups for left in group.step()]

@@ -15,6 +15,7 @@ class Limits:
         max_choices: answers of one request.
         max_bytes: size of a request's body.
         max_states: states of the automaton of a regular expression.
+        max_steps: steps that a sampler may be asked for, and every other whole number among its arguments.
 
     Raises:
         ValueError: if one is less than 1, or the default more than the most.
@@ -30,6 +31,7 @@ class Limits:
     max_choices: int = 16
     max_bytes: int = 1 << 20
     max_states: int = MAX_STATES
+    max_steps: int = 4096
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

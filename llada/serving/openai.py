@@ -101,7 +101,7 @@ def read_ask(content: dict[str, Any], text: TextModel, limits: Limits, *, chat: 
     body.neutral("echo", (False,), "the prompt isn't scored; `llada score` does that")
     body.neutral("tool_choice", ("auto", "none"), "a model calls tools as its template has them")
     ask = Ask(
-        chat, rows, length, decoder(body, text, limits.max_states), body.integer("seed", 0, -(2**62), 2**62),
+        chat, rows, length, decoder(body, text, limits), body.integer("seed", 0, -(2**62), 2**62),
         _until(body.take("stop", [])), body.flag("stream"),
         isinstance(options, dict) and options.get("include_usage") is True, bool(asked),
     )  # fmt: skip

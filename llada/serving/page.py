@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 from llada.serving.decoder import describe
@@ -16,8 +17,8 @@ async def run(service: Service, request: Any) -> Any:
     content = await content_of(request, service.limits)
     priced = content.pop("price", False) is True
     asked = read_run(content, service.text, service.limits)
-    context = service.writing([asked])
-    told = await context.__aenter__()
+    held = AsyncExitStack()
+    told = await held.enter_async_context(service.writing([asked]))
 
     async def lines() -> AsyncIterator[str]:
         shown, begun, last = recording(asked, service.text), time.perf_counter(), None
@@ -38,10 +39,8 @@ async def run(service: Service, request: Any) -> Any:
             yield DONE
         except Exception as error:
             yield event({"error": told_of(error)[1]})
-        finally:
-            await context.__aexit__(None, None, None)
 
-    return stream_reply(lines())
+    return stream_reply(lines(), held)
 
 
 async def others(service: Service, request: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -30,6 +31,22 @@ class Service:
         queue_limit: rows that may wait.
         token: what a client must send as ``Authorization: Bearer TOKEN``; None: nothing. Without one, only requests to
             a name of this very machine are answered, so that a web page from elsewhere can't reach it.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
+        >>> from llada.data import SentencePieceTraining
+        >>> from llada.serving import Service
+        >>> from llada.text import TextModel
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> model = DiffusionLM(BidirectionalTransformer(280, 8, 1, 2), MaskingProcess(words.mask_token_id)).eval()
+        >>> service = Service(TextModel(model, words), token="secret")  # for llada.serving.build_app
+        >>> service.lets_in({}), service.lets_in({"authorization": "Bearer secret"})
+        (False, True)
+        >>> service.ask({"prompt": "to be", "max_tokens": 4}, chat=False).num_new_tokens
+        4
+        >>> service.engine.close()
     """
 
     def __init__(
@@ -66,13 +83,13 @@ class Service:
         def teller(index: int) -> Callable[[Frame | BaseException | None], None]:
             return lambda frame: _tell(loop, told, (index, frame))
 
-        jobs = [_job(row, index, ask, teller(index)) for index, row in enumerate(rows)]
+        gone = threading.Event()
+        jobs = [_job(row, index, ask, teller(index), gone) for index, row in enumerate(rows)]
         self.engine.submit(jobs)
         try:
             yield _until_all_ended(told, len(jobs))
         finally:
-            for job in jobs:
-                job.gone.set()
+            gone.set()
 
     async def on_worker(self, function: Callable[[], Any]) -> Any:
         """What a function that needs the model gives."""
@@ -84,11 +101,17 @@ def _tell(loop: asyncio.AbstractEventLoop, told: "asyncio.Queue[Queued]", what: 
         loop.call_soon_threadsafe(told.put_nowait, what)
 
 
-def _job(row: Run | Answer, index: int, ask: Ask | None, tell: Callable[[Frame | BaseException | None], None]) -> Job:
+def _job(
+    row: Run | Answer,
+    index: int,
+    ask: Ask | None,
+    tell: Callable[[Frame | BaseException | None], None],
+    gone: threading.Event,
+) -> Job:
     if isinstance(row, Run):
-        return Job(row.ids, row.open, row.sampler, row.seed, tell)
+        return Job(row.ids, row.open, row.sampler, row.seed, tell, gone)
     assert ask is not None
-    return Job(row.job_ids, row.job_open, ask.sampler, ask.seed + index, tell)
+    return Job(row.job_ids, row.job_open, ask.sampler, ask.seed + index, tell, gone)
 
 
 async def _until_all_ended(told: "asyncio.Queue[Queued]", number: int) -> AsyncIterator[Told]:

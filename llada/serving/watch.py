@@ -19,6 +19,7 @@ from llada.serving.body import Body
 from llada.serving.decoder import decoder
 from llada.serving.limits import Limits
 from llada.text import TextModel
+from llada.text.gaps import GAP
 from llada.viewers import Recording
 
 NUM_ALTERNATIVES = 5
@@ -56,7 +57,7 @@ def read_run(content: dict[str, Any], text: TextModel, limits: Limits) -> Run:
     """
     body = Body(content)
     length = body.integer("length", min(limits.num_new_tokens, 64), 1, limits.max_new_tokens)
-    canvas = _canvas(body, text, length)
+    canvas = _canvas(body, text, length, limits.max_new_tokens)
     waits = [token is None for token in canvas]
     if not any(waits):
         raise ValueError("nothing is open; take a token back, or ask for a longer text")
@@ -66,14 +67,14 @@ def read_run(content: dict[str, Any], text: TextModel, limits: Limits) -> Run:
     run = Run(
         [token or 0 for token in canvas],
         waits,
-        decoder(body, text, limits.max_states),
+        decoder(body, text, limits),
         body.integer("seed", 0, -(2**62), 2**62),
     )
     body.end()
     return run
 
 
-def _canvas(body: Body, text: TextModel, length: int) -> list[int | None]:
+def _canvas(body: Body, text: TextModel, length: int, most: int) -> list[int | None]:
     canvas, messages, written = body.take("canvas"), body.take("messages"), body.text("text", "")
     if canvas is not None:
         return read_canvas(canvas, text)
@@ -84,6 +85,8 @@ def _canvas(body: Body, text: TextModel, length: int) -> list[int | None]:
         mask = text.model.process.mask_token_id
         if mask is None:
             raise ValueError("the model's noise has no mask token, so gaps can't be written as [MASK:8]")
+        if (places := sum(int(gap[1] or 1) for gap in GAP.finditer(written))) > most:
+            raise ValueError(f"the gaps have {places} places, more than the {most} that may be written; ask for fewer")
         return [None if token == mask else token for token in text.encode_gaps(written)]
     return [*text.context(text.encode(written)), *[None] * length]
 

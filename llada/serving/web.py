@@ -6,6 +6,7 @@ that its client has left, which are needed here.
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from llada.files.json_object import parse_object
@@ -48,11 +49,22 @@ def html_reply(content: str, headers: Mapping[str, str]) -> Any:
     return HTMLResponse(content, headers=headers)
 
 
-def stream_reply(lines: AsyncIterator[str]) -> Any:
-    """Server-sent events."""
+def stream_reply(lines: AsyncIterator[str], held: AsyncExitStack) -> Any:
+    """Server-sent events.
+
+    Args:
+        lines: the events.
+        held: what they need; it is closed when the reply ends, also where a client left before the first line was asked
+            for, and so no line's own ``finally`` runs.
+    """
     from starlette.responses import StreamingResponse
 
-    return StreamingResponse(lines, media_type="text/event-stream")
+    class Closing(StreamingResponse):
+        async def __call__(self, *connection: Any) -> None:
+            async with held:
+                await super().__call__(*connection)
+
+    return Closing(lines, media_type="text/event-stream")
 
 
 async def content_of(request: Any, limits: Limits) -> dict[str, Any]:

@@ -40,6 +40,24 @@ class TextModel:
             ``{"enable_thinking": False}``.
         stops: tokens that end an answer beside those that the tokenizer and the template know, such as the
             ``eos_token_id`` of a released checkpoint's files.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada import DiffusionLM
+        >>> from llada.backbones import BidirectionalTransformer
+        >>> from llada.data import SentencePieceTraining
+        >>> from llada.process import MaskingProcess
+        >>> from llada.text import TextModel
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> model = DiffusionLM(BidirectionalTransformer(280, 8, 1, 2), MaskingProcess(words.mask_token_id)).eval()
+        >>> text = TextModel(model, words)
+        >>> canvas = text.canvas([text.encode("to be")], num_new_tokens=4)
+        >>> words.decode(canvas.tokens[0].tolist(), show_mask="_")
+        'to be____'
+        >>> answer = text.generate(canvas, seed=0).tokens[0, -4:].tolist()  # of an untrained model
+        >>> words.mask_token_id in answer
+        False
     """
 
     model: DiffusionLM

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from llada.training.parallel import Replicas
 from llada.training.window import Totals
@@ -95,6 +95,19 @@ class FiniteGuard:
         """The first fault among the numbers that weren't read yet, which are read now."""
         unread, self._unread = self._unread, []
         return next((fault for fault in (seen.fault() for seen in unread) if fault is not None), None)
+
+
+def spoilt_buffer(module: nn.Module) -> str | None:
+    """The name of a stored buffer, such as a running mean, that holds a NaN; None if there is none.
+
+    Infinities are left alone: masks of attention are made of them.
+    """
+    for path, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            stored = name not in part._non_persistent_buffers_set  # it has no public name
+            if stored and buffer.is_floating_point() and bool(torch.isnan(buffer).any()):
+                return f"{path}.{name}"
+    return None
 
 
 def underflow(parameters: Iterable[Tensor], optimizers: Iterable[Any]) -> str:

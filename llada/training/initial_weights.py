@@ -22,6 +22,7 @@ from llada.checkpoints.released.fields import MaskMissing
 from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.pretrained import Found, look_into
 from llada.checkpoints.released.source import find_folder
+from llada.training.parallel import WHOLE_ONLY
 from llada.training.weights import load_whole
 
 FREE = {"activation_checkpointing", "attention", "max_length", "vocab_size"}
@@ -46,6 +47,8 @@ class InitialWeights(Callback):
             ValueError: if the tokenizer or the mask is another one, or a released network computes something else.
             RuntimeError: if the backbone is another one.
         """
+        if self.loading.quantise is not None and getattr(pl_module, "device_mesh", None) is not None:
+            raise ValueError(f"quantise={self.loading.quantise}: {WHOLE_ONLY}")
         if _is_released(self.checkpoint):
             self._begin_with_released(pl_module, trainer)
             return
@@ -79,8 +82,9 @@ class InitialWeights(Callback):
         self._check(found, mask, backbone)
         dtype, device = next(backbone.parameters()).dtype, torch.device("cpu")
         is_empty = all(parameter.is_meta for parameter in backbone.parameters())
-        if is_empty and model.device_mesh is not None and loading.quantise is None and loading.adapter is None:
-            model.initial_weights = partial(_fill_split, found)
+        if is_empty and model.device_mesh is not None:
+            adapter = None if loading.adapter is None else find_folder(loading.adapter)
+            model.initial_weights = partial(_fill_split, found, adapter)
             return
         if loading.quantise is not None and is_empty:
             quantise(backbone, loading.quantise)
@@ -119,8 +123,10 @@ class InitialWeights(Callback):
                 )
 
 
-def _fill_split(found: Found, backbone: nn.Module, device: torch.device) -> None:
+def _fill_split(found: Found, adapter: Path | None, backbone: nn.Module, device: torch.device) -> None:
     found.fill(backbone, None, device)
+    if adapter is not None:
+        merge_adapter(backbone, adapter, found.layout)
 
 
 def _spelt(value: Any) -> str:

@@ -22,15 +22,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from llada.checkpoints.describe import check_describable
+from llada.checkpoints.copies import check_describable
 from llada.checkpoints.quantised import check_trainable
 from llada.metrics import BoundReport
 from llada.objectives import ObjectiveOutput
-from llada.training.guard import REMEDY, FiniteGuard, underflow
+from llada.training.guard import REMEDY, FiniteGuard, spoilt_buffer, underflow
 from llada.training.hyperparameters import flat_parts
 from llada.training.norms import total_norm
 from llada.training.parallel import Replicas, replicas
 from llada.training.reports import bytes_per_token, loader_names
+from llada.training.trainer_options import check_options
 from llada.training.window import AccumulationWindow, Totals
 
 
@@ -60,7 +61,12 @@ class TrainingLoop(Callback):
         trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Count from 0, unless the run goes on."""
+        """Count from 0, unless the run goes on.
+
+        Raises:
+            ValueError: if an option of the Trainer has a value that it would stumble over, or ignore.
+        """
+        check_options(trainer)
         self._reports.clear()
         self.guard.open()
         self.window.open()
@@ -154,9 +160,11 @@ class TrainingLoop(Callback):
         if _raises(module):
             self._read(module)
         finite = all(bool(torch.isfinite(total_norm(tensors))) for tensors in (module.parameters(), averaged))
-        if not module.trainer.strategy.reduce_boolean_decision(finite, all=True):
+        buffer = spoilt_buffer(module)
+        if not module.trainer.strategy.reduce_boolean_decision(finite and buffer is None, all=True):
+            what = "the weights are" if buffer is None else f"the weights, such as {buffer}, are"
             raise ValueError(
-                f"the weights are no numbers after {module.trainer.global_step} steps, or so large that their squares "
+                f"{what} no numbers after {module.trainer.global_step} steps, or so large that their squares "
                 f"aren't{self._reason(module)}{REMEDY}"
             )
 
@@ -254,7 +262,8 @@ class TrainingLoop(Callback):
         """Whether this step is one to log: logging takes a millisecond, which matters in small models."""
         step = trainer.global_step + 1
         last = trainer.is_last_batch or step == trainer.max_steps
-        return self._is_monitored or last or step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self._is_monitored or last or (every > 0 and step % every == 0)
 
 
 def replicas_of(module: LightningModule) -> Replicas:

@@ -3,8 +3,9 @@
 W = R T ranks form a mesh (data_parallel R, tensor_parallel T). Ranks of one data-parallel place see the same rows.
 
 - Data parallelism: each rank keeps 1/R of every parameter, gradient and optimiser state, and gathers a block's
-  parameters when the block runs. Embedding, final norm and head are one more group, which stays gathered between the
-  forward and the backward pass: the loss runs the head in chunks and makes its gradient on the way.
+  parameters when the block runs. The head is a group of its own, gathered from the loss to its backward pass: the loss
+  runs it in chunks and makes its gradient on the way, which is summed over ranks beside the blocks' backward passes.
+  Embedding and final norm, and a head that is the embedding, are one more group, gathered for a whole step.
 - Hybrid sharding: each rank keeps 1/S, and R / S groups of S ranks hold copies. Parameters are gathered within a group,
   such as the cards of a node, and only gradients go between groups.
 - Tensor parallelism: each rank computes 1/T of the heads, of the feed-forward width and of the vocabulary.
@@ -36,6 +37,7 @@ from torch.distributed.tensor.parallel import (
 from llada.backbones import BidirectionalTransformer
 from llada.backbones.layers import Attention, Block, SwiGLU
 from llada.checkpoints.quantised import quantised_layers
+from llada.training.head_group import shard_head
 from llada.training.weights import materialise
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -43,6 +45,9 @@ DATA, TENSOR = "data_parallel", "tensor_parallel"
 
 PLANNED = (nn.ModuleList, Block, Attention, SwiGLU, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Identity)
 """Kinds of modules that tensor parallelism can split."""
+
+WHOLE_ONLY = "quantised matrices can't be split over ranks; use the strategy ddp, or leave quantise out"
+"""Why they are refused: blocks of codes share their scales."""
 
 HEADS_DIM = 1
 """Of queries and keys, (B, H, L, d)."""
@@ -100,9 +105,7 @@ def place(
     """
     if mesh is not None and not isinstance(backbone, FSDPModule):
         if quantised_layers(backbone):
-            raise ValueError(
-                "quantised matrices can't be split over ranks; use the strategy ddp, or leave quantise out"
-            )
+            raise ValueError(WHOLE_ONLY)
         if mesh[TENSOR].size() > 1:
             split_tensors(backbone, mesh[TENSOR])
         split_data(backbone, mesh[DATA] if shard_size is None else hybrid(mesh, shard_size), dtype)
@@ -114,7 +117,7 @@ def place(
 
 
 def split_data(backbone: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
-    """Shard the parameters (FSDP2): one group per block, and one for what is around them.
+    """Shard the parameters (FSDP2): a group per block, one for the head, and one for what is left.
 
     Args:
         backbone: with its blocks in an `nn.ModuleList`.
@@ -124,6 +127,7 @@ def split_data(backbone: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None 
     policy = MixedPrecisionPolicy(dtype, None if dtype is None else torch.float32, cast_forward_inputs=False)
     for block in blocks_of(backbone):
         fully_shard(block, mesh=mesh, mp_policy=policy)
+    shard_head(backbone, mesh=mesh, mp_policy=policy)
     fully_shard(backbone, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(backbone, "hidden")
 

@@ -120,6 +120,11 @@ def tensors(edit: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], 
     return apply
 
 
+def foreign(content: dict[str, torch.Tensor]) -> None:
+    content.clear()
+    content["lm_head.weight"] = torch.ones(2, 2)
+
+
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dora": (config(use_dora=True), "use_dora=True, which isn't plain LoRA"),
@@ -131,7 +136,9 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no method": (change("adapter_config.json", lambda c: c.pop("peft_type")), "no field 'peft_type'"),
     "rank is a lie": (config(r=9), "has rank 9; it has 4"),
     "rank of text": (config(r="4"), "r='4', but it must be a whole number"),
-    "infinite scale": (config(lora_alpha=float("inf")), "lora_alpha=inf, but it must be a finite number"),
+    "infinite scale": (config(lora_alpha=float("inf")), "adapter_config.json has lora_alpha=inf, but it must be a fin"),
+    "whole matrices are gone": (config(modules_to_save=["lm_head"]), "trained as a whole .*holds no whole matrix"),
+    "another file": (tensors(lambda content: foreign(content)), "holds no low-rank additions; is it another file"),
     "endless expression": (config(alpha_pattern={"(a+)+b": 1.0}), "expression .* too involved"),
     "patterns in a list": (config(rank_pattern=["q_proj"]), "rank_pattern=.*, but it must be an object"),
     "no matrices": (tensors(lambda w: w.update({f"{Q}A.weight": torch.tensor(1.0)})), "isn't of two matrices"),
@@ -148,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         tensors(lambda w: [w.update({n.replace("self_attn", "attn"): w.pop(n)}) for n in list(w)]),
         r"changes model\.layers\.\d\.attn\.\w_proj, which the model hasn't",
     ),
-    "nothing": (tensors(lambda w: [w.pop(n) for n in list(w)]), "changes nothing"),
+    "nothing": (tensors(lambda w: [w.pop(n) for n in list(w)]), "holds no low-rank additions; is it another file"),
     "truncated": (lambda a: (a / "adapter_model.safetensors").write_bytes(b"x"), "damaged or truncated"),
     "no weights": (lambda a: (a / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors; pickled"),
     "no config": (lambda a: (a / "adapter_config.json").unlink(), "there is no file .*adapter_config.json"),

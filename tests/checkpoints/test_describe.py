@@ -1,5 +1,6 @@
 """Parts as plain data: under their public names, complete, or refused before anything is trained."""
 
+import enum
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 import llada.samplers
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.checkpoint import stored_parts
-from llada.checkpoints.describe import build, check_describable, describe, public_path
+from llada.checkpoints.copies import check_describable
+from llada.checkpoints.describe import build, describe, public_path
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, llada_finetuning
 from llada.process import MaskingProcess
@@ -83,6 +85,10 @@ def test_arguments_that_are_handed_on_are_kept() -> None:
     assert build(describe(Outer.Inner(7)), Outer.Inner) == Outer.Inner(7)
 
 
+class Colour(enum.Enum):
+    RED = 1
+
+
 class Forgetful(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -102,6 +108,7 @@ REFUSED = {
     "method": (lambda: Keeps(Forgetful(0.1).forward), "can't describe the function"),
     "partial of a function": (lambda: Keeps(partial(max, 1)), "it isn't a partial of a class"),
     "set": (lambda: Keeps(frozenset({1, 2})), r"can't describe frozenset\(\{1, 2\}\); parts are made of plain data"),
+    "enumeration": (lambda: Keeps(Colour.RED), "can't describe <Colour.RED: 1>; keep enumerations as text or numbers"),
     "path": (lambda: Keeps(Path("a")), r"can't describe .*Path\('a'\); keep paths as text, str\(path\)"),
 }
 
@@ -149,6 +156,14 @@ class Heir(HandsAllOn):
     pass
 
 
+class NoneByDefault(DiffusionLM):
+    """With annotations as many write them, and a number that equals nothing."""
+
+    def __init__(self, backbone: nn.Module, process: MaskingProcess, size: int = None, rate: float = 0.0) -> None:  # noqa: RUF013
+        super().__init__(backbone, process)
+        self.size, self.rate = size, rate
+
+
 class Size:
     def __init__(self, width=4):
         self.width = width
@@ -178,6 +193,7 @@ KEPT = {
     "inherited": lambda: Heir(TwoLayers(8), PROCESS, extra=7, bound_draws=2, other=4),
     "args, self by another name": lambda: ByPlace(TwoLayers(8), PROCESS, llada_finetuning(), None, 2, extra=5),
     "no annotations": lambda: Bare(Sized(Size(6), bias=False), PROCESS, llada_finetuning()),
+    "None against the annotation": lambda: NoneByDefault(TwoLayers(8), PROCESS, rate=float("inf")),
     "a list of torch's modules": lambda: DiffusionLM(LIST, PROCESS),
 }
 
@@ -201,6 +217,85 @@ class Doubles(nn.Module):
         super().__init__()
         self.width = 2 * width
         self.out = nn.Linear(self.width, 3)
+
+
+class Halves(DiffusionLM):
+    """Stores another value, which nothing of its weights tells."""
+
+    def __init__(self, backbone: nn.Module, process: MaskingProcess, scale: float = 1.0, words: Any = ()) -> None:
+        super().__init__(backbone, process)
+        self.scale, self.words = scale / 2, words
+        if isinstance(words, list):
+            words.append("more")
+
+
+class Hides(DiffusionLM):
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if "bias" not in name}
+
+
+class Rate(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate / 2
+
+
+class Pair(nn.Module):
+    def __init__(self, width: int, tie: bool) -> None:
+        super().__init__()
+        self.width, self.tie = width, tie
+        self.first, self.second = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        if tie:
+            self.second.weight = self.first.weight
+
+
+def changed(part: Pair, tie: bool) -> Pair:
+    part.second.weight = part.first.weight if tie else nn.Parameter(part.first.weight.detach().clone())
+    return part
+
+
+def with_more(part: nn.Module) -> nn.Module:
+    part.more = nn.Linear(2, 2)
+    return part
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Halves(TwoLayers(4), PROCESS, scale=4.0),
+            r"scale would come back as another .*was 2.0, then 1",
+        ),
+        (
+            lambda: Halves(TwoLayers(4), PROCESS, 0.0, ["a"]),
+            r"words would come back as another .*keep the .* self\.words",
+        ),
+        (lambda: DiffusionLM(Keeps([Rate(0.4)]), PROCESS), r"backbone\.value\[0\]\.rate would .*was 0.2, then 0.1"),
+        (
+            lambda: DiffusionLM(with_more(TwoLayers(4)), PROCESS),
+            r"would hold more\.weight, which its constructor doesn't",
+        ),
+        (
+            lambda: Hides(TwoLayers(4), PROCESS),
+            r"of this Hides would lack backbone\.1\.bias, which its constructor makes",
+        ),
+        (
+            lambda: DiffusionLM(changed(Pair(4, True), False), PROCESS),
+            r"has first.weight and second.weight apart, which",
+        ),
+    ],
+)
+def test_a_copy_that_would_be_another_model_is_refused_before_training(make: Any, message: str) -> None:
+    model = make()
+    with pytest.raises(ValueError, match=message):
+        check_describable(model)
+    model.undescribed = "weights"
+    check_describable(model)
+
+
+def test_what_is_tied_by_hand_comes_back_apart_and_is_told() -> None:
+    with pytest.warns(UserWarning, match="give back first.weight and second.weight apart, which are one now"):
+        check_describable(DiffusionLM(changed(Pair(4, False), True), PROCESS))
 
 
 def factory(parameters: Any) -> torch.optim.Optimizer:

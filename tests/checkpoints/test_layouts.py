@@ -1,6 +1,7 @@
 """Sizes and features beyond the fixtures', each against a written-out formula; round trips; the 8B's arithmetic."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,22 @@ def test_each_tensor_keeps_its_own_dtype(tmp_path: Path) -> None:
     for name, tensor in model.backbone.state_dict().items():
         assert again[name].dtype == tensor.dtype == (torch.float32 if "router" in name else torch.bfloat16)
         assert torch.equal(again[name], tensor)
+
+
+@pytest.mark.parametrize("name", ["final_norm", "head", "blocks.0.attention.q_proj"])
+def test_dtypes_that_can_not_be_multiplied_are_told(name: str, tmp_path: Path) -> None:
+    """Checkpoints with norms or a head in float32 are about; they are kept, and run when one dtype is asked for."""
+    model, _ = build("dream")
+    model.backbone.to(torch.bfloat16).get_submodule(name).float()
+    model.save_pretrained(tmp_path / "out")
+    message = rf"in torch.bfloat16, but {name}\.weight in torch.float32; .*\(--dtype bfloat16\)"
+    with pytest.warns(UserWarning, match=message):
+        again = DiffusionLM.from_pretrained(tmp_path / "out")
+    assert again.backbone.get_submodule(name).weight.dtype == torch.float32
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = DiffusionLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    assert whole(torch.arange(6)[None]).dtype == torch.bfloat16
 
 
 EIGHT_B = {

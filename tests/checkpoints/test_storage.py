@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from llada.checkpoints.checkpoint import PARTS_KEY, read_checkpoint, stored_parts
-from llada.checkpoints.storage import AtomicCheckpointIO, local_path, read_anywhere
+from llada.checkpoints.storage import VERSION_KEY, AtomicCheckpointIO, local_path, read_anywhere
 from llada.files.temporary import SUFFIX
 from tests.checkpoints.test_rebuild import MODELS, rows
 
@@ -21,7 +21,7 @@ from tests.checkpoints.test_rebuild import MODELS, rows
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     model = MODELS["diffusion"]()
-    return {"state_dict": model.state_dict(), PARTS_KEY: stored_parts(model)}
+    return {"state_dict": model.state_dict(), PARTS_KEY: stored_parts(model), VERSION_KEY: "2.6.0"}
 
 
 def test_a_checkpoint_never_goes_through_the_temporary_folder(

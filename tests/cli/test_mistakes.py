@@ -268,3 +268,22 @@ def test_a_part_of_which_nothing_is_said_is_no_base_class(llada: Command, tmp_pa
     empty = tmp_path / "empty.yaml"
     empty.write_text("\n".join({**WHOLE, part: text}.values()), encoding="utf-8")
     one_sentence(llada("fit", "--config", empty), "fit", f"--{part} names no class")
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        ("data: {class_path: {}}", [], "c.yaml: data.class_path must be the name of a class; got {}"),
+        ("data: {class_path: }", [], "c.yaml: data.class_path must be the name of a class; got nothing"),
+        ("data: {class_path: A, init_args: 5}", [], "c.yaml: data.init_args must be a mapping of arguments; got 5"),
+        (
+            "trainer: {callbacks: [{class_path: [B]}]}", [],
+            "c.yaml: trainer.callbacks.0.class_path must be the name of a class; got ['B']",
+        ),
+        ("data: {class_path: A}", ["--data.class_path={}"], "--data.class_path must be the name of a class; got '{}'"),
+        ("data: {class_path: A}", ["--data.class_path", ""], "--data.class_path must be the name of a class; got ''"),
+    ],
+)  # fmt: skip
+def test_a_class_is_named_by_a_name(llada: Command, tmp_path: Path, text: str, words: list[str], told: str) -> None:
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+    one_sentence(llada("fit", "--config", "c.yaml", *words), "fit", told)

@@ -88,6 +88,8 @@ def test_further_columns_stay_and_the_batch_is_not_changed() -> None:
         (TOKENS[:0], "tokens of shape \\(0, 4\\)"),
         (TOKENS.float(), "torch.float32"),
         (EVERY, "torch.bool"),
+        (TOKENS.to_sparse(), "a tensor that isn't dense \\(torch.sparse_coo\\); pad or unfold it"),
+        ({"tokens": torch.nested.nested_tensor([*TOKENS], layout=torch.jagged)}, "isn't dense \\(nested\\)"),
         ({"tokens": LABELS}, "tokens holds -100, which is no token id"),
         ({"tokens": TOKENS, "maskable": REAL.float()}, "maskable must be bool or integers.*float32"),
         ({"tokens": TOKENS, "maskable": [1, 0]}, "maskable must be a tensor"),

@@ -1,4 +1,7 @@
+import bz2
 import gzip
+import json
+import lzma
 import re
 import sys
 
@@ -118,6 +121,15 @@ def test_blank_files_among_others_are_skipped_and_counted(source, tmp_path, capl
     assert re.search(r"skipped 2 of 6 files, which are empty, such as .*0\.txt", caplog.text)
 
 
+@pytest.mark.parametrize(("indent", "program"), [(None, ".[]"), (1, ".[]"), (2, ".")])
+def test_one_document_is_no_json_lines(indent, program, tmp_path):
+    records = [{"text": "a"}, {"text": "b"}]
+    text = json.dumps(records, indent=indent) if program == ".[]" else json.dumps(records[0], indent=indent)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.json, line 1: .*one JSON document; .* jq -c '{re.escape(program)}' "):
+        list(JsonLines(str(tmp_path / "a.json")))
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -125,8 +137,13 @@ def test_blank_files_among_others_are_skipped_and_counted(source, tmp_path, capl
         (b"PAR1....", "read it by the source llada.data.ParquetFiles"),
         ("a boat".encode("utf-16"), "is not UTF-8 text: it is in UTF-16"),
         (b"one\ntwo\ncaf\xe9\n", r"line 3, byte 4\); convert it to UTF-8"),
+        ("a boat".encode("utf-16-le"), "it holds many zero bytes, as UTF-16 does; convert it to UTF-8"),
+        (gzip.compress(gzip.compress(b"a boat")), "it is compressed by gzip twice; unpack it"),
+        (bz2.compress(b"a boat"), "it is compressed by bzip2; unpack it"),
+        (lzma.compress(b"a boat"), "it is compressed by xz; unpack it"),
+        (b"PK\x03\x04" + bytes(40), "it is a ZIP archive; unpack it"),
     ],
-    ids=["cut gzip", "parquet", "utf-16", "latin-1"],
+    ids=["cut gzip", "parquet", "utf-16", "latin-1", "utf-16 without mark", "gzip twice", "bzip2", "xz", "zip"],
 )
 def test_what_is_no_text_is_named_with_its_place(content, reason, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)

@@ -44,6 +44,25 @@ def test_a_dead_holder_blocks_nobody(tmp_path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that can fork")
+def test_a_worker_keeps_no_folder(tmp_path: Path) -> None:
+    lock, (reader, writer) = FolderLock(tmp_path), os.pipe()
+    assert lock.take() is None
+    worker = os.fork()
+    if worker == 0:
+        lock.release()
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(lock._descriptor)  # as the system does when the holder is killed
+    after = FolderLock(tmp_path)
+    while after.take() is not None:  # until the worker has begun
+        pass
+    assert (tmp_path / NAME).exists()
+    os.write(writer, b".")
+    os.waitpid(worker, 0)
+    after.release()
+
+
 @pytest.mark.parametrize(
     ("content", "held"),
     [

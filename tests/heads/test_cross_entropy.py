@@ -47,6 +47,19 @@ def test_values(chunk: int, suppressed: int | None) -> None:
         torch.testing.assert_close(chunked_nll(head, hidden, targets, suppressed, chunk_elements=chunk), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("bias", "suppressed"), [(False, None), (True, 8)])
+def test_no_gradient_changes_no_number(dtype: torch.dtype, bias: bool, suppressed: int | None) -> None:
+    """A likelihood is compared with that of training to the last bit, and takes no more memory."""
+    head = nn.Linear(24, 33, bias=bias, dtype=dtype)
+    hidden, targets = torch.randn(50, 24, dtype=dtype), torch.randint(8, (50,))
+    with_gradient = chunked_nll(head, hidden, targets, suppressed, chunk_elements=33 * 16)
+    with torch.no_grad():
+        found = chunked_nll(head, hidden, targets, suppressed, chunk_elements=33 * 16)
+    assert found.dtype == with_gradient.dtype
+    assert torch.equal(found, with_gradient)
+
+
 @pytest.mark.parametrize("chunk", [1, 3 * V, 1000])
 @pytest.mark.parametrize("bias", [False, True])
 def test_gradients(chunk: int, bias: bool) -> None:

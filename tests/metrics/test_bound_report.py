@@ -32,6 +32,15 @@ def test_draws_are_averaged_and_noise_levels_are_kept_apart() -> None:
     assert report.compute() == {}
 
 
+def test_what_was_seen_and_is_no_number_is_told() -> None:
+    report = BoundReport("val", noise_levels=True)
+    report.update([output(2.0, math.nan)])
+    with pytest.warns(UserWarning, match="val/nll is no number, since the model's logits aren't"):
+        found = report.compute()
+    assert set(found) == {"val/nll", "val/nll_at_noise_0.3"}
+    assert all(bool(torch.isnan(value)) for value in found.values())
+
+
 def test_bytes_give_bits_and_a_plain_report_has_no_noise_levels() -> None:
     report = BoundReport("test")
     report.update([output(2.0, 4.0)])

@@ -119,7 +119,7 @@ def loss(objective: Objective, model: Any, batch: dict[str, Tensor], seed: int) 
     return objective(model, MaskingProcess(MASK), batch, random=RowRandom.from_seed(seed, len(batch["tokens"])))
 
 
-def mean_and_error(objective: Objective, model: Any, batch: dict[str, Tensor], draws: int = 16) -> tuple[float, float]:
+def mean_and_error(objective: Objective, model: Any, batch: dict[str, Tensor], draws: int = 8) -> tuple[float, float]:
     losses = torch.stack([loss(objective, model, batch, 10_000 * draw).loss for draw in range(draws)]).double()
     return float(losses.mean()), float(losses.std()) / math.sqrt(draws)
 
@@ -128,7 +128,7 @@ def mean_and_error(objective: Objective, model: Any, batch: dict[str, Tensor], d
 def test_a_packed_row_is_worth_its_segments(
     backbones: dict[str, BidirectionalTransformer], name: str, weight: Weight, normaliser: Normaliser
 ) -> None:
-    objective, rows = NELBO(DESIGNS[name], weight, normaliser), 60
+    objective, rows = NELBO(DESIGNS[name], weight, normaliser), 120
     ours, error = mean_and_error(objective, backbones[name], packed(rows))
     theirs, other = mean_and_error(objective, backbones[name], alone(rows))
     if isinstance(normaliser, PerPosition):  # nine positions against three rows of four

@@ -36,6 +36,7 @@ from llada.samplers import (
     State,
     Stochastic,
     TauLeaping,
+    VerifyingSampler,
     WholeCanvas,
     Window,
 )
@@ -317,3 +318,14 @@ def test_remdm_loop_rises_holds_and_rises() -> None:
     assert float(rates.unmask(step(12, 20, rates))) == pytest.approx(0.9 * 0.02 / 0.1)
     assert float(rates.time(step(12, 20, rates))) == pytest.approx(0.1)
     assert float(rates.unmask(step(19, 20, rates))) == 1.0
+
+
+def test_a_share_of_the_masks_is_counted_as_python_counts_it() -> None:
+    """0.29 * 100 is a little below 29 in double precision, and 29 in single."""
+    sampler = VerifyingSampler(threshold=0.5, share=0.29, fewest=1, most=100, window=Blocks(100))
+
+    def model(tokens: Tensor, shadow: Tensor) -> Tensor:
+        return torch.tensor([9.0, 0.0]).expand(*tokens.shape, 2)
+
+    first = next(iter(sampler.iterate(model, torch.ones(1, 100, dtype=torch.int64), MaskingProcess(1))))
+    assert int((first.tokens == 0).sum()) == int(0.29 * 100) == 28

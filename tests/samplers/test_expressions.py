@@ -89,6 +89,14 @@ def test_what_takes_too_much_is_refused_with_the_limit(pattern: str, what: str) 
     assert str(caught.value).startswith(repr(pattern))
 
 
+@pytest.mark.parametrize("pattern", ["[\U00010000-\U0010ffff]{50}", r"[\U00010000-\U0010ffff]", "[a-\uffff][a-\uffff]"])
+def test_ranges_of_too_many_characters_are_refused(pattern: str) -> None:
+    """Each character of a range is looked at on its own, and there are a million."""
+    with pytest.raises(ValueError, match=r"spells out \d+ characters .* more than the 65536 that are taken; write"):
+        compile_expression(pattern)
+    assert compile_expression("[\u4e00-\u9fff]+x-y").step.shape[0] == 5
+
+
 def test_work_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "_WORK", 20)
     with pytest.raises(ValueError, match=r"'\(a\?\)\{40\}' needs more than 1280 steps of work"):

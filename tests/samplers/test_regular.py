@@ -42,6 +42,8 @@ from llada.samplers import (
     Window,
     canvas,
 )
+from llada.samplers.constraints.joint import agree
+from tests.helpers import step_of
 from tests.tiny_checkpoint import write_checkpoint
 
 
@@ -338,3 +340,16 @@ def test_it_is_built_from_yaml(tmp_path: object) -> None:
     digits = {token for token in range(made.tokenizer.vocab_size) if made.tokenizer.decode([token]).isdigit()}
     classes = made.automaton.classes
     assert {int(token) for token in (classes == classes[min(digits)]).nonzero()} == digits
+
+
+def test_drawing_again_changes_nothing_that_was_passed() -> None:
+    """The step keeps the logits that it was made with, also where a token is drawn again."""
+    random, rule = RowRandom.from_seed(0, 1), RegularExpression("ab|ba", Words("a", "b", ""))
+    logits = torch.tensor([[[0.0, 9.0, -torch.inf], [1.0, 8.0, -torch.inf]]])  # alone, both would be b
+    state = step_of(torch.tensor([[0, 1]]), MaskingProcess(2), random=random)
+    state = Proposal()(logits, state, random=random)
+    before = state.logits.clone()
+    after = agree(state, state.valid, 2, (rule.start(state),), Proposal(), random)
+    assert after.drawn.tolist() == [[1, 0]]
+    assert torch.equal(state.logits, before)
+    assert not torch.equal(after.logits, before)

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from llada.backbones import BidirectionalTransformer
 from llada.checkpoints.storage import AtomicModelParallelStrategy
 from llada.data.loader import training_loader
+from llada.heads import Chunked
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, PerRow
 from llada.process import MaskingProcess
@@ -79,6 +80,7 @@ def fit(
     with torch.device("meta"):
         backbone = BidirectionalTransformer(VOCAB, **{**SIZES, "qk_norm": options.pop("qk_norm", True)})
     model = Recorder(backbone, MaskingProcess(mask_token_id=VOCAB - 1), NELBO(normaliser=PerRow()), seed=5)
+    model.head_loss = Chunked(5 * VOCAB)  # rows of the head in several chunks
     model.optimizer = options.pop("optimizer", model.optimizer)
     model.losses, model.gradients = [], []
     begin = [InitialWeights(str(path))] if (path := options.pop("begin_with", None)) else []

@@ -1,5 +1,7 @@
 """Completions in OpenAI's form: through its own client, and by requests that it would never send."""
 
+import asyncio
+import contextlib
 import json
 import math
 import re
@@ -15,7 +17,7 @@ import torch
 
 from llada.data import Message
 from llada.samplers import low_confidence
-from llada.serving import Service, build_app
+from llada.serving import Job, Service, build_app
 from llada.serving.service import is_own_name
 from llada.text import TextModel
 from tests.serving.conftest import LIMITS, reason
@@ -165,8 +167,22 @@ REFUSED = [
     ({"stop": [""]}, "none of them empty"),
     ({"sampler": "fast_dllmm"}, "there is no sampler 'fast_dllmm'"),
     ({"sampler": {"name": "low_confidence", "speed": 3}}, "low_confidence takes no speed; it takes steps"),
-    ({"sampler": {"name": "low_confidence", "steps": {"a": 1}}}, "steps must be a number"),
-    ({"sampler": {"name": "low_confidence", "block_length": "x"}}, "block_length"),
+    ({"sampler": {"name": "low_confidence", "steps": {"a": 1}}}, "steps must be a whole number or null; got {'a': 1}"),
+    (
+        {"sampler": {"name": "low_confidence", "block_length": "x"}},
+        "block_length must be a whole number or null; got 'x'",
+    ),
+    ({"sampler": {"name": "low_confidence", "block_length": 2.5}}, "block_length must be a whole number or null"),
+    ({"sampler": {"name": "ancestral", "steps": True}}, "steps must be a whole number or null; got True"),
+    ({"sampler": {"name": "ancestral", "steps": 10**12}}, "steps may be from -4096 to 4096; got 1000000000000"),
+    ({"sampler": {"name": "self_speculative", "guesses": 10**9}}, "guesses may be from"),
+    ({"sampler": {"name": "fast_dllm", "threshold": [1]}}, "threshold must be a number; got [1]"),
+    ({"sampler": {"name": "fast_dllm", "suppress_tokens": 5}}, "suppress_tokens must be a list of numbers; got 5"),
+    ({"sampler": {"name": "fast_dllm", "suppress_tokens": [1.5]}}, "suppress_tokens must be a list of numbers"),
+    ({"sampler": {"name": "fast_dllm", "suppress_tokens": [-1]}}, "suppress_tokens may be from 0 to"),
+    ({"top_k": 1.5}, "top_k must be a whole number from 1 to"),
+    ({"top_k": 0}, "top_k must be a whole number from 1 to"),
+    ({"temperature": 10**400}, "temperature must be a number"),
     ({"response_format": {"type": "json_object"}}, "response_format must be"),
     ({"response_format": {"type": "regex", "pattern": "("}}, "("),
     ({"frequency_penalty": 1.0}, "frequency_penalty=1.0 isn't supported"),
@@ -246,6 +262,36 @@ def test_a_full_line_is_503_and_an_early_leaver_frees_his_place(text: TextModel)
         waiting.job.gone.set()
         gate.opened.set()
         assert near.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])  # of ASGI: from 2.4 on a client that has left fails the next line
+def test_a_stream_whose_client_left_before_its_first_line_frees_its_rows(
+    text: TextModel, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    service = Service(text, "tiny", LIMITS)
+    jobs: list[Job] = []
+    monkeypatch.setattr(service.engine, "submit", jobs.extend)  # and nothing is ever told of them
+    body = json.dumps({"prompt": "The boat", "stream": True, "n": 2}).encode()
+    came = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return came.pop(0) if len(came) > 1 else came[0]
+
+    async def send(message: dict[str, Any]) -> None:
+        raise OSError("nobody is there")
+
+    scope = {
+        "type": "http", "asgi": {"spec_version": version}, "method": "POST", "path": "/v1/completions", "raw_path": b"",
+        "query_string": b"", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    }  # fmt: skip
+
+    async def asked() -> list[bool]:
+        with contextlib.suppress(Exception):  # what the server logs
+            await build_app(service)(scope, receive, send)
+        return [job.gone.is_set() for job in jobs]
+
+    assert asyncio.run(asked()) == [True, True]
+    service.engine.close()
 
 
 def test_temperature_holds_for_the_servers_own_sampler(raw: httpx.Client, text: TextModel) -> None:

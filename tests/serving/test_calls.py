@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llada.denoiser import CallableDenoiser
+from llada.backbones import BidirectionalTransformer
+from llada.denoiser import CallableDenoiser, as_denoiser, steady
 from llada.rows import positions
 from llada.serving.calls import Call, answers, batches
 
@@ -52,6 +53,23 @@ def test_answers_are_those_of_each_call_alone() -> None:
     for asked, found in zip(MIXED, answers(MIXED, denoiser), strict=True):
         assert isinstance(found, Tensor)
         assert torch.equal(found, denoiser.logits(asked.tokens, asked.where, **asked.model_kwargs))
+
+
+@torch.no_grad()
+def test_a_network_tells_rows_of_one_length_the_same_to_the_last_bit_whoever_else_asks() -> None:
+    """Also where one position of one row is wanted, for which a matrix product takes another routine than for many."""
+    torch.manual_seed(0)
+    denoiser = steady(as_denoiser(BidirectionalTransformer(1 << 12, 256, 1, 2)))  # a head that is worth reordering
+    calls = []
+    for row in range(6):
+        where = torch.zeros(1, 9, dtype=torch.bool)
+        where[0, torch.randperm(9)[: 1 + row % 3]] = True
+        calls.append(Call(torch.randint(1 << 12, (1, 9)), where, {}))
+    shared = [answers(calls[:number], denoiser) for number in range(1, 7)]
+    for number, found in enumerate(shared, start=1):
+        for each, same in zip(found, shared[-1], strict=False):
+            assert isinstance(each, Tensor)
+            assert torch.equal(each, same), number  # type: ignore[arg-type]
 
 
 def test_calls_share_a_batch_where_their_arguments_and_lengths_are_alike() -> None:

@@ -196,6 +196,37 @@ def test_one_bad_row_is_no_one_elses_trouble(engine: Engine, text: TextModel, sa
     assert good.end().ids == alone.end().ids
 
 
+def test_one_loop_writes_the_choices_of_a_request(
+    engine: Engine, text: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[int] = []
+    iterate = UnmaskingSampler.iterate
+
+    def counted(self: Any, model: Any, tokens: Tensor, *arguments: Any, **options: Any) -> Iterator[Step]:
+        loops.append(len(tokens))
+        return iterate(self, model, tokens, *arguments, **options)
+
+    monkeypatch.setattr(UnmaskingSampler, "iterate", counted)
+    asked = [([5, 6], 8), ([7, 8], 8), ([9], 9)]  # the last one is of another shape
+    choices, other = [Row(PLAIN, *each, seed=seed) for seed, each in enumerate(asked)], Row(PLAIN, [5, 6], 8)
+    for row in choices:
+        row.job.gone = choices[0].job.gone
+    engine.submit([row.job for row in (*choices, other)])
+    together = [row.end() for row in choices]
+    other.end()
+    assert sorted(loops) == [1, 1, 2]
+    for seed, (found, each) in enumerate(zip(together, asked, strict=True)):
+        alone = Row(PLAIN, *each, seed=seed)
+        engine.submit([alone.job])
+        assert alone.end() == found
+
+    good, bad = Row(PLAIN, [5, 6], seed=0), Row(PLAIN, [5, text.tokenizer.vocab_size])
+    bad.job.gone = good.job.gone
+    engine.submit([bad.job, good.job])
+    assert isinstance(bad.told.get(timeout=60.0), ValueError)
+    assert good.end() == together[0]
+
+
 @dataclass(frozen=True)
 class Late(Sampler):
     """Looks into the network after the first step."""

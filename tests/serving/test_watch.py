@@ -91,6 +91,7 @@ def test_alternatives_are_the_models_likeliest(server: str, text: TextModel) -> 
         ("run", {"canvas": [None, "a"]}, "token ids from 0 to"),
         ("run", {"canvas": [None] * 200}, "more than the 128"),
         ("run", {"text": "a", "size": 3}, "unknown: size"),
+        ("run", {"text": "[MASK:40] and [MASK:99999999999]"}, "the gaps have 100000000039 places, more than the 64"),
         ("run", {"messages": [{"role": "user"}]}, "the request"),
         ("alternatives", {"canvas": [5, None], "place": 2}, "place must be from 0 to 1"),
         ("encode", {"text": 5}, "text must be text"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from llada.backbones import BidirectionalTransformer
@@ -133,6 +133,30 @@ def test_averaged_weights_are_looked_at_too(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="the weights are no numbers"):
         trainer(tmp_path, 1, average, Spoil()).fit(build(), rows())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+class Running(nn.Module):
+    """A backbone with a stored number beside its weights, which turns into a NaN while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCAB, VOCAB)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("scratch", torch.full((1,), torch.nan), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.training:
+            self.mean /= 0.0
+        found: Tensor = self.embedding(tokens)
+        return found
+
+
+def test_stored_numbers_beside_the_weights_are_looked_at_too(tmp_path: Path) -> None:
+    model = DiffusionLM(Running(), MaskingProcess(MASK))
+    with pytest.raises(ValueError, match=r"the weights, such as backbone\.mean, are no numbers after 1 steps"):
+        trainer(tmp_path, 1).fit(model, rows())
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

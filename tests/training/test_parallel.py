@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
@@ -17,8 +18,14 @@ from llada.checkpoints.checkpoint import read_checkpoint
 from llada.checkpoints.consolidate import consolidate
 from llada.checkpoints.describe import describe
 from llada.checkpoints.released import read_pretrained
+from llada.checkpoints.released.options import LoadOptions
+from llada.denoiser import Denoiser, as_denoiser
+from llada.heads import Chunked
 from llada.module import DiffusionLM
+from llada.objectives import CertaintyForcing, IndependentMasks
 from llada.process import MaskingProcess
+from llada.random import RowRandom
+from llada.training.initial_weights import InitialWeights
 from llada.training.muon import MuonAdamW
 from llada.training.parallel import DATA, TENSOR, place, replicas, split_tensors
 from llada.training.weights import write
@@ -193,6 +200,52 @@ def test_other_backbones_are_sharded_by_their_blocks(mesh: DeviceMesh) -> None:
     place(backbone, mesh, CPU, seed=3)
     assert all(isinstance(block, FSDPModule) for block in backbone.blocks)
     torch.testing.assert_close(backbone(tokens, sigma=sigma), before)
+
+
+@pytest.mark.parametrize("heads", ["separate", "tied", "with a bias"])
+def test_the_head_is_gathered_for_the_loss_alone(mesh: DeviceMesh, heads: str) -> None:
+    """In a group of its own, unless it is the embedding, which is gathered from the first layer on."""
+    skip_without_events()
+    options = {"separate": {}, "tied": {"tie_embeddings": True}, "with a bias": {"head_bias": True}}[heads]
+    split, whole = small(**options), small(**options)
+    place(split, mesh, CPU, seed=3)
+    place(whole, None, CPU, seed=3)
+    assert isinstance(split.head, FSDPModule) == (heads != "tied")
+    seen = []
+    hooked = split.final_norm.register_forward_hook(
+        lambda *_: seen.append(tuple(isinstance(m.weight, DTensor) for m in (split.embedding, split.head)))
+    )
+    tokens = torch.arange(24).view(2, 12) % (VOCAB - 1)
+    weights = torch.linspace(0.5, 1.5, 24)
+    values = []
+    for backbone in (split, whole):
+        denoiser = as_denoiser(backbone, Chunked(chunk_elements=5 * VOCAB))
+        first, _ = denoiser.weighted_nll(tokens, tokens, tokens >= 0, weights)
+        # A second pass before the backward pass of the first, which autograd takes through the head itself.
+        second = denoiser.token_nll(tokens.flip(1), tokens, tokens > 3).sum()
+        certain = certainty_loss_of(denoiser, tokens)
+        values.append(torch.stack([first, second, certain]).detach())
+        (first + second + certain).backward()
+    hooked.remove()
+    assert seen == [(False, heads != "tied")] * 1 + [(False, False)] * 2  # whole from the loss to its backward pass
+    torch.testing.assert_close(values[0], values[1], rtol=1e-6, atol=1e-6)
+    for (name, ours), theirs in zip(split.named_parameters(), whole.parameters(), strict=True):
+        assert isinstance(ours, DTensor), name  # nothing stays gathered
+        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def certainty_loss_of(denoiser: Denoiser, tokens: torch.Tensor) -> torch.Tensor:
+    """The loss of an objective that works on the head by itself."""
+    random = RowRandom.from_seed(0, len(tokens))
+    return CertaintyForcing(IndependentMasks())(denoiser, MaskingProcess(VOCAB - 1), tokens, random=random).numerator
+
+
+def test_weights_to_be_quantised_are_refused_before_anything_is_read(mesh: DeviceMesh) -> None:
+    model = DiffusionLM(small(), MaskingProcess(VOCAB - 1))
+    model._device_mesh = mesh
+    callback = InitialWeights("there/is-none", LoadOptions.of(quantise="nf4"))
+    with pytest.raises(ValueError, match=r"quantise=nf4: quantised matrices can't be split .*; use the strategy ddp"):
+        callback.setup(Trainer(logger=False, barebones=True), model, "fit")
 
 
 def test_writing_whole_values_into_a_part(mesh: DeviceMesh) -> None:

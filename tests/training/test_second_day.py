@@ -13,23 +13,25 @@ from torch.utils.data import DataLoader
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.checkpoints.checkpoint import read_checkpoint
+from llada.checkpoints.newest import newest_readable
 from llada.checkpoints.storage import AtomicCheckpointIO
-from llada.training.callbacks import EMAWeightAveraging, LoRA
+from llada.training.callbacks import EMAWeightAveraging, LoRA, SaveAtEnd
 
 ROWS = torch.arange(24).reshape(4, 6) % 7
 
 
-def build() -> DiffusionLM:
+def build(cls: type[DiffusionLM] = DiffusionLM) -> DiffusionLM:
     torch.manual_seed(0)
     backbone = BidirectionalTransformer(8, width=16, num_layers=1, num_heads=2)
-    return DiffusionLM(backbone, MaskingProcess(7), optimizer=partial(torch.optim.AdamW, lr=1e-2))
+    return cls(backbone, MaskingProcess(7), optimizer=partial(torch.optim.AdamW, lr=1e-2))
 
 
 def fit(rows: Any, model: DiffusionLM | None = None, **options: Any) -> Trainer:
     arguments = {name: options.pop(name) for name in ("ckpt_path",) if name in options}
     trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, log_every_n_steps=1,
-        enable_model_summary=False, plugins=[AtomicCheckpointIO()], **{"max_steps": 2, **options},
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        plugins=[AtomicCheckpointIO()],
+        **{"max_steps": 2, "log_every_n_steps": 1, "enable_checkpointing": False, **options},
     )  # fmt: skip
     trainer.fit(build() if model is None else model, DataLoader(rows, 2), **arguments)
     return trainer
@@ -52,6 +54,20 @@ def test_a_run_without_anything_to_learn_says_so_once() -> None:
     with pytest.warns(UserWarning, match="no token of step 0 may change: labels are -100") as told:
         fit(rows)
     assert sum("may change" in str(warning.message) for warning in told) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"gradient_clip_val": -1.0}, {"accumulate_grad_batches": 0}, {"check_val_every_n_epoch": 0}]
+)
+def test_values_that_the_trainer_does_not_look_at_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{next(iter(options))} must be above 0.*; got {next(iter(options.values()))}"
+    ):
+        fit(ROWS, **options)
+
+
+def test_a_run_may_log_no_step_but_the_last() -> None:
+    assert "train/loss" in fit(ROWS, log_every_n_steps=0).callback_metrics
 
 
 def test_a_model_without_anything_to_train_is_refused() -> None:
@@ -93,6 +109,63 @@ def test_resuming_with_other_callbacks_or_parameters(
         return
     with pytest.raises(ValueError, match=message):
         fit(ROWS, model, **again)
+
+
+def test_weights_alone_are_no_place_to_go_on_from(tmp_path: Path) -> None:
+    fit(ROWS).save_checkpoint(tmp_path / "run.ckpt", weights_only=True)
+    with pytest.raises(ValueError, match=r"run\.ckpt holds weights alone .* begin with its weights instead"):
+        fit(ROWS, max_steps=3, ckpt_path=tmp_path / "run.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("loops", None, "its entry 'loops' isn't what a run goes on from; begin with its weights instead: --init_from"),
+        ("loops", {"fit_loop": {"state_dict": {}}}, "its entry 'loops' isn't"),
+        ("callbacks", [], "its entry 'callbacks' isn't"),
+        ("global_step", "2", "its entry 'global_step' isn't"),
+        ("optimizer_states", [{}], "its entry 'optimizer_states' isn't"),
+        ("lr_schedulers", None, "its entry 'lr_schedulers' isn't"),
+        ("pytorch-lightning_version", None, r"doesn't say which Lightning wrote it"),
+        (
+            "state_dict",
+            torch.int8,
+            "holds backbone.embedding.weight in torch.int8, but the model has it in",
+        ),
+    ],
+)
+def test_a_file_that_lacks_what_a_run_goes_on_from(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    fit(ROWS).save_checkpoint(tmp_path / "run.ckpt")
+    content = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    if isinstance(value, torch.dtype):
+        value = {key: weight.to(value) for key, weight in content[name].items()}
+    torch.save({**content, name: value}, tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match=rf"run\.ckpt .*{message}"):
+        fit(ROWS, max_steps=3, ckpt_path=tmp_path / "run.ckpt")
+    if name == "state_dict":
+        with pytest.raises(ValueError, match=message):
+            DiffusionLM.load_from_checkpoint(tmp_path / "run.ckpt")
+
+
+def test_the_newest_checkpoint_is_not_a_link_to_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "loop.ckpt").symlink_to("loop.ckpt")
+    with pytest.raises(ValueError, match=r"loop\.ckpt is a link that leads nowhere"):
+        newest_readable([tmp_path])
+    fit(ROWS).save_checkpoint(tmp_path / "run.ckpt")
+    with pytest.warns(UserWarning, match=r"going on from .*run\.ckpt, since .*loop\.ckpt is a link that leads nowhere"):
+        assert newest_readable([tmp_path]) == tmp_path / "run.ckpt"
+
+
+class Spoilt(DiffusionLM):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx) * torch.nan
+
+
+def test_the_end_of_a_run_says_how_many_steps_were_left_out(tmp_path: Path) -> None:
+    model, end = build(Spoilt), SaveAtEnd()
+    model.on_nonfinite = "skip"
+    fit(ROWS, model, callbacks=[end], enable_checkpointing=True, default_root_dir=tmp_path)
+    assert "; 2 of 2 steps were left out, whose numbers weren't finite\n" in str(end.ending)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_names_the_file(

@@ -46,6 +46,20 @@ class Visibility:
         causal: whether a token sees only itself and those before it. Needs Q = K.
         longest: a bound on the number of tokens that see one another, for kernels that must know; None for the row's
             length.
+
+    Examples:
+        >>> import torch
+        >>> from llada.backbones import Visibility
+        >>> Visibility().mask is None  # nothing is hidden
+        True
+        >>> Visibility(segments=torch.tensor([[0, 0, 1]])).mask.int()
+        tensor([[[[1, 1, 0],
+                  [1, 1, 0],
+                  [0, 0, 1]]]], dtype=torch.int32)
+        >>> Visibility(keys=torch.tensor([[True, True, False]]), causal=True).mask.int()
+        tensor([[[[1, 0, 0],
+                  [1, 1, 0],
+                  [1, 1, 0]]]], dtype=torch.int32)
     """
 
     keys: Tensor | None = None

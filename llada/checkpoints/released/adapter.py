@@ -11,12 +11,14 @@ Reference: Hugging Face's PEFT, ``LoraConfig``; Hu et al., arXiv 2106.09685; Kal
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from llada.checkpoints.quantised import quantised_layers, whole_shapes
@@ -25,7 +27,8 @@ from llada.checkpoints.released.families import LAYOUTS
 from llada.checkpoints.released.fields import number, whole
 from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.low_rank import Addition, config_of, put_in
-from llada.checkpoints.released.shards import read_tensors, stored_in
+from llada.checkpoints.released.parts import SliceReader, Span, own_part, part_of
+from llada.checkpoints.released.shards import Stored, check_float, read_tensors, stored_in
 from llada.files.json_object import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -51,6 +54,27 @@ UNBOUNDED = re.compile(r"\)[*+?{]|\\[1-9]|\(\?|([*+{].*){5}")
 """In an expression for names: what may take for ever to match."""
 
 
+class Replacement(NamedTuple):
+    """A whole parameter in an adapter's file, which is read when it is wanted.
+
+    Attributes:
+        name: of the tensor in the file, which holds the parameter, perhaps among others.
+        stored: the file.
+        start: the parameter's first row.
+        shape: its sizes.
+    """
+
+    name: str
+    stored: Stored
+    start: int
+    shape: tuple[int, ...]
+
+    def read(self, span: Span) -> Tensor:
+        """A box of the parameter; nothing else is read."""
+        with safe_open(self.stored.file, framework="pt") as file:
+            return SliceReader(file.get_slice(self.name), start=self.start)(span)
+
+
 @dataclass(frozen=True)
 class Adapter:
     """A low-rank adapter.
@@ -61,14 +85,15 @@ class Adapter:
     """
 
     additions: Mapping[str, Addition]
-    replacements: Mapping[str, Tensor]
+    replacements: Mapping[str, Replacement]
 
 
 def merge_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None = None) -> None:
     """Add an adapter to the weights of a network; beside them (extra ``peft``) where they are quantised.
 
     Args:
-        backbone: the network that the adapter was trained on.
+        backbone: the network that the adapter was trained on. Where it is split over ranks, each makes its own part of
+            the sums.
         folder: with the two files.
         layout: family whose names the adapter has; None to try all, and our own names.
 
@@ -86,13 +111,12 @@ def merge_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None
     beside = {name.removesuffix(".weight"): each for name, each in adapter.additions.items()}
     beside = {path: each for path, each in beside.items() if path in quantised}
     with torch.no_grad():
-        for name, tensor in adapter.replacements.items():
-            parameters[name].copy_(tensor)
+        for name, replacement in adapter.replacements.items():
+            own_part(parameters[name]).copy_(part_of(parameters[name], replacement.read))
         for name, addition in adapter.additions.items():
             if name.removesuffix(".weight") in beside:
                 continue
-            weight = parameters[name]
-            change = addition.sum().to(weight.device)
+            weight, change = own_part(parameters[name]), part_of(parameters[name], addition.sum)
             weight.copy_(weight.to(torch.promote_types(weight.dtype, change.dtype)) + change)
     if beside:
         put_in(backbone, config_of(beside), beside, dropout=0.0)
@@ -106,15 +130,16 @@ def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None 
     _check_config(config)
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS}; pickled adapters (.bin) could run code and aren't loaded")
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(stored_in(folder / WEIGHTS))}
-    whole_ones = {n.replace(".base_layer.", "."): t for n, t in tensors.items() if PART.fullmatch(n) is None}
+    stored = stored_in(folder / WEIGHTS)
+    parts = {name: PART.fullmatch(name.removeprefix(PREFIX)) for name in stored}
+    whole_ones = {n.removeprefix(PREFIX).replace(".base_layer.", "."): n for n, part in parts.items() if part is None}
     pairs: dict[str, dict[str, Tensor]] = {}
     embeddings = set()
-    for name, tensor in tensors.items():
-        found = PART.fullmatch(name)
-        if found is not None:
+    for name, tensor in read_tensors({name: stored[name] for name, part in parts.items() if part is not None}):
+        if (found := parts[name]) is not None:
             pairs.setdefault(found["path"], {})[found["side"]] = tensor
             embeddings |= {found["path"]} if found["embedding"] else set()
+    _check_complete(config, bool(pairs), bool(whole_ones), folder / WEIGHTS)
     named = _our_names([*whole_ones, *(f"{path}.weight" for path in pairs)], backbone, layout)
     additions = {}
     for path, sides in pairs.items():
@@ -128,12 +153,11 @@ def read_adapter(backbone: nn.Module, folder: str | Path, layout: Layout | None 
         stable = bool(config.get("use_rslora"))
         addition = Addition(sides["A"], sides["B"], alpha, stable, path in embeddings)
         names = named[f"{path}.weight"]
-        for name, rows in zip(names, _split(addition.b, names, backbone, path), strict=True):
-            additions[name] = addition._replace(b=rows)
-    replacements: dict[str, Tensor] = {}
-    for stored, tensor in whole_ones.items():
-        parts = _split(tensor, named[stored], backbone, stored)
-        replacements |= dict(zip(named[stored], parts, strict=True))
+        for name, rows in _rows_of(names, addition.b.shape, backbone, path).items():
+            additions[name] = addition._replace(b=addition.b[rows])
+    replacements: dict[str, Replacement] = {}
+    for path, name in whole_ones.items():
+        replacements |= _replacements(name, stored[name], _rows_of(named[path], stored[name].shape, backbone, path))
     adapter = Adapter(additions, replacements)
     _check_shapes(adapter, backbone)
     return adapter
@@ -153,6 +177,17 @@ def _check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"{CONFIG} has no field 'peft_type'")
 
 
+def _check_complete(config: dict[str, Any], has_additions: bool, has_whole: bool, file: Path) -> None:
+    """Refuse a file that holds other tensors than an adapter's, or has lost those that were trained as a whole."""
+    if not has_additions:
+        raise ValueError(f"{file} holds no low-rank additions; is it another file?")
+    if config.get("modules_to_save") and not has_whole:
+        raise ValueError(
+            f"{CONFIG} says that {shown(config['modules_to_save'])} were trained as a whole (modules_to_save), but "
+            f"{file} holds no whole matrix; fetch the adapter again"
+        )
+
+
 def _pattern(config: dict[str, Any], kind: str, path: str) -> Any:
     """Rank or scale of a matrix: that of the first expression which its path ends with, or the common one."""
     field = {"rank": "r", "alpha": "lora_alpha"}[kind]
@@ -165,21 +200,30 @@ def _pattern(config: dict[str, Any], kind: str, path: str) -> Any:
             raise ValueError(f"{CONFIG} has the expression {shown(key)} in {kind}_pattern, which is too involved")
         try:
             if re.match(rf"(.*\.)?({key})$", path):
-                return read({key: value}, key)
+                return read({key: value}, key, file=CONFIG)
         except re.error as error:
             raise ValueError(f"{CONFIG} has {shown(key)} in {kind}_pattern, which is no expression: {error}") from error
-    return read(config, field)
+    return read(config, field, file=CONFIG)
 
 
-def _split(tensor: Tensor, names: tuple[str, ...], backbone: nn.Module, path: str) -> tuple[Tensor, ...]:
-    """The rows of a stored tensor that belong to each of our parameters: all to the only one, mostly."""
+def _replacements(name: str, stored: Stored, rows: Mapping[str, slice]) -> dict[str, Replacement]:
+    check_float(name, stored)
+    return {
+        ours: Replacement(name, stored, part.start, (part.stop - part.start, *stored.shape[1:]))
+        for ours, part in rows.items()
+    }
+
+
+def _rows_of(names: tuple[str, ...], shape: Sequence[int], backbone: nn.Module, path: str) -> dict[str, slice]:
+    """Which rows of a stored tensor belong to each of our parameters: all to the only one, mostly."""
+    number = shape[0] if shape else 0
     if len(names) == 1:
-        return (tensor,)
+        return {names[0]: slice(0, number)}
     shapes = whole_shapes(backbone)
-    rows = [shapes[name][0] for name in names]
-    if len(tensor) != sum(rows):
-        raise ValueError(f"the adapter's {path} has {len(tensor)} rows, but the model's {sum(rows)}")
-    return tensor.split(rows)
+    ends = list(accumulate((shapes[name][0] for name in names), initial=0))
+    if number != ends[-1]:
+        raise ValueError(f"the adapter's {path} has {number} rows, but the model's {ends[-1]}")
+    return {name: slice(*span) for name, span in zip(names, pairwise(ends), strict=True)}
 
 
 def _our_names(stored: list[str], backbone: nn.Module, layout: Layout | None) -> dict[str, tuple[str, ...]]:
@@ -208,9 +252,9 @@ def _check_shapes(adapter: Adapter, backbone: nn.Module) -> None:
     for name in [*adapter.additions, *adapter.replacements]:
         if tied and name == "embedding.weight":
             raise ValueError("the adapter changes the embedding alone, but the model's head is the same matrix")
-    for name, tensor in adapter.replacements.items():
-        if tuple(tensor.shape) != shapes[name]:
-            raise ValueError(f"the adapter's {name} has shape {tuple(tensor.shape)}, but the model's {shapes[name]}")
+    for name, replacement in adapter.replacements.items():
+        if replacement.shape != shapes[name]:
+            raise ValueError(f"the adapter's {name} has shape {replacement.shape}, but the model's {shapes[name]}")
     for name, addition in adapter.additions.items():
         shape = (len(addition.b), addition.a.shape[-1])
         if shape[:: -1 if addition.transposed else 1] != shapes[name]:

@@ -11,6 +11,7 @@ from llada.checkpoints.released.arithmetic import is_neutral, is_plain_rotation,
 from llada.checkpoints.released.notice import warn
 
 Config = dict[str, Any]
+CONFIG = "config.json"
 
 GENERIC = frozenset(
     {
@@ -34,41 +35,42 @@ UNSERVED = ("add_cross_attention", "is_decoder", "is_encoder_decoder")
 """Those of them that must be off."""
 
 
-def field(config: Config, name: str) -> Any:
+def field(config: Config, name: str, file: str = CONFIG) -> Any:
     """A field that must be there.
 
     Raises:
         ValueError: if it isn't.
     """
     if name not in config:
-        raise ValueError(f"config.json has no field {name!r}")
+        raise ValueError(f"{file} has no field {name!r}")
     return config[name]
 
 
-def whole(config: Config, name: str, default: int | None = None) -> int:
+def whole(config: Config, name: str, default: int | None = None, *, file: str = CONFIG) -> int:
     """A whole number, 1 or more.
 
     Args:
         config: content of ``config.json``.
         name: name of the field.
         default: value that an absent field or a null stands for; None if the field must be there.
+        file: what messages call the file.
 
     Raises:
         ValueError: naming the field, if it is missing or something else.
     """
-    value = _present(config, name, default)
+    value = _present(config, name, default, file)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"config.json has {name}={shown(value)}, but it must be a whole number, 1 or more")
+        raise ValueError(f"{file} has {name}={shown(value)}, but it must be a whole number, 1 or more")
     return value
 
 
-def number(config: Config, name: str, default: float | None = None, *, zero: bool = False) -> float:
+def number(config: Config, name: str, default: float | None = None, *, zero: bool = False, file: str = CONFIG) -> float:
     """A positive number, or with ``zero`` one that may be 0; arguments and errors as in `whole`."""
-    value = _present(config, name, default)
+    value = _present(config, name, default, file)
     real = isinstance(value, int | float) and not isinstance(value, bool)
     if not (real and math.isfinite(value) and (value > 0 or (zero and value == 0))):
         range_ = "0 or more" if zero else "above 0"
-        raise ValueError(f"config.json has {name}={shown(value)}, but it must be a finite number, {range_}")
+        raise ValueError(f"{file} has {name}={shown(value)}, but it must be a finite number, {range_}")
     return float(value)
 
 
@@ -80,8 +82,8 @@ def flag(config: Config, name: str, default: bool | None = None) -> bool:
     return value
 
 
-def _present(config: Config, name: str, default: Any) -> Any:
-    value = field(config, name) if default is None else config.get(name)
+def _present(config: Config, name: str, default: Any, file: str = CONFIG) -> Any:
+    value = field(config, name, file) if default is None else config.get(name)
     return default if value is None else value
 
 

@@ -6,7 +6,7 @@ For everybody else the network stays as it is: its ``state_dict`` holds the sums
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,12 +32,17 @@ class Addition(NamedTuple):
     rank_stabilised: bool
     transposed: bool = False
 
-    def sum(self) -> Tensor:
-        """The addition to the matrix, in float32, or float64 for float64 factors."""
+    def sum(self, span: Sequence[slice] = (slice(None), slice(None))) -> Tensor:
+        """The addition to the matrix, in float32, or float64 for float64 factors.
+
+        Args:
+            span: rows and columns of the matrix that are wanted.
+        """
         dtype = torch.promote_types(self.a.dtype, torch.float32)
         rank = len(self.a)
         scale = self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
-        product = self.b.to(dtype) @ self.a.to(dtype)
+        rows, columns = reversed(span) if self.transposed else span
+        product = self.b[rows].to(dtype) @ self.a[:, columns].to(dtype)
         return scale * (product.T if self.transposed else product)
 
 

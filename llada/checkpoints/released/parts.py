@@ -5,7 +5,7 @@ matrix whose inputs are split columns from c to d. Safetensors files hold plain 
 the rest. No rank ever holds a whole matrix, and none waits for another.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.materialise import check_constant
 from llada.checkpoints.released.shards import Stored, check_float
+
+Span = list[slice]
+"""A box of a tensor: of each dimension from where to where."""
 
 
 def fill_parts(
@@ -43,7 +46,7 @@ def fill_parts(
             with safe_open(path, framework="pt") as file:
                 for name in [name for name in file.keys() if name in stored]:  # noqa: SIM118 - not a dict
                     source = file.get_slice(name)
-                    check_float(path, name, source.get_dtype())
+                    check_float(name, stored[name])
                     names = layout.holds(name, backbone)
                     if not parameters.keys() >= set(names):
                         check_constant(name, file.get_tensor(name), layout, backbone)
@@ -57,21 +60,19 @@ def _fill(parameters: list[nn.Parameter], source: Any, device: torch.device, gro
     """Read the parameters that a stored tensor holds: one behind the other, or stacked."""
     stacked, start = len(source.get_shape()) > parameters[0].dim(), 0
     for index, parameter in enumerate(parameters):
-        read = _Reader(source, index if stacked else None, start)
+        read = SliceReader(source, index if stacked else None, start)
         start += parameter.shape[0]
         empty = _empty(parameter, device)
         if grows:
             rows = source[:]
             whole = torch.cat([rows, rows.float().mean(0, keepdim=True).to(rows.dtype)]).to(empty.dtype)
-            _local(empty).copy_(_local(_split(whole.to(device), empty)))
-        elif (span := _span(empty)) is not None:
-            _local(empty).copy_(read(span))
+            own_part(empty).copy_(own_part(_split(whole.to(device), empty)))
         else:
-            _local(empty).copy_(_local(_split(read([slice(0, n) for n in empty.shape]).to(device), empty)))
+            own_part(empty).copy_(part_of(empty, read))
         torch.utils.swap_tensors(parameter, nn.Parameter(empty, parameter.requires_grad))  # keeps tied ones tied
 
 
-class _Reader:
+class SliceReader:
     """Slices of one parameter of a stored tensor.
 
     Args:
@@ -80,10 +81,10 @@ class _Reader:
         start: its first row, then.
     """
 
-    def __init__(self, source: Any, index: int | None, start: int) -> None:
+    def __init__(self, source: Any, index: int | None = None, start: int = 0) -> None:
         self.source, self.index, self.start = source, index, start
 
-    def __call__(self, span: list[slice]) -> Tensor:
+    def __call__(self, span: Span) -> Tensor:
         """The numbers of a part of the parameter; nothing else is read."""
         if self.index is not None:
             stacked: Tensor = self.source[(slice(self.index, self.index + 1), *span)]
@@ -93,7 +94,25 @@ class _Reader:
         return part
 
 
-def _span(parameter: Tensor) -> list[slice] | None:
+def part_of(parameter: Tensor, read: Callable[[Span], Tensor]) -> Tensor:
+    """This rank's part of values of a parameter's shape, on its device.
+
+    Args:
+        parameter: whole or split, with storage.
+        read: gives the values of a box, a slice for each dimension.
+    """
+    span, device = _span(parameter), own_part(parameter).device
+    if span is not None:
+        return read(span).to(device)
+    return own_part(_split(read([slice(0, n) for n in parameter.shape]).to(device), parameter))
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _span(parameter: Tensor) -> Span | None:
     """Which part belongs to this rank; None if it isn't one box of the whole."""
     if not isinstance(parameter, DTensor):
         return [slice(0, n) for n in parameter.shape]
@@ -130,7 +149,3 @@ def _split(whole: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return whole
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

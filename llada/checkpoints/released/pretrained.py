@@ -124,6 +124,22 @@ class Found(NamedTuple):
             fill_parts(backbone, self.layout, self.stored, device, self.growing)
             return
         fill(backbone, self.layout, read_tensors(self.stored), dtype, device, self.growing)
+        _tell_of_dtypes(backbone)
+
+
+def _tell_of_dtypes(backbone: nn.Module) -> None:
+    """Warn of a network that can be kept as it is stored, but not run: products need one dtype, but for routers'."""
+    found: dict[torch.dtype, list[str]] = {}
+    for name, parameter in backbone.named_parameters():
+        if parameter.is_floating_point() and ".router." not in name:
+            found.setdefault(parameter.dtype, []).append(name)
+    if len(found) > 1:
+        most = max(found, key=lambda dtype: len(found[dtype]))
+        others = [f"{names[0]} in {dtype}" for dtype, names in found.items() if dtype != most]
+        warn(
+            f"the files hold tensors in {most}, but {', '.join(others)}; to run the model, have one dtype for "
+            f"all: dtype={most} (--dtype {str(most).removeprefix('torch.')})"
+        )
 
 
 def look_into(

@@ -33,11 +33,13 @@ class Stored(NamedTuple):
         file: which holds it.
         shape: its sizes.
         size: bytes.
+        dtype: of its numbers, as the file calls it.
     """
 
     file: Path
     shape: tuple[int, ...]
     size: int
+    dtype: str
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -108,7 +110,7 @@ def stored_in(path: Path) -> dict[str, Stored]:
                 if dtype not in DTYPE_BYTES:
                     raise ValueError(f"{path} holds {name} in {dtype}, which isn't supported")
                 shape = tuple(view.get_shape())
-                sizes[name] = Stored(path, shape, math.prod(shape) * DTYPE_BYTES[dtype])
+                sizes[name] = Stored(path, shape, math.prod(shape) * DTYPE_BYTES[dtype], dtype)
             return sizes
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or truncated: {error}") from error
@@ -124,25 +126,24 @@ def read_tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in [name for name in file.keys() if name in stored]:  # noqa: SIM118 - not a dict
-                    check_float(path, name, file.get_slice(name).get_dtype())
+                    check_float(name, stored[name])
                     yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged or truncated: {error}") from error
 
 
-def check_float(path: Path, name: str, dtype: str) -> None:
+def check_float(name: str, tensor: Stored) -> None:
     """Refuse a tensor whose numbers can't be weights.
 
     Args:
-        path: file that holds it.
         name: of the tensor.
-        dtype: as the file calls it.
+        tensor: where it is.
 
     Raises:
         ValueError: if it isn't one of floating-point numbers.
     """
-    if dtype not in FLOATS:
-        raise ValueError(f"{path} holds {name} in {dtype}, but weights are floating-point numbers")
+    if tensor.dtype not in FLOATS:
+        raise ValueError(f"{tensor.file} holds {name} in {tensor.dtype}, but weights are floating-point numbers")
 
 
 def are_equal(first: str, second: str, stored: Mapping[str, Stored]) -> bool:

@@ -22,6 +22,14 @@ class Special:
     Args:
         name: what it does or what it is called; see `Tokenizer.special_id`.
         optional: whether it is left out for tokenizers that have none.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from llada.data import MarkupTemplate, Message, Special
+        >>> words = SimpleNamespace(special_id={"eot": 2}.get, encode_pieces=lambda pieces: pieces)
+        >>> template = MarkupTemplate(answer_ending=(Special("eot"),))
+        >>> template.answer(Message("assistant", "Hello <eot>"), words)  # what a text says is never a special token
+        ['Hello <eot>', 2]
     """
 
     name: str
@@ -102,6 +110,18 @@ class MarkupTemplate(ChatTemplate):
         answer_ending: after a message of the assistant.
         end: after the last answer.
         strip: whether white space around the contents is taken off.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import MarkupTemplate, Message, SentencePieceTraining, Special
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(280).train(["user: hi", "assistant: hello"], folder)
+        >>> template = MarkupTemplate(header=("{role}: ",), ending=("; ",), answer_ending=(Special("eos"),))
+        >>> row = template.row([Message("user", "hi"), Message("assistant", "hello")], words)
+        >>> words.decode(row.prompt), words.decode(row.answer)
+        ('user: hi; assistant: ', 'hello')
+        >>> row.answer[-1] == words.eos_token_id
+        True
     """
 
     begin: tuple[Part, ...] = ()

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from llada.data.sources import DocumentSource, RecordSource, text_field
 from llada.files.json_object import parse_object
 
+LEARNING = frozenset({"weight", "train", "training", "trainable", "loss"})
+"""Entries by which data sets say whether, or how much, a message is learned."""
 USER, ASSISTANT = "user", "assistant"
 Content = str | list[dict[str, Any]] | None
 """What a message says: text, parts such as ``{"type": "text", "text": "Hi"}``, or None beside a call of a tool."""
@@ -20,6 +22,14 @@ class Message:
         role: "user", "assistant", or whatever else the template knows, such as "system" or "tool".
         content: what is said; None where the fields say it all.
         fields: further entries, such as ``tool_calls`` or ``reasoning_content``.
+
+    Examples:
+        >>> from llada.data import Message
+        >>> Message("user", "Is it raining?").as_object()
+        {'role': 'user', 'content': 'Is it raining?'}
+        >>> call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+        >>> Message("assistant", None, {"tool_calls": [call]}).texts()  # what special tokens are looked for in
+        ['function', 'weather', 'Oslo']
     """
 
     role: str
@@ -62,6 +72,16 @@ class PromptAnswers(ConversationSource):
         records: where they come from.
         prompt: field of the prompt.
         answer: field of the answer.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines, PromptAnswers
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "tasks.jsonl").write_text('{"question": "2 + 2 = ?", "answer": "4"}')
+        ...     for conversation in PromptAnswers(JsonLines(f"{folder}/tasks.jsonl"), prompt="question"):
+        ...         [(message.role, message.content) for message in conversation.messages]
+        [('user', '2 + 2 = ?'), ('assistant', '4')]
     """
 
     records: RecordSource
@@ -90,6 +110,17 @@ class ChatMessages(ConversationSource):
         messages: field of the list.
         tools: field of the list of tool schemas, as objects or as the JSON text of them; a record may lack it.
         ignore_fields: entries of messages and records that are left out on purpose, such as "tools" or "weight".
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import ChatMessages, JsonLines
+        >>> chat = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}'
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "chats.jsonl").write_text(chat)
+        ...     for conversation in ChatMessages(JsonLines(f"{folder}/chats.jsonl")):
+        ...         [(message.role, message.content) for message in conversation.messages]
+        [('user', 'Hi'), ('assistant', 'Hello!')]
     """
 
     records: RecordSource
@@ -124,7 +155,8 @@ def read_messages(
     """
     entries = record.get(field)
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{where}: field {field!r} must be a list with at least one message")
+        other = "; 'conversations' are read by llada.data.ShareGPT" if "conversations" in record else ""
+        raise ValueError(f"{where}: field {field!r} must be a list with at least one message{other}")
     return [_message(entry, where, ignore_fields) for entry in entries]
 
 
@@ -161,12 +193,30 @@ def _message(entry: object, where: str, ignore_fields: Collection[str]) -> Messa
         raise ValueError(f"{where}: a message must be an object with 'role' and 'content'; got {type(entry).__name__}")
     role = text_field(entry, "role", where)
     fields = {name: value for name, value in entry.items() if name not in ("role", "content", *ignore_fields)}
+    fields = _without_learning(fields, role, where)
     content = entry.get("content")
     if isinstance(content, list) and content:
         return Message(role, _parts(content, where), fields)
     if content is None and any(fields.values()):  # as OpenAI writes a message that only calls a tool
         return Message(role, None, fields)
     return Message(role, text_field(entry, "content", where), fields)
+
+
+def _without_learning(fields: dict[str, Any], role: str, where: str) -> dict[str, Any]:
+    """Leave out what says that an answer is learned, as all are, and that a question isn't.
+
+    Raises:
+        ValueError: where an answer is to count otherwise.
+    """
+    for name in LEARNING & fields.keys():
+        value = fields[name]
+        if role == ASSISTANT and value is not None and value != 1:
+            raise ValueError(
+                f"{where}: an answer has {name}={value!r}, but all answers of a chat are learned alike; leave out such "
+                f"chats, or the field with ignore_fields=[{name!r}]"
+            )
+    plain = {name for name in LEARNING & fields.keys() if role == ASSISTANT or not fields[name]}
+    return {name: value for name, value in fields.items() if name not in plain}
 
 
 def _parts(content: list[Any], where: str) -> list[dict[str, Any]]:

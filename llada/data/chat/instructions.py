@@ -49,6 +49,21 @@ class InstructionDataModule(AnswerDataModule[Conversation]):
 
     Reference:
         Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, section 2.3 and appendix B.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import InstructionDataModule, JsonLines, PromptAnswers, SentencePieceTraining
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "tasks.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}')
+        ...     source, words = PromptAnswers(JsonLines(f"{folder}/tasks.jsonl")), SentencePieceTraining(267)
+        ...     data = InstructionDataModule(source, words, 32, batch_size=1, val_fraction=0.0, cache_folder=folder)
+        ...     data.prepare_data()
+        ...     data.setup("fit")
+        ...     batch = next(iter(data.train_dataloader()))
+        >>> learnt = batch["tokens"][batch["maskable"]]  # the answer, and the EOS behind it
+        >>> data.tokenizer.decode(learnt), int(learnt[-1]) == data.tokenizer.eos_token_id
+        ('2', True)
     """
 
     def __init__(

@@ -41,6 +41,17 @@ class JinjaTemplate(ChatTemplate):
 
     Raises:
         ImportError: without the package ``jinja2``, when it is first used.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JinjaTemplate, Message, SentencePieceTraining
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(280).train(["user: hi", "assistant: hello"], folder)
+        >>> turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}; {% endfor %}"
+        >>> template = JinjaTemplate(turns + "{% if add_generation_prompt %}assistant: {% endif %}")
+        >>> row = template.row([Message("user", "hi"), Message("assistant", "hello")], words)
+        >>> words.decode(row.prompt), words.decode(row.answer)
+        ('user: hi; assistant:', ' hello; ')
     """
 
     source: str

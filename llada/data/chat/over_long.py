@@ -49,7 +49,16 @@ class OverLong(ABC):
 
 @dataclass(frozen=True)
 class Refuse(OverLong):
-    """An error: nothing is lost unseen."""
+    """An error: nothing is lost unseen.
+
+    Examples:
+        >>> from llada.data import Refuse
+        >>> from llada.data.chat.chat_template import ChatRow
+        >>> Refuse().fit(ChatRow(prompt=[1, 2], answer=[3, 4, 5]), [], write=None, max_length=4)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: the row has 5 tokens, but max_length is 4; raise it, ...
+    """
 
     @override
     def fit(self, row: ChatRow, messages: Sequence[Message], write: Write, max_length: int) -> ChatRow | None:
@@ -61,7 +70,14 @@ class Refuse(OverLong):
 
 @dataclass(frozen=True)
 class DropRow(OverLong):
-    """The row is left out; earlier answers of the chat, which are shorter, stay."""
+    """The row is left out; earlier answers of the chat, which are shorter, stay.
+
+    Examples:
+        >>> from llada.data import DropRow
+        >>> from llada.data.chat.chat_template import ChatRow
+        >>> DropRow().fit(ChatRow(prompt=[1, 2], answer=[3, 4, 5]), [], write=None, max_length=4) is None
+        True
+    """
 
     @override
     def fit(self, row: ChatRow, messages: Sequence[Message], write: Write, max_length: int) -> ChatRow | None:
@@ -70,7 +86,16 @@ class DropRow(OverLong):
 
 @dataclass(frozen=True)
 class DropChat(OverLong):
-    """The whole chat is left out."""
+    """The whole chat is left out.
+
+    Examples:
+        >>> from llada.data import DropChat, DropRow
+        >>> from llada.data.chat.chat_template import ChatRow
+        >>> DropChat().fit(ChatRow(prompt=[1, 2], answer=[3, 4, 5]), [], write=None, max_length=4) is None
+        True
+        >>> DropChat.takes_the_chat, DropRow.takes_the_chat  # whether earlier answers of the chat go with it
+        (True, False)
+    """
 
     takes_the_chat: ClassVar[bool] = True
 
@@ -81,7 +106,16 @@ class DropChat(OverLong):
 
 @dataclass(frozen=True)
 class CutTurns(OverLong):
-    """The oldest turns are left out, so that the row begins with a later question; system messages in front stay."""
+    """The oldest turns are left out, so that the row begins with a later question; system messages in front stay.
+
+    Examples:
+        >>> from llada.data import CutTurns, Message
+        >>> from llada.data.chat.chat_template import ChatRow
+        >>> chat = [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d")]
+        >>> write = lambda turns: ChatRow([ord(turn.content) for turn in turns[:-1]], [ord(turns[-1].content)])
+        >>> CutTurns().fit(write(chat), chat, write, max_length=3)
+        ChatRow(prompt=[99], answer=[100])
+    """
 
     told: ClassVar[str] = "without their oldest turns"
 
@@ -98,7 +132,15 @@ class CutTurns(OverLong):
 
 @dataclass(frozen=True)
 class CutRight(OverLong):
-    """The end of the answer is cut off, its end of turn with it, so that nothing is learnt of where it ends."""
+    """The end of the answer is cut off, its end of turn with it, so that nothing is learnt of where it ends.
+
+    Examples:
+        >>> from llada.data import CutRight
+        >>> from llada.data.chat.chat_template import ChatRow
+        >>> row = ChatRow(prompt=[1, 2], answer=[3, 4, 5])
+        >>> CutRight().fit(row, [], write=lambda messages: row, max_length=4)
+        ChatRow(prompt=[1, 2], answer=[3, 4])
+    """
 
     told: ClassVar[str] = "without the end of their answers"
 

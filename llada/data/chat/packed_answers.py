@@ -42,6 +42,13 @@ class FirstFitDecreasing(RowPacking):
 
     Raises:
         ValueError: if ``buffer`` is less than 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from llada.data import FirstFitDecreasing
+        >>> lengths = np.array([3, 5, 2, 4, 2])
+        >>> FirstFitDecreasing()(lengths, max_length=8)  # which of them share a row of eight tokens
+        [[1, 0], [3, 2, 4]]
     """
 
     buffer: int = 4096
@@ -79,6 +86,23 @@ class PackedAnswers(Dataset[TokenBatch]):
 
     Raises:
         ValueError: if a prompt with its answer is longer than a row.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import AnswerRows, ExcludedPadding, FirstFitDecreasing, PackedAnswers
+        >>> from llada.data import TokenFile, TokenFileWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         for document in ([5], [6, 6], [5, 5], [7, 7, 7], [5], [8]):  # three prompts, each with its answer
+        ...             writer.add(document)
+        ...     file = TokenFile(writer.path)
+        >>> alone = AnswerRows(file, ExcludedPadding(), None)
+        >>> rows = PackedAnswers(alone, max_length=5, packing=FirstFitDecreasing())
+        >>> batch = rows.__getitems__([0, 1])
+        >>> batch["tokens"].tolist(), batch["maskable"].int().tolist(), batch["segment_ids"].tolist()
+        ([[5, 5, 7, 7, 7], [5, 6, 6, 5, 8]], [[0, 0, 1, 1, 1], [0, 1, 1, 0, 1]], [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]])
+        >>> rows.fill
+        1.0
     """
 
     def __init__(self, alone: AnswerRows, max_length: int, packing: RowPacking) -> None:

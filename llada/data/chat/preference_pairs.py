@@ -43,6 +43,19 @@ class PairRows(AnswerRows):
 
     Raises:
         ValueError: if the file is empty or doesn't hold whole pairs.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from types import SimpleNamespace
+        >>> from llada.data import ExcludedPadding, PairRows, TokenFile, TokenFileWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         for document in ([5], [6, 6], [5], [7]):  # prompt and chosen answer, prompt and rejected answer
+        ...             writer.add(document)
+        ...     file = TokenFile(writer.path)
+        >>> batch = PairRows(file, ExcludedPadding(), SimpleNamespace(special_id={"pad": 0}.get)).__getitems__([0])
+        >>> batch["tokens"].tolist(), batch["rejected_tokens"].tolist()
+        ([[5, 6, 6]], [[5, 7]])
     """
 
     def __init__(self, file: TokenFile, padding: Padding, tokenizer: Tokenizer) -> None:
@@ -81,6 +94,20 @@ class PackedPairs(PackedAnswers):
 
     Raises:
         ValueError: if a prompt with its answer is longer than a row.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import ExcludedPadding, FirstFitDecreasing, PackedPairs, PairRows
+        >>> from llada.data import TokenFile, TokenFileWriter
+        >>> with TemporaryDirectory() as folder:
+        ...     with TokenFileWriter(f"{folder}/tokens", vocab_size=10, fingerprint="") as writer:
+        ...         for document in ([5], [6, 6], [5], [7], [5], [8], [5], [9]):  # two pairs, four documents each
+        ...             writer.add(document)
+        ...     file = TokenFile(writer.path)
+        >>> rows = PackedPairs(PairRows(file, ExcludedPadding(), None), max_length=5, packing=FirstFitDecreasing())
+        >>> batch = rows.__getitems__([0])
+        >>> batch["tokens"].tolist(), batch["rejected_tokens"].tolist()
+        ([[5, 6, 6, 5, 8]], [[5, 7, 5, 9, 0]])
     """
 
     def __init__(self, alone: PairRows, max_length: int, packing: RowPacking) -> None:
@@ -134,6 +161,21 @@ class PreferenceDataModule(AnswerDataModule[Preference]):
 
     Raises:
         ValueError: if the sizes or fractions are out of range.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines, PreferenceDataModule, PreferencePairs, SentencePieceTraining
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "pairs.jsonl").write_text('{"prompt": "1 + 1 =", "chosen": "2", "rejected": "3"}')
+        ...     source, words = PreferencePairs(JsonLines(f"{folder}/pairs.jsonl")), SentencePieceTraining(268)
+        ...     data = PreferenceDataModule(source, words, 32, batch_size=1, val_fraction=0.0, cache_folder=folder)
+        ...     data.prepare_data()
+        ...     data.setup("fit")
+        ...     batch = next(iter(data.train_dataloader()))
+        >>> words = data.tokenizer
+        >>> [words.decode(batch[name][0]).splitlines() for name in ("tokens", "rejected_tokens")]
+        [['1 + 1 =', '2'], ['1 + 1 =', '3']]
     """
 
     counted = held = "pairs"

@@ -48,6 +48,17 @@ class PreferencePairs(PreferenceSource):
         rejected: field of the other one.
         tools: field of the list of tool schemas; a record may lack it.
         ignore_fields: entries of messages and records that are left out on purpose.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines, PreferencePairs
+        >>> record = '{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}'
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "pairs.jsonl").write_text(record)
+        ...     for pair in PreferencePairs(JsonLines(f"{folder}/pairs.jsonl")):
+        ...         pair.prompt[0].content, pair.chosen.content, pair.rejected.content
+        ('Hi', 'Hello!', 'What?')
     """
 
     records: RecordSource

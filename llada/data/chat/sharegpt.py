@@ -24,6 +24,17 @@ class ShareGPT(ConversationSource):
         system: field of a system message for the whole chat; left out where a record has none.
         roles: the role that each speaker has. Others are refused by name, such as those of tool calls: what they say
             reads differently in every data set.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import JsonLines, ShareGPT
+        >>> chat = '{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}'
+        >>> with TemporaryDirectory() as folder:
+        ...     size = Path(folder, "chats.jsonl").write_text(chat)
+        ...     for conversation in ShareGPT(JsonLines(f"{folder}/chats.jsonl")):
+        ...         [(message.role, message.content) for message in conversation.messages]
+        [('user', 'Hi'), ('assistant', 'Hello!')]
     """
 
     records: RecordSource

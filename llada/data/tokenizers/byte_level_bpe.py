@@ -78,7 +78,10 @@ def _words(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None,
 
 
 def _merges(file: Path) -> list[list[str]]:
-    lines = file.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error.reason} (byte {error.start + 1})") from error
     kept = [line.rstrip("\r") for number, line in enumerate(lines) if number or not line.startswith("#version")]
     merges = [line.split(" ") for line in kept if line]
     if not all(len(pair) == 2 for pair in merges):

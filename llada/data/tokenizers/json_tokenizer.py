@@ -66,6 +66,18 @@ class JsonTokenizer(Tokenizer):
         FileNotFoundError: if there is no such file.
         ImportError: without the package ``tokenizers``.
         ValueError: if a file is damaged, or nothing says which token is the mask.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from llada.data import JsonTokenizer
+        >>> made = Tokenizer(models.WordLevel({"<mask>": 0, "hello": 1, "world": 2}))
+        >>> made.pre_tokenizer, added = pre_tokenizers.Whitespace(), made.add_special_tokens(["<mask>"])
+        >>> with TemporaryDirectory() as folder:
+        ...     made.save(f"{folder}/tokenizer.json")
+        ...     words = JsonTokenizer(folder, mask="<mask>")
+        >>> words.encode("hello world"), words.mask_token_id
+        ([1, 2], 0)
     """
 
     def __init__(self, path: str | Path, mask: str | int | None = None) -> None:

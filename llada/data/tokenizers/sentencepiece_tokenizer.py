@@ -38,6 +38,17 @@ class SentencePieceTokenizer(Tokenizer):
         FileNotFoundError: if there is no such file.
         ValueError: if it isn't a SentencePiece model, changes text, or has no mask. Train one with
             `llada.data.SentencePieceTraining`.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import SentencePieceTokenizer, SentencePieceTraining
+        >>> with TemporaryDirectory() as folder:
+        ...     trained = SentencePieceTraining(280).train(["to be or not to be"], folder)
+        ...     words = SentencePieceTokenizer(folder)  # read again
+        >>> words.encode("not to be") == trained.encode("not to be"), words.fingerprint == trained.fingerprint
+        (True, True)
+        >>> words.special_tokens
+        {'<unk>': 0, '<pad>': 1, '<s>': 2, '</s>': 3, '<mask>': 4}
     """
 
     def __init__(self, path: str | Path, mask: int | None = None) -> None:

@@ -40,6 +40,16 @@ class SentencePieceTraining(TokenizerTraining):
 
     Raises:
         ValueError: if ``model_type`` is unknown or a control symbol stands twice.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from llada.data import SentencePieceTraining
+        >>> with TemporaryDirectory() as folder:
+        ...     words = SentencePieceTraining(vocab_size=280).train(["to be or not to be"], folder)
+        >>> words.decode(words.encode("  to bé <mask>"))  # every text comes back
+        '  to bé <mask>'
+        >>> words.mask_token_id in words.encode("<mask>")  # and none becomes a special token
+        False
     """
 
     model_type: str = "bpe"

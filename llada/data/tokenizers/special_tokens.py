@@ -172,13 +172,20 @@ def tool_template_source(files: Mapping[str, bytes]) -> str | None:
 def _templates(files: Mapping[str, bytes]) -> dict[str, str]:
     """Templates by their names: a file of its own each, or one or several in the configuration."""
     own = {"default": TEMPLATE_FILE, "tool_use": TOOL_TEMPLATE_FILE}
-    found: Any = {name: files[file].decode("utf-8") for name, file in own.items() if file in files}
+    found: Any = {name: _text(files[file], file) for name, file in own.items() if file in files}
     if not found:
         name = TOKENIZER_FILES[0]
         said = parse_object(files[name], name).get("chat_template") if name in files else None
         listed = said if isinstance(said, list) else [{"name": "default", "template": said}]
         found = {entry.get("name"): entry.get("template") for entry in listed if isinstance(entry, dict)}
     return {name: source for name, source in found.items() if isinstance(name, str) and isinstance(source, str)}
+
+
+def _text(content: bytes, file: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error.reason} (byte {error.start + 1})") from error
 
 
 def end_of_turn(special: Iterable[str]) -> str | None:

@@ -111,6 +111,7 @@ def compile_expression(pattern: str, max_states: int = MAX_STATES) -> CharacterA
     except (re.error, OverflowError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{budget.shown} is no regular expression: {reason}") from error
+    budget.check_classes()
     try:
         automaton = determine(pattern, budget)
     except (BudgetExceededError, ImportError):

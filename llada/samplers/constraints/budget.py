@@ -4,11 +4,18 @@ An expression of twenty letters can stand for a million states, such as ``(.*a.{
 are made, and so is the work.
 """
 
+import re
+
 MAX_STATES = 1024
 """With LLaDA's 126,464 tokens the table of so many states takes some seconds to make, and 65 MB at most."""
 
 _PARTS, _WORK = 16, 2000  # of the nondeterministic automaton, and single steps, for each state that is allowed
 _ENTRIES = 8192  # of the table over tokens, likewise
+
+_SPELT = 1 << 16
+"""Characters: each is looked at on its own, some ten microseconds long."""
+_CHARACTER = r"(\\U[0-9a-fA-F]{8}|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|[^\\])"
+_RANGE = re.compile(f"{_CHARACTER}-{_CHARACTER}", re.DOTALL)
 
 
 class BudgetExceededError(ValueError):
@@ -31,6 +38,15 @@ class Budget:
     def shown(self) -> str:
         """The expression, or its beginning, for messages."""
         return repr(self.pattern if len(self.pattern) <= 60 else self.pattern[:57] + "...")
+
+    def check_classes(self) -> None:
+        """Compare the characters that ranges such as [a-z] spell out with the limit."""
+        spelt = sum(max(0, _code(end) - _code(begin) + 1) for begin, end in _RANGE.findall(self.pattern))
+        if spelt > _SPELT:
+            raise BudgetExceededError(
+                f"{self.shown} spells out {spelt} characters in its ranges, more than the {_SPELT} that are taken; "
+                "write [^...], with what must not stand there"
+            )
 
     def add_part(self) -> None:
         """Count a state of the nondeterministic automaton."""
@@ -60,3 +76,7 @@ class Budget:
             "repetitions ({0,300} costs 300 times what it repeats, and two that overlap multiply), write * or + in "
             "their place, or allow more by max_states (on the command line --regex_max_states)"
         )
+
+
+def _code(character: str) -> int:
+    return int(character[2:], 16) if character.startswith("\\") else ord(character)

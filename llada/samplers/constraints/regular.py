@@ -58,6 +58,19 @@ class RegularExpression(Adjustment):
     Reference:
         Suresh et al., "DINGO: Constrained Inference for Diffusion LLMs", has the automaton with masks as edges; it
         picks the likeliest match of a block, where here the sampler's own order and draws are kept.
+
+    Examples:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, RegularExpression, UnmaskingSampler
+        >>> spell = lambda ids: "".join("ab!"[token] for token in ids if token < 3)
+        >>> encode = lambda text: ["ab!".index(sign) for sign in text]
+        >>> words = SimpleNamespace(vocab_size=4, encode=encode, decode=spell)
+        >>> sampler = UnmaskingSampler(PerStep(1), adjustments=(RegularExpression("(ab)+", words),))
+        >>> model = lambda tokens: torch.tensor([0.0, 1.0, 5.0, 0.0]).expand(*tokens.shape, 4)  # likes "!" best
+        >>> spell(sampler(model, torch.full((1, 6), 3), MaskingProcess(3)).tokens[0])
+        'ababab'
     """
 
     restricts: ClassVar[bool] = True

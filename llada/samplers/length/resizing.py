@@ -134,7 +134,7 @@ class ResizingSampler(StateSampler):
         room = self.max_new_tokens - (rows.real & ~state.given).sum(1)
         obeyable = replace(run, adjustments=(*run.adjustments, Obeyable(self.length, room)))
         state = obeyable.propose(state, inner.rates.time(state), random=streams.fold_in(_DRAW))
-        state = replace(state, scores=inner.order(state))
+        state = state.scored(inner.order(state))
         taken = inner.amount(state) & written
         state = replace(state, random=rows.state.random)
         return Asked(

@@ -28,6 +28,12 @@ class BlockLengths(Callback):
 
     Raises:
         ValueError: if there is no step 0, or a step is negative or a block length less than 1.
+
+    Examples:
+        >>> from llada.training.callbacks import BlockLengths
+        >>> callback = BlockLengths({0: 1, 1000: 4, 2000: None})
+        >>> [callback.at(step) for step in (0, 999, 1000, 5000)]  # at last the whole row
+        [1, 1, 4, None]
     """
 
     schedules: ClassVar[tuple[str, ...]] = ("backbone.block_length",)

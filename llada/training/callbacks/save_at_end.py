@@ -33,6 +33,7 @@ class Ending(NamedTuple):
         reason: why nothing was saved; empty if something was.
         best: lowest value of the watched metric, and the step at which it was seen; None without validation.
         monitor: name of the metric.
+        skipped: optimiser steps of the run that were left out, since a number wasn't finite.
     """
 
     path: Path | None
@@ -41,10 +42,13 @@ class Ending(NamedTuple):
     reason: str
     best: tuple[float, int] | None
     monitor: str
+    skipped: int = 0
 
     def __str__(self) -> str:
         """The last lines of a run: where its model is, how good it was, and what to do next."""
         best = "" if self.best is None else f"; best {self.monitor} {self.best[0]:.4f} at step {self.best[1]}"
+        if self.skipped:
+            best += f"; {self.skipped} of {self.step} steps were left out, whose numbers weren't finite"
         if self.path is None:
             return f"nothing was saved at step {self.step}: {self.reason}{best}"
         inside = self.path.is_absolute() and self.path.is_relative_to(Path.cwd())
@@ -217,4 +221,6 @@ class SaveAtEnd(Checkpoint):
         if not reason and self._saved != step:
             reason = "fast_dev_run saves nothing" if trainer.fast_dev_run else "no step was trained"  # type: ignore[attr-defined]
         path = None if reason else Path(self.best_model_path)
-        self.ending = Ending(path, step, max(self._began, 0), reason, self._best, self.monitor)
+        loop = getattr(trainer.lightning_module, "training_loop", None)
+        skipped = 0 if loop is None else loop.guard.skipped
+        self.ending = Ending(path, step, max(self._began, 0), reason, self._best, self.monitor, skipped)

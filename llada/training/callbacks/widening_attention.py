@@ -28,6 +28,12 @@ class WideningAttention(Callback):
 
     Raises:
         ValueError: if ``steps`` is less than 1.
+
+    Examples:
+        >>> from llada.training.callbacks import WideningAttention
+        >>> callback = WideningAttention(steps=10)
+        >>> [callback.share(step) for step in (0, 4, 9, 20)]
+        [0.1, 0.5, 1.0, 1.0]
     """
 
     def __init__(self, steps: int) -> None:

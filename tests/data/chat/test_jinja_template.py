@@ -233,6 +233,9 @@ def test_tools_choose_the_template_of_that_name_as_in_transformers(kind, tmp_pat
 def test_none_is_made_up(tmp_path):
     with pytest.raises(ValueError, match=r"has no chat template, and none is made up.*llada\.data\.llada_template"):
         checkpoint_template(write_tokenizer(tmp_path, template=None))
+    (tmp_path / "chat_template.jinja").write_bytes(b"{{ \xff }}")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja is not UTF-8 text: invalid start byte \(byte 4\)"):
+        checkpoint_template(tmp_path)
 
 
 def test_a_missing_package_is_named(tokenizer, monkeypatch):

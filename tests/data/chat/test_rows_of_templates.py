@@ -154,7 +154,7 @@ REFUSED = {
     "calls": ({"tool_calls": [{"function": {"name": "f"}}]}, "doesn't write the field 'tool_calls' of a message with"),
     "reasoning": ({"reasoning_content": "add"}, "doesn't write the field 'reasoning_content'"),
     "another name": ({"thinking": "add"}, "doesn't write the field 'thinking'"),
-    "unknown": ({"weight": 1}, r"doesn't write the field 'weight' .* ignore_fields=\['weight'\]"),
+    "unknown": ({"priority": 1}, r"doesn't write the field 'priority' .* ignore_fields=\['priority'\]"),
     "no content": ({"content": None, "tool_calls": [1]}, "has no attribute 'content'|doesn't write the field"),
     "parts": ({"content": [{"type": "text", "text": "y"}]}, 'can only concatenate str .not "list"'),
     "picture": ({"content": [{"type": "image"}]}, "a part of type 'image'; these models read text alone"),
@@ -214,6 +214,28 @@ def test_what_is_left_out_on_purpose(
     bare = JinjaTemplate(WRITES).row(read_messages({"messages": ONE}, "messages", "here"), tokenizer)
     assert JinjaTemplate(WRITES).row(found.messages, tokenizer) == bare  # "id" says nothing: a warning is enough
     assert "doesn't write the field 'id' of messages" in caplog.text
+
+
+def test_what_says_that_all_is_as_usual_is_no_field() -> None:
+    question, answer = ONE[0] | {"weight": 0, "train": False}, ONE[1] | {"weight": 1, "train": True}
+    assert read_messages({"messages": [question, answer]}, "messages", "") == read_messages(
+        {"messages": ONE}, "messages", ""
+    )
+    with pytest.raises(
+        ValueError, match=r"field 'messages' must be .*; 'conversations' are read by llada.data.ShareGPT"
+    ):
+        read_messages({"conversations": []}, "messages", "here")
+
+
+@pytest.mark.parametrize("entry", [{"weight": 0}, {"train": False}, {"weight": 0.5}, {"loss": False}])
+def test_an_answer_that_is_to_be_learned_otherwise_is_refused(entry: dict[str, Any]) -> None:
+    ((name, value),) = entry.items()
+    messages = [ONE[0], ONE[1] | entry]
+    with pytest.raises(ValueError, match=rf"here: an answer has {name}={value}, .* ignore_fields=\['{name}'\]"):
+        read_messages({"messages": messages}, "messages", "here")
+    assert read_messages({"messages": messages}, "messages", "here", [name]) == read_messages(
+        {"messages": ONE}, "messages", ""
+    )
 
 
 def test_an_answer_that_is_torn_is_refused(folders: dict[str, Path]) -> None:
