@@ -24,7 +24,7 @@ COMMANDS = {
 """Command -> the module whose ``main(command, arguments)`` runs it, and a line of help."""
 SUBCOMMANDS = {"tokenizer": ("train", "show", "extract")}
 """Command -> the functions among which its first word chooses; otherwise it is the function of the command's name."""
-EARLY = {"evaluate": "llada.cli.protocols"}
+EARLY = {"evaluate": "llada.cli.protocols", "score": "llada.cli.score_words"}
 """Command -> the module whose ``answered(options)`` answers what needs no model, before anything slow is imported."""
 TRAINERS = ("llada.cli.train", "llada.cli.check")
 """The modules whose commands are not functions but a LightningCLI."""

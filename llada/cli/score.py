@@ -25,6 +25,7 @@ from llada.cli.kinds import Checkpoint, InputFile, InputFolder
 from llada.cli.limits import MAX_TOKENS as MAX_ROWS
 from llada.cli.limits import check_total
 from llada.cli.options import run
+from llada.cli.score_words import check
 from llada.data import JsonLines
 from llada.metrics import BoundEstimate, BoundMetric, ConditionalLikelihood, UnderSampler
 from llada.module import DiffusionLM
@@ -85,14 +86,13 @@ def score(
         changes: arguments of the sampler by their short names.
         max_rows: rows of all draws of the text together, against a slip of the keyboard.
     """
-    if sum([bool(prompt or answer), pairs is not None, text is not None]) != 1:
-        raise ValueError("give one of: --prompt with --answer, --pairs FILE.jsonl, or --text FILE")
+    said = {"prompt": prompt, "answer": answer, "pairs": pairs, "text": text, "max_length": max_length}
+    check({name for name, value in said.items() if value not in (None, [])})
     if changes and sampler is None:
         raise ValueError(f"{changes.given} changes a sampler; name the one to score under with --sampler")
     sampler = None if sampler is None else changes(sampler)
     if text is not None:
-        if max_length is None:
-            raise ValueError("--text needs --max_length, the number of tokens in a row; take that of the training")
+        assert max_length is not None
         content = read_text(text)
         model = replace(load(checkpoint, tokenizer, usable(device), dtype, loading), bos=bos)
         _print_bound(bound_of(content, model, max_length, draws, batch_size, seed, max_rows, sampler), jsonl)
@@ -107,8 +107,6 @@ def score(
 
 
 def _comparisons(prompts: list[str], answers: list[str]) -> list[Comparison]:
-    if not prompts or not answers:
-        raise ValueError("--prompt and --answer belong together; an empty prompt is --prompt ''")
     if len(prompts) == 1:
         return [Comparison(prompts[0], answers)]
     if len(prompts) != len(answers):

@@ -25,7 +25,7 @@ NEEDING_NO_TORCH = {
     "convert . .": 1, "sample . --promt x": 2, "chat . --seed x": 2, "fit": 2, "fit --config nowhere.yaml": 2,
     "fit --ckpt_path nowhere.ckpt --data x": 1, "validate --trianer.devices 1": 2,
     "evaluate --protocol list": 0, "evaluate --protocol llada-8b-base/gsm": 2, "evaluate --tasks x": 2,
-    "evaluate --protocol llada-8b-base/humaneval": 1,
+    "evaluate --protocol llada-8b-base/humaneval": 1, "score . --prompt x": 1, "score . --text pyproject.toml": 1,
 }  # fmt: skip
 """Command line -> exit status."""
 
