@@ -74,9 +74,10 @@ def make(vocab_size: int, mask: int, places: int, seed: int, twin: bool) -> Diff
     network = BidirectionalTransformer(vocab_size, width=64, num_layers=3, num_heads=4, causal=twin, shift=twin)
     network.embedding = CellEmbedding(vocab_size, 64, places)
     process = MaskingProcess(mask)
-    if twin:
-        return AutoregressiveLM(network, process, seed=seed)
-    return DiffusionLM(network, process, NELBO(ExactCounts()), seed=seed)
+    bound = NELBO(ExactCounts())
+    model = AutoregressiveLM(network, process, seed=seed) if twin else DiffusionLM(network, process, bound, seed=seed)
+    model.undescribed = "weights"  # whoever loads a checkpoint puts the places' vectors in by hand, as above
+    return model
 
 
 def written(model: DiffusionLM, prompts: Tensor, open_places: Tensor, order: Order, seed: int) -> Tensor:

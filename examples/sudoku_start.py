@@ -101,6 +101,7 @@ def start(seed: int, training: Tensor, setting: Setting) -> DiffusionLM:
     network = BidirectionalTransformer(SIDE + 1, width=setting.width, num_layers=setting.layers, num_heads=4)
     network.embedding = CellEmbedding(SIDE + 1, setting.width)
     model = DiffusionLM(network, MaskingProcess(MASK), NELBO(ExactCounts()), sampler=setting.sampler, seed=seed)
+    model.undescribed = "weights"  # whoever loads a checkpoint puts the cells' vectors in by hand, as above
     model.optimizer = partial(torch.optim.AdamW, lr=1e-3)
     random = torch.Generator().manual_seed(seed)
     drawn = training[torch.randint(len(training), (setting.fine_tuning * 64,), generator=random)]
