@@ -176,10 +176,13 @@ class BackboneDenoiser(Denoiser):
     Args:
         backbone: a network with `hidden` and `head`.
         head_loss: how `weighted_nll` is computed.
+
+    Attributes:
+        prepacked: applies the head for `logits`.
     """
 
     def __init__(self, backbone: Backbone, head_loss: HeadLoss = Chunked()) -> None:  # noqa: B008 - frozen
-        self.backbone, self.head_loss, self._prepacked = backbone, head_loss, PrepackedHead()
+        self.backbone, self.head_loss, self.prepacked = backbone, head_loss, PrepackedHead()
 
     @property
     @override
@@ -198,7 +201,7 @@ class BackboneDenoiser(Denoiser):
 
     def project(self, hidden: Tensor) -> Tensor:
         """The head, (..., D) -> (..., V); a call of many is faster than the first ones."""
-        return self._prepacked(self.backbone.head, hidden)
+        return self.prepacked(self.backbone.head, hidden)
 
     @override
     def token_nll(
@@ -290,14 +293,3 @@ def as_denoiser(model: Any, head_loss: HeadLoss = Chunked()) -> Denoiser:  # noq
     if callable(model):
         return CallableDenoiser(model)
     raise TypeError(f"a model must be callable, tokens (B, L) -> logits (B, L, V); got {type(model).__name__}")
-
-
-def steady(denoiser: Denoiser) -> Denoiser:
-    """A denoiser whose calls are many, so that its head is prepared at the first one and rounds alike in all.
-
-    Args:
-        denoiser: changed in place where it has a head.
-    """
-    if isinstance(denoiser, BackboneDenoiser):
-        denoiser._prepacked = PrepackedHead(calls_that_pay=1)
-    return denoiser

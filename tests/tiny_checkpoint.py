@@ -19,7 +19,7 @@ SPECIAL = (
     "<|eot_id|>",
 )
 BOS, EOS, MASK, START_HEADER, END_HEADER, EOT = range(6)
-VOCAB_SIZE, WIDTH, LAYERS, HEADS, HIDDEN, MAX_LENGTH = 352, 32, 2, 4, 64, 192
+VOCAB_SIZE, WIDTH, LAYERS, HEADS, HIDDEN, MAX_LENGTH = 352, 64, 2, 4, 64, 192
 STORY = (
     "The little boy went down to the river and saw a boat.\n"
     "The boat was red, and the river was wide.\n\n"

@@ -24,6 +24,8 @@ from llada.backbones.mixture import MixtureOfExperts
 Quantisation = Literal["nf4", "fp4", "int8"]
 KINDS = get_args(Quantisation)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BLOCK = 64
+"""Weights of 4 bits that share a scale. Blocks run on from row to row, but for the kernels of some CPUs (AVX-512)."""
 
 
 def check_kind(kind: Any) -> None:
@@ -47,8 +49,7 @@ def quantise(network: nn.Module, kind: Quantisation) -> None:
 
     Raises:
         ImportError: without the extra.
-        ValueError: if the kind is unknown, there are no such layers, or their numbers are of another type than
-            float32, bfloat16 or float16.
+        ValueError: if the kind is unknown, there are no such layers, or as `stored_form` says.
     """
     check_kind(kind)
     if quantised_layers(network):
@@ -86,7 +87,8 @@ def stored_form(layer: nn.Module, leaf: str, values: Tensor) -> nn.Parameter | N
         values: (out, in), on the device where the layer is to stay.
 
     Raises:
-        ValueError: if the numbers are of another type than float32, bfloat16 or float16.
+        ValueError: if the numbers are of another type than float32, bfloat16 or float16, or rows of 4 bits on a CPU
+            aren't made of whole blocks.
     """
     if leaf != "weight" or not is_quantised(layer):
         return None
@@ -96,6 +98,11 @@ def stored_form(layer: nn.Module, leaf: str, values: Tensor) -> nn.Parameter | N
         )
     old: Any = layer.weight
     options = {name: getattr(old, name) for name in ("compress_statistics", "quant_type") if hasattr(old, name)}
+    if options and values.device.type == "cpu" and values.shape[-1] % BLOCK:
+        raise ValueError(
+            f"on a CPU, bitsandbytes reads 4 bits wrongly where rows of a matrix aren't a multiple of {BLOCK} long; "
+            f"got {tuple(values.shape)}. Quantise to int8, or on a GPU"
+        )
     new: Any = type(old)(values, requires_grad=False, **options)
     layer.whole_dtype = values.dtype  # type: ignore[assignment]
     return new.to(values.device)

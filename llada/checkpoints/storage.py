@@ -109,7 +109,7 @@ def read_anywhere(path: Any, map_location: Any = None) -> dict[str, Any]:
     place = local_path(path)
     if place is not None and "://" in str(path) and not place.is_absolute():
         raise FileNotFoundError(
-            f"{path} names no file; behind file:// stands a whole path, such as file:///home/me/a.ckpt"
+            f"{path} names no file; behind file:// stands a whole path, such as file:///folder/model.ckpt"
         )
     if place is not None:
         return read_checkpoint(place, map_location, mmap=False)

@@ -18,12 +18,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from llada.denoiser import Denoiser
+from llada.denoiser import BackboneDenoiser, Denoiser
+from llada.heads.prepacked import PrepackedHead
 
 T = TypeVar("T")
 LEAST_ROWS = 4
 """Of a matrix product on a CPU. Of one to three rows it is another routine, whose sums are rounded in another way; from
 four on a row's result is the same whoever is beside it (oneDNN and MKL, as tried)."""
+
+
+def steady(denoiser: Denoiser) -> Denoiser:
+    """A denoiser whose calls are many, so that its head is prepared at the first one and rounds alike in all.
+
+    Args:
+        denoiser: changed in place where it has a head.
+    """
+    if isinstance(denoiser, BackboneDenoiser):
+        denoiser.prepacked = PrepackedHead(calls_that_pay=1)
+    return denoiser
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import torch
 
-from llada.denoiser import as_denoiser, steady
+from llada.denoiser import as_denoiser
 from llada.inference import evaluating
 from llada.serving.at_work import Group, Job, Left, Row, groups_of, rows_of
-from llada.serving.calls import answers
+from llada.serving.calls import answers, steady
 from llada.text import TextModel
 
 T = TypeVar("T")

@@ -137,10 +137,12 @@ def test_what_would_be_wrong_is_refused(library: Any, folder: Path, tmp_path: Pa
         DiffusionLM.from_pretrained(folder, quantise="nf4", dtype=torch.float64)
     with pytest.raises(ValueError, match=r"Sequential has no linear layers in blocks \(nn\.ModuleList\)"):
         quantise(nn.Sequential(nn.Linear(4, 4)), "nf4")
+    with pytest.raises(ValueError, match=r"rows .* aren't a multiple of 64 long; got \(96, 96\)\. Quantise to int8"):
+        quantise(BidirectionalTransformer(8, width=96, num_layers=1, num_heads=2), "fp4")
 
 
 def test_a_mixture_keeps_its_routers(library: Any) -> None:
-    backbone = BidirectionalTransformer(8, width=16, num_layers=1, num_heads=2, num_experts=2, experts_per_token=1)
+    backbone = BidirectionalTransformer(8, width=64, num_layers=1, num_heads=2, num_experts=2, experts_per_token=1)
     whole = DiffusionLM(backbone, MaskingProcess(7))
     quantise(backbone, "nf4")
     names = quantised_layers(whole)

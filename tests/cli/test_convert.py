@@ -15,7 +15,7 @@ from llada.cli import main
 from llada.data import JsonTokenizer
 from llada.text import load
 from tests.cli.trainer_file import tiny_model, write_trainer_file
-from tests.tiny_checkpoint import MASK, write_checkpoint
+from tests.tiny_checkpoint import MASK, VOCAB_SIZE, WIDTH, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_configuration_beside_a_trainer_file_names_what_belongs_to_the_weigh
     assert content["init_from"] == str(tmp_path / "start.ckpt")
     backbone = content["model"]["backbone"]
     assert backbone["class_path"].endswith("BidirectionalTransformer")
-    assert (backbone["init_args"]["width"], "vocab_size" in backbone["init_args"]) == (32, False)
+    assert (backbone["init_args"]["width"], "vocab_size" in backbone["init_args"]) == (WIDTH, False)
     assert "mask_token_id" not in content["model"]["process"]
     assert DiffusionLM.load_from_checkpoint(tmp_path / "start.ckpt").process.mask_token_id == MASK
 
@@ -254,7 +254,7 @@ def test_a_trainer_file_names_its_tokenizer_and_the_next_command_reads_it(full, 
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["init_args"]["tokenizer"]["init_args"]["path"] == f"{stem}.tokenizer"
     assert printed["data"]["init_args"]["template"]["init_args"]["folder"] == f"{stem}.tokenizer"
-    assert printed["model"]["backbone"]["init_args"]["width"] == 32
+    assert printed["model"]["backbone"]["init_args"]["width"] == WIDTH
     assert printed["init_from"] == f"{stem}.ckpt"
 
 
@@ -287,7 +287,10 @@ def test_weights_of_another_model_are_told_in_short(trainer_file, tmp_path, caps
     state["backbone.head.weight"] = torch.ones(3, 3)
     torch.save(stored, tmp_path / "other.ckpt")
     assert main(["convert", str(tmp_path / "other.ckpt"), str(tmp_path / "out")]) == 1
-    assert "backbone.head.weight of the shape (352, 32), but the weights there have (3, 3)" in capsys.readouterr().err
+    assert (
+        f"backbone.head.weight of the shape ({VOCAB_SIZE}, {WIDTH}), but the weights there have (3, 3)"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_a_released_folder_does_not_tell_can_be_told_here(folder, tmp_path, capsys):

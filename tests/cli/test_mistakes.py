@@ -205,7 +205,7 @@ def test_the_command_says_it_alone(llada: Command, config: Path) -> None:
         ("chat M --template llada.data.plain_templat", "template: there is no class or preset 'llada.data.plain_templat"
          "'; did you mean plain_template?"),
         ("chat M --variables {a", "variables must be a mapping or null; got '{a'"),
-        ("score M --estimator.num_sample 3", "estimator: there is no argument 'num_sample' of llada.metrics.Condition"),
+        ("score M --text t --max_length 8 --estimator.num_sample 3", "estimator: there is no argument 'num_sample'"),
         ("evaluate M --tasks t --estimator Condit", "estimator: there is no class or preset 'Condit'; there are Cond"),
         ("tokenizer train --source TextFiles --source.pth x --out y", "source: there is no argument 'pth' of llada.da"),
         ("tokenizer trian", "there is no command 'tokenizer trian'; did you mean tokenizer train?"),
@@ -215,6 +215,7 @@ def test_the_command_says_it_alone(llada: Command, config: Path) -> None:
 def test_parts_of_the_other_commands(llada: Command, line: str, beginning: str) -> None:
     words = line.split()
     Path("M").touch()
+    Path("t").touch()
     one_sentence(llada(*words), words[0], beginning)
 
 

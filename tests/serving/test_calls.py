@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from llada.backbones import BidirectionalTransformer
-from llada.denoiser import CallableDenoiser, as_denoiser, steady
+from llada.denoiser import CallableDenoiser, as_denoiser
 from llada.rows import positions
-from llada.serving.calls import Call, answers, batches
+from llada.serving.calls import Call, answers, batches, steady
 
 VOCABULARY = 11
 

@@ -11,6 +11,7 @@ import pytest
 from torch import Tensor
 from typing_extensions import override
 
+from llada.heads.prepacked import PrepackedHead
 from llada.process import Process
 from llada.samplers import DualCache, Sampler, Step, UnmaskingSampler, low_confidence, spread
 from llada.serving import Busy, Engine, Job
@@ -79,6 +80,23 @@ def rows_of_calls(text: TextModel, monkeypatch: pytest.MonkeyPatch) -> list[int]
 
     monkeypatch.setattr(text.model.backbone, "hidden", counted)
     return seen
+
+
+def test_the_head_is_prepared_once_for_all_rounds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first call, so that none is rounded in another way than the others."""
+    used, applied = [], PrepackedHead.__call__
+
+    def watched(self: PrepackedHead, *arguments: Any) -> Tensor:
+        used.append(self)
+        return applied(self, *arguments)
+
+    monkeypatch.setattr(PrepackedHead, "__call__", watched)
+    for seed in range(2):
+        row = Row(PLAIN, [7], 4, seed)
+        engine.submit([row.job])
+        row.end()
+    assert len(used) == 8
+    assert {(id(head), head.calls_that_pay) for head in used} == {(id(used[0]), 1)}
 
 
 @pytest.mark.parametrize("samplers", [(PLAIN, spread(4, temperature=0.7)), (CACHED, CACHED)], ids=["asking", "inside"])
