@@ -113,4 +113,4 @@ def test_a_denoiser_keeps_it_for_as_long_as_it_lives() -> None:
     denoiser = as_denoiser(network)
     for _ in range(CALLS_THAT_PAY):
         torch.testing.assert_close(denoiser.logits(tokens), network.head(network.hidden(tokens)))
-    assert denoiser._prepacked._packed is not None
+    assert denoiser.prepacked._packed is not None
