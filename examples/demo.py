@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 from demo_pictures import draw_denoising, draw_loss
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from llada.backbones import BidirectionalTransformer
@@ -114,8 +114,7 @@ def build_trainer(
         steps: of the optimiser.
         name: of the checkpoint.
         logs: name of the folder.
-        monitor: the checkpoint is that with the least of it, and training ends when two looks in a row bring no
-            smaller one; None for the last checkpoint, after all steps.
+        monitor: the checkpoint is that with the least of it; None for the last checkpoint, after all steps.
         looks: times at which held-out text is looked at, over all steps.
     """
     return Trainer(
@@ -130,7 +129,6 @@ def build_trainer(
                 folder, filename=name, monitor=monitor, enable_version_counter=False, save_on_exception=monitor is None
             ),
             UnigramBias(),
-            *([] if monitor is None else [EarlyStopping(monitor, patience=2)]),
             *([] if sys.stderr.isatty() else [ProgressLines(seconds=5.0)]),  # a batch may take as long again
         ],
         log_every_n_steps=10,

@@ -238,7 +238,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=Path, default=Path("demo/model.ckpt"), help="of examples/demo.py")
     parser.add_argument("--out", type=Path, default=Path("duel"), help="where table, numbers and picture go")
-    parser.add_argument("--num-rows", type=int, default=24, help="rows of held-out text")
+    parser.add_argument("--num-rows", type=int, default=16, help="rows of held-out text")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of rows")
     parser.add_argument("--quick", action="store_true", help="one and eight tokens per call only")
     names = [*dict(contestants(quick=False)), TWIN]

@@ -193,7 +193,7 @@ def test_what_a_layout_has_no_word_for_is_refused(tmp_path: Path) -> None:
     timed = {"time_conditioned": True}
     for process, layout, message in (
         (UniformProcess(V), "mdlm", "mdlm layout holds models of MaskingProcess, not of UniformProcess"),
-        (UniformProcess(V - 1), None, "not of UniformProcess.*can't say num_tokens"),
+        (UniformProcess(V - 1), None, "no layout of released .* duo can't say num_tokens=10"),
         (UniformProcess(V - 1, **timed), "duo", "can't say num_tokens=10, only 11"),
         (UniformProcess(V, posterior=True, **timed), "udlm", "can't say posterior=True"),
         (MaskingProcess(V - 1), "gidd", "gidd layout holds models of HybridProcess"),

@@ -1,6 +1,7 @@
 """Which layout of a released checkpoint can say all that a model is, and the configuration that says it."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from llada.checkpoints.describe import argument_names, describe
@@ -10,6 +11,17 @@ from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.materialise import build_on_meta
 from llada.checkpoints.released.pretrained import Pretrained
 from llada.process import Process
+
+
+class _Unsaid(ValueError):
+    """A model has what a layout can't say."""
+
+    def __init__(self, layout: str, name: str, ours: Any, theirs: Any) -> None:
+        super().__init__(
+            f"the {layout} layout can't say {name}={ours!r}, only {theirs!r}; keep the Lightning checkpoint, or choose "
+            "another layout"
+        )
+        self.layout, self.what = layout, f"{name}={ours!r}"
 
 
 def layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, Config]:
@@ -22,7 +34,7 @@ def layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, 
     Raises:
         ValueError: if no layout, or not the one asked for, can say what the model is.
     """
-    reasons = []
+    reasons: list[ValueError] = []
     for layout in _candidates(model.config, wanted):
         kept = model.config if model.config and layout.matches(model.config) else {}
         try:
@@ -31,10 +43,23 @@ def layout_for(model: Pretrained, wanted: str | Layout | None) -> tuple[Layout, 
             config = {**kept, **{key: value for key, value in written.items() if _changed(kept, key, value)}}
             _check_complete(layout, config, model)
         except ValueError as error:
-            reasons.append(str(error))
+            reasons.append(error)
             continue
         return layout, config
-    raise ValueError("; ".join(reasons))
+    raise ValueError(str(reasons[0]) if len(reasons) == 1 else _in_short(reasons))
+
+
+def _in_short(reasons: Sequence[ValueError]) -> str:
+    """Why no layout will do: what those can't say that hold such a network at all."""
+    unsaid: dict[str, list[str]] = {}
+    for reason in reasons:
+        if isinstance(reason, _Unsaid):
+            unsaid.setdefault(reason.what, []).append(reason.layout)
+    said = "; ".join(f"{', '.join(layouts)} can't say {what}" for what, layouts in unsaid.items())
+    return (
+        f"no layout of released models can say all that this model is, so keep the Lightning checkpoint"
+        f"{f': {said}' if said else ''}. With layout=NAME (--layout NAME) the error is about one alone"
+    )
 
 
 def _candidates(original: Config, wanted: str | Layout | None) -> list[Layout]:
@@ -74,10 +99,7 @@ def _check_complete(layout: Layout, config: Config, model: Pretrained) -> None:
         compared.append((name, getattr(model.process, name, None), getattr(described.process, name, None)))
     for name, ours, theirs in compared:
         if describe(ours) != describe(theirs):
-            raise ValueError(
-                f"the {layout.name} layout can't say {name}={ours!r}, only {theirs!r}; "
-                "keep the Lightning checkpoint, or choose another layout"
-            )
+            raise _Unsaid(layout.name, name, ours, theirs)
 
 
 def _changed(kept: Config, key: str, value: Any) -> bool:
