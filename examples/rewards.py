@@ -4,10 +4,10 @@
     python examples/rewards.py --quick
 
 A puzzle is a canvas of 16 cells, of which some are blank; the sampler fills two blanks per call, the surest first, at
-temperature 1. Of the 288 grids 200 are for training, and the other 88 for judging. Supervised training on whole grids
-ends as soon as a tenth of the training puzzles is solved. From there on the model sees blanks and rewards alone: its
-own grids, eight to each puzzle, worth the share of the 12 rows, columns and boxes that are right, and 1 more for a grid
-that is.
+temperature 1, and when a model is judged it fills them one by one, too. Of the 288 grids 200 are for training, and the
+other 88 for judging. Supervised training on whole grids ends as soon as a tenth of the training puzzles is solved. From
+there on the model sees blanks and rewards alone: its own grids, eight to each puzzle, worth the share of the 12 rows,
+columns and boxes that are right, and 1 more for a grid that is.
 
 "trajectory" is the default method, GRPO with the exact likelihood of the sampler's own steps; "diffu_grpo" has as many
 steps and the same rollouts, without its KL term. A finished run is kept in the folder, and a stopped one goes on from
@@ -31,7 +31,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sudoku import MASK, RightUnits, grids, puzzles
-from sudoku_start import FULL, QUICK, QUIET, Setting, judge, start
+from sudoku_start import FULL, ONE_BY_ONE, QUICK, QUIET, Setting, judge, start
 from torch import Tensor
 
 from llada import DiffusionLM
@@ -132,11 +132,12 @@ def run(method: str, seed: int, setting: Setting, folder: Path) -> dict[str, Any
         raise SystemExit(f"{place} is of another setting; give another --folder")
     every = grids()
     model = start(seed, every[:200], setting)
-    before = judge(model, every[200:], setting)
+    before, before_one = (judge(model, every[200:], setting, sampler) for sampler in (None, ONE_BY_ONE))
     watch = learn(method, model, seed, every[:200], setting, folder)
-    after = judge(model, every[200:], setting)
+    after, after_one = (judge(model, every[200:], setting, sampler) for sampler in (None, ONE_BY_ONE))
     found = {
         "setting": asdict(setting), "method": method, "seed": seed, "before": before, "after": after,
+        "before_one": before_one, "after_one": after_one,
         "seconds": watch.seconds, "curve": watch.curve, "parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,9 +168,12 @@ def main(
     for method, seed in itertools.product(methods, seeds):
         found = run(method, seed, setting, folder)
         (before, error), (after, error_after) = found["before"], found["after"]
-        lines.append(f"| {method} | {seed} | {before:.3f} | {after:.3f} | {found['seconds']:.0f} |")
+        shares = [found[name][0] for name in ("before", "after", "before_one", "after_one")]
+        cells = [method, str(seed), *(f"{share:.3f}" for share in shares), f"{found['seconds']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
         failed |= quick and method == "trajectory" and after - before <= 3.0 * math.hypot(error, error_after)
-    print("\n| method | seed | solved before | after | processor seconds of learning |\n|---|---|---|---|---|")
+    heads = ("method", "seed", "solved before", "after", "before, one by one", "after", "processor seconds of learning")
+    print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     print("\n".join(lines))
     if failed:
         print("the share of solved puzzles hasn't grown by more than three standard errors", file=sys.stderr)

@@ -2,7 +2,8 @@
 
     python examples/rewards_picture.py runs/sudoku --out sudoku.png
 
-A line is a run; its two marks are the shares of held-out puzzles before and after, with three standard errors.
+A line is a run; its dots are the shares of held-out puzzles before and after, with three standard errors, its squares
+those of cells that are filled one by one.
 """
 
 import argparse
@@ -31,8 +32,9 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         _, shares, seconds = zip(*run["curve"], strict=True)
         label = f"{run['method']}, seed {run['seed']}, {run['setting']['steps']} steps"
         axes.plot([each / 60 for each in seconds], shares, color=color, alpha=0.7, label=label)
-        for at, (share, error) in ((0.0, run["before"]), (run["seconds"] / 60, run["after"])):
-            axes.errorbar(at, share, 3 * error, fmt="o", color=color, capsize=3)
+        for name, mark in (("", "o"), ("_one", "s")):
+            for at, (share, error) in ((0.0, run[f"before{name}"]), (run["seconds"] / 60, run[f"after{name}"])):
+                axes.errorbar(at, share, 3 * error, fmt=mark, color=color, capsize=3)
     axes.axhline(0.95, color="0.5", linestyle="--", linewidth=1)
     axes.set(xlabel="processor minutes of learning from rewards", ylabel="share of puzzles solved", ylim=(0, 1))
     axes.grid(alpha=0.3)

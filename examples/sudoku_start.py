@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.objectives import NELBO, ExactCounts
-from llada.samplers import DistinctRows, PerStep, Proposal, Threshold, TopProb, UnmaskingSampler
+from llada.samplers import Amount, DistinctRows, PerStep, Proposal, Sampler, Threshold, TopProb, UnmaskingSampler
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -60,19 +60,33 @@ class Setting:
 
     @property
     def sampler(self) -> UnmaskingSampler:
-        """What fills grids, in training and when it is judged: the surest cells first, at temperature 1."""
-        amount = PerStep(2) if self.threshold is None else Threshold(self.threshold)
-        return UnmaskingSampler(amount, TopProb(), proposal=Proposal(temperature=1.0), cache=DistinctRows())
+        """What fills grids in training: the surest cells first, at temperature 1."""
+        return _surest(PerStep(2) if self.threshold is None else Threshold(self.threshold))
 
 
+def _surest(amount: Amount) -> UnmaskingSampler:
+    return UnmaskingSampler(amount, TopProb(), proposal=Proposal(temperature=1.0), cache=DistinctRows())
+
+
+ONE_BY_ONE = _surest(PerStep(1))
+"""A model that learned by two cells per call is judged by one, too: the second of two is drawn without the first."""
 FULL = Setting()
 QUICK = Setting(width=32, layers=2, enough=0.2, steps=100, learning_rate=1e-3, least=3, most=4, judged=500, prompts=32)
 
 
-def judge(model: DiffusionLM, held_out: Tensor, setting: Setting) -> tuple[float, float]:
-    """The share of held-out puzzles that are solved, and its standard error."""
+def judge(
+    model: DiffusionLM, held_out: Tensor, setting: Setting, sampler: Sampler | None = None
+) -> tuple[float, float]:
+    """The share of held-out puzzles that are solved, and its standard error.
+
+    Args:
+        model: of any state.
+        held_out: grids.
+        setting: says how many puzzles, and how many blanks they have.
+        sampler: what fills them; None: as in training.
+    """
     asked = puzzles(held_out, setting.judged, 10**6, setting.blanks)
-    share = float(solved(model.generate(asked, seed=0).tokens).double().mean())
+    share = float(solved(model.generate(asked, sampler=sampler, seed=0).tokens).double().mean())
     return share, math.sqrt(max(share * (1.0 - share), 0.25 / setting.judged) / setting.judged)
 
 

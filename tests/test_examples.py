@@ -370,7 +370,8 @@ def test_rewards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit, match="of another setting"):
         example.main(tmp_path, methods=("trajectory",))
     for after, status in ((0.9, 0), (0.54, 1), (0.1, 1)):  # well above, within three errors, the wrong way
-        shown = {"before": (0.5, 0.01), "after": (after, 0.01), "seconds": 1.0}
+        one_by_one = {"before_one": (0.5, 0.01), "after_one": (0.9, 0.01)}  # it is the other that counts
+        shown = {"before": (0.5, 0.01), "after": (after, 0.01), "seconds": 1.0, **one_by_one}
         monkeypatch.setattr(example, "run", lambda *_, shown=shown: shown)
         assert example.main(tmp_path, methods=("trajectory",), quick=True) == status
 
