@@ -1,17 +1,18 @@
-"""4 x 4 sudoku by reward alone: a small model learns from a rule that checks grids, and is shown no solution.
+"""Puzzles by reward alone: a small model learns from a rule that checks answers, and is shown no more of them.
 
     python examples/rewards.py
+    python examples/rewards.py --task countdown
     python examples/rewards.py --quick
 
-A puzzle is a canvas of 16 cells, of which some are blank; the sampler fills two blanks per call, the surest first, at
-temperature 1, and when a model is judged it fills them one by one, too. Of the 288 grids 200 are for training, and the
-other 88 for judging. Supervised training on whole grids ends as soon as a tenth of the training puzzles is solved. From
-there on the model sees blanks and rewards alone: its own grids, eight to each puzzle, worth the share of the 12 rows,
-columns and boxes that are right, and 1 more for a grid that is.
+A 4 x 4 sudoku (sudoku_task.py) is a canvas of 16 cells, of which some are blank; in countdown (countdown.py) three
+numbers are to reach a fourth. The sampler fills two blanks per call, the surest first, at temperature 1, and when a
+model is judged it fills them one by one, too. A part of all questions is for judging alone. Supervised training on
+right answers ends as soon as a tenth of the training questions is solved. From there on the model sees blanks and
+rewards alone: its own answers, eight to each question, worth 1 if they are right, and something for what is half right.
 
 "trajectory" is the default method, GRPO with the exact likelihood of the sampler's own steps; "diffu_grpo" has as many
 steps and the same rollouts, without its KL term. A finished run is kept in the folder, and a stopped one goes on from
-its last checkpoint. ``--quick`` ends with status 1 if the share of solved puzzles hasn't grown by more than three
+its last checkpoint. ``--quick`` ends with status 1 if the share of solved questions hasn't grown by more than three
 standard errors.
 """
 
@@ -28,20 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from countdown import CountdownTask
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from sudoku import MASK, RightUnits, grids, puzzles
-from sudoku_start import FULL, ONE_BY_ONE, QUICK, QUIET, Setting, judge, start
-from torch import Tensor
+from reward_task import ONE_BY_ONE, QUIET, RewardTask, Setting, judge, start
+from sudoku_task import SudokuTask
 
 from llada import DiffusionLM
 from llada.rewards import (
     ADVANTAGES,
     PolicyObjective,
-    Prompt,
     Rollout,
     RolloutLoader,
-    Sudoku,
     Sum,
     Writer,
     diffu_grpo,
@@ -50,6 +49,14 @@ from llada.rewards import (
 from llada.training.lr_schedulers import WarmupCosine
 
 METHODS = ("trajectory", "diffu_grpo")
+TASKS: dict[str, tuple[RewardTask, Setting]] = {
+    "sudoku": (SudokuTask(), Setting()),
+    "countdown": (CountdownTask(), Setting(fine_tuning=4000)),
+}
+QUICK = (
+    SudokuTask(least=3, most=4),
+    Setting(width=32, layers=2, enough=0.2, steps=100, learning_rate=1e-3, judged=500, prompts=32),
+)
 
 
 class Watch(Callback):
@@ -57,11 +64,11 @@ class Watch(Callback):
 
     def __init__(self, name: str, every: int) -> None:
         self.name, self.every, self.seconds, self._begun = name, every, 0.0, 0.0
-        self.curve: list[tuple[int, float, float]] = []  # steps, share of solved puzzles, processor seconds
+        self.curve: list[tuple[int, float, float]] = []  # steps, share of solved questions, processor seconds
         self._rewards: list[float] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Note what the answers are worth; the share of solved puzzles, too."""
+        """Note the share of answers that are right."""
         self._rewards.append(float(batch["reward_solved"].mean()))
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -87,13 +94,13 @@ class Watch(Callback):
 
 
 def objective(method: str, model: DiffusionLM) -> PolicyObjective:
-    """The objective of a method; grids that are worth as much as the others to their puzzle aren't read again."""
+    """The objective of a method; answers that are worth as much as the others to their question aren't read again."""
     if method == "trajectory":
         return trajectory_grpo(model.sampler, useful_only=True)
     return replace(diffu_grpo(model.sampler, kl_weight=0.0), useful_only=True)
 
 
-def learn(method: str, model: DiffusionLM, seed: int, training: Tensor, setting: Setting, folder: Path) -> Watch:
+def learn(method: str, model: DiffusionLM, seed: int, task: RewardTask, setting: Setting, folder: Path) -> Watch:
     """Learn from rewards alone; goes on where a stopped run was."""
     name = f"{method} {seed}"
     model.objective = objective(method, model)
@@ -101,12 +108,10 @@ def learn(method: str, model: DiffusionLM, seed: int, training: Tensor, setting:
     model.lr_scheduler = partial(
         WarmupCosine, warmup_steps=setting.steps // 20, total_steps=setting.steps, final_factor=0.1
     )
-    asked = puzzles(training, setting.steps * setting.prompts, seed + 1, setting.blanks)
-    texts = ["".join(str(cell + 1) if cell < MASK else "0" for cell in puzzle) for puzzle in asked.tolist()]
-    prompts = [Prompt(cells, text, {"puzzle": text}) for cells, text in zip(asked.tolist(), texts, strict=True)]
-    reward = Sum({"units": RightUnits(), "solved": Sudoku()})
+    prompts = task.ask(setting.steps * setting.prompts, seed + 1)
+    reward = Sum({**task.parts, "solved": task.solved})
     advantage = ADVANTAGES["trajectory_grpo" if method == "trajectory" else method]
-    writer = Writer(Rollout(setting.group, 0), reward, _digits, advantage, whole_row=True)
+    writer = Writer(Rollout(setting.group, 0), reward, task.text, advantage, whole_row=True)
     every = max(setting.steps // 20, 1)
     watch = Watch(name, every)
     place = folder / name.replace(" ", "-")
@@ -118,26 +123,21 @@ def learn(method: str, model: DiffusionLM, seed: int, training: Tensor, setting:
     return watch
 
 
-def _digits(cells: list[int]) -> str:
-    return "".join(str(cell + 1) for cell in cells)
-
-
-def run(method: str, seed: int, setting: Setting, folder: Path) -> dict[str, Any]:
+def run(method: str, seed: int, task: RewardTask, setting: Setting, folder: Path) -> dict[str, Any]:
     """One run, or what is kept of it."""
     place = folder / f"{method}-{seed}.json"
     if place.is_file():
         found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-        if found["setting"] == asdict(setting):
+        if (found["task"], found["setting"]) == (repr(task), asdict(setting)):
             return found
-        raise SystemExit(f"{place} is of another setting; give another --folder")
-    every = grids()
-    model = start(seed, every[:200], setting)
-    before, before_one = (judge(model, every[200:], setting, sampler) for sampler in (None, ONE_BY_ONE))
-    watch = learn(method, model, seed, every[:200], setting, folder)
-    after, after_one = (judge(model, every[200:], setting, sampler) for sampler in (None, ONE_BY_ONE))
+        raise SystemExit(f"{place} is of another task or setting; give another --folder")
+    model = start(task, setting, seed)
+    before, before_one = (judge(model, task, setting.judged, sampler) for sampler in (None, ONE_BY_ONE))
+    watch = learn(method, model, seed, task, setting, folder)
+    after, after_one = (judge(model, task, setting.judged, sampler) for sampler in (None, ONE_BY_ONE))
     found = {
-        "setting": asdict(setting), "method": method, "seed": seed, "before": before, "after": after,
-        "before_one": before_one, "after_one": after_one,
+        "task": repr(task), "setting": asdict(setting), "method": method, "seed": seed,
+        "before": before, "after": after, "before_one": before_one, "after_one": after_one,
         "seconds": watch.seconds, "curve": watch.curve, "parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,8 @@ def main(
     folder: Path,
     seeds: Sequence[int] = (0,),
     methods: Sequence[str] = METHODS,
-    setting: Setting = FULL,
+    task: RewardTask = TASKS["sudoku"][0],
+    setting: Setting = TASKS["sudoku"][1],
     quick: bool = False,
 ) -> int:
     """All runs, as a table in Markdown.
@@ -158,6 +159,7 @@ def main(
         folder: where runs are kept.
         seeds: of the runs of each method.
         methods: which.
+        task: what is learnt.
         setting: how large.
         quick: whether the default method has to improve.
 
@@ -166,7 +168,7 @@ def main(
     """
     lines, failed = [], False
     for method, seed in itertools.product(methods, seeds):
-        found = run(method, seed, setting, folder)
+        found = run(method, seed, task, setting, folder)
         (before, error), (after, error_after) = found["before"], found["after"]
         shares = [found[name][0] for name in ("before", "after", "before_one", "after_one")]
         cells = [method, str(seed), *(f"{share:.3f}" for share in shares), f"{found['seconds']:.0f}"]
@@ -176,20 +178,21 @@ def main(
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     print("\n".join(lines))
     if failed:
-        print("the share of solved puzzles hasn't grown by more than three standard errors", file=sys.stderr)
+        print("the share of solved questions hasn't grown by more than three standard errors", file=sys.stderr)
     return int(failed)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/sudoku"), help="where runs are kept")
+    parser.add_argument("--task", choices=list(TASKS), default="sudoku", help="what is learnt")
+    parser.add_argument("--folder", type=Path, help="where runs are kept; default: runs/TASK")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each method per seed")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="which of them")
     parser.add_argument("--steps", type=int, help="of learning from rewards")
-    parser.add_argument("--quick", action="store_true", help="small: three or four blanks, the default method alone")
+    parser.add_argument("--quick", action="store_true", help="sudoku, three or four blanks, the default method alone")
     given = parser.parse_args()
-    chosen = QUICK if given.quick else FULL
-    if given.steps is not None:
-        chosen = Setting(**{**asdict(chosen), "steps": given.steps})
+    task, setting = QUICK if given.quick else TASKS[given.task]
+    setting = replace(setting, steps=given.steps or setting.steps)
+    folder = given.folder or Path("runs") / given.task
     wanted = given.methods[:1] if given.quick else given.methods
-    sys.exit(main(given.folder / "quick" if given.quick else given.folder, given.seeds, wanted, chosen, given.quick))
+    sys.exit(main(folder / "quick" if given.quick else folder, given.seeds, wanted, task, setting, given.quick))

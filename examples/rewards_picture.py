@@ -1,8 +1,8 @@
-"""The picture of rewards.py: puzzles solved in training against processor time, for the runs that were kept.
+"""The picture of rewards.py: questions solved in training against processor time, for the runs that were kept.
 
     python examples/rewards_picture.py runs/sudoku --out sudoku.png
 
-A line is a run; its dots are the shares of held-out puzzles before and after, with three standard errors, its squares
+A line is a run; its dots are the shares of held-out questions before and after, with three standard errors, its squares
 those of cells that are filled one by one.
 """
 
@@ -36,7 +36,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
             for at, (share, error) in ((0.0, run[f"before{name}"]), (run["seconds"] / 60, run[f"after{name}"])):
                 axes.errorbar(at, share, 3 * error, fmt=mark, color=color, capsize=3)
     axes.axhline(0.95, color="0.5", linestyle="--", linewidth=1)
-    axes.set(xlabel="processor minutes of learning from rewards", ylabel="share of puzzles solved", ylim=(0, 1))
+    axes.set(xlabel="processor minutes of learning from rewards", ylabel="share of questions solved", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -353,27 +353,48 @@ def test_half_of_the_rows_are_what_the_twin_writes(monkeypatch: pytest.MonkeyPat
 def test_rewards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A stopped run goes on, a finished one is kept, and the quick form fails where nothing was learnt."""
     example = load("rewards", monkeypatch)
-    every = example.grids()
+    sudoku = load("sudoku", monkeypatch)
+    every = sudoku.grids()
     assert len({tuple(grid) for grid in every.tolist()}) == 288
-    solved = load("sudoku", monkeypatch).solved
-    assert bool(solved(every).all())
-    assert not bool(solved(every.roll(1, 1)).any())
-    setting = example.Setting(width=16, layers=1, fine_tuning=2, steps=2, least=2, most=2, judged=50)
-    empty = example.start(0, every[:200], setting).backbone(torch.full((1, 16), example.MASK))
+    assert bool(sudoku.solved(every).all())
+    assert not bool(sudoku.solved(every.roll(1, 1)).any())
+    task = example.SudokuTask(least=2, most=2)
+    setting = example.Setting(width=16, layers=1, fine_tuning=2, steps=2, judged=50)
+    empty = example.start(task, setting, 0).backbone(torch.full((1, 16), task.mask))
     assert float(empty.std(1).max()) > 0.01  # cells are told apart by their places, of which a rotation knows nothing
-    assert example.main(tmp_path, methods=("trajectory",), setting=setting, quick=True) == 1
+    assert example.main(tmp_path, methods=("trajectory",), task=task, setting=setting, quick=True) == 1
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| trajectory"))
     (tmp_path / "trajectory-0.json").unlink()  # the checkpoint is still there
     monkeypatch.setattr(example.RolloutLoader, "_roll", None)  # nothing is left to be done
-    example.main(tmp_path, methods=("trajectory",), setting=setting)
+    example.main(tmp_path, methods=("trajectory",), task=task, setting=setting)
     assert line.rpartition("|")[0].rpartition("|")[0] in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="of another setting"):
+    with pytest.raises(SystemExit, match="of another task or setting"):
         example.main(tmp_path, methods=("trajectory",))
     for after, status in ((0.9, 0), (0.54, 1), (0.1, 1)):  # well above, within three errors, the wrong way
         one_by_one = {"before_one": (0.5, 0.01), "after_one": (0.9, 0.01)}  # it is the other that counts
         shown = {"before": (0.5, 0.01), "after": (after, 0.01), "seconds": 1.0, **one_by_one}
         monkeypatch.setattr(example, "run", lambda *_, shown=shown: shown)
         assert example.main(tmp_path, methods=("trajectory",), quick=True) == status
+
+
+def test_countdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer that is shown reaches its target; training and judging share no question."""
+    example = load("rewards", monkeypatch)
+    task = example.CountdownTask(largest=5, top=20)
+    training, held_out = task.questions
+    assert not set(training) & set(held_out)
+    assert len(training) + len(held_out) == len(task.answers)
+    for question, answers in task.answers.items():
+        row = {"numbers": list(question.numbers), "target": question.target}
+        texts = [task.text([0] * 4 + answer) for answer in answers]
+        assert all(task.solved.score("", text, row) == 1.0 for text in texts)
+        assert all(eval(text) == question.target for text in texts)
+    shown, asked = task.show(9, seed=3), task.ask(9, seed=3)
+    assert [row["tokens"][:4].tolist() for row in shown] == [list(prompt.tokens[:4]) for prompt in asked]
+    assert all(prompt.tokens[4:] == [task.mask] * 5 for prompt in asked)
+    setting = example.Setting(width=16, layers=1, fine_tuning=2, steps=2, judged=20)
+    model = example.start(task, setting, 0)
+    assert 0.0 <= example.judge(model, task, 20)[0] < 0.5
 
 
 def test_the_reading_order_leaves_nothing_out() -> None:
