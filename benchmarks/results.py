@@ -72,27 +72,40 @@ class Plot:
         from matplotlib import pyplot
 
         with pyplot.rc_context({"svg.hashsalt": "llada", "svg.fonttype": "none", "font.size": 9}):
-            figure, axes = pyplot.subplots(figsize=(6.4, 3.2))
+            height = 3.2 if self.group is not None else 1.0 + 0.28 * len(self._numbers(rows))
+            figure, axes = pyplot.subplots(figsize=(6.4, height))
             (self._bars if self.group is None else self._lines)(axes, rows)
-            if self.goal is not None:
-                axes.axhline(self.goal, color="grey", linestyle="--", linewidth=1)
-            axes.set(title=self.title, ylabel=self.ylabel or self.y)
+            axes.set_title(self.title)
             axes.spines[["top", "right"]].set_visible(False)
             figure.tight_layout()
             figure.savefig(path, metadata={"Date": None})
             pyplot.close(figure)
 
+    def shows(self, rows: Sequence[Row]) -> bool:
+        """Whether a picture says more than the table: two numbers need none."""
+        return len(self._numbers(rows)) > 2
+
+    def _numbers(self, rows: Sequence[Row]) -> list[Row]:
+        return [row for row in rows if isinstance(row[self.y], int | float)]
+
     def _bars(self, axes: Any, rows: Sequence[Row]) -> None:
-        shown = [row for row in rows if isinstance(row[self.y], int | float)]
-        places = range(len(shown))
-        axes.bar(places, [row[self.y] for row in shown], color="#4051b5")
-        axes.set_xticks(places, [str(row[self.x]) for row in shown], rotation=20, ha="right")
+        numbers = self._numbers(rows)
+        bars = axes.barh([*range(len(numbers))], [row[self.y] for row in numbers], color="#4051b5")
+        axes.bar_label(bars, [shown(row[self.y]) for row in numbers], padding=3)
+        axes.set_yticks([*range(len(numbers))], [shown(row[self.x]) for row in numbers])
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set(xlabel=self.ylabel or self.y, ylabel=self.x)
+        if self.goal is not None:
+            axes.axvline(self.goal, color="grey", linestyle="--", linewidth=1)
 
     def _lines(self, axes: Any, rows: Sequence[Row]) -> None:
         for name in dict.fromkeys(row[self.group] for row in rows):
-            line = [row for row in rows if row[self.group] == name and isinstance(row[self.y], int | float)]
+            line = [row for row in self._numbers(rows) if row[self.group] == name]
             axes.plot([row[self.x] for row in line], [row[self.y] for row in line], marker="o", label=str(name))
-        axes.set(xlabel=self.x, ylim=(0, None))
+        axes.set(xlabel=self.x, ylabel=self.ylabel or self.y, ylim=(0, None))
+        if self.goal is not None:
+            axes.axhline(self.goal, color="grey", linestyle="--", linewidth=1)
         axes.legend(frameon=False)
 
 
@@ -131,7 +144,7 @@ class Result:
         """The documentation page."""
         heading, _, text = self.text.partition("\n")
         where = " ".join(filter(None, [circumstances(), self.note]))
-        picture = f"![{self.plot.title}]({self.name}.svg)\n" if self.rows else ""
+        picture = f"![{self.plot.title}]({self.name}.svg)\n" if self.plot.shows(self.rows) else ""
         return f"# {heading.rstrip('.')}\n\n{text.strip()}\n\n{where}\n\n```bash\n{command(self.name)}\n```\n\n" + (
             f"{self.tables()}\n\n{picture}"
         )
@@ -190,7 +203,7 @@ def finish(result: Result, out: Path | None) -> Result:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{result.name}.md").write_text(result.page(), encoding="utf-8")
-        if result.rows:
+        if result.plot.shows(result.rows):
             result.plot.save(result.rows, out / f"{result.name}.svg")
         print(f"wrote {out / result.name}.md")
     return result

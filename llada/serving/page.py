@@ -23,7 +23,8 @@ async def run(service: Service, request: Any) -> Any:
     async def lines() -> AsyncIterator[str]:
         shown, begun, last = recording(asked, service.text), time.perf_counter(), None
         try:
-            yield event(shown.first())
+            special = sorted(set(service.text.tokenizer.special_tokens.values()))
+            yield event({**shown.first(), "special": special})
             async for _, frame in told:
                 if frame is not None:
                     last = frame

@@ -227,6 +227,10 @@ def test_a_page_holds_command_hardware_tables_and_picture(tmp_path, monkeypatch)
         "![Times](x.svg)",
     ):
         assert part in page
+    assert "svg" not in Result("x", "Heading.", rows[:2], plot).page(), "two numbers need no picture"
+    bars = Plot("size", "s", title="Bars", goal=2.0)
+    bars.save(rows, tmp_path / "bars.svg")
+    assert all(f">{number}<" in (tmp_path / "bars.svg").read_text() for number in ("1,234", "2,469")), "at the bars"
     plot.save(rows, tmp_path / "x.svg")
     picture = (tmp_path / "x.svg").read_text()
     assert "Times" in picture

@@ -52,6 +52,26 @@ def test_a_completion_is_what_the_model_generates(client: openai.OpenAI, text: T
     assert client.models.list().data[0].id == "tiny"
 
 
+def test_expressions_between_texts_match_alone_and_together(client: openai.OpenAI) -> None:
+    patterns = ["(boat|river)", "[a-z]{2,5} ?[a-z]+", "[0-9]{1,3}", ""]
+    suffixes, samplers = [" river", "", ".\n\n"], ["spread", "left_to_right", "low_confidence"]
+
+    def sent(seed: int) -> list[str]:
+        pattern = patterns[seed % 4]
+        expression = {"response_format": {"type": "regex", "pattern": pattern}} if pattern else {}
+        found = client.completions.create(
+            model="tiny", prompt=["The ", "A little boy"[: 3 + seed]], suffix=suffixes[seed % 3], seed=seed,
+            max_tokens=7 + seed % 2, temperature=1.0, extra_body={"sampler": samplers[seed % 3], **expression},
+        )  # fmt: skip
+        texts = [choice.text for choice in found.choices]
+        assert not pattern or all(re.fullmatch(pattern, answer) for answer in texts), (pattern, texts)
+        return texts
+
+    single = [sent(seed) for seed in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(sent, range(12))) == single
+
+
 def test_a_hundred_at_once_are_a_hundred_single_ones(client: openai.OpenAI, text: TextModel) -> None:
     other = {"name": "low_confidence", "steps": 4, "temperature": 0.7}
     asked = [("The boat was red, and"[: 4 + i % 17], 4 + i % 5, None if i % 3 else other) for i in range(100)]

@@ -90,6 +90,42 @@ def test_a_run_is_watched_stepped_and_taken_back(page: Any, tmp_path: Path) -> N
     assert "step 1 of 1" in page.inner_text(".state")
 
 
+def test_the_text_has_no_names_of_special_tokens_while_masks_stand(page: Any) -> None:
+    page.check("input[value=chat]")
+    write(page, "The boat")
+    assert cells(page)[0] == "<|startoftext|>"
+    page.locator("[aria-label=step]").fill("0")
+    read = page.inner_text(".read")
+    assert "<|" not in read
+    assert "The boat" in read
+    assert read.endswith(12 * "░")
+
+
+def test_the_button_says_what_it_does(page: Any) -> None:
+    write(page, "The boat")
+    button = page.locator(".pane > .row > button").first
+    assert button.inner_text() == "Play", "the run is at its end"
+    page.locator("[aria-label=step]").fill("3")
+    assert button.inner_text() == "Play", "the slider holds the run"
+    button.click()
+    page.wait_for_selector(DONE)
+    page.evaluate("document.getElementById('pace').value = 1000")
+    button.click()
+    assert button.inner_text() == "Pause", "it plays from the start again"
+    assert page.locator(".cell.open").count() > 0
+
+
+def test_what_else_could_stand_there_goes_with_its_text(page: Any) -> None:
+    write(page, "The boat")
+    page.locator(WRITTEN).nth(5).hover()
+    page.wait_for_selector("#others .row + .row button")
+    page.locator(WRITTEN).nth(5).click()
+    page.wait_for_selector(DONE)
+    assert page.locator("#others button").count() > 0, "the same text, with one place written anew"
+    write(page, "The river")
+    assert page.locator("#others button").count() == 0
+
+
 def test_alternatives_and_editing(page: Any, tmp_path: Path) -> None:
     write(page, "The boat")
     page.locator(WRITTEN).nth(5).hover()
