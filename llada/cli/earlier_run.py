@@ -24,7 +24,7 @@ def check_free(trainer: Trainer) -> None:
     if there is not None:
         raise ValueError(
             f"{there} is the model of an earlier run, which this one would replace; go on with it by --ckpt_path last, "
-            "give this run another folder (dirpath of ModelCheckpoint), or say --overwrite"
+            "give this run another folder (--run_folder), or say --overwrite"
         )
 
 

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,6 +24,8 @@ _NOTICES = (
 """Beginnings of lines that Lightning writes in every run."""
 _WARNINGS = (r".*isinstance\(treespec, LeafSpec\)", r"Checkpoint directory .* exists and is not empty")
 """About Lightning's own code, and about what `llada.cli.earlier_run` looks at."""
+_OWN = frozenset({"lightning", "llada"})
+"""Packages whose files say nothing to a user who is warned."""
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
 
 
@@ -30,10 +33,19 @@ def _tells(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_NOTICES)
 
 
+def _line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    where = "" if _OWN & set(Path(filename).parts) else f"{filename}:{lineno}: "
+    return f"{where}warning: {message}\n"
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave out the notices, within the block alone."""
     handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+    kernels = logging.getLogger("bitsandbytes.backends.cpu.ops")  # a faster way that nobody asked for isn't installed
+    level, form = kernels.level, warnings.formatwarning
+    kernels.setLevel(logging.ERROR)
+    warnings.formatwarning = _line
     for handler in handlers:
         handler.addFilter(_tells)
     try:
@@ -42,6 +54,8 @@ def quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=text)
             yield
     finally:
+        kernels.setLevel(level)
+        warnings.formatwarning = form
         for handler in handlers:
             handler.removeFilter(_tells)
 

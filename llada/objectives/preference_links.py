@@ -138,8 +138,11 @@ class IPO(Link):
         equation 17.
 
     Examples:
-        >>> from llada.objectives import IPO, PreferenceObjective
-        >>> objective = PreferenceObjective(IPO(beta=0.1))
+        >>> import torch
+        >>> from llada.objectives import IPO, PairBounds
+        >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
+        >>> IPO(beta=0.1)(PairBounds(*numbers))
+        tensor([9.], dtype=torch.float64)
     """
 
     beta: float = 0.1
@@ -167,8 +170,11 @@ class Hinge(Link):
         Preference Optimization", arXiv 2309.06657.
 
     Examples:
-        >>> from llada.objectives import Hinge, PreferenceObjective
-        >>> objective = PreferenceObjective(Hinge(beta=0.2))
+        >>> import torch
+        >>> from llada.objectives import Hinge, PairBounds
+        >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
+        >>> Hinge(beta=0.2)(PairBounds(*numbers))
+        tensor([0.6000], dtype=torch.float64)
     """
 
     beta: float = 0.2
@@ -203,8 +209,11 @@ class KTO(Link):
         Ethayarajh et al., "KTO", arXiv 2402.01306, equation 8.
 
     Examples:
-        >>> from llada.objectives import KTO, PreferenceObjective
-        >>> objective = PreferenceObjective(KTO(beta=0.2, rejected_weight=1.3))
+        >>> import torch
+        >>> from llada.objectives import KTO, PairBounds
+        >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
+        >>> KTO(beta=0.2, rejected_weight=1.3)(PairBounds(*numbers))
+        tensor([1.0354], dtype=torch.float64)
     """
 
     beta: float = 0.2
@@ -240,8 +249,11 @@ class SimPO(Link):
         Meng et al., "SimPO", arXiv 2405.14734, equation 6.
 
     Examples:
-        >>> from llada.objectives import PreferenceObjective, SimPO
-        >>> objective = PreferenceObjective(SimPO(beta=2.0, gamma=1.0))
+        >>> import torch
+        >>> from llada.objectives import PairBounds, SimPO
+        >>> numbers = [torch.tensor([value], dtype=torch.float64) for value in (-9.0, -12.0, -10.0, -11.0, 8.0, 8.0)]
+        >>> SimPO(beta=2.0, gamma=1.0)(PairBounds(*numbers))
+        tensor([0.8259], dtype=torch.float64)
     """
 
     beta: float = 2.0

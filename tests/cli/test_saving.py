@@ -88,7 +88,7 @@ def test_a_finished_model_is_not_replaced(llada: Command, options: list[Any], tm
     assert (run.code, run.out) == (1, "")
     assert run.err.endswith(
         f"llada fit: {model} is the model of an earlier run, which this one would replace; go on with it by --ckpt_"
-        "path last, give this run another folder (dirpath of ModelCheckpoint), or say --overwrite\n"
+        "path last, give this run another folder (--run_folder), or say --overwrite\n"
     )
     assert model.read_bytes() == before
     assert llada("fit", *short, "--overwrite", "--model.seed=5").code == 0

@@ -5,7 +5,6 @@ last step, on a signal and on an error. `SaveAtEnd` closes the gap. ``llada fit`
 """
 
 import os
-import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from typing_extensions import override
 from llada.files.folder_lock import FolderLock
 from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.interrupts import Interrupted, Interrupts
+from llada.training.callbacks.next_command import next_command
 from llada.training.callbacks.run_file import keeps_newest, model_checkpoints, run_file, saved_at
 
 NONFINITE = "nothing was saved after it"
@@ -34,6 +34,7 @@ class Ending(NamedTuple):
         best: lowest value of the watched metric, and the step at which it was seen; None without validation.
         monitor: name of the metric.
         skipped: optimiser steps of the run that were left out, since a number wasn't finite.
+        following: the command that tries the model.
     """
 
     path: Path | None
@@ -43,6 +44,7 @@ class Ending(NamedTuple):
     best: tuple[float, int] | None
     monitor: str
     skipped: int = 0
+    following: str = ""
 
     def __str__(self) -> str:
         """The last lines of a run: where its model is, how good it was, and what to do next."""
@@ -53,7 +55,7 @@ class Ending(NamedTuple):
             return f"nothing was saved at step {self.step}: {self.reason}{best}"
         inside = self.path.is_absolute() and self.path.is_relative_to(Path.cwd())
         shown = os.path.relpath(self.path) if inside else str(self.path)
-        return f"saved {shown} at step {self.step}{best}\nnext: llada sample {shlex.quote(shown)}"
+        return f"saved {shown} at step {self.step}{best}\nnext: {self.following}"
 
 
 class SaveAtEnd(Checkpoint):
@@ -97,7 +99,7 @@ class SaveAtEnd(Checkpoint):
         if holder is not None:
             raise ValueError(
                 f"{folder} is being written to by another run ({holder}), and each would replace the "
-                "other's checkpoints; give this one another folder (dirpath of ModelCheckpoint), wait, or set "
+                "other's checkpoints; give this one another folder (--run_folder), wait, or set "
                 "--share_folder=true"
             )
 
@@ -223,4 +225,6 @@ class SaveAtEnd(Checkpoint):
         path = None if reason else Path(self.best_model_path)
         loop = getattr(trainer.lightning_module, "training_loop", None)
         skipped = 0 if loop is None else loop.guard.skipped
-        self.ending = Ending(path, step, max(self._began, 0), reason, self._best, self.monitor, skipped)
+        data = getattr(trainer, "datamodule", None)
+        following = "" if path is None else next_command(path, trainer.lightning_module, data)
+        self.ending = Ending(path, step, max(self._began, 0), reason, self._best, self.monitor, skipped, following)
