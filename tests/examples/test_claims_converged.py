@@ -65,8 +65,8 @@ def test_the_command_searches_both_alike_and_says_who_is_at_the_goal(
             asked.append((model, rate, seed))
             share = 0.97 if model == "next token" else 0.5
             right = [1.0] * round(400 * share) + [0.0] * round(400 * (1 - share))
-            curve = {"a": [(10, 0.2), (20, share)], "b": [(10, share)]}
-            return Learnt(right, share + rate, 30, 1.0, curve, dict.fromkeys(curve, IMPROVED))  # type: ignore[arg-type]
+            curve = {"a": [(10, share / 2 + rate), (20, 0.2)], "b": [(10, share)]}  # "b" ends alike at both rates
+            return Learnt(right, 30, 1.0, curve, dict.fromkeys(curve, IMPROVED))  # type: ignore[arg-type]
 
     monkeypatch.setattr(converged, "Learning", Known)
     monkeypatch.setattr(sys, "argv", ["converged", "--goal", "instructions", "--folder", str(tmp_path), "--seeds", "2"])
