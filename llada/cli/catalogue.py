@@ -44,7 +44,10 @@ def choices(kind: Any) -> list[str]:
         kind: the annotation, such as ``Sampler | None`` or ``Callable[[Iterable], Optimizer]``.
     """
     bases = tuple(_classes(kind))
-    return sorted({name for module, name in _public() if _fits(getattr(module, name, None), bases)})
+    fitting = {name: getattr(module, name) for module, name in _public() if _fits(getattr(module, name, None), bases)}
+    if [base.__qualname__ for base in bases] == ["Module"]:  # any module will do, but networks are meant
+        fitting = {name: part for name, part in fitting.items() if hasattr(part, "hidden")}
+    return sorted(fitting)
 
 
 def public_path(kind: Any, name: str) -> str | None:
