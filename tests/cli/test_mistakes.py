@@ -79,8 +79,8 @@ OPTIONS = {
     "--modle.seed=3": "there is no option '--modle'; did you mean --model? There are --trainer, --model, ",
     "--model.sead=3": "there is no option '--model.sead'; did you mean --model.seed? There are ",
     "--overwrit=true": "there is no option '--overwrit'; did you mean --overwrite?",
-    "--model.backbone=Nosuch": "model.backbone: there is no class or preset 'Nosuch'; there are BidirectionalTransformer, "
-    "Body, DiffusionTransformer, GraphedBackbone",
+    "--model.backbone=Nosuch": "model.backbone: there is no class or preset 'Nosuch'; there are "
+    "BidirectionalTransformer, Body, DiffusionTransformer, GraphedBackbone",
     "--model.backbone=BidirectionalTransformer --model.backbone.widht=3": "model.backbone: there is no argument 'widht'"
     " of llada.BidirectionalTransformer; did you mean width? There are vocab_size, width, ",
     "--model.objective=llada.objectives.MaskdNELBO": "model.objective: there is no class or preset 'llada.objectives."
