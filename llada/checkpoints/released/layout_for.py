@@ -56,9 +56,10 @@ def _in_short(reasons: Sequence[ValueError]) -> str:
         if isinstance(reason, _Unsaid):
             unsaid.setdefault(reason.what, []).append(reason.layout)
     said = "; ".join(f"{', '.join(layouts)} can't say {what}" for what, layouts in unsaid.items())
+    said = said or str(reasons[0]).partition(";")[0]
     return (
         f"no layout of released models can say all that this model is, so keep the Lightning checkpoint"
-        f"{f': {said}' if said else ''}. With layout=NAME (--layout NAME) the error is about one alone"
+        f": {said}. With layout=NAME (--layout NAME) the error is about one alone"
     )
 
 
