@@ -58,8 +58,8 @@ def _in_short(reasons: Sequence[ValueError]) -> str:
     said = "; ".join(f"{', '.join(layouts)} can't say {what}" for what, layouts in unsaid.items())
     said = said or str(reasons[0]).partition(";")[0]
     return (
-        f"no layout of released models can say all that this model is, so keep the Lightning checkpoint"
-        f": {said}. With layout=NAME (--layout NAME) the error is about one alone"
+        f"no layout of released models can say all that this model is, so keep the Lightning checkpoint: {said}. With "
+        "layout=NAME (--layout NAME) the error is about one alone"
     )
 
 
