@@ -28,6 +28,19 @@ BLOCK = 64
 """Weights of 4 bits that share a scale. Blocks run on from row to row, but for the kernels of some CPUs (AVX-512)."""
 
 
+def _tells(record: logging.LogRecord) -> bool:
+    """Whether a line of the library's log is worth showing.
+
+    It tells of the inputs' rounding at every call, and when it is imported, that a faster kernel nobody asked for isn't
+    installed.
+    """
+    return not any(words in str(record.msg) for words in ("inputs will be cast", "Failed to load CPU gemm"))
+
+
+for _name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
+    logging.getLogger(_name).addFilter(_tells)  # at once, for PEFT imports the library, too
+
+
 def check_kind(kind: Any) -> None:
     """Refuse another word than those of `Quantisation`.
 
@@ -185,7 +198,6 @@ def _quantised(layer: nn.Linear, kind: Quantisation) -> nn.Module:
         raise ImportError(
             "weights in 4 or 8 bits need the package bitsandbytes: pip install llada[quantised]"
         ) from error
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
     sizes, bias = (layer.in_features, layer.out_features), layer.bias is not None
     with torch.device("meta"):
         if kind == "int8":
@@ -199,11 +211,6 @@ def _quantised(layer: nn.Linear, kind: Quantisation) -> nn.Module:
     new.bias = layer.bias
     new.register_load_state_dict_pre_hook(_keep_stored)
     return new.train(layer.training)
-
-
-def _is_no_cast(record: logging.LogRecord) -> bool:
-    """Whether a line of the library's log is worth showing: it tells of the inputs' rounding at every call."""
-    return "inputs will be cast" not in str(record.msg)
 
 
 def _show_whole(network: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -42,9 +42,7 @@ def _line(message: Warning | str, category: type[Warning], filename: str, lineno
 def quiet() -> Iterator[None]:
     """Leave out the notices, within the block alone."""
     handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
-    kernels = logging.getLogger("bitsandbytes.backends.cpu.ops")  # a faster way that nobody asked for isn't installed
-    level, form = kernels.level, warnings.formatwarning
-    kernels.setLevel(logging.ERROR)
+    form = warnings.formatwarning
     warnings.formatwarning = _line
     for handler in handlers:
         handler.addFilter(_tells)
@@ -54,7 +52,6 @@ def quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=text)
             yield
     finally:
-        kernels.setLevel(level)
         warnings.formatwarning = form
         for handler in handlers:
             handler.removeFilter(_tells)

@@ -1,5 +1,6 @@
 """Matrices in 4 and 8 bits: the network computes with what every file shows, and only additions to it are trained."""
 
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,13 @@ def test_a_mixture_keeps_its_routers(library: Any) -> None:
     names = quantised_layers(whole)
     assert sum("experts" in name for name in names) == 2 * 3
     assert not any("router" in name for name in names)
+
+
+def test_a_kernel_that_is_missing_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward")
+    logger.warning("another line")
+    assert [record.message for record in caplog.records] == ["another line"]
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

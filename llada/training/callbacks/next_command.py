@@ -12,6 +12,12 @@ _FOUND = frozenset({"llada", "torch", "lightning", "transformers"})
 """Packages whose classes a command finds without being told to trust them."""
 
 
+def shown(path: Path) -> str:
+    """A path as it is told and typed: below the working folder, from there."""
+    inside = path.is_absolute() and path.is_relative_to(Path.cwd())
+    return os.path.relpath(path) if inside else str(path)
+
+
 def next_command(path: Path, model: Any, data: Any = None) -> str:
     """`llada chat` for a model that was trained on turns and has their template, `llada sample` for others.
 
@@ -20,15 +26,13 @@ def next_command(path: Path, model: Any, data: Any = None) -> str:
         model: whose parts of other packages have to be trusted by name.
         data: what it was trained on.
     """
-    inside = path.is_absolute() and path.is_relative_to(Path.cwd())
-    shown = os.path.relpath(path) if inside else str(path)
     turns = getattr(data, "template", None) is not None
     tried = "chat" if turns and getattr(data.tokenizer, "chat_template", None) is not None else "sample"
     try:
         others = sorted(set(_packages(describe_arguments(model))) - _FOUND)
     except ValueError:  # the weights alone were kept
         others = []
-    return " ".join(["llada", tried, shlex.quote(shown), *(f"--trust {name}" for name in others)])
+    return " ".join(["llada", tried, shlex.quote(shown(path)), *(f"--trust {name}" for name in others)])
 
 
 def _packages(description: Any) -> Iterator[str]:

@@ -4,7 +4,6 @@ Lightning's `ModelCheckpoint` saves after validations or every so many steps; wh
 last step, on a signal and on an error. `SaveAtEnd` closes the gap. ``llada fit`` adds it to the Trainer.
 """
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from typing_extensions import override
 from llada.files.folder_lock import FolderLock
 from llada.training.callbacks.averaging import EMAWeightAveraging
 from llada.training.callbacks.interrupts import Interrupted, Interrupts
-from llada.training.callbacks.next_command import next_command
+from llada.training.callbacks.next_command import next_command, shown
 from llada.training.callbacks.run_file import keeps_newest, model_checkpoints, run_file, saved_at
 
 NONFINITE = "nothing was saved after it"
@@ -53,9 +52,7 @@ class Ending(NamedTuple):
             best += f"; {self.skipped} of {self.step} steps were left out, whose numbers weren't finite"
         if self.path is None:
             return f"nothing was saved at step {self.step}: {self.reason}{best}"
-        inside = self.path.is_absolute() and self.path.is_relative_to(Path.cwd())
-        shown = os.path.relpath(self.path) if inside else str(self.path)
-        return f"saved {shown} at step {self.step}{best}\nnext: {self.following}"
+        return f"saved {shown(self.path)} at step {self.step}{best}\nnext: {self.following}"
 
 
 class SaveAtEnd(Checkpoint):
