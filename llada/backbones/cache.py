@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llada.backbones.sizes import check_sizes
+
 Region = slice | Tensor
 """Where the tokens of a pass stand on the canvas: ``slice(start, stop)`` for every row, or columns (B, Q) int64."""
 
@@ -57,6 +59,7 @@ class KeyValueCache:
         lead: int = 0,
         ends_at_region: bool = False,
     ) -> None:
+        check_sizes(num_layers=num_layers)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.neighbours: dict[int, Tensor] = {}

@@ -18,6 +18,7 @@ from llada.backbones.body import Body
 from llada.backbones.checkpointing import Checkpointing
 from llada.backbones.inputs import check_heads
 from llada.backbones.layer import Context
+from llada.backbones.sizes import check_positive, check_sizes
 
 
 class DiffusionTransformer(Body):
@@ -77,10 +78,9 @@ class DiffusionTransformer(Body):
         block_length: int | None = None,
     ) -> None:
         check_heads(width, num_heads, None, None)
-        sizes = {"num_layers": num_layers, "cond_width": cond_width, "hidden_multiple": hidden_multiple}
-        for name, size in {**sizes, "block_length": block_length}.items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be 1 or more; got {size}")
+        check_sizes(vocab_size=vocab_size, num_layers=num_layers, cond_width=cond_width, max_length=max_length)
+        check_sizes(hidden_multiple=hidden_multiple, block_length=block_length)
+        check_positive(rope_theta=rope_theta)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1); got {dropout}")
         super().__init__()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from llada import rows
 from llada.backbones.cache import KeyValueCache, Region
+from llada.backbones.sizes import check_sizes
 
 
 def check_inputs(
@@ -67,18 +68,20 @@ def rotary_positions(tokens: Tensor, segment_ids: Tensor | None, region: Region 
 def check_heads(
     width: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None, rotary_dim: int | None = None
 ) -> None:
-    """Whether widths and heads divide.
+    """Whether widths and heads are sizes, and divide.
 
     Raises:
         ValueError: if they don't, saying which.
     """
+    check_sizes(width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim)
     if head_dim is None and width % num_heads:
         raise ValueError(f"width={width} isn't divisible by num_heads={num_heads}; choose another or give head_dim")
     if num_kv_heads is not None and num_heads % num_kv_heads:
         raise ValueError(f"num_kv_heads={num_kv_heads} must divide num_heads={num_heads}")
     head = width // num_heads if head_dim is None else head_dim
     if rotary_dim is None and head % 2:
-        raise ValueError(f"rotary embedding needs an even head width; got width={width}, num_heads={num_heads}")
+        told = f"{width=}, {num_heads=}" if head_dim is None else f"{head_dim=}"
+        raise ValueError(f"rotary embedding needs an even head width; got {told}")
     if rotary_dim is not None and (rotary_dim % 2 or not 2 <= rotary_dim <= head):
         raise ValueError(f"rotary_dim must be even and in 2 .. {head}, the width of a head; got {rotary_dim}")
 

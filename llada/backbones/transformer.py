@@ -22,6 +22,7 @@ from llada.backbones.layers import Attention, Block, SwiGLU, TiedHead
 from llada.backbones.mixture import MixtureOfExperts
 from llada.backbones.router import Router
 from llada.backbones.shadow import shadow_hidden
+from llada.backbones.sizes import check_positive, check_sizes
 from llada.backbones.two_copy import two_copy_hidden
 
 
@@ -120,10 +121,11 @@ class BidirectionalTransformer(Body):
         feed_forward: Callable[[int], nn.Module] | None = None,
     ) -> None:
         check_heads(width, num_heads, num_kv_heads, head_dim, rotary_dim)
-        if block_length is not None and block_length < 1:
-            raise ValueError(f"block_length must be 1 or more; got {block_length}")
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be 1 or more; got {num_layers}")
+        check_sizes(vocab_size=vocab_size, num_layers=num_layers, hidden_width=hidden_width, max_length=max_length)
+        check_sizes(block_length=block_length, experts_per_token=experts_per_token)
+        check_sizes(least=0, num_experts=num_experts, shared_width=shared_width, convolution=convolution)
+        check_sizes(least=0, dense_layers=dense_layers, dense_width=dense_width)
+        check_positive(rope_theta=rope_theta, norm_eps=norm_eps)
         check_mixture(num_experts, feed_forward, router=router, dense_layers=dense_layers, dense_width=dense_width)
         super().__init__()
         self.vocab_size, self.width, self.num_layers, self.num_heads = vocab_size, width, num_layers, num_heads

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from llada.checkpoints.signatures import argument_names, constructor_hints
+from llada.checkpoints.signatures import argument_names, constructor_hints, defaults
 
 _OTHERS = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 
@@ -20,7 +20,7 @@ def arguments_of(path: str) -> list[str]:
     Args:
         path: its class path.
     """
-    found = _loaded(path)
+    found = loaded(path)
     if inspect.isclass(found):
         return argument_names(found)
     return list(inspect.signature(found).parameters) if callable(found) else []
@@ -28,11 +28,22 @@ def arguments_of(path: str) -> list[str]:
 
 def argument_kinds(path: str) -> dict[str, Any]:
     """Names and types of the arguments of a class or function."""
-    found = _loaded(path)
+    found = loaded(path)
     if inspect.isclass(found):
         return constructor_hints(found)
     try:
         return {p.name: p.annotation for p in inspect.signature(found).parameters.values()}
+    except (TypeError, ValueError):
+        return {}
+
+
+def argument_defaults(path: str) -> dict[str, Any]:
+    """The arguments of a class or function that have a default, with it."""
+    found = loaded(path)
+    if inspect.isclass(found):
+        return defaults(found)
+    try:
+        return {p.name: p.default for p in inspect.signature(found).parameters.values() if p.default is not p.empty}
     except (TypeError, ValueError):
         return {}
 
@@ -93,7 +104,12 @@ def _classes(kind: Any) -> Iterator[type]:
             yield from _classes(part)
 
 
-def _loaded(path: str) -> Any:
+def loaded(path: str) -> Any:
+    """The class or function of a class path; None if there is none.
+
+    Args:
+        path: such as "llada.samplers.MaxProbability".
+    """
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None) if module else None

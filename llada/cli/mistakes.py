@@ -26,6 +26,7 @@ _CLASS = re.compile(r"Problem with given class_path '([^']*)':\s*")
 _CALLABLE = re.compile(r"Type .*? expects a function or a callable class: ")
 _OF_CLASS = re.compile(r"Namespace\(class_path='([^']*)'")
 _SKIPPED = ("Does not validate against", "Subtypes:", "Errors:", "Given value", "Subclass types expect", "a class")
+_UNTOLD = object()
 _NAMES = {
     "<class 'int'>": "a whole number",
     "<class 'float'>": "a number",
@@ -130,7 +131,7 @@ class Mistakes:
             (r"\A\s*Option '([^']*)' is not accepted", lambda m: self._unknown(f"--{m[1]}")),
             (r"argument (?:-c/)?(\S+): expected one argument", lambda m: f"{m[1]} needs a value"),
             (r"argument (\S+): ignored explicit argument (.*)", lambda m: f"{m[1]} takes no value; got {m[2]}"),
-            (r"the following arguments are required: (.*)", lambda m: _required(m[1])),
+            (r"the following arguments are required: (.*)", lambda m: _required(m[1], message)),
             (r"Problems parsing config: .*line (\d+), column \d+\n(.*)", lambda m: _yaml(m)),
             (r"File does not exist: '(.*)'", lambda m: f"there is no file {m[1]}"),
         ]
@@ -162,7 +163,7 @@ class Mistakes:
         return self._nearest_class(leaf, path)
 
     def _no_name(self, leaf: Leaf, message: str) -> str:
-        found = re.search(r"Expected a dot import path string: (\S+)", leaf.text)
+        found = re.search(r"Expected a dot import path string: ?(.*)", leaf.text)
         return self._nearest_class(leaf, found[1]) if found else ""
 
     def _nearest_class(self, leaf: Leaf, written: str) -> str:
@@ -204,6 +205,8 @@ def _no_argument(leaf: Leaf, message: str) -> str:
     if not found or not leaf.classes:
         return ""
     owner, name = leaf.classes[-1], found[1]
+    if not set(arguments_of(owner)) - {"args", "kwargs"}:  # of a base class, since none was named
+        return _unnamed(leaf, owner.rpartition(".")[2], message)
     return _at(leaf, no_such("argument", name.partition(".")[0], arguments_of(owner), f"of {owner}"))
 
 
@@ -216,19 +219,36 @@ def _no_subclass(leaf: Leaf, message: str) -> str:
 
 
 def _no_mapping(leaf: Leaf, message: str) -> str:
-    """A mapping that names no class."""
-    found = re.search(r"Not a valid subclass of (\w+)", leaf.text)
-    given = re.findall(r"Given value: (.*)", message)
-    if not found or not given:
+    """A mapping that names no class, or what is no mapping."""
+    found = re.search(r"Not a valid subclass of (\w+)|instantiatable class, but (?:\w+\.)*(\w+) is abstract", leaf.text)
+    if not found:
         return ""
+    return _unnamed(leaf, found[1] or found[2], message)
+
+
+def _unnamed(leaf: Leaf, kind: str, message: str) -> str:
+    value = _given(leaf, message)
+    wrong = [str(key) for key in value if key not in ("class_path", "init_args")] if isinstance(value, dict) else []
+    if wrong and "init_args" in value:
+        return _at(leaf, no_such("key", wrong[0], ("class_path", "init_args")))
+    got = "" if value is _UNTOLD else f"; got {_cut(repr(value))}"
+    return _at(leaf, f"this must name a class, {kind}, by class_path{got}")
+
+
+def _given(leaf: Leaf, message: str) -> Any:
+    """What was given at the place of a leaf, as far as that is told."""
+    told = re.search(r"Got value: (.*)", leaf.text)
+    given = re.findall(r"Given value: (.*)", message)
+    if not told and not given:
+        return _UNTOLD
+    text = told[1] if told else given[-1]
     try:
-        value = ast.literal_eval(given[0])
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return _at(leaf, f"this must name a class, {found[1]}, by class_path; got {_cut(_nested(given[0]))!r}")
-    wrong = [key for key in value if key not in ("class_path", "init_args")] if isinstance(value, dict) else []
-    if not wrong:
-        return _at(leaf, f"this must name a class, {found[1]}, by class_path; got {_cut(str(value))!r}")
-    return _at(leaf, no_such("key", str(wrong[0]), ("class_path", "init_args")))
+        return _nested(text)
+    for key in () if told else leaf.keys[1:]:
+        value = value.get("init_args", {}).get(key) if isinstance(value, dict) else value
+    return value
 
 
 def _at(leaf: Leaf, sentence: str) -> str:
@@ -252,8 +272,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _required(names: str) -> str:
-    listed = [f"--{re.sub(r'^(fit|validate|test|predict)[.]', '', name)}" for name in names.split(", ")]
+def _required(names: str, message: str) -> str:
+    place = next((f"{leaf.key}." for leaf in leaves(message) if leaf.keys and leaf.text.endswith(names)), "")
+    listed = [f"--{place}{re.sub(r'^(fit|validate|test|predict)[.]', '', name)}" for name in names.split(", ")]
     return f"{' and '.join(listed)} must be given, here or in the file of --config"
 
 

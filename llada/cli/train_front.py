@@ -15,6 +15,10 @@ from llada.cli.nearest import no_such
 from llada.cli.train_options import help_text, names
 
 HELP_ALL = "--help_all"
+_GROUPS = ("model", "trainer")
+"""Keys whose value is a mapping, or the name of a file with one."""
+_KEYS = ("class_path", "init_args", "dict_kwargs")
+"""What a mapping may say that is built by its class."""
 _NAMES_OF_CHECKPOINTS = ("last", "best", "hpc", "registry")
 
 
@@ -95,28 +99,40 @@ def _configuration(command: str, path: str) -> dict[str, Any]:
         raise Misunderstood(f"{path} is not UTF-8 text: {error.reason}; convert it to UTF-8") from error
     if not isinstance(content, dict):
         raise Misunderstood(f"{path}: a configuration is a mapping of {', '.join(names(command))}")
+    _check_places(path, command, content)
+    return content
+
+
+def _check_places(path: str, command: str, content: dict[str, Any]) -> None:
+    """Whether every key is known that stands at the top, or beside a ``class_path``."""
     for key in content:
         if str(key) not in names(command):
             raise Misunderstood(f"{path}: {no_such('key', str(key), names(command))}")
-    for place, named, arguments in _parts(content):
+    for key in _GROUPS:
+        if not isinstance(content.get(key), dict | None) and not Path(str(content[key])).is_file():
+            raise Misunderstood(f"{path}: {key} must be a mapping of its options; got {_shown(content[key])}")
+    for place, part in _parts(content):
+        named, arguments = part["class_path"], part.get("init_args")
         if not isinstance(named, str) or not named:
             raise Misunderstood(f"{path}: {place}.class_path must be the name of a class; got {_shown(named)}")
+        others = [str(name) for name in part if name not in _KEYS]
+        if others:
+            raise Misunderstood(f"{path}: {place}: {no_such('key', others[0], _KEYS)}")
         if not isinstance(arguments, dict | None):
             raise Misunderstood(f"{path}: {place}.init_args must be a mapping of arguments; got {_shown(arguments)}")
-    return content
 
 
 def _shown(value: Any) -> str:
     return "nothing" if value is None else f"{value!r:.80}"
 
 
-def _parts(value: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Place, ``class_path`` and ``init_args`` of everything in a configuration that is built by its class."""
+def _parts(value: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and mapping of everything in a configuration that is built by its class."""
     items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
         items = value.items()
         if "class_path" in value:
-            yield place, value["class_path"], value.get("init_args")
+            yield place, value
     elif isinstance(value, list):
         items = enumerate(value)
     for name, each in items:

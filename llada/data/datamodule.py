@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
-from llada.data.loader import ResumableLoader, evaluation_loader, shard_of, training_loader
+from llada.data.loader import ResumableLoader, check_loading, evaluation_loader, shard_of, training_loader
 from llada.data.packing import AnswerRows, Canvases, TokenRows
 from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, held_out, nothing_for, part_of
 from llada.data.token_file import TokenFile, TokenFileWriter
@@ -74,8 +74,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         seed: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+        check_loading(batch_size, num_workers)
         if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             fractions = f"val_fraction={val_fraction} and test_fraction={test_fraction}"
             raise ValueError(f"{fractions} must be 0 or more and leave something for training")

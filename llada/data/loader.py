@@ -19,6 +19,8 @@ from llada.data.batch import TokenBatch, already_batched
 from llada.data.order import RowOrder
 from llada.data.place import check_place, epoch_length
 
+MOST_WORKERS = 1024
+"""Largest number of processes that load batches."""
 _AT_ONCE = 4096
 """Places whose rows are worked out together."""
 
@@ -51,6 +53,8 @@ class TrainingSampler(DistributedSampler[int]):
     def __init__(
         self, dataset: Dataset[Any], batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0
     ) -> None:
+        check_loading(batch_size, 0)
+        check_rank(num_replicas, rank)
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)
         self.batch_size = batch_size
         self.num_rows = len(dataset)  # type: ignore[arg-type]
@@ -100,6 +104,7 @@ class EvaluationSampler(DistributedSampler[int]):
     """
 
     def __init__(self, dataset: Dataset[Any], num_replicas: int = 1, rank: int = 0) -> None:
+        check_rank(num_replicas, rank)
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.num_rows = len(dataset)  # type: ignore[arg-type]
 
@@ -208,6 +213,32 @@ def evaluation_loader(
     """Every row once, in order; arguments as in `EvaluationSampler`."""
     sampler = EvaluationSampler(rows, num_replicas, rank)
     return DataLoader(dataset=rows, batch_size=batch_size, sampler=sampler, **_loading(num_workers))
+
+
+def check_rank(num_replicas: int, rank: int) -> None:
+    """Whether a rank is one of so many.
+
+    Raises:
+        ValueError: if not.
+    """
+    if num_replicas < 1 or not 0 <= rank < num_replicas:
+        raise ValueError(f"rank must be in 0 .. num_replicas - 1; got {rank=} and {num_replicas=}")
+
+
+def check_loading(batch_size: int, num_workers: int) -> None:
+    """Whether batches can be loaded like that.
+
+    Args:
+        batch_size: rows of a batch.
+        num_workers: processes that load batches.
+
+    Raises:
+        ValueError: if a batch has no row, or no machine could start so many processes.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+    if not 0 <= num_workers <= MOST_WORKERS:
+        raise ValueError(f"num_workers must be from 0 to {MOST_WORKERS}; got {num_workers}")
 
 
 def _loading(num_workers: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llada.data.batch import TokenBatch
-from llada.data.loader import ResumableLoader, evaluation_loader, shard_of, training_loader
+from llada.data.loader import ResumableLoader, check_loading, evaluation_loader, shard_of, training_loader
 from llada.data.order import RowOrder
 from llada.data.packing import TokenRows
 from llada.data.split import TRAIN, VAL
@@ -135,6 +135,7 @@ class Mixture(LightningDataModule):
     ) -> None:
         super().__init__()
         given = weights if epochs is None else epochs
+        check_loading(batch_size, num_workers)
         if (weights is None) == (epochs is None) or (epochs is not None and rows_per_epoch is not None):
             raise ValueError("give either weights, perhaps with rows_per_epoch, or epochs")
         if given is None or len(given) != len(sources) or not all(0 < value < float("inf") for value in given):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llada.data.batch import TokenBatch
+from llada.data.loader import check_loading
 from llada.data.stream_loader import StreamLoader
 from llada.data.token_file import TokenFile
 from llada.data.tokenizers.tokenizer import Tokenizer, check_fingerprint
@@ -108,8 +109,9 @@ class StreamingDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(max_length, batch_size) < 1:
-            raise ValueError(f"max_length and batch_size must be 1 or more; got {max_length} and {batch_size}")
+        check_loading(batch_size, num_workers)
+        if max_length < 1:
+            raise ValueError(f"max_length must be 1 or more; got {max_length}")
         self.shards, self.val_shards, self.tokenizer = shards, val_shards, tokenizer
         self.max_length, self.batch_size, self.num_workers, self.seed = max_length, batch_size, num_workers, seed
         self.cache_folder, self.cache_size = cache_folder, cache_size

@@ -35,14 +35,17 @@ def with_inputs(text: str, words: Sequence[str]) -> str:
         text: the error.
         words: of the command line.
     """
-    options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
-    if any(f"--{option}" in text or ("." in option and option in text) for option in options if option != "config"):
-        return text
+    options = [word[2:].partition("=")[::2] for word in words if word.startswith("--")]
+    files = any(option == "config" for option, _ in options)  # which may say otherwise than the command line
+    for option, value in options:
+        own = not files or f"got {value!r}" in text
+        if option != "config" and (f"--{option}" in text or ("." in option and option in text and own)):
+            return text
     pairs = zip(["", *words], words, strict=False)
     given = [value for before, word in pairs if (value := _value(before, word))]
     inputs = list(dict.fromkeys(value for value in given if _is_there(value)))
-    named = (value for value in given if value in inputs or len(value) > 3)
-    if not inputs or any(Path(value).name in text for value in named):
+    told = (value for value in given if value in inputs or len(value) > 3)
+    if not inputs or any(Path(value).name in text for value in told):
         return text
     if any("/" in word and _is_there(word.strip(",;:()'")) for word in text.split()):  # it names another file
         return text

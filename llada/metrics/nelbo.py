@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+MOST_BINS = 1_000_000
+"""Largest number of parts that noise levels are told apart by."""
+
 
 class BoundEstimate(NamedTuple):
     """A bound and its standard error, () float64 tensors.
@@ -130,6 +133,8 @@ class NoiseLevelMetric(_Sums):
 
     def __init__(self, num_bins: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if not 1 <= num_bins <= MOST_BINS:
+            raise ValueError(f"num_bins must be from 1 to {MOST_BINS:,}; got {num_bins}")
         self.num_bins = num_bins
         self._add_sums(("nll", "masked"), num_bins)
 

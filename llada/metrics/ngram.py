@@ -38,7 +38,8 @@ class NGramBaseline:
         if len(tokens) < 2:
             raise ValueError(f"an n-gram baseline needs at least two tokens; got {len(tokens)}")
         if tokens.min() < 0 or tokens.max() >= self.vocab_size:
-            raise ValueError(f"tokens must be in 0 .. {self.vocab_size - 1}; got {tokens.min()} .. {tokens.max()}")
+            told = f"got {tokens.min()} .. {tokens.max()} with vocab_size={self.vocab_size}"
+            raise ValueError(f"tokens must be in 0 .. vocab_size - 1; {told}")
 
     @property
     def _tokens(self) -> NDArray[np.int64]:

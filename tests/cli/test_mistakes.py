@@ -283,6 +283,10 @@ def test_a_part_of_which_nothing_is_said_is_no_base_class(llada: Command, tmp_pa
             "trainer: {callbacks: [{class_path: [B]}]}", [],
             "c.yaml: trainer.callbacks.0.class_path must be the name of a class; got ['B']",
         ),
+        ("data: {class_path: A, with: 5}", [], "c.yaml: data: there is no key 'with'; there are class_path, init_args"),
+        ("trainer: 5", [], "c.yaml: trainer must be a mapping of its options; got 5"),
+        ("model: true", [], "c.yaml: model must be a mapping of its options; got True"),
+        ("model: nowhere.yaml", [], "c.yaml: model must be a mapping of its options; got 'nowhere.yaml'"),
         ("data: {class_path: A}", ["--data.class_path={}"], "--data.class_path must be the name of a class; got '{}'"),
         ("data: {class_path: A}", ["--data.class_path", ""], "--data.class_path must be the name of a class; got ''"),
     ],
@@ -290,3 +294,42 @@ def test_a_part_of_which_nothing_is_said_is_no_base_class(llada: Command, tmp_pa
 def test_a_class_is_named_by_a_name(llada: Command, tmp_path: Path, text: str, words: list[str], told: str) -> None:
     (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
     one_sentence(llada("fit", "--config", "c.yaml", *words), "fit", told)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("width: 16", "width: null"), "model.backbone.width can't be null; leave it away for 256"),
+        (("width: 16", "width: .nan"), "model.backbone.width must be a whole number; got 'nan'"),
+        (("width: 16", "norm_eps: .nan"), "model.backbone.norm_eps must be a number; got nan"),
+        (("batch_size: 2", f"batch_size: {2**62}"), f"data.batch_size must be less than 2^62; got {2**62}"),
+        (("batch_size: 2", "batch_size: null"), "--data.batch_size must be given"),
+        (("batch_size: 2", "batch_size: 2, num_workers: null"), "data.num_workers can't be null; leave it away for 0"),
+        (("paths: x.txt", "paths: null"), "--data.source.paths must be given"),
+        (("{class_path: TextFiles, init_args: {paths: x.txt}}", "7"), "data.source: this must name a class, Source, by "
+         "class_path; got 7"),
+        (("{class_path: TextFiles, init_args: {paths: x.txt}}", "{a: 1}"), "data.source: this must name a class, Source"
+         ", by class_path; got {'a': 1}"),
+        (("{class_path: TextFiles, init_args: {paths: x.txt}}", "''"), "data.source: there is no class or preset ''"),
+        (("model: {", "trainer: {max_steps: null}\nmodel: {"), "trainer.max_steps can't be null; leave it away for -1"),
+        (("model: {", "trainer: {limit_val_batches: .nan}\nmodel: {"), "trainer.limit_val_batches must be a number"),
+        (("model: {", "seed_everything: -1\nmodel: {"), "--seed_everything must be from 0 to 4294967295; got -1"),
+    ],
+)  # fmt: skip
+def test_what_no_argument_can_be(llada: Command, change: tuple[str, str], told: str) -> None:
+    text = "\n".join(WHOLE.values())
+    assert change[0] in text
+    Path("c.yaml").write_text(text.replace(*change), encoding="utf-8")
+    one_sentence(llada("fit", "--config", "c.yaml"), "fit", told)
+
+
+def test_a_file_is_named_where_the_command_line_has_the_option_too(llada: Command) -> None:
+    Path("c.yaml").write_text("trainer: {max_steps: many}\n" + "\n".join(WHOLE.values()), encoding="utf-8")
+    run = llada("fit", "--config", "c.yaml", "--trainer.max_steps=3")
+    assert run.err == "llada fit: trainer.max_steps must be a whole number; got 'many' (read: c.yaml)\n"
+
+
+def test_what_may_be_nothing_stays_so(llada: Command) -> None:
+    Path("c.yaml").write_text("\n".join(WHOLE.values()), encoding="utf-8")
+    run = llada("fit", "--config", "c.yaml", "--model.backbone.head_dim=null", "--trainer.logger=null")
+    assert run.err == "llada fit: there is no file x.txt (read: c.yaml)\n"

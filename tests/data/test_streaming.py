@@ -102,7 +102,7 @@ def test_tensor_parallelism_is_refused(shards: str, tokenizer: SentencePieceToke
 def test_what_is_wrong_is_named(
     tokens: TokenFile, tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="must be 1 or more; got 0 and 4"):
+    with pytest.raises(ValueError, match="max_length must be 1 or more; got 0"):
         StreamingDataModule("shards", tokenizer, 0, 4)
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(ImportError, match=r"pip install 'llada\[stream\]'"):
