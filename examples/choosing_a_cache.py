@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada.cli.quiet import quiet
 from llada.objectives import masked_mean
 from llada.samplers import (
     Blocks,
@@ -111,6 +112,7 @@ class Counter:
         self.total += share * output.shape[1]
 
 
+@quiet()
 def train(chain: Chain, steps: int) -> DiffusionLM:
     """Fit a small Transformer to fresh samples."""
     model = DiffusionLM(
@@ -121,8 +123,8 @@ def train(chain: Chain, steps: int) -> DiffusionLM:
         lr_scheduler=partial(WarmupCosine, warmup_steps=steps // 10, total_steps=steps, final_factor=0.0),
     )
     loader = DataLoader([{"tokens": row} for row in chain.sample(steps * BATCH)], batch_size=BATCH)
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, **quiet).fit(model, loader)
+    silent: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, **silent).fit(model, loader)
     return model.eval()
 
 

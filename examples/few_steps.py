@@ -30,6 +30,7 @@ from demo import build_data
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from llada.cli.quiet import quiet
 from llada.data import TextDataModule
 from llada.module import DiffusionLM
 from llada.objectives import Objective, SelfDistillation, TrajectoryDistillation, masked_mean
@@ -106,6 +107,7 @@ def interval(values: Tensor) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+@quiet()
 def learn(teacher: DiffusionLM, objective: Objective, data: TextDataModule, plan: Plan) -> DiffusionLM:
     """A student, which begins as its teacher."""
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from llada.cli.quiet import quiet
 from llada.module import DiffusionLM
 from llada.noise import UniformTimes
 from llada.objectives import (
@@ -55,6 +56,7 @@ def pairs(tokens: Tensor, count: int, seed: int) -> Pairs:
     return {"tokens": rows, "maskable": answer, "rejected_tokens": others, "rejected_maskable": answer}
 
 
+@quiet()
 def aligned(reference: DiffusionLM, rows: Pairs, batch: int) -> DiffusionLM:
     """The model after one pass over pairs."""
     torch.manual_seed(0)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada.cli.quiet import quiet
 from llada.objectives import NELBO, ExactCounts, NextTokens, PreferenceObjective, Sigmoid
 from llada.random import RowRandom
 from llada.samplers import LeftToRight, NextToken, PerStep, Proposal, UnmaskingSampler
@@ -58,6 +59,7 @@ def answered(prompt: Tensor, descending: Tensor | bool = False) -> Rows:
     return {"tokens": tokens, "maskable": (torch.arange(LENGTH) >= LENGTH - SIZE).expand(tokens.shape)}
 
 
+@quiet()
 def fit(model: DiffusionLM, rows: Rows, steps: int, batch: int, learning_rate: float, **options: object) -> None:
     """Train on fresh rows."""
     model.optimizer = partial(torch.optim.AdamW, lr=learning_rate)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from llada import DiffusionLM, MaskingProcess
+from llada.cli.quiet import quiet
 from llada.denoiser import Backbone
 from llada.objectives import NELBO, ExactCounts
 from llada.rewards import Prompt, Reward
@@ -149,6 +150,7 @@ class Enough(Callback):
             trainer.should_stop = judge(pl_module, self.task, 250, held_out=False)[0] >= self.share
 
 
+@quiet()
 def start(task: RewardTask, setting: Setting, seed: int) -> DiffusionLM:
     """A model after short supervised training on right answers.
 

@@ -36,6 +36,7 @@ from reward_task import ONE_BY_ONE, QUIET, RewardTask, Setting, judge, start
 from sudoku_task import SudokuTask
 
 from llada import DiffusionLM
+from llada.cli.quiet import quiet
 from llada.rewards import (
     ADVANTAGES,
     PolicyObjective,
@@ -100,6 +101,7 @@ def objective(method: str, model: DiffusionLM) -> PolicyObjective:
     return replace(diffu_grpo(model.sampler, kl_weight=0.0), useful_only=True)
 
 
+@quiet()
 def learn(method: str, model: DiffusionLM, seed: int, task: RewardTask, setting: Setting, folder: Path) -> Watch:
     """Learn from rewards alone; goes on where a stopped run was."""
     name = f"{method} {seed}"

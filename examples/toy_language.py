@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llada import NELBO, BidirectionalTransformer, DiffusionLM, MaskingProcess
+from llada.cli.quiet import quiet
 from llada.data import ToyLanguage
 from llada.objectives import ExactCounts
 from llada.samplers import low_confidence, random_remasking
@@ -64,6 +65,7 @@ def total_variation(language: ToyLanguage, rows: Tensor) -> float:
     return float((frequency - language.probabilities.flatten()).abs().sum() / 2)
 
 
+@quiet()
 def main(steps: int, num_rows: int) -> None:
     """Train, then compare with the truth."""
     torch.manual_seed(0)

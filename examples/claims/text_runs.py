@@ -27,6 +27,7 @@ from examples.claims.text_models import nats_per_token, text_backbone
 from examples.claims.twins import QUIET
 from examples.demo_callbacks import WideningNoise
 from llada import AutoregressiveLM, DiffusionLM, MaskingProcess
+from llada.cli.quiet import quiet
 from llada.denoiser import as_denoiser
 from llada.objectives import NELBO, Blockwise, ComplementaryPairs, ExactCounts, masked_mean
 from llada.random import RowRandom
@@ -179,6 +180,7 @@ class Runs:
         )
         return point
 
+    @quiet()
     def _fit(self, model: DiffusionLM, arm: Arm, rate: float, steps: int, seed: int) -> None:
         optimizer: Any = MuonAdamW if arm.muon else torch.optim.AdamW
         model.optimizer = partial(optimizer, lr=rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True)

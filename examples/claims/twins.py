@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
 from llada.autoregressive import AutoregressiveLM
+from llada.cli.quiet import quiet
 from llada.metrics import next_token_log_likelihood
 from llada.objectives import masked_mean
 from llada.samplers import low_confidence
@@ -134,6 +135,7 @@ class Rows:
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
+@quiet()
 def fit(model: DiffusionLM, rows: Rows, training: Training, seed: int) -> DiffusionLM:
     """Train, from the weights that the model has.
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from examples.claims.twins import QUIET
 from llada import DiffusionLM
+from llada.cli.quiet import quiet
 
 Batches = Callable[[int], Sequence[dict[str, Tensor]]]
 """The batches of an epoch, by its number; the same whenever it is asked."""
@@ -170,6 +171,7 @@ class Passes(LightningDataModule):
         return DataLoader(list(self.batches(self.trainer.current_epoch)), batch_size=None)  # type: ignore[arg-type]
 
 
+@quiet()
 def train(model: DiffusionLM, batches: Batches, looks: Looks) -> Curve:
     """Train until the looks say that it is enough; the model then has the weights of the best of them.
 

@@ -126,7 +126,7 @@ class Mistakes:
     def _plain(self, message: str) -> str:
         """Of accounts in one line."""
         patterns: list[tuple[str, Callable[[re.Match[str]], str]]] = [
-            (r"unrecognized arguments: (.*)", lambda m: self._unknown(m[1].split()[0])),
+            (r"(?i)unrecognized arguments: (.*)", lambda m: self._unknown(m[1].split()[0])),
             (r"Subcommand '\w+' does not accept option '([^']*)'", lambda m: self._unknown(f"--{m[1]}")),
             (r"\A\s*Option '([^']*)' is not accepted", lambda m: self._unknown(f"--{m[1]}")),
             (r"argument (?:-c/)?(\S+): expected one argument", lambda m: f"{m[1]} needs a value"),

@@ -41,7 +41,7 @@ def run(function: Callable[..., None], command: str, arguments: Sequence[str]) -
     for option in signature.own:
         if isinstance(parsed.get(option.name), str):
             check_kind(option.kind, parsed[option.name])
-    built: Any = getattr(parser, "instantiate", parser.instantiate_classes)(parsed)
+    built: Any = parser.instantiate(parsed)
     made = {LOADING: _loading, CHANGES: _changes}
     names = inspect.signature(function).parameters
     function(**{name: made[name](built) if name in made else built[name] for name in names})

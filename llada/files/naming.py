@@ -37,8 +37,8 @@ def with_inputs(text: str, words: Sequence[str]) -> str:
     """
     options = [word[2:].partition("=")[::2] for word in words if word.startswith("--")]
     files = any(option == "config" for option, _ in options)  # which may say otherwise than the command line
-    for option, value in options:
-        own = not files or f"got {value!r}" in text
+    for option, given_value in options:
+        own = not files or f"got {given_value!r}" in text
         if option != "config" and (f"--{option}" in text or ("." in option and option in text and own)):
             return text
     pairs = zip(["", *words], words, strict=False)

@@ -4,19 +4,16 @@ A network that was built under ``torch.device("meta")`` knows shapes only. It ge
 split over ranks, and the weights don't depend on the split.
 """
 
-import inspect
 import warnings
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-_SAME_EVERYWHERE: dict[str, Any] = (  # PyTorch 2.6 can't be told, and sends round what every rank has already
-    {"src_data_rank": None} if "src_data_rank" in inspect.signature(distribute_tensor).parameters else {}
-)
+from llada.checkpoints.split import split_like
 
 
 def materialise(backbone: nn.Module, device: torch.device, seed: int) -> None:
@@ -126,8 +123,7 @@ def write(parameter: Tensor, values: Tensor) -> None:
         values: of the same shape, the same on every rank.
     """
     if isinstance(parameter, DTensor):
-        mesh, placements = parameter.device_mesh, parameter.placements
-        values = distribute_tensor(values.to(parameter.to_local().device), mesh, placements, **_SAME_EVERYWHERE)
-        parameter.to_local().copy_(values.to_local())
+        part = parameter.to_local()
+        part.copy_(cast(DTensor, split_like(values.to(part.device), parameter)).to_local())
     else:
         parameter.copy_(values)

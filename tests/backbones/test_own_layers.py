@@ -156,7 +156,7 @@ def test_a_feed_forward_layer_can_be_named_in_yaml() -> None:
     own = {"class_path": f"{Squared.__module__}.Squared", "init_args": {"inner": 20}}
     arguments = {"vocab_size": VOCAB, "width": 16, "num_layers": 1, "num_heads": 2, "feed_forward": own}
     config = {"class_path": "llada.backbones.BidirectionalTransformer", "init_args": arguments}
-    model = parser.instantiate_classes(parser.parse_object({"backbone": config})).backbone
+    model = parser.instantiate(parser.parse_object({"backbone": config})).backbone
     assert model.blocks[0].feed_forward.up.weight.shape == (20, 16)
     assert describe(model)["init_args"]["feed_forward"] == own
     assert rebuild(describe(model), nn.Module).blocks[0].feed_forward.up.weight.shape == (20, 16)

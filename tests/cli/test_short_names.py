@@ -49,7 +49,7 @@ def test_a_name_that_packages_of_others_have_too(parser: OneSentence, tmp_path: 
     file = tmp_path / "mine.yaml"
     file.write_text(FILE)
     for words in (WORDS, [f"--config={file}"]):
-        built = getattr(parser, "instantiate", parser.instantiate_classes)(parser.parse_args(words))
+        built = parser.instantiate(parser.parse_args(words))
         optimizer = built.optimizer(torch.nn.Linear(1, 1).parameters())
         assert (type(optimizer), optimizer.defaults["lr"]) == (torch.optim.AdamW, 0.5)
         assert (type(built.objective), built.sampler) == (NELBO, low_confidence())

@@ -41,7 +41,11 @@ def test_other_errors_and_subclasses_pass_as_they_are() -> None:
         ("c.yaml: no width", ["--config=c.yaml", "m"], ""),
         ("--steps must be 1 or more", ["m", "--steps=0"], ""),
         ("trainer.max_steps must be a number; got 'x'", ["--config=c.yaml", "--trainer.max_steps=x"], ""),
-        ("trainer.max_steps must be a number; got 'y'", ["--config=c.yaml", "--trainer.max_steps=2"], " (read: c.yaml)"),
+        (
+            "trainer.max_steps must be a number; got 'y'",
+            ["--config=c.yaml", "--trainer.max_steps=2"],
+            " (read: c.yaml)",
+        ),
         ("trainer.max_steps must be a number; got 'y'", ["--trainer.max_steps=y"], ""),
         ("data must be a class", ["--config=c.yaml", "--trainer.max_steps=2"], " (read: c.yaml)"),
         ("there is no file gone.yaml", ["m", "--config=gone.yaml"], ""),

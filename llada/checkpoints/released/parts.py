@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from llada.checkpoints.released.layout import Layout
 from llada.checkpoints.released.materialise import check_constant
 from llada.checkpoints.released.shards import Stored, check_float
+from llada.checkpoints.split import split_like
 
 Span = list[slice]
 """A box of a tensor: of each dimension from where to where."""
@@ -66,7 +67,7 @@ def _fill(parameters: list[nn.Parameter], source: Any, device: torch.device, gro
         if grows:
             rows = source[:]
             whole = torch.cat([rows, rows.float().mean(0, keepdim=True).to(rows.dtype)]).to(empty.dtype)
-            own_part(empty).copy_(own_part(_split(whole.to(device), empty)))
+            own_part(empty).copy_(own_part(split_like(whole.to(device), empty)))
         else:
             own_part(empty).copy_(part_of(empty, read))
         torch.utils.swap_tensors(parameter, nn.Parameter(empty, parameter.requires_grad))  # keeps tied ones tied
@@ -104,7 +105,7 @@ def part_of(parameter: Tensor, read: Callable[[Span], Tensor]) -> Tensor:
     span, device = _span(parameter), own_part(parameter).device
     if span is not None:
         return read(span).to(device)
-    return own_part(_split(read([slice(0, n) for n in parameter.shape]).to(device), parameter))
+    return own_part(split_like(read([slice(0, n) for n in parameter.shape]).to(device), parameter))
 
 
 def own_part(tensor: Tensor) -> Tensor:
@@ -142,10 +143,3 @@ def _empty(parameter: Tensor, device: torch.device) -> Tensor:
     part = torch.empty_like(parameter.to_local(), device=device, requires_grad=False)
     mesh, placements = parameter.device_mesh, parameter.placements
     return DTensor.from_local(part, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
-
-
-def _split(whole: Tensor, like: Tensor) -> Tensor:
-    """The whole values as this rank holds them."""
-    if not isinstance(like, DTensor):
-        return whole
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
