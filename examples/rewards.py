@@ -191,10 +191,14 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of each method per seed")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="which of them")
     parser.add_argument("--steps", type=int, help="of learning from rewards")
+    parser.add_argument("--width", type=int, help="of the network")
+    parser.add_argument("--layers", type=int, help="of the network")
+    parser.add_argument("--learning_rate", type=float, help="of learning from rewards")
     parser.add_argument("--quick", action="store_true", help="sudoku, three or four blanks, the default method alone")
     given = parser.parse_args()
     task, setting = QUICK if given.quick else TASKS[given.task]
-    setting = replace(setting, steps=given.steps or setting.steps)
+    changed = {name: getattr(given, name) for name in ("steps", "width", "layers", "learning_rate")}
+    setting = replace(setting, **{name: value for name, value in changed.items() if value is not None})
     folder = given.folder or Path("runs") / given.task
     wanted = given.methods[:1] if given.quick else given.methods
     sys.exit(main(folder / "quick" if given.quick else folder, given.seeds, wanted, task, setting, given.quick))
