@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from demo import build_data
+from demo import build_data, has_bfloat16
 from lengths_table import SIZES, Gap, judged, markdown
 from torch import Tensor
 
@@ -196,7 +196,7 @@ def learn(model: DiffusionLM, one: Contestant, tokens: Tensor, eos: int, budget:
 
 def _number_format() -> torch.autocast:
     """bfloat16 where the processor has instructions for it."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("avx512_bf16")))
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16())
 
 
 @torch.no_grad()

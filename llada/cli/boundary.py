@@ -13,6 +13,7 @@
 """
 
 import os
+import re
 import select
 import sys
 import tempfile
@@ -141,5 +142,6 @@ def _bug(error: Exception) -> str:
 
 
 def _say(command: str, text: str, status: int) -> int:
+    text = re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}... ({len(word[0])} characters)", text)
     print(f"llada {command}: {visible(text)}", file=sys.stderr)
     return status

@@ -146,6 +146,9 @@ def _sort(path: Path, rows: list[Row]) -> None:
     there = repair(path)
     names = [row.name for row in rows]
     if list(there) != names:
+        lost = sum(name not in there for name in names)
+        if lost:
+            raise ValueError(f"{path} lacks {lost} answers: another program changed it; run the command again for them")
         lines = [json.dumps(there[name], ensure_ascii=False) + "\n" for name in names]
         write_bytes(path, "".join(lines).encode())
 

@@ -118,6 +118,9 @@ def test_a_bug_on_a_full_disk_shows_its_traceback(
 def test_interrupts_and_what_a_line_may_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert line_of(KeyboardInterrupt(), capsys) == (130, "llada sample: interrupted\n")
     assert line_of(ValueError("a \x1b[2J b"), capsys) == (1, "llada sample: a \\x1b[2J b\n")
+    short = f"no {'a' * 100}... (3000 characters) here"
+    assert line_of(ValueError(f"no {'a' * 3000} here"), capsys) == (1, f"llada sample: {short}\n")
+    assert line_of(ValueError("a " * 3000), capsys)[1].count("a ") > 3000  # words of ours stay
     assert reason_of(KeyError("a")) is None
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from llada.cli import main
+from llada.cli import generate, main
 from llada.cli.generate import repair
 from tests.cli.trainer_file import write_trainer_file
 from tests.tiny_checkpoint import write_checkpoint
@@ -89,6 +89,18 @@ def test_answers_come_in_the_order_of_the_questions(checkpoint, rows, whole, tmp
     assert list(read(out)) == NAMES
     assert main(["generate", checkpoint, rows, str(whole), *OPTIONS]) == 0
     assert whole.stat().st_mtime_ns == before
+
+
+def test_answers_that_another_program_took_away_are_missed(checkpoint, rows, whole, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.jsonl"
+    sort = generate._sort
+    monkeypatch.setattr(generate, "_sort", lambda path, rows: (path.write_bytes(b""), sort(path, rows)))
+    capsys.readouterr()
+    assert main(["generate", checkpoint, rows, str(out), *OPTIONS]) == 1
+    assert "lacks 5 answers" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["generate", checkpoint, rows, str(out), *OPTIONS]) == 0
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_row_that_failed_to_be_written_whole_is_cut_off_and_the_others_stay(tmp_path):
