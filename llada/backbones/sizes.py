@@ -24,12 +24,16 @@ def check_sizes(*, least: int = 1, **sizes: int | None) -> None:
             raise ValueError(f"{name} must be {reach}; got {size}")
 
 
-def check_positive(**numbers: float) -> None:
+def check_positive(*, or_zero: bool = False, **numbers: float) -> None:
     """Whether numbers are finite and above 0.
+
+    Args:
+        or_zero: whether 0 will do, too.
+        numbers: by their names as arguments.
 
     Raises:
         ValueError: naming the argument and its value.
     """
     for name, number in numbers.items():
-        if not (math.isfinite(number) and number > 0.0):
-            raise ValueError(f"{name} must be a number above 0; got {number}")
+        if not (math.isfinite(number) and (number > 0.0 or (or_zero and number == 0.0))):
+            raise ValueError(f"{name} must be a finite number {'of 0 or more' if or_zero else 'above 0'}; got {number}")

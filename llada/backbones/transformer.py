@@ -125,7 +125,8 @@ class BidirectionalTransformer(Body):
         check_sizes(block_length=block_length, experts_per_token=experts_per_token)
         check_sizes(least=0, num_experts=num_experts, shared_width=shared_width, convolution=convolution)
         check_sizes(least=0, dense_layers=dense_layers, dense_width=dense_width)
-        check_positive(rope_theta=rope_theta, norm_eps=norm_eps)
+        check_positive(rope_theta=rope_theta)
+        check_positive(norm_eps=norm_eps, or_zero=True)
         check_mixture(num_experts, feed_forward, router=router, dense_layers=dense_layers, dense_width=dense_width)
         super().__init__()
         self.vocab_size, self.width, self.num_layers, self.num_heads = vocab_size, width, num_layers, num_heads

@@ -8,10 +8,8 @@ should be opened.
 """
 
 import argparse
-import inspect
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -47,12 +45,9 @@ def consolidate(folder: str | Path, file: str | Path) -> None:
         for name, entry in stored.items()
         if name.startswith(f"{WEIGHTS}.") and isinstance(entry, TensorStorageMetadata)
     }
-    alone: dict[str, Any] = (
-        {"no_dist": True} if "no_dist" in inspect.signature(load).parameters else {}
-    )  # PyTorch 2.6 has none
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is")
-        load({WEIGHTS: weights}, checkpoint_id=folder, **alone)
+        load({WEIGHTS: weights}, checkpoint_id=folder, no_dist=True)
     with replacing(Path(file)) as written:
         torch.save({**rest, WEIGHTS: weights}, written)
 

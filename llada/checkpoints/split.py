@@ -1,14 +1,7 @@
 """A whole tensor as one rank of several holds it."""
 
-import inspect
-from typing import Any
-
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-_SAME_EVERYWHERE: dict[str, Any] = (  # PyTorch 2.6 can't be told, and sends round what every rank has already
-    {"src_data_rank": None} if "src_data_rank" in inspect.signature(distribute_tensor).parameters else {}
-)
 
 
 def split_like(whole: Tensor, like: Tensor) -> Tensor:
@@ -23,4 +16,4 @@ def split_like(whole: Tensor, like: Tensor) -> Tensor:
     """
     if not isinstance(like, DTensor):
         return whole
-    return distribute_tensor(whole, like.device_mesh, like.placements, **_SAME_EVERYWHERE)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)

@@ -38,8 +38,8 @@ class NGramBaseline:
         if len(tokens) < 2:
             raise ValueError(f"an n-gram baseline needs at least two tokens; got {len(tokens)}")
         if tokens.min() < 0 or tokens.max() >= self.vocab_size:
-            told = f"got {tokens.min()} .. {tokens.max()} with vocab_size={self.vocab_size}"
-            raise ValueError(f"tokens must be in 0 .. vocab_size - 1; {told}")
+            reach = f"0 .. {self.vocab_size - 1}, by vocab_size={self.vocab_size}"
+            raise ValueError(f"tokens must be in {reach}; got {tokens.min()} .. {tokens.max()}")
 
     @property
     def _tokens(self) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Slopes of curves by automatic differentiation, wherever they are asked for.
 
-Under ``torch.inference_mode`` PyTorch 2.6 finds no slopes: `torch.func` sees tensors that can't have any. Newer ones
-do. Whatever finds a slope with `torch.func` is marked here, so that no other file has to know.
+Under ``torch.inference_mode`` older PyTorch (2.7 for one) finds slopes of 0: `torch.func` sees tensors that can't have
+any. Newer ones do. Whatever finds a slope with `torch.func` is marked here, so that no other file has to know.
 """
 
 from collections.abc import Callable

@@ -65,7 +65,7 @@ class _Wholes(TorchDispatchMode):
 
     def _whole(self, value: DTensor) -> Tensor:
         if id(value) not in self._open:
-            without_slopes = cast(DTensor, value.detach())  # PyTorch 2.6 can't cut them off afterwards
+            without_slopes = cast(DTensor, value.detach())  # older PyTorch can't cut them off afterwards
             self._open[id(value)] = value, without_slopes.full_tensor()
         return self._open[id(value)][1]
 

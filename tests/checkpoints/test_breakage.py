@@ -106,7 +106,7 @@ SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
         config(n_layers=10**6),
         "asks for 1000000 layers or experts, but the files hold only 21 tensors",
     ),
-    "impossible width": (config(d_model=2 * 10**15, n_heads=10**15), "can't be built from config.json"),
+    "impossible width": (config(d_model=2 * 10**15, n_heads=10**15), "config.json: width must be a whole number"),
     "mask beyond the rows": (config(mask_token_id=12), "mask_token_id=12 has no row in the embedding, which has 11"),
     "another default": (without("rope"), "no field 'rope'"),
     "two ways of sharing keys": (config(multi_query_attention=True), "multi_query_attention=True, but n_kv_heads=2"),

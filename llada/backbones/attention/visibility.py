@@ -71,7 +71,7 @@ class Visibility:
     _own_rule: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Note what a subclass overrides; asked in a graph, PyTorch 2.6 takes a property for another one."""
+        """Note what a subclass overrides; asked in a graph, older PyTorch takes a property for another one."""
         super().__init_subclass__()
         cls._own_mask, cls._own_rule = cls.mask is not Visibility.mask, cls.rule is not Visibility.rule
 
