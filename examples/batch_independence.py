@@ -53,7 +53,7 @@ class Noisy(nn.Module):
 
 def compare(drawn: Composition, dtype: torch.dtype) -> Outcome:
     """Fill a composition's rows together and alone."""
-    model, (tokens, mask) = network(drawn.network, dtype), drawn.batch()
+    model, (tokens, mask) = network(drawn.network, dtype, drawn.sharpness, drawn.seed), drawn.batch()
     seeds = torch.arange(len(tokens)) * 7 + drawn.number
     try:
         together = drawn.sampler(model, tokens, PROCESS, seed=seeds, attention_mask=mask)
@@ -117,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
         ties += bool(outcome.ties)
         if wrong:
             print(f"{drawn.number}: {'; '.join(sorted(wrong))}")
-            print(f"    {drawn.network}\n    {drawn.sampler}\n    {drawn.rows}")
+            network_of = f"{drawn.network}, sharpness {drawn.sharpness}, seed {drawn.seed}"
+            print(f"    {network_of}\n    {drawn.sampler}\n    {drawn.rows}")
     print(f"{independent} of {chosen.count} compositions are independent of the batch in {chosen.dtype}", end="")
     print(f", {ties} of them up to ties" if ties else "")
     return int(independent < chosen.count)

@@ -20,15 +20,19 @@ from llada.samplers import (
     PRESETS,
     AllowLists,
     Ancestral,
+    AnnealedConfidence,
+    BacktrackingSampler,
     Binomial,
     Blocks,
     CappedRemasking,
+    Comb,
     Confidence,
     ConfidenceRemasking,
     CosineQuota,
     Credit,
     DelayedCache,
     Demote,
+    DistinctRows,
     DreamFloor,
     DualCache,
     EditingSampler,
@@ -36,29 +40,37 @@ from llada.samplers import (
     ExactCache,
     Factor,
     FirstHitting,
+    ForwardBackwardRemasking,
     Guidance,
     Hierarchy,
     IntervalCache,
     LeftToRight,
+    LocalLeap,
+    LoopRemasking,
     Margin,
     NegativeEntropy,
     NextToken,
     NoCache,
     PerStep,
+    PlanningSampler,
     PrefixCache,
     Proposal,
     Quota,
     RandomOrder,
     RegularExpression,
+    RescaledRemasking,
     Sampler,
     Sliding,
     SpeculativeSampler,
+    Spread,
     Stability,
     Stochastic,
     TauLeaping,
     Threshold,
     ThresholdOrQuota,
+    TopProb,
     UnmaskingSampler,
+    VerifyingSampler,
     VicinityCache,
     WholeCanvas,
     canvas,
@@ -90,12 +102,16 @@ class Composition:
     Args:
         number: from which it was drawn.
         network: options of `network`.
+        sharpness: of the network: what its weights are multiplied by.
+        seed: of its weights.
         sampler: how the rows are filled.
         rows: token ids of each row, masks at what is open.
     """
 
     number: int
     network: tuple[tuple[str, Any], ...]
+    sharpness: float
+    seed: int
     sampler: Sampler
     rows: list[list[int]]
 
@@ -105,17 +121,22 @@ class Composition:
 
 
 @cache
-def network(options: tuple[tuple[str, Any], ...], dtype: torch.dtype = torch.float64) -> BidirectionalTransformer:
+def network(
+    options: tuple[tuple[str, Any], ...], dtype: torch.dtype = torch.float64, sharpness: float = 2.5, seed: int = 3
+) -> BidirectionalTransformer:
     """A network far from its initialisation, where it matters what is visible.
 
     Args:
         options: of `BidirectionalTransformer`, as pairs.
         dtype: of its weights.
+        sharpness: what weights are multiplied by. At 1 all tokens are about as likely, and a rule that asks for a
+            token that is sure or settled behaves otherwise than at 2.5.
+        seed: of the weights.
     """
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     made = BidirectionalTransformer(VOCABULARY, width=32, num_layers=2, num_heads=2, **dict(options)).double().eval()
     for parameter in made.parameters():
-        parameter.data.mul_(2.5)
+        parameter.data.mul_(sharpness)
     return made.to(dtype)
 
 
@@ -125,14 +146,19 @@ def compose(number: int) -> Composition:
     while True:
         options: dict[str, Any] = {"shift": dice.random() < 0.3}
         options |= dice.choice([{}, {}, {}, {"convolution": 3}, {"block_length": 4}, {"num_kv_heads": 1}])
-        kind = dice.choice([_unmasking] * 8 + [_preset] * 3 + [_editing, _speculative, _next_token])
+        kind = dice.choice(
+            [_unmasking] * 8
+            + [_preset] * 3
+            + [_editing, _speculative, _next_token, _planning, _backtracking, _verifying]
+        )
         if kind is _next_token:
             options = {"causal": True, "shift": True}
         try:
             sampler = kind(dice)
         except ValueError:
             continue
-        return Composition(number, tuple(sorted(options.items())), sampler, _rows(dice))
+        sharpness = dice.choice([1.0, 1.6, 2.5])
+        return Composition(number, tuple(sorted(options.items())), sharpness, dice.randint(0, 9), sampler, _rows(dice))
 
 
 def _rows(dice: Dice) -> list[list[int]]:
@@ -171,6 +197,7 @@ def _cache(dice: Dice) -> Any:
             DelayedCache(refresh),
             IntervalCache(dice.choice([4, 6]), dice.choice([2, 3]), dice.choice([0.25, 0.5])),
             ExactCache(),
+            DistinctRows(),
         ]
     )
 
@@ -178,13 +205,14 @@ def _cache(dice: Dice) -> Any:
 def _order(dice: Dice) -> Any:
     filtered = dice.random() < 0.3
     plain = [Confidence(filtered), Margin(filtered), NegativeEntropy(filtered), Confidence(without=(2,))]
-    chosen = dice.choice([*plain, RandomOrder(), LeftToRight()])
+    plain += [TopProb(filtered), AnnealedConfidence(2.0)]
+    chosen = dice.choice([*plain, RandomOrder(), LeftToRight(), Spread(), Comb(Confidence(), dice.randint(2, 5))])
     turns: list[Callable[[Any], Any]] = [lambda order: Demote(order, (2, 3)), lambda order: Stochastic(order, 0.7)]
     return chosen if dice.random() < 0.7 else dice.choice(turns)(chosen)
 
 
 def _amount(dice: Dice) -> Any:
-    steps = dice.choice([None, *[dice.randint(4, 20)] * 3])
+    steps, sure = dice.choice([None, *[dice.randint(4, 20)] * 3]), dice.choice([0.08, 0.2, 0.4])
     return dice.choice(
         [
             Quota(steps),
@@ -192,12 +220,13 @@ def _amount(dice: Dice) -> Any:
             DreamFloor(steps),
             CosineQuota(steps),
             Binomial(steps),
-            Threshold(0.4),
-            Factor(1.5),
-            EntropyBound(0.5),
-            Stability(0.3, 0.5, history=1),
-            ThresholdOrQuota(dice.randint(1, 4), 0.4, 4),
-            Hierarchy(0.6, 0.2),
+            Threshold(sure),
+            Factor(dice.choice([1.0, 1.5])),
+            EntropyBound(dice.choice([0.5, 2.0])),
+            Stability(sure, dice.choice([0.001, 0.1, 0.5]), dice.randint(1, 3), ahead=dice.random() < 0.6),
+            ThresholdOrQuota(dice.randint(1, 4), sure, 4),
+            Hierarchy(1.5 * sure, 0.5 * sure),
+            LocalLeap(1.5 * sure, sure, dice.randint(1, 4)),
         ]
     )
 
@@ -218,12 +247,26 @@ def _common(dice: Dice) -> dict[str, Any]:
 
 def _unmasking(dice: Dice) -> Sampler:
     plain = [Ancestral(), Ancestral(), Ancestral(1e-3)]
-    rates = dice.choice([*plain, TauLeaping(), FirstHitting(), CappedRemasking(0.2), ConfidenceRemasking()])
+    taking_back = [CappedRemasking(0.2), RescaledRemasking(0.2), LoopRemasking(0.2), ForwardBackwardRemasking()]
+    rates = dice.choice([*plain, TauLeaping(), FirstHitting(), ConfidenceRemasking(), dice.choice(taking_back)])
     return UnmaskingSampler(_amount(dice), _order(dice), rates=rates, **_common(dice))
 
 
 def _editing(dice: Dice) -> Sampler:
     return EditingSampler(0.6, 0.4, max_edits=dice.randint(0, 4), **_common(dice))
+
+
+def _planning(dice: Dice) -> Sampler:
+    return PlanningSampler(dice.choice([None, dice.randint(3, 12)]), dice.choice([0.5, 1.0]), **_common(dice))
+
+
+def _backtracking(dice: Dice) -> Sampler:
+    return BacktrackingSampler(dice.randint(1, 3), dice.randint(2, 8), **_common(dice))
+
+
+def _verifying(dice: Dice) -> Sampler:
+    sure = dice.choice([0.1, 0.3, 0.6])
+    return VerifyingSampler(sure, 1.5 * sure, 0.7, dice.randint(1, 3), dice.randint(3, 8), **_common(dice))
 
 
 def _speculative(dice: Dice) -> Sampler:

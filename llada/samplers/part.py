@@ -46,6 +46,19 @@ def check_parts(sampler: object, parts: Iterable[object]) -> None:
     check_numbers(sampler)
 
 
+def with_inner(parts: Iterable[Part]) -> list[Part]:
+    """Parts, and those inside of them, such as the order that another one turns.
+
+    Args:
+        parts: of a sampler.
+    """
+    found = list(parts)
+    for part in found:  # which grows on the way
+        values = vars(part).values() if hasattr(part, "__dict__") else ()
+        found += [value for value in values if isinstance(value, Part)]
+    return found
+
+
 def check_numbers(owner: object) -> None:
     """Whether a part, or one inside of it, has a number that is none: every comparison with NaN is false.
 

@@ -19,7 +19,8 @@ from llada.random import RowRandom
 from llada.samplers.amount.amount import best, ranks
 from llada.samplers.composed import ComposedSampler
 from llada.samplers.layout import Span, first_true, plan
-from llada.samplers.order import Confidence, Demote, Order, RandomOrder, Stochastic
+from llada.samplers.order import Confidence, Order
+from llada.samplers.part import with_inner
 from llada.samplers.run import Run
 from llada.samplers.sampler import Step
 from llada.samplers.state import State
@@ -74,13 +75,13 @@ class SpeculativeSampler(ComposedSampler):
     def __post_init__(self) -> None:
         if self.guesses < 1:
             raise ValueError(f"guesses must be 1 or more; got {self.guesses}")
-        if self.proposal.temperature != 0.0 or _leaves_to_chance(self.order):
+        if self.order.blind:
+            raise ValueError(f"{self.order} doesn't ask the model, so it has no guesses; use order=Confidence()")
+        if self.proposal.temperature != 0.0 or any(part.by_chance for part in with_inner([self.order])):
             raise ValueError(
                 "guesses are only checked against greedy steps: use a proposal of temperature 0 and an order without "
                 "noise; or decode step by step with UnmaskingSampler(PerStep(1), ...)"
             )
-        if self.order.blind:
-            raise ValueError(f"{self.order} doesn't ask the model, so it has no guesses; use order=Confidence()")
         if self.window.width is not None:
             raise ValueError(
                 "guesses need a fixed window; use WholeCanvas() or Blocks(block_length) instead of a sliding one"
@@ -195,13 +196,6 @@ class SpeculativeSampler(ComposedSampler):
         order = order[:, :number]
         parts = (part.gather(1, order) for part in (proposed.columns[index], proposed.drawn[index], valid))
         return Guesses(*(torch.nn.functional.pad(part, (0, number - order.shape[1])) for part in parts))
-
-
-def _leaves_to_chance(order: Order) -> bool:
-    """Whether an order draws random numbers, itself or within another one."""
-    inner = getattr(order, "inner", None)
-    drawn = isinstance(order, Stochastic) or (isinstance(order, Demote) and isinstance(inner, RandomOrder))
-    return drawn or (isinstance(inner, Order) and _leaves_to_chance(inner))
 
 
 class _Windows:

@@ -30,7 +30,7 @@ from llada.samplers.counts import Counts
 from llada.samplers.layout import Span, first_true, plan
 from llada.samplers.likelihood import ScoringSampler, check_unread, proposal_gap
 from llada.samplers.order import Confidence, Order
-from llada.samplers.part import Part
+from llada.samplers.part import Part, with_inner
 from llada.samplers.propose import Proposal, check_answers
 from llada.samplers.rates.rates import Ancestral, Rates
 from llada.samplers.run import Run, write
@@ -111,11 +111,7 @@ class UnmaskingSampler(ComposedSampler, ScoringSampler):
 
     def _choosers(self) -> list[Part]:
         """The parts that have a say in which positions are written, with those inside of them."""
-        found: list[Part] = [self.amount, self.order, self.rates, *self.adjustments]
-        for part in found:  # which grows on the way
-            values = vars(part).values() if hasattr(part, "__dict__") else ()
-            found += [value for value in values if isinstance(value, Part)]
-        return found
+        return with_inner([self.amount, self.order, self.rates, *self.adjustments])
 
     @override
     def _spans(self, state: State) -> list[Span]:

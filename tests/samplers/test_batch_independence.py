@@ -119,10 +119,13 @@ def test_counts_of_calls() -> None:
     assert turns.due(even) is True
 
 
-def test_what_a_row_remembers_of_later_blocks_does_not_count_its_neighbours_calls() -> None:
+@pytest.mark.parametrize("sharpness", [1.0, 2.5])
+def test_what_a_row_remembers_of_later_blocks_does_not_count_its_neighbours_calls(sharpness: float) -> None:
+    """Some rows have gaps in their prompts, which others don't ask the model about."""
     rule = Stability(0.05, 1.0, history=2)
-    same_alone(UnmaskingSampler(rule, window=Blocks(4)), GAPS, 12, network(()))
-    same_alone(UnmaskingSampler(PerStep(2), window=Blocks(4), cache=VicinityCache(warm_up=5)), GAPS, 12, network(()))
+    model = network((), sharpness=sharpness)
+    same_alone(UnmaskingSampler(rule, window=Blocks(4)), GAPS, 12, model)
+    same_alone(UnmaskingSampler(PerStep(2), window=Blocks(4), cache=VicinityCache(warm_up=5)), GAPS, 12, model)
 
 
 @pytest.mark.parametrize("cached", [False, True])

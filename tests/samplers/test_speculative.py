@@ -11,7 +11,9 @@ from llada.denoiser import BackboneDenoiser
 from llada.noise import LinearSchedule
 from llada.process import MaskingProcess
 from llada.samplers import (
+    AnnealedConfidence,
     Blocks,
+    Comb,
     Confidence,
     Demote,
     LeftToRight,
@@ -147,6 +149,8 @@ def test_what_leaves_something_to_chance_is_refused() -> None:
         {"order": drawn},
         {"order": Demote(drawn, (2,))},
         {"order": Demote(RandomOrder(), (2,))},
+        {"order": AnnealedConfidence()},
+        {"order": Comb(Stochastic(Confidence(), 1.0), 2)},
     ):
         with pytest.raises(ValueError, match=r"temperature 0.*PerStep\(1\)"):
             SpeculativeSampler(**options)

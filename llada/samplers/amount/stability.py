@@ -116,18 +116,20 @@ class _StabilityRun(Amount):
         asking = state.valid.any(1)[:, None]  # others have finished the window, and alone they wouldn't have asked
         if self.log_p is None:
             self.calm = torch.zeros_like(state.tokens)
+            known = asking.expand_as(columns)
         else:
             place = self.place.gather(1, columns)
+            known = asking | (place >= 0)
             before = self.log_p.gather(1, place.clamp(min=0)[..., None].expand(*place.shape, log_p.shape[-1]))
             terms = log_p.exp() * (log_p - before)
             divergence = terms.masked_fill(log_p == -torch.inf, 0.0).sum(-1)
             small = (place >= 0) & (divergence < self.rule.max_divergence)
             calm = self.calm.gather(1, columns)
             self.calm = self.calm.scatter(1, columns, torch.where(asking, torch.where(small, calm + 1, 0), calm))
-            log_p = torch.where(asking[..., None] | (place < 0)[..., None], log_p, before)
+            log_p = torch.where(asking[..., None], log_p, before)
         self.log_p = log_p
         index = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
-        index = index.masked_fill(~state.open.gather(1, columns), -1)
+        index = index.masked_fill(~(known & state.open.gather(1, columns)), -1)
         self.place = torch.full_like(state.tokens, -1).scatter(1, columns, index)
         return self.rule.choose(state, self.calm.gather(1, columns))
 
