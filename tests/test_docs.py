@@ -131,3 +131,17 @@ def test_every_component_has_a_page_and_a_place_in_the_navigation() -> None:
     assert pages == {name for name in components if not name.startswith("_")}
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert pages == set(re.findall(r"api/(\w+)\.md", navigation)) - {"index"}
+
+
+def test_pages_quote_the_price_of_decoding_as_its_own_page_has_it() -> None:
+    table = (ROOT / "docs/duel.md").read_text(encoding="utf-8")
+    price = dict(
+        re.findall(r"^\| ([\w ]+?) \| 8\.0 \| [\d.]+ ± [\d.]+ \| \+([\d.]+ ± [\d.]+) \|$", table, re.MULTILINE)
+    )
+    comb, margin = price["comb of 8"], price["margin"].partition(" ")[0]
+    for page in (ROOT / "README.md", ROOT / "docs/index.md"):
+        text = page.read_text(encoding="utf-8")
+        assert f"**{comb} bits per byte**" in text, page
+        assert margin in text, page
+    for page in (ROOT / "README.md", ROOT / "docs/choosing-a-sampler.md"):
+        assert f"{comb.partition(' ')[0]} bits per byte" in page.read_text(encoding="utf-8"), page
