@@ -8,6 +8,7 @@ those of cells that are filled one by one.
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,27 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     for run in runs:
         color = COLORS.get(run["method"], "C2")
         _, shares, seconds = zip(*run["curve"], strict=True)
-        label = f"{run['method']}, seed {run['seed']}, {run['setting']['steps']} steps"
-        axes.plot([each / 60 for each in seconds], shares, color=color, alpha=0.7, label=label)
+        axes.plot([each / 60 for each in seconds], shares, color=color, alpha=0.7)
         for name, mark in (("", "o"), ("_one", "s")):
             for at, (share, error) in ((0.0, run[f"before{name}"]), (run["seconds"] / 60, run[f"after{name}"])):
                 axes.errorbar(at, share, 3 * error, fmt=mark, color=color, capsize=3)
     axes.axhline(0.95, color="0.5", linestyle="--", linewidth=1)
     axes.set(xlabel="processor minutes of learning from rewards", ylabel="share of questions solved", ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    for method, seeds in sorted(Counter(run["method"] for run in runs).items(), reverse=True):
+        axes.plot([], [], color=COLORS.get(method, "C2"), label=f"{method}, {seeds} seed{'s' * (seeds > 1)}")
+    axes.legend(loc="lower right")
+    axes.set_title(
+        f"From {_span(runs, 'before_one')} to {_span(runs, 'after_one')} solved, one by one, by reward alone"
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _span(runs: list[dict[str, Any]], which: str) -> str:
+    shares = [100 * run[which][0] for run in runs]
+    least, most = round(min(shares)), round(max(shares))
+    return f"{least} %" if least == most else f"{least}-{most} %"
 
 
 if __name__ == "__main__":
@@ -51,4 +62,8 @@ if __name__ == "__main__":
     files = [file for folder in given.folders for file in sorted(folder.glob("*.json"))]
     if not files:
         raise SystemExit(f"no runs are kept in {', '.join(map(str, given.folders))}; begin with examples/rewards.py")
-    draw([json.loads(file.read_text(encoding="utf-8")) for file in files], given.out)
+    kept = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    tasks = sorted({run["task"] for run in kept})
+    if len(tasks) > 1:
+        raise SystemExit(f"a picture is of one task; there are runs of {' and '.join(tasks)}")
+    draw(kept, given.out)
