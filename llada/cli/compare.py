@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llada.cli.boundary import Misunderstood
-from llada.cli.kinds import InputFolder
+from llada.cli.kinds import InputFolder, OutputFile
 from llada.cli.nearest import no_such
 from llada.cli.plain import run_plain
 
@@ -37,7 +37,9 @@ class Run(NamedTuple):
     config: dict[str, Any]
 
 
-def compare(first: InputFolder, second: InputFolder, metric: list[str] | None = None, plot: str | None = None) -> None:
+def compare(
+    first: InputFolder, second: InputFolder, metric: list[str] | None = None, plot: OutputFile | None = None
+) -> None:
     """Two runs side by side: what of their configurations differs, and how they went.
 
     Args:

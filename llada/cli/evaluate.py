@@ -17,7 +17,7 @@ from typing import Any, Literal
 from llada.checkpoints.released.options import LoadOptions
 from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
-from llada.cli.kinds import Checkpoint, InputFolder
+from llada.cli.kinds import Checkpoint, InputFolder, OutputFile
 from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import run
 from llada.cli.protocols import LIST, check, listing
@@ -47,7 +47,7 @@ def evaluate(
     variables: dict[str, Any] | None = None,
     allow_code: bool = False,
     include_path: InputFolder | None = None,
-    output: str | None = None,
+    output: OutputFile | None = None,
     seed: int = 0,
     tokenizer: InputFolder | None = None,
     device: str = "auto",

@@ -30,7 +30,7 @@ from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
 from llada.cli.dialogue import answer_sampler, context_length, with_bos
 from llada.cli.expression import MAX_STATES, matching
-from llada.cli.kinds import Checkpoint, InputFile, InputFolder
+from llada.cli.kinds import Checkpoint, InputFile, InputFolder, OutputFile
 from llada.cli.length import growing, most_tokens
 from llada.cli.limits import MAX_TOKENS, check_length, check_total
 from llada.cli.options import run
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 def generate(
     checkpoint: Checkpoint,
     input: InputFile,
-    output: str,
+    output: OutputFile,
     num_new_tokens: int = 128,
     batch_size: int = 8,
     sampler: Sampler | None = None,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llada.cli.boundary import Misunderstood
-from llada.cli.kinds import InputFolder, Word
+from llada.cli.kinds import InputFolder, OutputFolder, Word
 from llada.cli.nearest import no_such
 from llada.cli.plain import run_plain
 from llada.published import CATALOGUE, Consent, Entry, Experiment, Outcome, find_source, refusals, shown
@@ -29,7 +29,7 @@ class NotReproduced(ValueError):
 def reproduce(
     name: Word | None = None,
     full: bool = False,
-    folder: str = "runs/reproduced",
+    folder: OutputFolder = "runs/reproduced",
     source: InputFolder | None = None,
     download: bool = False,
     allow_code: bool = False,
