@@ -28,6 +28,31 @@ def test_configurations_are_listed_and_printed(llada: Command) -> None:
     assert run.err.startswith("llada config: there is no configuration 'finetun'; did you mean finetune? There are ")
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (
+            "examples/configs/scaling/ddp.yaml",
+            "`llada config scaling/ddp > ddp.yaml` writes the one that comes with llada",
+        ),
+        ("demo", "`llada config demo > demo.yaml` writes the one that comes with llada"),
+        ("mine.yaml", "`llada config` lists the configurations that come with llada"),
+    ],
+)
+def test_a_configuration_that_comes_with_llada_is_told_where_it_is_missing(
+    llada: Command, path: str, told: str
+) -> None:
+    """The comments of the configurations name one another by their places in the repository."""
+    run = llada("fit", "--config", path)
+    assert (run.code, run.err) == (2, f"llada fit: there is no file {path}; {told}\n")
+
+
+def test_the_list_of_configurations_cuts_no_sentence() -> None:
+    for path in configurations().values():
+        first, second = path.read_text(encoding="utf-8").splitlines()[:2]
+        assert first.endswith(".") or second.startswith("# ("), path
+
+
 def write_run(folder: Path, last: float, config: str = "") -> None:
     folder.mkdir(parents=True)
     rows = [f"0,1,2.5,{3 + last}", f"0,2,,{last}", f"0,4,{last},{last + 1}"]
