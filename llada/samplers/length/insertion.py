@@ -62,7 +62,7 @@ class InsertionSampler(StateSampler):
         >>> import torch
         >>> from llada.process import InsertionProcess
         >>> from llada.samplers import InsertionSampler
-        >>> logits = torch.tensor([0.0, 9.0, 0.0])  # that of the mask, 2, says that exp(0) = 1 token is missing at each place
+        >>> logits = torch.tensor([0.0, 9.0, 0.0])  # that of the mask, 2: exp(0) = 1 token is missing at each place
         >>> model = lambda tokens: logits.expand(*tokens.shape, 3)
         >>> sampler = InsertionSampler(steps=4, max_new_tokens=6)
         >>> for step in sampler.iterate(model, torch.tensor([[0, 2, 0]]), InsertionProcess(mask_token_id=2), seed=1):
