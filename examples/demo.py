@@ -134,14 +134,14 @@ def build_trainer(
                 folder, filename=name, monitor=monitor, enable_version_counter=False, save_on_exception=monitor is None
             ),
             UnigramBias(),
-            *([] if sys.stderr.isatty() else [ProgressLines(seconds=5.0)]),  # a batch may take as long again
+            *([] if sys.stdout.isatty() else [ProgressLines(seconds=5.0)]),  # a batch may take as long again
         ],
         log_every_n_steps=10,
         val_check_interval=max(1, steps // looks),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),  # elsewhere ProgressLines says how far it is
+        enable_progress_bar=sys.stdout.isatty(),  # elsewhere ProgressLines says how far it is
     )
 
 

@@ -3,8 +3,8 @@
     llada compare runs/linear runs/cosine
     llada compare runs/linear runs/cosine --metric val/nll --plot curves.svg
 
-A run is a folder in which a CSVLogger has written ``metrics.csv``, or one above it; then the newest file counts. Beside
-it lies the configuration that ``llada fit`` has written there.
+A run is a folder in which a CSVLogger has written ``metrics.csv``, or one above it. Beside it lies the configuration
+that ``llada fit`` has written there. Of several the newest counts that has one: ``llada validate`` logs there as well.
 """
 
 import csv
@@ -18,9 +18,21 @@ from rich.console import Console
 from rich.table import Table
 
 from llada.cli.boundary import Misunderstood
-from llada.cli.kinds import InputFolder
+from llada.cli.kinds import InputFolder, OutputFile
 from llada.cli.nearest import no_such
 from llada.cli.plain import run_plain
+
+_ERROR = "_se"
+"""Behind the name of a metric: its standard error."""
+_CAUTIONS = {
+    ("data.source", "data.val_", "data.test_"): "metrics of another held-out text can't be compared",
+    (
+        "data.tokenizer",
+    ): "a token stands for another piece of text; val/bits_per_byte can be compared, nats per token can't",
+    ("data.max_length", "data.separate_documents"): "a token sees another context",
+    ("model.objective",): "train/loss is of another objective; the bound, val/nll, is of the same kind",
+}
+"""Beginnings of places in a configuration -> what follows where they differ."""
 
 
 class Run(NamedTuple):
@@ -30,14 +42,20 @@ class Run(NamedTuple):
         name: its folder, as it was given.
         curves: metric -> (step, value) in the order of the file.
         config: its configuration, flat; empty if none lies there.
+        log: the folder that was read.
+        logs: how many there are.
     """
 
     name: str
     curves: dict[str, list[tuple[int, float]]]
     config: dict[str, Any]
+    log: Path = Path()
+    logs: int = 1
 
 
-def compare(first: InputFolder, second: InputFolder, metric: list[str] | None = None, plot: str | None = None) -> None:
+def compare(
+    first: InputFolder, second: InputFolder, metric: list[str] | None = None, plot: OutputFile | None = None
+) -> None:
     """Two runs side by side: what of their configurations differs, and how they went.
 
     Args:
@@ -54,8 +72,13 @@ def compare(first: InputFolder, second: InputFolder, metric: list[str] | None = 
     if not shared:
         raise ValueError(f"{first} and {second} have logged no metric of the same name")
     console = Console(highlight=False)
+    for run in runs:
+        if run.logs > 1:
+            print(f"{run.name}: {run.log} is read, of {run.logs} logs")
     _print_differences(console, *runs)
-    _print_metrics(console, runs, metric or shared)
+    _print_metrics(console, runs, metric or [name for name in shared if not _is_error(name, shared)])
+    for line in cautions(*runs):
+        print(line)
     if plot is not None:
         draw(runs, metric or [name for name in shared if name in ("val/nll", "train/loss")] or shared[:1], plot)
         print(f"curves drawn to {plot}")
@@ -71,7 +94,9 @@ def read_run(folder: str) -> Run:
         FileNotFoundError: if nothing was logged there.
         ValueError: if what is there is no table of numbers.
     """
-    files = sorted(Path(folder).rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    files = sorted(
+        Path(folder).rglob("metrics.csv"), key=lambda path: (_config_of(path).is_file(), path.stat().st_mtime)
+    )
     if not files:
         raise FileNotFoundError(f"{folder} has no metrics.csv; runs are compared by what a CSVLogger has written")
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -84,12 +109,21 @@ def read_run(folder: str) -> Run:
                 raise ValueError(f"{files[-1]}, line {number} is no row of a CSVLogger: {error}") from error
             for name, value in found.items():
                 curves.setdefault(name, []).append((step, value))
-    beside = files[-1].parent / "config.yaml"
+    beside = _config_of(files[-1])
     try:
         config = yaml.safe_load(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{beside} is no YAML: {' '.join(str(error).split())}") from error
-    return Run(folder, curves, dict(flat(config)) if config else {})
+    return Run(folder, curves, dict(flat(config)) if config else {}, files[-1].parent, len(files))
+
+
+def _config_of(metrics: Path) -> Path:
+    return metrics.parent / "config.yaml"
+
+
+def _is_error(name: str, names: Sequence[str]) -> bool:
+    """Whether it is the standard error of another metric, which stands beside that one."""
+    return name.removesuffix(_ERROR) != name and name.removesuffix(_ERROR) in names
 
 
 def flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -110,6 +144,22 @@ def differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
     places = dict.fromkeys([*first.config, *second.config])
     pairs = [(place, first.config.get(place), second.config.get(place)) for place in places]
     return [(place, one, other) for place, one, other in pairs if one != other]
+
+
+def cautions(first: Run, second: Run) -> list[str]:
+    """What of two runs can't be compared, as far as their configurations say.
+
+    Args:
+        first: a run.
+        second: the other one.
+    """
+    places = [place for place, _, _ in differences(first, second)] if first.config and second.config else []
+    found = []
+    for beginnings, text in _CAUTIONS.items():
+        which = [place for place in places if place.startswith(beginnings)]
+        if which:
+            found.append(f"{which[0]} differs: {text}")
+    return found
 
 
 def _print_differences(console: Console, first: Run, second: Run) -> None:
@@ -133,9 +183,19 @@ def _print_metrics(console: Console, runs: tuple[Run, Run], names: Sequence[str]
     for name in names:
         last = [run.curves[name][-1] for run in runs]
         low = [min((value for _, value in run.curves[name] if math.isfinite(value)), default=math.nan) for run in runs]
-        cells = [f"{value:.4f} at {step} ({least:.4f})" for (step, value), least in zip(last, low, strict=True)]
+        errors = [
+            _plus_minus(run.curves.get(f"{name}{_ERROR}"), step) for run, (step, _) in zip(runs, last, strict=True)
+        ]
+        cells = [
+            f"{value:.4f}{error} at {step} ({least:.4f})"
+            for (step, value), error, least in zip(last, errors, low, strict=True)
+        ]
         table.add_row(name, *cells, f"{last[1][1] - last[0][1]:+.4f}")
     console.print(table, markup=False)
+
+
+def _plus_minus(errors: list[tuple[int, float]] | None, step: int) -> str:
+    return f" +- {errors[-1][1]:.4f}" if errors and errors[-1][0] == step else ""
 
 
 def _table(title: str, first: Run, second: Run) -> Table:

@@ -9,6 +9,8 @@ Under torchrun the processes share the rows: ``torchrun --nproc-per-node 8 -m ll
 """
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +19,15 @@ from typing import Any, Literal
 from llada.checkpoints.released.options import LoadOptions
 from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
-from llada.cli.kinds import Checkpoint, InputFolder
+from llada.cli.kinds import Checkpoint, InputFolder, OutputFile
 from llada.cli.limits import MAX_TOKENS, check_total
 from llada.cli.options import run
 from llada.cli.protocols import LIST, check, listing
 from llada.cli.protocols import protocol as protocol_of
 from llada.data import ChatTemplate
 from llada.evaluation import EvaluationModel, Protocol, harness
+from llada.evaluation.record import record
+from llada.files.atomic import write_bytes
 from llada.metrics import ConditionalLikelihood, UnderSampler
 from llada.samplers import Sampler
 from llada.text import launched, load
@@ -47,7 +51,7 @@ def evaluate(
     variables: dict[str, Any] | None = None,
     allow_code: bool = False,
     include_path: InputFolder | None = None,
-    output: str | None = None,
+    output: OutputFile | None = None,
     seed: int = 0,
     tokenizer: InputFolder | None = None,
     device: str = "auto",
@@ -81,7 +85,7 @@ def evaluate(
         variables: what a template in Jinja sees besides, such as '{"enable_thinking": false}'.
         allow_code: let the harness run programs that the model wrote; on this machine, without a sandbox.
         include_path: folder with further tasks as YAML files.
-        output: JSON file for the scores.
+        output: JSON file for the scores, and under "how" for all that says how they were measured.
         seed: random seed of the masks and of the drawn tokens.
         tokenizer: folder of the tokenizer; default: the one in the checkpoint.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -109,33 +113,47 @@ def evaluate(
         num_fewshot = chosen.num_fewshot if num_fewshot is None else num_fewshot
     begin = False if bos is None and chosen is not None else bos
     check_total("the new tokens of an answer", num_new_tokens or 0, "max_tokens", max_tokens)
+    _check_place(output)
     ranks = launched()
     text = load(path, tokenizer, usable(device), dtype, loading)
     text = changed(replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {}), changes)
     estimator = UnderSampler(sampler=text.decoding) if likelihood == "sampler" else estimator
+    model = EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict, ranks)
+    as_chat = chat or (chosen is not None and chosen.chat)
     found = harness.run_tasks(
-        EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict, ranks),
+        model,
         names,
         include_path=include_path,
         num_fewshot=num_fewshot,
         limit=limit,
-        apply_chat_template=chat or (chosen is not None and chosen.chat),
+        apply_chat_template=as_chat,
         confirm_run_unsafe_code=allow_code,
         log_samples=False,
         **({} if gen_kwargs is None else {"gen_kwargs": gen_kwargs}),
     )
     if ranks.first:
-        _tell(found["results"], found["notes"], chosen, output)
+        scores, notes = found["results"], found["notes"]
+        _tell(scores, notes, chosen)
+        if output is not None:
+            said = {"command": shlex.join(["llada", *sys.argv[1:]]), "checkpoint": path, "protocol": protocol}
+            how = record(model, found, **said, revision=loading.revision, chat=as_chat)
+            content = scores | ({"notes": notes} if notes else {}) | {"how": how}
+            text_of = json.dumps(content, indent=2, default=str) + "\n"
+            write_bytes(Path(output), text_of.encode())
 
 
-def _tell(scores: dict[str, Any], notes: dict[str, Any], chosen: Protocol | None, output: str | None) -> None:
-    """Print the scores and what was noted of rows, and write both to a file."""
+def _check_place(output: str | None) -> None:
+    """Make the folder of the scores, before hours are spent on them."""
+    if output is not None:
+        if Path(output).is_dir():
+            raise ValueError(f"{output} is a folder; --output is a file for the scores")
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _tell(scores: dict[str, Any], notes: dict[str, Any], chosen: Protocol | None) -> None:
+    """Print the scores and what was noted of rows."""
     print(report(scores, chosen))
     print(*(f"{kind}: {entry['count']} row(s)" for kind, entry in notes.items()), sep="\n", end="\n" if notes else "")
-    if output is not None:
-        Path(output).write_text(
-            json.dumps(scores | ({"notes": notes} if notes else {}), indent=2, default=str) + "\n", encoding="utf-8"
-        )
 
 
 def report(found: dict[str, dict[str, Any]], protocol: Protocol | None) -> str:

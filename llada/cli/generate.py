@@ -15,6 +15,8 @@ torchrun the processes share the rows, and the first one writes: ``torchrun --np
 
 import json
 import os
+import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -30,7 +32,7 @@ from llada.cli.changes import SamplerChanges, changed
 from llada.cli.devices import usable
 from llada.cli.dialogue import answer_sampler, context_length, with_bos
 from llada.cli.expression import MAX_STATES, matching
-from llada.cli.kinds import Checkpoint, InputFile, InputFolder
+from llada.cli.kinds import Checkpoint, InputFile, InputFolder, OutputFile
 from llada.cli.length import growing, most_tokens
 from llada.cli.limits import MAX_TOKENS, check_length, check_total
 from llada.cli.options import run
@@ -40,6 +42,7 @@ from llada.files.atomic import write_bytes
 from llada.files.json_object import parse_object
 from llada.samplers import LengthPolicy, Sampler
 from llada.text import TextModel, launched, load
+from llada.training.callbacks.progress_lines import clock
 
 
 class Row(NamedTuple):
@@ -54,7 +57,7 @@ class Row(NamedTuple):
 def generate(
     checkpoint: Checkpoint,
     input: InputFile,
-    output: str,
+    output: OutputFile,
     num_new_tokens: int = 128,
     batch_size: int = 8,
     sampler: Sampler | None = None,
@@ -133,12 +136,33 @@ def generate(
 
 def _write(output: Path, answers: Iterable[list[dict[str, Any]]], total: int, there: int) -> None:
     """Add answers to the file as they come, and show how far it is."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress, output.open("ab", buffering=0) as file:
-        task = progress.add_task("answers", total=total, completed=there)
-        for entry in chain.from_iterable(answers):
+    shown = _with_bar if sys.stderr.isatty() else _with_lines
+    with output.open("ab", buffering=0) as file:
+        for entry in shown(chain.from_iterable(answers), total, there):
             append(file.fileno(), entry)
+
+
+def _with_bar(entries: Iterable[dict[str, Any]], total: int, there: int) -> Iterator[dict[str, Any]]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("answers", total=total, completed=there)
+        for entry in entries:
+            yield entry
             progress.advance(task)
+
+
+def _with_lines(
+    entries: Iterable[dict[str, Any]], total: int, there: int, seconds: float = 8.0
+) -> Iterator[dict[str, Any]]:
+    """A line every few seconds, where a bar can't be drawn."""
+    begun = said = time.monotonic()
+    for done, entry in enumerate(entries, start=1):
+        yield entry
+        now = time.monotonic()
+        if now - said >= seconds:
+            said, left = now, total - there - done
+            rest = f", about {clock((now - begun) / done * left)} to go" if left else ""
+            print(f"{there + done:,} of {total:,} answers{rest}", file=sys.stderr, flush=True)
 
 
 def _sort(path: Path, rows: list[Row]) -> None:

@@ -14,6 +14,8 @@ _WORDS = {
     "InputFile": "FILE",
     "InputFolder": "FOLDER",
     "NewPlace": "PLACE",
+    "OutputFile": "FILE",
+    "OutputFolder": "FOLDER",
 }
 
 

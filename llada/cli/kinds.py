@@ -18,6 +18,10 @@ Word = str
 """A name that may stand in front, without the option's."""
 NewPlace = str
 """A file or folder that mustn't be there yet, unless it is an empty folder."""
+OutputFile = str
+"""A file that is written."""
+OutputFolder = str
+"""A folder that is written to."""
 
 
 def check_kind(kind: str, value: str) -> None:

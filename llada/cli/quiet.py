@@ -19,7 +19,11 @@ _NOTICES = (
     "Seed set to",
     "`Trainer.fit` stopped",
     "`Trainer(limit_",
+    "`Trainer(val_check_interval=",
     "`weights_only` was not set",
+    "Restored all states",  # and these two follow a line that says from where
+    "Loaded model weights",
+    "\nDetected KeyboardInterrupt",  # llada.cli.boundary says so
 )
 """Beginnings of lines that Lightning writes in every run."""
 _WARNINGS = (r".*isinstance\(treespec, LeafSpec\)", r"Checkpoint directory .* exists and is not empty")
@@ -27,6 +31,8 @@ _WARNINGS = (r".*isinstance\(treespec, LeafSpec\)", r"Checkpoint directory .* ex
 _OWN = frozenset({"lightning", "llada"})
 """Packages whose files say nothing to a user who is warned."""
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
+_PREPARING = "llada.data"
+"""Whose loggers say what a run does before its first step, which may take minutes."""
 
 
 def _tells(record: logging.LogRecord) -> bool:
@@ -40,14 +46,14 @@ def _line(message: Warning | str, category: type[Warning], filename: str, lineno
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out the notices, within the block alone."""
+    """Leave out the notices, and show what is said of the data, within the block alone."""
     handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
     form = warnings.formatwarning
     warnings.formatwarning = _line
     for handler in handlers:
         handler.addFilter(_tells)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _shown(logging.getLogger(_PREPARING)):
             for text in _WARNINGS:
                 warnings.filterwarnings("ignore", message=text)
             yield
@@ -55,6 +61,22 @@ def quiet() -> Iterator[None]:
         warnings.formatwarning = form
         for handler in handlers:
             handler.removeFilter(_tells)
+
+
+@contextmanager
+def _shown(logger: logging.Logger) -> Iterator[None]:
+    """Show what a logger says on the standard error, unless somebody has decided otherwise."""
+    if logger.hasHandlers() or logger.level:
+        yield
+        return
+    handler = logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
 
 
 class Summary(ModelSummary):

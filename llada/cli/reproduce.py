@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llada.cli.boundary import Misunderstood
-from llada.cli.kinds import InputFolder, Word
+from llada.cli.kinds import InputFolder, OutputFolder, Word
 from llada.cli.nearest import no_such
 from llada.cli.plain import run_plain
 from llada.published import CATALOGUE, Consent, Entry, Experiment, Outcome, find_source, refusals, shown
@@ -29,7 +29,7 @@ class NotReproduced(ValueError):
 def reproduce(
     name: Word | None = None,
     full: bool = False,
-    folder: str = "runs/reproduced",
+    folder: OutputFolder = "runs/reproduced",
     source: InputFolder | None = None,
     download: bool = False,
     allow_code: bool = False,
@@ -143,11 +143,12 @@ def _list(jsonl: bool) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("claim", no_wrap=True)
-    for title in ("what", "published", "runs here", "needs", "short form", "paper"):
-        table.add_column(title, overflow="fold")
+    table.add_column("what it says, and what a check takes", overflow="fold")
     for entry in entries:
-        columns = ("name", "claim", "published", "here", "needs", "quick", "paper")
-        table.add_row(*(_cell(entry[column]) for column in columns))
+        takes = {"runs here": "here", "needs": "needs", "short form": "quick"}
+        check = "; ".join(f"{title}: {_cell(entry[column])}" for title, column in takes.items())
+        published = f"published: {entry['published']} ({entry['paper']})"
+        table.add_row(str(entry["name"]), "\n".join([str(entry["claim"]), published, check]))
     console.print(table, markup=False)
     console.print("\nllada reproduce NAME checks one; llada reproduce NAME --full takes its long form.", markup=False)
 

@@ -16,7 +16,7 @@ from llada.cli.devices import usable
 from llada.cli.draft import drafting, with_draft
 from llada.cli.expression import MAX_STATES, matching
 from llada.cli.files import read_lines
-from llada.cli.kinds import Checkpoint, InputFile, InputFolder
+from llada.cli.kinds import Checkpoint, InputFile, InputFolder, OutputFile
 from llada.cli.length import growing, most_tokens
 from llada.cli.limits import MAX_TOKENS, check_length, check_total, gap_tokens
 from llada.cli.options import run
@@ -43,8 +43,8 @@ def sample(
     tokenizer: InputFolder | None = None,
     device: str = "auto",
     dtype: str | None = None,
-    page: str | None = None,
-    picture: str | None = None,
+    page: OutputFile | None = None,
+    picture: OutputFile | None = None,
     show: bool = False,
     jsonl: bool = False,
     loading: LoadOptions = LoadOptions(),  # noqa: B008 - frozen

@@ -17,7 +17,8 @@ from pathlib import Path
 from llada.cli import shared
 from llada.cli.commands import PLAIN
 
-PLACES = ("str", "Checkpoint", "InputFile", "InputFolder", "NewPlace")
+FILES = ("Checkpoint", "InputFile", "InputFolder", "NewPlace", "OutputFile", "OutputFolder")
+PLACES = ("str", *FILES)
 
 
 @dataclass(frozen=True)

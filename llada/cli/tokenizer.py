@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llada.checkpoints.checkpoint import read_checkpoint, write_tokenizer
-from llada.cli.kinds import Checkpoint, InputFolder
+from llada.cli.kinds import Checkpoint, InputFolder, OutputFolder
 from llada.cli.options import run
 from llada.data import SentencePieceTraining, Source, TokenizerTraining, load_tokenizer
 from llada.files.visible import visible
@@ -12,7 +12,7 @@ from llada.files.visible import visible
 
 def train(
     source: Source,
-    out: str,
+    out: OutputFolder,
     training: TokenizerTraining = SentencePieceTraining(vocab_size=4096),  # noqa: B008 - frozen
 ) -> None:
     """Train a tokenizer on documents and save it.
@@ -41,7 +41,7 @@ def show(tokenizer: InputFolder, text: str = "") -> None:
         print(f"{len(ids)} tokens: " + " ".join(f"{i}:{loaded.decode([i])!r}" for i in ids))
 
 
-def extract(checkpoint: Checkpoint, out: str) -> None:
+def extract(checkpoint: Checkpoint, out: OutputFolder) -> None:
     """Write the tokenizer of a checkpoint into a folder, for fine-tuning on other data.
 
     Args:

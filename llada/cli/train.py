@@ -142,8 +142,13 @@ class LLaDACLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer.callbacks.append(ChangedParts(self._get(self.config_init, "changed_parts")))  # type: ignore[attr-defined]
-        if trainer.progress_bar_callback is not None and not sys.stderr.isatty():
-            trainer.callbacks.append(ProgressLines())  # type: ignore[attr-defined]
+        if trainer.max_epochs == -1 and trainer.max_steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            # Lightning compares the interval with the batches of an epoch, but counts it over all of them.
+            warnings.filterwarnings("ignore", message="The number of training batches .* than the logging interval")
+        bar = trainer.progress_bar_callback
+        if bar is not None and not sys.stdout.isatty():  # where a bar would leave its last picture, and nothing before
+            others = [c for c in trainer.callbacks if c is not bar or c in chosen]  # type: ignore[attr-defined]
+            trainer.callbacks[:] = [*others, ProgressLines()]  # type: ignore[attr-defined]
         if self._get(self.config_init, "trainer.enable_checkpointing") is not False:
             share_folder = bool(self._get(self.config_init, "share_folder"))
             trainer.callbacks.append(SaveAtEnd(share_folder=share_folder))  # type: ignore[attr-defined]
@@ -290,6 +295,10 @@ def main(command: str, arguments: Sequence[str]) -> None:
     try:
         with quiet():  # Lightning warns where it is given what it would read itself
             run(command, None if sys.argv[1:] == given else given)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt) and not isinstance(end, Interrupted):
+            raise KeyboardInterrupt from None  # Lightning has caught it, and would end with status 1
+        raise
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

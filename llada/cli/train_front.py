@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from llada.cli.boundary import Misunderstood
+from llada.cli.config import configurations
 from llada.cli.nearest import no_such
 from llada.cli.train_options import help_text, names
 
@@ -88,7 +89,7 @@ def _files(words: Sequence[str]) -> Iterator[str]:
 
 def _configuration(command: str, path: str) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise Misunderstood(f"there is no file {path}; `llada config` lists the configurations that come with llada")
+        raise Misunderstood(f"there is no file {path}; {_where_from(path)}")
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -101,6 +102,14 @@ def _configuration(command: str, path: str) -> dict[str, Any]:
         raise Misunderstood(f"{path}: a configuration is a mapping of {', '.join(names(command))}")
     _check_places(path, command, content)
     return content
+
+
+def _where_from(path: str) -> str:
+    """How a configuration is had; those that come with llada name each other by their places in its repository."""
+    name = path.removeprefix("./").removeprefix("examples/configs/").removesuffix(".yaml")
+    if name in configurations():
+        return f"`llada config {name} > {Path(name).name}.yaml` writes the one that comes with llada"
+    return "`llada config` lists the configurations that come with llada"
 
 
 def _check_places(path: str, command: str, content: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ OPTIONS = {
     "overwrite": "begin anew although the folder holds the model of another run, which is replaced.",
 }
 """Name -> what it is for."""
+FLAGS = ("overwrite", "print_config", "help_all")
+"""Options without a value, and the parser's own two."""
 OF_COMMANDS = {
     "fit": ("ckpt_path", "weights_only"),
     "check": ("ckpt_path", "weights_only"),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ from llada.files.atomic import build_folder
 
 _FORMAT = 1
 _log = logging.getLogger(__name__)
+_SECONDS = 8.0
+"""Between two lines about a reading that takes long."""
 
 Rows = TokenRows | AnswerRows | PackedAnswers
 Document = TypeVar("Document")
@@ -229,9 +232,14 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         return source
 
     def documents(self) -> Iterator[tuple[str, Document]]:
-        """Every document with the part it belongs to."""
+        """Every document with the part it belongs to; now and then it is logged how many there were."""
+        said, number = time.monotonic(), 0
         for part, source in self._sources().items():
             for document in self.divided(source) if part == TRAIN else source:
+                number += 1
+                if time.monotonic() - said >= _SECONDS:
+                    said = time.monotonic()
+                    _log.info("%s documents read so far", f"{number:,}")
                 yield self._part_of(self.key(document)) if part == TRAIN else part, document
 
     def _sources(self) -> dict[str, Documents[Document]]:
@@ -275,7 +283,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
             for part, writer in writers.items():
                 if writer.num_documents == 0:
                     raise ValueError(nothing_for(part))
-                _log.info("%s: %d tokens in %d documents", part, writer.num_tokens, writer.num_documents)
+                _log.info("%s: %s tokens in %s documents", part, f"{writer.num_tokens:,}", f"{writer.num_documents:,}")
         (folder / "settings.json").write_text(json.dumps(self.settings(), indent=1))
 
     def _check_parts(self) -> None:

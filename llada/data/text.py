@@ -96,6 +96,7 @@ class TextDataModule(TokenDataModule[str]):
         self.verify = verify
         self.max_length, self.separate_documents = max_length, separate_documents
         self.add_bos, self.add_eos = add_bos, add_eos
+        self._cut_is_told = False
 
     @property
     def val_bytes_per_token(self) -> float:
@@ -118,7 +119,9 @@ class TextDataModule(TokenDataModule[str]):
         wanted = {part for part in (VAL, TEST) if part in self.parts and part not in self._sources()}
         if not wanted or not are_few(source):
             return source
-        _log.info("fewer than %d documents are cut into pieces, so that a share of them can be held out", FEW)
+        if not self._cut_is_told:
+            _log.info("fewer than %d documents are cut into pieces, so that a share of them can be held out", FEW)
+            self._cut_is_told = True
         return cut_all(source)
 
     def key(self, document: str) -> str:

@@ -101,8 +101,13 @@ class StratifiedCounts(MaskDesign):
         reference_rounding: see `mc_counts`.
 
     Examples:
-        >>> from llada.metrics import ConditionalLikelihood, StratifiedCounts
-        >>> llada_protocol = ConditionalLikelihood(num_samples=128, masks=StratifiedCounts())
+        >>> import torch
+        >>> from llada.metrics import StratifiedCounts
+        >>> from llada.random import RowRandom
+        >>> same = RowRandom.from_seed(torch.zeros(4, dtype=torch.int64), 4)
+        >>> masks = StratifiedCounts()(torch.arange(4), torch.full((4,), 8), batch_size=4, random=same)
+        >>> masks.masked.sum(1).tolist()  # of 8 tokens, in each of four copies
+        [2, 4, 6, 8]
     """
 
     reference_rounding: bool = False
@@ -142,8 +147,13 @@ class BalancedMasks(MaskDesign):
         ValueError: if ``group_size`` isn't positive.
 
     Examples:
-        >>> from llada.metrics import BalancedMasks, ConditionalLikelihood
-        >>> estimator = ConditionalLikelihood(num_samples=32, masks=BalancedMasks(group_size=4))
+        >>> import torch
+        >>> from llada.metrics import BalancedMasks
+        >>> from llada.random import RowRandom
+        >>> same = RowRandom.from_seed(torch.zeros(4, dtype=torch.int64), 4)
+        >>> masks = BalancedMasks(group_size=4)(torch.arange(4), torch.full((4,), 8), batch_size=4, random=same)
+        >>> masks.masked[:2].int().tolist()  # the two copies with few masks hide different tokens
+        [[1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 1, 0, 1]]
     """
 
     group_size: int = 4

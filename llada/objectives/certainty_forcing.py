@@ -119,7 +119,10 @@ class CertaintyForcing(Objective):
 
     Examples:
         >>> from llada.objectives import CertaintyForcing, PartialBlock
+        >>> from llada.process import MaskingProcess
         >>> dparallel = CertaintyForcing(PartialBlock(block_length=32), certainty=2.0, temperature=0.5)
+        >>> dparallel.bound_gap(MaskingProcess(4))  # why its loss is no bound
+        'it scores one block of a row'
     """
 
     design: Design = field(default_factory=PartialBlock)

@@ -36,8 +36,16 @@ class ConditionDropout(Design):
         ValueError: if ``rate`` isn't in [0, 1].
 
     Examples:
-        >>> from llada.objectives import NELBO, ConditionDropout, IndependentMasks
-        >>> guided_later = NELBO(ConditionDropout(IndependentMasks(), rate=0.1))
+        >>> import torch
+        >>> from llada.objectives import ConditionDropout, IndependentMasks
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> rows = torch.tensor([[1, 2, 3, 3]]).expand(4, 4)
+        >>> batch = {"tokens": rows, "maskable": rows == 3}  # 1 2 is the prompt
+        >>> design = ConditionDropout(IndependentMasks(), rate=0.5)
+        >>> draw = design(None, MaskingProcess(4), batch, random=RowRandom.from_seed(0, 4))
+        >>> draw.tokens[:, :2].tolist()  # two of four rows have lost their prompt
+        [[4, 4], [1, 2], [4, 4], [1, 2]]
     """
 
     design: Design = field(default_factory=IndependentMasks)

@@ -48,7 +48,10 @@ class ConsistencyDistillation(Distillation):
 
     Examples:
         >>> from llada.objectives import ConsistencyDistillation
+        >>> from llada.process import UniformProcess
         >>> duo = ConsistencyDistillation(num_steps=512)  # with the callback FrozenReference
+        >>> duo.bound_gap(UniformProcess(4))  # why its loss is no bound
+        'it reports cross-entropies of clean tokens, not the divergences of uniform noise'
     """
 
     num_steps: int = 512

@@ -142,8 +142,16 @@ class CleanWeight(Weight):
     """1 - t: what stands among many clean tokens counts more. Not a bound.
 
     Examples:
-        >>> from llada.objectives import NELBO, CleanWeight, IndependentMasks
-        >>> objective = NELBO(IndependentMasks(), CleanWeight())
+        >>> import torch
+        >>> from llada.objectives import CleanWeight, IndependentMasks
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> process, rows = MaskingProcess(4), torch.zeros(2, 6, dtype=torch.int64)
+        >>> draw = IndependentMasks()(None, process, {"tokens": rows}, random=RowRandom.from_seed(0, 2))
+        >>> [round(t, 2) for t in draw.t[:, 0].tolist()]
+        [0.06, 0.68]
+        >>> [round(weight, 2) for weight in CleanWeight()(process, draw)[:, 0].tolist()]
+        [0.94, 0.32]
     """
 
     @override

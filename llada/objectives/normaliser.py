@@ -44,8 +44,16 @@ class PerPosition(Normaliser):
     """Divide by N * L, every position of every row: LLaDA's pretraining loss. A bound per token for full rows.
 
     Examples:
-        >>> from llada.objectives import NELBO, IndependentMasks, PerPosition
-        >>> llada_pretraining = NELBO(IndependentMasks(), normaliser=PerPosition())
+        >>> import torch
+        >>> from llada.objectives import NELBO, ExactCounts, PerPosition
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> answers = torch.tensor([[True, True, True, True], [False, False, True, True]])
+        >>> batch = {"tokens": torch.zeros(2, 4, dtype=torch.int64), "maskable": answers}
+        >>> model, llada = lambda tokens: torch.zeros(*tokens.shape, 4), NELBO(ExactCounts(), normaliser=PerPosition())
+        >>> output = llada(model, MaskingProcess(4), batch, random=RowRandom.from_seed(0, 2))
+        >>> round(float(output.loss), 2)  # 6 tokens of log 4 each, over 8 positions
+        1.04
     """
 
     @override
@@ -58,8 +66,17 @@ class PerToken(Normaliser):
     """Divide by the maskable tokens of the batch (MDLM, SMDM and d1 fine-tuning). A bound per token, always.
 
     Examples:
-        >>> from llada.objectives import NELBO, IndependentMasks, PerToken
-        >>> mdlm = NELBO(IndependentMasks(), normaliser=PerToken())
+        >>> import torch
+        >>> from llada.objectives import NELBO, ExactCounts, PerToken
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> answers = torch.tensor([[True, True, True, True], [False, False, True, True]])
+        >>> batch = {"tokens": torch.arange(4).expand(2, 4), "maskable": answers}
+        >>> sure = torch.tensor([0.0, 99.0])[:, None, None] * torch.eye(4)  # of the short answer alone
+        >>> objective = NELBO(ExactCounts(), normaliser=PerToken())
+        >>> output = objective(lambda tokens: sure, MaskingProcess(4), batch, random=RowRandom.from_seed(0, 2))
+        >>> round(float(output.loss), 2)  # 4 of 6 tokens cost log 4
+        0.92
     """
 
     @override
@@ -74,8 +91,17 @@ class PerRow(Normaliser):
     Short answers count as long ones. Of packed segments those without a maskable token aren't counted.
 
     Examples:
-        >>> from llada.objectives import NELBO, IndependentMasks, PerRow
-        >>> llada_fine_tuning = NELBO(IndependentMasks(), normaliser=PerRow())
+        >>> import torch
+        >>> from llada.objectives import NELBO, ExactCounts, PerRow
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> answers = torch.tensor([[True, True, True, True], [False, False, True, True]])
+        >>> batch = {"tokens": torch.arange(4).expand(2, 4), "maskable": answers}
+        >>> sure = torch.tensor([0.0, 99.0])[:, None, None] * torch.eye(4)  # of the short answer alone
+        >>> objective = NELBO(ExactCounts(), normaliser=PerRow())
+        >>> output = objective(lambda tokens: sure, MaskingProcess(4), batch, random=RowRandom.from_seed(0, 2))
+        >>> round(float(output.loss), 2)  # 1 of 2 rows costs log 4
+        0.69
     """
 
     @override
@@ -94,8 +120,15 @@ class PerScored(Normaliser):
     Not a bound under any weight.
 
     Examples:
+        >>> import torch
         >>> from llada.objectives import NELBO, PerScored, UnitWeight
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
         >>> masked_language_model = NELBO(weight=UnitWeight(), normaliser=PerScored())
+        >>> model, rows = lambda tokens: torch.zeros(*tokens.shape, 4), torch.zeros(8, 6, dtype=torch.int64)
+        >>> output = masked_language_model(model, MaskingProcess(4), rows, random=RowRandom.from_seed(0, 8))
+        >>> round(float(output.loss), 2)  # log 4, however many are masked
+        1.39
     """
 
     @override

@@ -27,8 +27,15 @@ class RandomLength(Objective):
         ValueError: if ``probability`` isn't in [0, 1].
 
     Examples:
+        >>> import torch
         >>> from llada.objectives import NELBO, RandomLength
-        >>> llada_pretraining = RandomLength(NELBO(), probability=0.01)
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> model, rows = lambda tokens: torch.zeros(*tokens.shape, 4), torch.zeros(2, 6, dtype=torch.int64)
+        >>> always = RandomLength(NELBO(), probability=1.0)  # LLaDA: 0.01
+        >>> output = always(model, MaskingProcess(4), rows, random=RowRandom.from_seed(0, 2))
+        >>> output.num_tokens  # of 6 in each row
+        tensor([4, 4])
     """
 
     inner: Objective

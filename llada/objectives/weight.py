@@ -48,8 +48,15 @@ class UnitWeight(Weight):
     """Every scored token counts the same, as in masked language models.
 
     Examples:
+        >>> import torch
         >>> from llada.objectives import NELBO, PerScored, UnitWeight
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
         >>> masked_language_model = NELBO(weight=UnitWeight(), normaliser=PerScored())
+        >>> model, rows = lambda tokens: torch.zeros(*tokens.shape, 4), torch.zeros(8, 6, dtype=torch.int64)
+        >>> output = masked_language_model(model, MaskingProcess(4), rows, random=RowRandom.from_seed(0, 8))
+        >>> round(float(output.loss), 2)  # log 4, however many are masked
+        1.39
     """
 
     @override
@@ -112,8 +119,16 @@ class DynamicWeight(Weight):
         von Rütte et al., arXiv 2503.04482, section 3.4.
 
     Examples:
-        >>> from llada.objectives import NELBO, DynamicWeight, IndependentMasks
-        >>> gidd = NELBO(IndependentMasks(), DynamicWeight())
+        >>> import torch
+        >>> from llada.objectives import DynamicWeight, IndependentMasks
+        >>> from llada.process import HybridProcess
+        >>> from llada.random import RowRandom
+        >>> process, rows = HybridProcess(mask_token_id=4, num_tokens=4), torch.zeros(2, 6, dtype=torch.int64)
+        >>> draw = IndependentMasks()(None, process, {"tokens": rows}, random=RowRandom.from_seed(0, 2))
+        >>> draw.tokens[1]
+        tensor([4, 0, 0, 4, 4, 4])
+        >>> [round(weight, 2) for weight in DynamicWeight()(process, draw)[1].tolist()]
+        [2.0, 0.08, 0.08, 2.0, 2.0, 2.0]
     """
 
     limit: float = 2.0
@@ -148,8 +163,16 @@ class ContextWeight(Weight):
         Ye et al., "Dream 7B", arXiv 2508.15487.
 
     Examples:
-        >>> from llada.objectives import NELBO, ContextWeight, IndependentMasks
-        >>> dream_fine_tuning = NELBO(IndependentMasks(), ContextWeight(p=0.3))
+        >>> import torch
+        >>> from llada.objectives import ContextWeight, IndependentMasks
+        >>> from llada.process import MaskingProcess
+        >>> from llada.random import RowRandom
+        >>> process, rows = MaskingProcess(4), torch.zeros(2, 6, dtype=torch.int64)
+        >>> draw = IndependentMasks()(None, process, {"tokens": rows}, random=RowRandom.from_seed(0, 2))
+        >>> draw.tokens[1]  # one neighbour is visible
+        tensor([4, 0, 4, 4, 4, 4])
+        >>> ContextWeight(p=0.5)(process, draw)[1].tolist()
+        [0.25, 0.0, 0.25, 0.125, 0.0625, 0.03125]
     """
 
     p: float = 0.3

@@ -115,8 +115,15 @@ class TopProb(OfTheLaw):
         filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
 
     Examples:
-        >>> from llada.samplers import Quota, TopProb, UnmaskingSampler
-        >>> sampler = UnmaskingSampler(Quota(steps=16), TopProb())
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, Proposal, TopProb, UnmaskingSampler
+        >>> sure = torch.tensor([1.0, 3.0, 2.0, 0.5])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1])[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), TopProb(), proposal=Proposal(temperature=1.0))
+        >>> steps = sampler.iterate(model, torch.full((1, 4), 2), MaskingProcess(2), seed=1)
+        >>> [int(step.changed[0].nonzero()) for step in steps]  # whatever is drawn
+        [1, 2, 0, 3]
     """
 
     @override
@@ -135,8 +142,15 @@ class Margin(OfTheLaw):
         Kim et al., "Train for the Worst, Plan for the Best", arXiv 2502.06768, section 4.
 
     Examples:
-        >>> from llada.samplers import Margin, Quota, UnmaskingSampler
-        >>> sampler = UnmaskingSampler(Quota(steps=16), Margin())
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Margin, PerStep, UnmaskingSampler
+        >>> shares = torch.tensor([[0.50, 0.45, 0.05], [0.48, 0.26, 0.26]])  # at the first place two tokens vie
+        >>> model = lambda tokens: torch.nn.functional.pad(shares.log(), (0, 1), value=-99.0)[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), Margin())
+        >>> steps = sampler.iterate(model, torch.full((1, 2), 3), MaskingProcess(3))
+        >>> [int(step.changed[0].nonzero()) for step in steps]  # TopProb begins with the first
+        [1, 0]
     """
 
     @override
@@ -153,8 +167,15 @@ class NegativeEntropy(OfTheLaw):
         filtered: use the probabilities after temperature, top-p and top-k instead of the model's own.
 
     Examples:
-        >>> from llada.samplers import NegativeEntropy, Quota, UnmaskingSampler
-        >>> sampler = UnmaskingSampler(Quota(steps=16), NegativeEntropy())
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import NegativeEntropy, PerStep, UnmaskingSampler
+        >>> shares = torch.tensor([[0.60, 0.20, 0.20], [0.50, 0.49, 0.01]])  # at the second place it is one of two
+        >>> model = lambda tokens: torch.nn.functional.pad(shares.log(), (0, 1), value=-99.0)[None]
+        >>> sampler = UnmaskingSampler(PerStep(1), NegativeEntropy())
+        >>> steps = sampler.iterate(model, torch.full((1, 2), 3), MaskingProcess(3))
+        >>> [int(step.changed[0].nonzero()) for step in steps]  # TopProb begins with the first
+        [1, 0]
     """
 
     @property
@@ -173,8 +194,14 @@ class RandomOrder(Order):
     """Every order is equally likely.
 
     Examples:
-        >>> from llada.samplers import Quota, RandomOrder, UnmaskingSampler
-        >>> sampler = UnmaskingSampler(Quota(steps=16), RandomOrder())
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import PerStep, RandomOrder, UnmaskingSampler
+        >>> sampler, canvas = UnmaskingSampler(PerStep(1), RandomOrder()), torch.full((2, 4), 3)
+        >>> model = lambda tokens: torch.zeros(*tokens.shape, 4)
+        >>> steps = sampler.iterate(model, canvas, MaskingProcess(3), seed=torch.tensor([0, 1]))
+        >>> torch.stack([step.changed.int().argmax(1) for step in steps], 1).tolist()  # an order for each seed
+        [[1, 2, 0, 3], [2, 0, 1, 3]]
     """
 
     reads_drawn: ClassVar[bool] = False
@@ -264,8 +291,15 @@ class Stochastic(Order):
         Kool et al., "Stochastic Beams and Where to Find Them", arXiv 1903.06059.
 
     Examples:
-        >>> from llada.samplers import Confidence, Quota, Stochastic, UnmaskingSampler
-        >>> sampler = UnmaskingSampler(Quota(steps=16), Stochastic(Confidence(), temperature=0.5))
+        >>> import torch
+        >>> from llada.process import MaskingProcess
+        >>> from llada.samplers import Confidence, PerStep, Stochastic, UnmaskingSampler
+        >>> sure = torch.tensor([1.0, 6.0, 3.0, 1.0])  # logit of token 1 at each place
+        >>> model = lambda tokens: (sure[:, None] * torch.eye(3)[1]).expand(len(tokens), 4, 3)
+        >>> sampler = UnmaskingSampler(PerStep(1), Stochastic(Confidence(), temperature=0.1))
+        >>> first = next(iter(sampler.iterate(model, torch.full((8, 4), 2), MaskingProcess(2), seed=torch.arange(8))))
+        >>> first.changed.int().argmax(1).tolist()  # which place each row begins with: mostly the surest
+        [1, 1, 1, 1, 1, 1, 1, 2]
     """
 
     reads_drawn: ClassVar[bool] = False

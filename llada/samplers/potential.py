@@ -103,8 +103,11 @@ class TotalPotential(Potential):
         ValueError: if there is none.
 
     Examples:
+        >>> import torch
         >>> from llada.samplers import ParticleSampler, TokenPotential, TotalPotential
         >>> wishes = TotalPotential((TokenPotential((1,), nats=2.0), TokenPotential((5, 6), nats=-1.0)))
+        >>> wishes(torch.tensor([[1, 5, 0], [1, 1, 3]]), given=torch.zeros(2, 3, dtype=torch.bool)).tolist()
+        [1.0, 4.0]
         >>> sampler = ParticleSampler(wishes, particles=8)
     """
 

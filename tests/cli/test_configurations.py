@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llada.cli.check import bytes_of_state, size
-from llada.cli.compare import Run, differences, flat, read_run
+from llada.cli.compare import Run, cautions, differences, flat, read_run
 from llada.cli.config import configurations
 from tests.cli.conftest import Command
 
@@ -26,6 +26,31 @@ def test_configurations_are_listed_and_printed(llada: Command) -> None:
     run = llada("config", "finetun")
     assert (run.code, run.out) == (2, "")
     assert run.err.startswith("llada config: there is no configuration 'finetun'; did you mean finetune? There are ")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (
+            "examples/configs/scaling/ddp.yaml",
+            "`llada config scaling/ddp > ddp.yaml` writes the one that comes with llada",
+        ),
+        ("demo", "`llada config demo > demo.yaml` writes the one that comes with llada"),
+        ("mine.yaml", "`llada config` lists the configurations that come with llada"),
+    ],
+)
+def test_a_configuration_that_comes_with_llada_is_told_where_it_is_missing(
+    llada: Command, path: str, told: str
+) -> None:
+    """The comments of the configurations name one another by their places in the repository."""
+    run = llada("fit", "--config", path)
+    assert (run.code, run.err) == (2, f"llada fit: there is no file {path}; {told}\n")
+
+
+def test_the_list_of_configurations_cuts_no_sentence() -> None:
+    for path in configurations().values():
+        first, second = path.read_text(encoding="utf-8").splitlines()[:2]
+        assert first.endswith(".") or second.startswith("# ("), path
 
 
 def write_run(folder: Path, last: float, config: str = "") -> None:
@@ -50,7 +75,8 @@ def test_two_runs_side_by_side(llada: Command, tmp_path: Path, monkeypatch: pyte
     run = llada("compare", "a", "b")
     assert (run.code, run.err) == (0, "")
     rows = [line.split() for line in run.out.splitlines() if line]
-    assert rows[0] == ["configuration", "a", "b"]
+    assert rows[0] == ["b:", "b/logs/version_1", "is", "read,", "of", "2", "logs"]
+    assert rows[1] == ["configuration", "a", "b"]
     assert ["model.process.power", "1", "2"] in rows
     assert ["val/nll", "2.0000", "at", "4", "(2.0000)", "1.5000", "at", "4", "(1.5000)", "-0.5000"] in rows
     assert ["train/loss", "3.0000", "at", "4", "(2.0000)", "2.5000", "at", "4", "(1.5000)", "-0.5000"] in rows
@@ -79,6 +105,52 @@ def test_what_can_not_be_compared(llada: Command, tmp_path: Path) -> None:
         assert run.err.count("\n") == 1
     run = llada("compare", "a", "a")
     assert "no config.yaml lies beside the logs" in run.out
+
+
+def test_the_log_of_a_training_is_read_and_not_that_of_a_validation(llada: Command, tmp_path: Path) -> None:
+    write_run(tmp_path / "a/version_0", 2.0, PART.format("Masking", 1))
+    write_run(tmp_path / "a/version_1", 7.0)  # llada validate writes no configuration
+    os.utime(tmp_path / "a/version_0/metrics.csv", (1, 1))
+    found = read_run("a")
+    assert (found.log, found.logs, found.curves["val/nll"][-1]) == (Path("a/version_0"), 2, (4, 2.0))
+    write_run(tmp_path / "b", 1.0, PART.format("Masking", 1))
+    run = llada("compare", "a", "b")
+    assert run.out.startswith("a: a/version_0 is read, of 2 logs\nthe configurations are the same\n")
+
+
+def test_standard_errors_stand_beside_their_metric(
+    llada: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, value in (("a", 2.0), ("b", 1.5)):
+        (tmp_path / name).mkdir()
+        rows = [f"0,2,{value + 1},0.5,3", f"0,4,{value},0.25,3", "0,5,,,2"]
+        (tmp_path / name / "metrics.csv").write_text("\n".join(["epoch,step,val/nll,val/nll_se,train/x_se", *rows]))
+    out = llada("compare", "a", "b").out
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "val/nll 2.0000 +- 0.2500 at 4 (2.0000) 1.5000 +- 0.2500 at 4 (1.5000) -0.5000" in rows
+    assert "val/nll_se" not in out
+    assert "train/x_se" in out  # of no metric
+    assert "val/nll_se" in llada("compare", "a", "b", "--metric", "val/nll_se").out
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("data.source.paths", "metrics of another held-out text can't be compared"),
+        ("data.val_fraction", "metrics of another held-out text can't be compared"),
+        ("data.tokenizer.vocab_size", "val/bits_per_byte can be compared"),
+        ("data.max_length", "a token sees another context"),
+        ("model.objective", "train/loss is of another objective"),
+        ("data.batch_size", None),
+        ("model.backbone.width", None),
+    ],
+)
+def test_what_cannot_be_compared_is_told(place: str, told: str | None) -> None:
+    lines = cautions(Run("a", {}, {place: 1, "x": 2}), Run("b", {}, {place: 2, "x": 2}))
+    assert len(lines) == (told is not None)
+    assert told is None or (lines[0].startswith(f"{place} differs: ") and told in lines[0])
+    assert cautions(Run("a", {}, {}), Run("b", {}, {place: 2})) == []
 
 
 def test_curves_are_drawn(llada: Command, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """``llada evaluate`` on a tiny checkpoint and a task that lies beside the tests."""
 
 import json
+import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from llada import __version__
 from llada.cli import evaluate
 from llada.evaluation import PROTOCOLS, Protocol
 from llada.metrics import UnderSampler
@@ -35,8 +38,35 @@ def test_a_task(llada: Command, checkpoint: Path, tasks: Path) -> None:
     options = ["--tasks", "boat_choice", "--include_path", tasks, "--output", "scores.json", "--device", "cpu"]
     done = llada("evaluate", checkpoint, *options)
     assert done.code == 0, done.err
-    scores = json.loads(Path("scores.json").read_text())["boat_choice"]
+    written = json.loads(Path("scores.json").read_text())
+    scores = written["boat_choice"]
     assert f"boat_choice  acc (none)  {scores['acc,none']:.4f}" in done.out
+    assert list(written) == ["boat_choice", "how"]
+
+
+def test_a_file_of_scores_says_how_they_were_measured(llada: Command, checkpoint: Path, tasks: Path) -> None:
+    words = ["evaluate", checkpoint, "--tasks", "boat_choice", "--include_path", tasks, "--output", "new/scores.json"]
+    words += ["--device", "cpu", "--limit", 2, "--seed", 7, "--estimator.num_samples", 64, "--temperature", 0.5]
+    assert llada(*words).code == 0
+    first = json.loads(Path("new/scores.json").read_text())
+    how = first["how"]
+    assert how["command"] == shlex.join(["llada", *map(str, words)])
+    assert (how["checkpoint"], how["seed"], how["limit"], how["chat"]) == (str(checkpoint), 7, 2, False)
+    assert how["questions"] == {"boat_choice": {"original": 3, "effective": 2}}
+    assert (how["examples"], how["task_versions"]) == ({"boat_choice": 0}, {"boat_choice": 1.0})
+    assert "num_samples=64" in how["likelihood"]
+    assert "temperature=0.5" in how["sampler"]
+    assert (how["device"], how["dtype"], how["processes"]) == ("cpu", "float32", 1)
+    assert how["versions"]["torch"] == torch.__version__.split("+")[0] or how["versions"]["torch"] == torch.__version__
+    assert how["versions"]["llada"] == __version__
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(how["date"])) < timedelta(minutes=10)
+    assert "one standard error" in how["units"]
+    again = llada(*shlex.split(how["command"])[1:])
+    assert again.code == 0
+    second = json.loads(Path("new/scores.json").read_text())
+    assert second["boat_choice"] == first["boat_choice"]
+    done = llada(*words, "--output", "new")
+    assert (done.code, "new is a folder; --output is a file" in done.err) == (1, True)
 
 
 def test_answers_are_scored_under_a_sampler(

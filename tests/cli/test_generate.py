@@ -188,3 +188,19 @@ def test_answers_grow_until_they_end(checkpoint, rows, tmp_path, capsys):
     ):
         assert main(["generate", checkpoint, rows, str(tmp_path / "c.jsonl"), *options]) == 1
         assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_pipe_has_lines_in_the_place_of_the_bar(checkpoint, rows, tmp_path, capsys, monkeypatch):
+    now = iter(range(0, 1000, 5))
+    monkeypatch.setattr("llada.cli.generate.time.monotonic", lambda: float(next(now)))
+    entries = list(generate._with_lines(({"id": n} for n in range(5)), total=1007, there=1000))
+    assert [entry["id"] for entry in entries] == [0, 1, 2, 3, 4]
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.splitlines() == [
+        "1,002 of 1,007 answers, about 0:25 to go",
+        "1,004 of 1,007 answers, about 0:15 to go",
+    ]
+    monkeypatch.undo()
+    assert main(["generate", checkpoint, rows, str(tmp_path / "out.jsonl"), *OPTIONS]) == 0
+    assert "\u2501" not in capsys.readouterr().err  # of a bar

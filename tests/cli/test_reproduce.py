@@ -53,6 +53,15 @@ def test_the_list_is_the_catalogue(llada: Command) -> None:
     assert all(name in run.out for name in CATALOGUE)
 
 
+def test_no_word_of_the_list_is_cut_at_eighty_columns(llada: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = llada("reproduce").out
+    assert max(map(len, out.splitlines())) <= 80
+    words = set(out.split())
+    for entry in CATALOGUE.values():
+        assert set(f"{entry.claim} {entry.published}".split()) <= words
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_a_program_and_a_page_of_this_repository(name: str) -> None:
     entry = EXPERIMENTS[name]

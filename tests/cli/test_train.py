@@ -1,10 +1,14 @@
 """``llada fit | validate | test | predict``."""
 
+import re
+import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from torch import nn
 
 from llada.module import DiffusionLM
@@ -33,9 +37,53 @@ def test_parts_have_short_names(llada: Command, story: Path, monkeypatch: pytest
     monkeypatch.setattr(ProgressLines.__init__, "__defaults__", (1e-9,))
     run = llada("fit", *options, *parts, QUIET[0], *SHORT)
     assert run.code == 0, run.err
-    # The standard error isn't a terminal here, so that lines stand in the place of the bar.
+    # The standard output isn't a terminal here, so that lines stand in the place of the bar.
     assert "step 1 of 3" in run.err
     assert "validation, batch 1 of 1" in run.err
+    assert re.search(r"^step 2 of 3, val/nll \d\.\d{3}, val/bits_per_byte \d\.\d{3}$", run.err, re.MULTILINE), run.err
+    assert "Epoch" not in run.out + run.err  # of the bar
+
+
+def test_a_bar_that_somebody_asks_for_stays(llada: Command, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(DiffusionLM, "on_fit_start", lambda self: seen.extend(self.trainer.callbacks))
+    options = ["fit", "--config", trained.config, "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=true"]
+    assert llada(*options).code == 0
+    assert [type(c) for c in seen if isinstance(c, ProgressBar | ProgressLines)] == [ProgressLines]
+    seen.clear()
+    assert llada(*options, "--trainer.callbacks+=TQDMProgressBar").code == 0
+    assert [type(c) for c in seen if isinstance(c, ProgressBar | ProgressLines)] == [TQDMProgressBar, ProgressLines]
+
+
+@pytest.mark.parametrize(("every", "told"), [(50, False), (61, True)])
+def test_a_short_epoch_is_told_where_nothing_would_be_logged(
+    llada: Command, trained: Trained, tmp_path: Path, every: int, told: bool
+) -> None:
+    """The interval counts steps over all epochs, of which this run has four of 16 steps."""
+    options = ["--trainer.max_epochs=-1", "--trainer.max_steps=60", f"--trainer.log_every_n_steps={every}"]
+    options += [f"--run_folder={tmp_path}", "--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path}"]
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always")
+        run = llada("fit", "--config", trained.config, *options)
+    assert run.code == 0, run.err
+    assert any("than the logging interval" in str(each.message) for each in noticed) is told
+    assert any("train/loss" in path.read_text() for path in tmp_path.rglob("metrics.csv")) is not told
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_ctrl_c_before_the_first_step_is_one_sentence(
+    llada: Command, trained: Trained, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def interrupted(self: DiffusionLM, stage: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DiffusionLM, "setup", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        run = llada(command, "--config", trained.config, "--overwrite")
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores the signal from then on
+    assert (run.code, run.out, run.err) == (130, "", f"llada {command}: interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ Reference: Kudo and Richardson, "SentencePiece: A simple and language independen
 """
 
 import io
-import itertools
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,35 +73,54 @@ class SentencePieceTraining(TokenizerTraining):
 
     @override
     def train(self, texts: Iterable[str], folder: str | Path) -> SentencePieceTokenizer:
-        lines = _lines(texts, self.max_characters)
-        first = next(lines, None)
-        if first is None:
+        lines = list(_lines(texts, self.max_characters))
+        if not lines:
             raise ValueError("the text to train a tokenizer on is empty")
         model = io.BytesIO()
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=itertools.chain([first], lines),
-                model_writer=model,
-                model_type=self.model_type,
-                vocab_size=self.vocab_size,
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                add_dummy_prefix=False,
-                byte_fallback=True,
-                unk_id=UNK_ID,
-                pad_id=PAD_ID,
-                bos_id=BOS_ID,
-                eos_id=EOS_ID,
-                control_symbols=[MASK, *self.control_symbols],
-                user_defined_symbols=["\n"],
-                num_threads=1,  # threads add floats in any order, and then the same text gives another tokenizer
-                minloglevel=2,
-            )
+            _interruptible(lambda: self._train(iter(lines), model))
         except RuntimeError as error:
             raise ValueError(f"can't train a tokenizer with vocab_size={self.vocab_size}: {_reason(error)}") from error
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_bytes(Path(folder) / MODEL_NAME, model.getvalue())
         return SentencePieceTokenizer(folder)
+
+    def _train(self, lines: Iterator[str], model: io.BytesIO) -> None:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines,
+            model_writer=model,
+            model_type=self.model_type,
+            vocab_size=self.vocab_size,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            byte_fallback=True,
+            unk_id=UNK_ID,
+            pad_id=PAD_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            control_symbols=[MASK, *self.control_symbols],
+            user_defined_symbols=["\n"],
+            num_threads=1,  # threads add floats in any order, and then the same text gives another tokenizer
+            minloglevel=2,
+        )
+
+
+def _interruptible(work: Callable[[], None]) -> None:
+    """Do it in a thread, so that Ctrl-C is heard: SentencePiece computes for up to minutes without looking for it."""
+    failed: list[BaseException] = []
+
+    def watched() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=watched, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _lines(texts: Iterable[str], max_characters: int) -> Iterator[str]:
@@ -117,4 +136,6 @@ def _lines(texts: Iterable[str], max_characters: int) -> Iterator[str]:
 
 def _reason(error: RuntimeError) -> str:
     """SentencePiece's message without the place in its source."""
-    return re.sub(r"^.*\]\s*", "", str(error)).strip() or str(error)
+    told = re.sub(r"^.*\]\s*", "", str(error)).strip() or str(error)
+    few = re.search(r"smaller than required_chars\. \d+ vs (\d+)", told)
+    return told if few is None else f"special tokens, bytes and the characters of the text are {few[1]}; give more"

@@ -49,9 +49,20 @@ class Daedal(LengthPolicy):
         2508.00819.
 
     Examples:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Daedal, ResizingSampler, Threshold, UnmaskingSampler
-        >>> policy = Daedal(end_threshold=0.5, expand_by=8)
-        >>> sampler = ResizingSampler(UnmaskingSampler(Threshold(0.9)), policy, stop_token_ids=2, max_new_tokens=256)
+        >>> words = torch.tensor([1] * 6 + [2] * 99)  # what the model would write: the text ends in column 6
+        >>> model = lambda tokens: 9.0 * torch.eye(4)[words[: tokens.shape[1]]][None]
+        >>> decode, policy = UnmaskingSampler(Threshold(0.9)), Daedal(expand_by=4, end_tokens=2)
+        >>> sampler = ResizingSampler(decode, policy, stop_token_ids=2, max_new_tokens=16)
+        >>> for step in sampler.iterate(model, torch.tensor([[0, 3, 3]]), MaskingProcess(3)):
+        ...     print(*step.tokens[0].tolist())  # 3 is the mask: first there is room, then an end, then the text
+        0 3 3
+        0 3 3 3 3 3 3
+        0 3 3 3 3 3 3 3 3 3 3
+        0 3 3 3 3 3 3 3 3 3 3 2
+        0 1 1 1 1 1 2 2 2 2 2 2
     """
 
     looks_everywhere: ClassVar[bool] = True

@@ -35,9 +35,23 @@ class DreamOn(LengthPolicy):
         evaluation code.
 
     Examples:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
         >>> from llada.samplers import DreamOn, PerStep, ResizingSampler, UnmaskingSampler
-        >>> policy = DreamOn(expand_token_id=7, delete_token_id=8)
-        >>> sampler = ResizingSampler(UnmaskingSampler(PerStep(1)), policy, stop_token_ids=2, max_new_tokens=64)
+        >>> short = lambda tokens: tokens.shape[1] < 6  # the model wants four tokens between the two that are given
+        >>> model = lambda tokens: 9.0 * torch.eye(6)[torch.full_like(tokens, 3 if short(tokens) else 1)]
+        >>> policy = DreamOn(expand_token_id=3, delete_token_id=4)
+        >>> sampler = ResizingSampler(UnmaskingSampler(PerStep(1)), policy, stop_token_ids=2, max_new_tokens=8)
+        >>> for step in sampler.iterate(model, torch.tensor([[0, 5, 0]]), MaskingProcess(5)):
+        ...     print(*step.tokens[0].tolist())  # 5 is the mask
+        0 5 0
+        0 5 5 0
+        0 5 5 5 0
+        0 5 5 5 5 0
+        0 1 5 5 5 0
+        0 1 1 5 5 0
+        0 1 1 1 5 0
+        0 1 1 1 1 0
     """
 
     expand_token_id: int

@@ -59,8 +59,20 @@ class InsertionSampler(StateSampler):
         Kim et al., "Any-Order Flexible Length Masked Diffusion", arXiv 2509.01025.
 
     Examples:
+        >>> import torch
+        >>> from llada.process import InsertionProcess
         >>> from llada.samplers import InsertionSampler
-        >>> sampler = InsertionSampler(steps=64, max_new_tokens=256)
+        >>> logits = torch.tensor([0.0, 9.0, 0.0])  # that of the mask, 2: exp(0) = 1 token is missing at each place
+        >>> model = lambda tokens: logits.expand(*tokens.shape, 3)
+        >>> sampler = InsertionSampler(steps=4, max_new_tokens=6)
+        >>> for step in sampler.iterate(model, torch.tensor([[0, 2, 0]]), InsertionProcess(mask_token_id=2), seed=1):
+        ...     print(*step.tokens[0].tolist())
+        0 0
+        0 2 0
+        0 2 1 0
+        0 1 1 0
+        0 2 2 1 1 0
+        0 1 1 1 1 0
     """
 
     steps: int = 64

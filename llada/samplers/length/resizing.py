@@ -49,9 +49,15 @@ class ResizingSampler(StateSampler):
         ValueError: if no stop token is named, or a part can't follow columns that move.
 
     Examples:
+        >>> import torch
+        >>> from llada.process import MaskingProcess
         >>> from llada.samplers import Daedal, ResizingSampler, Threshold, UnmaskingSampler
-        >>> decode = UnmaskingSampler(Threshold(0.9))
-        >>> sampler = ResizingSampler(decode, Daedal(), stop_token_ids=2, max_new_tokens=256)
+        >>> words = torch.tensor([1] * 6 + [2] * 99)  # what the model would write: the text ends in column 6
+        >>> model = lambda tokens: 9.0 * torch.eye(4)[words[: tokens.shape[1]]][None]
+        >>> decode, policy = UnmaskingSampler(Threshold(0.9)), Daedal(expand_by=4, end_tokens=2)
+        >>> sampler = ResizingSampler(decode, policy, stop_token_ids=2, max_new_tokens=16)
+        >>> sampler(model, torch.tensor([[0, 3, 3]]), MaskingProcess(3)).tokens  # from two masks to as many as it takes
+        tensor([[0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]])
     """
 
     sampler: UnmaskingSampler

@@ -29,7 +29,9 @@ class TokenCurriculum(Callback):
     Examples:
         >>> from llada.objectives import PlainCrossEntropy, TemperedTokens
         >>> from llada.training.callbacks import TokenCurriculum
-        >>> objective, callback = PlainCrossEntropy(TemperedTokens()), TokenCurriculum(steps=500_000)
+        >>> objective, callback = PlainCrossEntropy(TemperedTokens()), TokenCurriculum(steps=101, start=1.0, end=0.01)
+        >>> [round(callback.temperature(step), 2) for step in (0, 50, 100)]
+        [1.0, 0.1, 0.01]
     """
 
     def __init__(self, steps: int, start: float = 1e-3, end: float = 1e-3, top_k: int = 8) -> None:

@@ -5,11 +5,14 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 
 class ProgressLines(Callback):
     """Writes a line to the standard error every few seconds: the step, the loss, and how long it may still take.
+
+    A validation in the course of a training has a line with the metrics that a bar would show.
 
     Args:
         seconds: between two lines; a step that takes longer gets a line of its own.
@@ -51,9 +54,16 @@ class ProgressLines(Callback):
         whole = loaders[0] if len(loaders) == 1 and loaders[0] != float("inf") else -1
         self._say(trainer, f"validation, batch {batch + 1:,}{_of(int(whole))}")
 
-    def _say(self, trainer: Trainer, line: str) -> None:
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shown = {name: value for name, value in trainer.progress_bar_metrics.items() if not name.startswith("train/")}
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and shown:
+            values = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            self._say(trainer, f"step {trainer.global_step:,}{_of(trainer.max_steps)}, {values}", at_once=True)
+
+    def _say(self, trainer: Trainer, line: str, at_once: bool = False) -> None:
         now = time.monotonic()
-        if trainer.is_global_zero and now - self._said >= self.seconds:
+        if trainer.is_global_zero and (at_once or now - self._said >= self.seconds):
             self._said = now
             print(line, file=sys.stderr, flush=True)
 

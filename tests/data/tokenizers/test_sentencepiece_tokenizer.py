@@ -1,4 +1,6 @@
 import io
+import signal
+import threading
 
 import pytest
 import sentencepiece
@@ -124,7 +126,7 @@ def test_training_reads_no_more_than_it_was_told(tmp_path):
 @pytest.mark.parametrize(
     ("vocab_size", "texts", "reason"),
     [
-        (100, [STORY], "vocab_size=100: Vocabulary size is smaller than required_chars"),
+        (100, [STORY], r"vocab_size=100: .* the characters of the text are \d+; give more"),
         (5000, [STORY], "vocab_size=5000: Vocabulary size too high"),
         (300, [], "the text to train a tokenizer on is empty"),
         (300, ["", "\n"], "the text to train a tokenizer on is empty"),
@@ -211,3 +213,23 @@ def test_fingerprints_tell_tokenizers_apart(tokenizer, plain_tokenizer):
     check_fingerprint(tokenizer, tokenizer.fingerprint, "corpus.tokens")
     with pytest.raises(ValueError, match=r"corpus\.tokens was made with another tokenizer"):
         check_fingerprint(plain_tokenizer, tokenizer.fingerprint, "corpus.tokens")
+
+
+def test_ctrl_c_is_heard_while_a_tokenizer_is_trained(tmp_path, monkeypatch):
+    """SentencePiece computes for minutes without looking for signals."""
+    ended = threading.Event()
+
+    def train(**_):
+        try:
+            signal.raise_signal(signal.SIGINT)  # Python hears it in the main thread alone
+            ended.wait(60)
+        except KeyboardInterrupt:
+            pass  # what happens in the main thread, where native code would go on
+
+    monkeypatch.setattr(sentencepiece.SentencePieceTrainer, "train", train)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            SentencePieceTraining(vocab_size=290).train([STORY], tmp_path)
+    finally:
+        ended.set()
+    assert list(tmp_path.iterdir()) == []

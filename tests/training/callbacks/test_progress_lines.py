@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from llada.training.callbacks import ProgressLines
 from llada.training.callbacks.progress_lines import clock
@@ -32,6 +33,24 @@ def test_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     now += 20.0
     callback.on_train_batch_end(trainer)
     assert capsys.readouterr().err == "validation, batch 2 of 4\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "checking", "told"),
+    [
+        (TrainerFn.FITTING, False, "step 20 of 45, val/nll 5.351, val/bits_per_byte 4.121\n"),
+        (TrainerFn.FITTING, True, ""),
+        (TrainerFn.VALIDATING, False, ""),  # which ends with a table
+    ],
+)
+def test_what_a_validation_found_has_a_line(
+    capsys: pytest.CaptureFixture[str], state: TrainerFn, checking: bool, told: str
+) -> None:
+    found = {"train/loss": 5.4, "val/nll": 5.3512, "val/bits_per_byte": 4.1207}
+    trainer = SimpleNamespace(progress_bar_metrics=found, state=SimpleNamespace(fn=state), sanity_checking=checking)
+    trainer.global_step, trainer.max_steps, trainer.is_global_zero = 20, 45, True
+    ProgressLines().on_validation_end(trainer, None)
+    assert capsys.readouterr().err == told
 
 
 def test_what_is_refused_and_how_time_is_written() -> None:
