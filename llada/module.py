@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from llada.built import check_built, check_called
 from llada.checkpoints.checkpoint import PARTS_KEY, check_tokenizer, stored_parts
 from llada.checkpoints.loading import Loading
 from llada.checkpoints.resumable import check_resumable
@@ -93,6 +94,16 @@ class DiffusionLM(Inference, Loading):
         on_nonfinite: OnNonfinite = "raise",
     ) -> None:
         super().__init__()
+        for name, part, kind in (
+            ("backbone", backbone, nn.Module),
+            ("process", process, Process),
+            ("objective", objective, Objective),
+            ("bound", bound, Objective | None),
+            ("sampler", sampler, Sampler),
+            ("head_loss", head_loss, object),
+        ):
+            check_built(name, part, kind)
+        check_called(optimizer=optimizer, lr_scheduler=lr_scheduler)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite must be "raise" or "skip"; got {on_nonfinite!r}')
         if bound_draws < 1:

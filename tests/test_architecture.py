@@ -18,18 +18,19 @@ import llada
 
 PACKAGE = Path(llada.__file__).parent
 
-MATHEMATICS = {"arguments", "noise", "random", "rows", "process", "denoiser", "heads"}
+MATHEMATICS = {"arguments", "built", "noise", "random", "rows", "process", "denoiser", "heads"}
 PARTS = MATHEMATICS | {"objectives", "samplers", "backbones", "metrics"}
 
 # Component -> what of llada it may import: components, or single modules of one. Its own modules are always allowed.
 MAY_IMPORT: dict[str, set[str]] = {
     "arguments": set(),
+    "built": set(),
     "random": set(),
     "rows": set(),
     "files": set(),
     "heads": set(),
     "noise": {"random"},
-    "process": {"noise", "random", "heads", "denoiser", "rows"},
+    "process": {"built", "noise", "random", "heads", "denoiser", "rows"},
     "denoiser": {"arguments", "heads", "rows"},
     "objectives": MATHEMATICS,
     "samplers": MATHEMATICS,
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checkpoints",
     },  # knows what a batch is, not where it comes from
     "autoregressive": PARTS | {"module", "training"},
-    "text": {"module", "data", "checkpoints", "samplers", "process", "rows", "files"},
+    "text": {"built", "module", "data", "checkpoints", "samplers", "process", "rows", "files"},
     "evaluation": PARTS | {"text", "data"},
     "serving": PARTS | {"text", "data", "inference", "files", "viewers"},
     "published": {"evaluation", "files"},

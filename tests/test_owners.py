@@ -85,6 +85,7 @@ def test_the_top_of_the_package_is_the_spine() -> None:
         "__main__.py",
         "arguments.py",
         "autoregressive.py",
+        "built.py",
         "denoiser.py",
         "inference.py",
         "module.py",

@@ -132,14 +132,16 @@ def evaluate(
         **({} if gen_kwargs is None else {"gen_kwargs": gen_kwargs}),
     )
     if ranks.first:
-        scores, notes = found["results"], found["notes"]
-        _tell(scores, notes, chosen)
+        _tell(found["results"], found["notes"], chosen)
         if output is not None:
-            said = {"command": shlex.join(["llada", *sys.argv[1:]]), "checkpoint": path, "protocol": protocol}
-            how = record(model, found, **said, revision=loading.revision, chat=as_chat)
-            content = scores | ({"notes": notes} if notes else {}) | {"how": how}
-            text_of = json.dumps(content, indent=2, default=str) + "\n"
-            write_bytes(Path(output), text_of.encode())
+            said = {"checkpoint": path, "protocol": protocol, "revision": loading.revision, "chat": as_chat}
+            _keep(output, found, record(model, found, command=shlex.join(["llada", *sys.argv[1:]]), **said))
+
+
+def _keep(output: str, found: dict[str, Any], how: dict[str, Any]) -> None:
+    """Write the scores, what was noted of rows, and how all of it was measured."""
+    content = found["results"] | ({"notes": found["notes"]} if found["notes"] else {}) | {"how": how}
+    write_bytes(Path(output), (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
 def _check_place(output: str | None) -> None:

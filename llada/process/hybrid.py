@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.built import check_fields
 from llada.heads.noise_law import NoiseLaw
 from llada.noise import LinearSchedule, NoiseSchedule
+from llada.process.noised import check_mask
 from llada.process.process import Process
 from llada.process.shares import Rates, Shares
 
@@ -64,10 +66,10 @@ class HybridProcess(Process):
     tells_time: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_mask(self.mask_token_id)
         if self.num_tokens < 2 + (0 <= self.mask_token_id < self.num_tokens):
             raise ValueError(f"num_tokens must leave 2 data tokens or more; got {self.num_tokens}")
-        if self.mask_token_id < 0:
-            raise ValueError(f"mask_token_id must be a token id, 0 or more; got {self.mask_token_id}")
         if not 0.0 < self.scatter < 1.0:
             raise ValueError(f"scatter must be above 0 and below 1 (MaskingProcess scatters none); got {self.scatter}")
         if not 0.0 < self.gamma <= 2.0:

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from llada.built import check_fields
 from llada.noise import LinearSchedule, NoiseSchedule
+from llada.process.noised import check_mask
 from llada.process.process import Process
 from llada.process.shares import Rates, Shares
 
@@ -56,8 +58,8 @@ class MaskingProcess(Process):
     num_tokens: ClassVar[None] = None  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        if self.mask_token_id < 0:
-            raise ValueError(f"mask_token_id must be a token id, 0 or more; got {self.mask_token_id}")
+        check_fields(self)
+        check_mask(self.mask_token_id)
 
     @property
     @override

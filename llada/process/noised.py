@@ -3,7 +3,7 @@
 Shapes: B rows, L columns.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,16 @@ class Noised(NamedTuple):
 
     tokens: Tensor
     scored: Tensor
+
+
+def check_mask(mask_token_id: Any) -> None:
+    """Whether a number can be the id of a token.
+
+    Raises:
+        ValueError: if not.
+    """
+    if not isinstance(mask_token_id, int) or mask_token_id < 0:
+        raise ValueError(f"mask_token_id must be a token id, 0 or more; got {mask_token_id!r}")
 
 
 def check_maskable(x_0: Tensor, maskable: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.built import check_fields
 from llada.samplers.part import Part
 from llada.samplers.propose import suppress
 from llada.samplers.state import State, token_probability
@@ -308,6 +309,7 @@ class Stochastic(Order):
     temperature: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.temperature > 0.0:
             raise ValueError(f"temperature must be above 0; got {self.temperature}; for 0 use the inner order itself")
         if self.inner.blind:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from llada.built import check_fields
+
 
 class Part:
     """A part of a sampler.
@@ -29,7 +31,7 @@ class Part:
         return
 
 
-def check_parts(sampler: object, parts: Iterable[object]) -> None:
+def check_parts(sampler: Any, parts: Iterable[object]) -> None:
     """Whether the parts of a sampler can work with one another, and every number is one.
 
     Args:
@@ -37,8 +39,10 @@ def check_parts(sampler: object, parts: Iterable[object]) -> None:
         parts: what it is given; whatever is no `Part` isn't asked.
 
     Raises:
-        ValueError: if not.
+        TypeError: if a part is of another kind, or a class or function whose call was forgotten.
+        ValueError: if they can't work together.
     """
+    check_fields(sampler)
     for part in parts:
         if isinstance(part, Part):
             part.check(sampler)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.built import check_fields
 from llada.rows import bit_reversed
 from llada.samplers.order import Margin, Order
 from llada.samplers.state import State
@@ -84,6 +85,7 @@ class Comb(Order):
     stride: int = 8
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.stride < 1:
             raise ValueError(f"stride must be 1 or more; got {self.stride}")
         if self.inner.blind:

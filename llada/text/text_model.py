@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llada.built import check_built
 from llada.data import ChatTemplate, Message, Tokenizer
 from llada.data.chat.chat_template import Tools, make_prompt
 from llada.data.chat.conversations import ASSISTANT
@@ -67,6 +68,12 @@ class TextModel:
     bos: bool | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     stops: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.template is not None:
+            check_built("template", self.template, ChatTemplate)
+        if self.sampler is not None:
+            check_built("sampler", self.sampler, Sampler)
 
     @property
     def max_length(self) -> int | None:
