@@ -18,6 +18,8 @@ from llada.cli.earlier_run import check_free
 from llada.cli.quiet import quiet
 from llada.cli.train import LLaDACLI, run, without_storage
 
+ALIGNED = 8
+"""Numbers of 16 bits that a GPU's matrix products read at once (NVIDIA, "Matrix Multiplication Background")."""
 STATES = 64
 """Rows and columns of the parameter on which an optimiser is tried."""
 
@@ -78,6 +80,12 @@ def _model(cli: CheckingCLI) -> Iterator[str]:
         f"{size(weights + gradients + states)} before activations"
         f"{_shared(cli)}"
     )
+    odd = sorted({each for p in cli.model.parameters() if p.dim() == 2 for each in p.shape if each % ALIGNED})
+    if odd and str(cli.asked["accelerator"]) != "cpu":
+        yield (
+            f"on a GPU: matrices have {', '.join(map(str, odd))} rows or columns, no multiple of {ALIGNED}, and their "
+            "products in bfloat16 take slower kernels; multiples of 64 are best for widths and vocabularies"
+        )
 
 
 def _shared(cli: CheckingCLI) -> str:

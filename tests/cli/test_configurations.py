@@ -203,6 +203,10 @@ def test_a_configuration_is_looked_at(llada: Command, story: Path, monkeypatch: 
     assert any(line.startswith("data     TextDataModule: ") for line in lines)
     assert lines[-1] == "saving   every part comes back from a checkpoint, and no earlier model is replaced"
     assert os.listdir() == []  # nothing was made
+    assert "no multiple of 8" not in run.out
+    odd = ["--model.backbone.init_args.hidden_width", "1444"]
+    assert "on a GPU: matrices have 1444 rows or columns, no multiple of 8" in llada("check", *config, *odd).out
+    assert "on a GPU" not in llada("check", *config, *odd, "--trainer.accelerator=cpu").out
 
     Path("runs/pretrain_llada").mkdir(parents=True)
     Path("runs/pretrain_llada/model.ckpt").touch()
