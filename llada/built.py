@@ -8,7 +8,7 @@ Both used to be taken, and to fail at the first step with a message about someth
 
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 _CALLED = ("Callable", "type[", "Type[", "Any")
 """In the annotation of a field that may well hold a function or a class."""
@@ -35,7 +35,7 @@ def check_built(where: str, value: Any, kind: Any = object) -> None:
     if inspect.isfunction(value):
         raise TypeError(f"{where} is the function {value.__name__} itself; call it: {value.__name__}(...)")
     if not isinstance(value, kind):
-        wanted = getattr(kind, "__name__", str(kind))
+        wanted = " or ".join(each.__name__ for each in get_args(kind) or (kind,) if each is not type(None))
         raise TypeError(f"{where} must be of the kind {wanted}; got {value!r:.80}, a {type(value).__name__}")
     if dataclasses.is_dataclass(value):
         check_fields(value, f"{where}.")

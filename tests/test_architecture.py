@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": MATHEMATICS,
     "samplers": MATHEMATICS,
     "backbones": {"random", "rows"},
-    "data": {"files"},  # corruption is never done in a collator
+    "data": {"built", "files"},  # corruption is never done in a collator
     "metrics": MATHEMATICS | {"objectives", "samplers"},
     "viewers": MATHEMATICS | {"samplers", "data", "files"},
     "rewards": PARTS | {"inference", "data"},

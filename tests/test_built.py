@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from llada import BidirectionalTransformer, DiffusionLM, MaskingProcess
-from llada.data import llada_template
+from llada.data import SentencePieceTraining, TextDataModule, TextFiles, llada_template
+from llada.metrics import SamplerLikelihood, UnderSampler
 from llada.noise import CosineSchedule
 from llada.objectives import NELBO, llada_pretraining
 from llada.process import HybridProcess
+from llada.rewards import PolicyObjective
 from llada.samplers import (
     Comb,
     Confidence,
@@ -22,6 +24,7 @@ from llada.samplers import (
     PerStep,
     Stochastic,
     UnmaskingSampler,
+    UntilStop,
     WholeCanvas,
     low_confidence,
 )
@@ -37,6 +40,13 @@ def backbone() -> nn.Module:
 
 def model(**parts: Any) -> DiffusionLM:
     return DiffusionLM(**{"backbone": backbone(), "process": MaskingProcess(MASK), **parts})
+
+
+def data(**parts: Any) -> TextDataModule:
+    tokenizer = SentencePieceTraining(vocab_size=300)
+    return TextDataModule(
+        **{"source": TextFiles("x"), "tokenizer": tokenizer, "max_length": 8, "batch_size": 2, **parts}
+    )
 
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
@@ -62,6 +72,13 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "combed": (lambda: Comb(PerStep), "inner is the class PerStep itself"),
     "demoted": (lambda: UnmaskingSampler(PerStep(1), Demote(Margin, (2,))), r"order\.inner is the class Margin itself"),
     "template": (lambda: TextModel(model(), None, template=llada_template), "the function llada_template itself; call"),
+    "source": (lambda: data(source=TextFiles), "source is the class TextFiles itself; build an object of it"),
+    "path": (lambda: data(source="story.txt"), "source must be of the kind .*Documents.*; got 'story.txt', a str"),
+    "tokenizer": (lambda: data(tokenizer=SentencePieceTraining), "tokenizer is the class SentencePieceTraining itself"),
+    "metric": (lambda: SamplerLikelihood(low_confidence), "sampler is the function low_confidence itself; call it"),
+    "estimator": (lambda: UnderSampler(sampler=low_confidence), "sampler is the function low_confidence itself"),
+    "growing": (lambda: UntilStop(low_confidence, 2, 8), "sampler is the function low_confidence itself"),
+    "policy": (lambda: PolicyObjective(low_confidence), "sampler is the function low_confidence itself"),
     "decoder": (lambda: TextModel(model(), None, sampler=low_confidence), "sampler is the function low_confidence"),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from llada.built import check_built
 from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
 from llada.data.loader import ResumableLoader, check_loading, evaluation_loader, shard_of, training_loader
@@ -77,6 +78,9 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         seed: int,
     ) -> None:
         super().__init__()
+        for name, part in (("source", source), ("val_source", val_source), ("test_source", test_source)):
+            check_built(name, part, Documents | None)
+        check_built("tokenizer", tokenizer, Tokenizer | TokenizerTraining)
         check_loading(batch_size, num_workers)
         if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             fractions = f"val_fraction={val_fraction} and test_fraction={test_fraction}"

@@ -6,7 +6,7 @@ and a document stays where it is when others are added; the one that is held out
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SOON_READ = 500
@@ -14,6 +14,7 @@ SOON_READ = 500
 Document_co = TypeVar("Document_co", covariant=True)
 
 
+@runtime_checkable
 class Documents(Protocol[Document_co]):
     """What a data module reads, such as a `DocumentSource`."""
 

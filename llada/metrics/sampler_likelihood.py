@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.built import check_built, check_fields
 from llada.metrics.likelihood import ConditionalLikelihood, LikelihoodEstimate
 from llada.metrics.nelbo import BoundMetric
 from llada.metrics.pairs import Tokens, pack
@@ -52,6 +53,7 @@ class SamplerLikelihood(BoundMetric):
 
     def __init__(self, sampler: Sampler, bytes_per_token: float | None = None, **kwargs: Any) -> None:
         super().__init__(bytes_per_token, **kwargs)
+        check_built("sampler", sampler, Sampler)
         if sampler.likelihood_gap is not None:
             raise ValueError(f"a text has no likelihood under {sampler}: {sampler.likelihood_gap}")
         self.sampler = sampler
@@ -117,6 +119,7 @@ class UnderSampler(ConditionalLikelihood):
     sampler: Sampler = field(default_factory=first_hitting)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.sampler.likelihood_gap is not None:
             raise ValueError(f"a text has no likelihood under {self.sampler}: {self.sampler.likelihood_gap}")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from llada.built import check_fields
 from llada.denoiser import Denoiser, as_denoiser
 from llada.objectives import Objective, ObjectiveOutput, Reference
 from llada.objectives.objective import Batch
@@ -93,6 +94,7 @@ class PolicyObjective(Objective):
     useful_only: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.kl_weight >= 0.0:
             raise ValueError(f"kl_weight must be 0 or more; got {self.kl_weight}")
         if self.kl_weight > 0.0 and self.reference is None:

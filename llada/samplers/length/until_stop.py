@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.built import check_fields
 from llada.process import Process
 from llada.process.columns import Edit
 from llada.random import RowRandom
@@ -58,6 +59,7 @@ class UntilStop(Sampler):
     max_new_tokens: int
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_ending(self.stop_token_ids, self.max_new_tokens)
         if isinstance(self.sampler, ComposedSampler):
             self.sampler.check_growing()
