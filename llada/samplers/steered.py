@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.built import check_fields
+from llada.built import check_built
 from llada.denoiser import Denoiser
 from llada.process import Process
 from llada.random import RowRandom
@@ -82,7 +82,7 @@ class ParticleSampler(StateSampler):
     keep_guidance: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_built("sampler", self.sampler)
         if not isinstance(self.sampler, ChainSampler):
             raise ValueError(
                 f"{type(self.sampler).__name__} can't go on from a canvas that was drawn by its weight; use "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from llada.built import check_fields
+from llada.built import check_built
 from llada.process import Process
 from llada.process.columns import Edit
 from llada.samplers.constraints.adjust import Adjustment
@@ -67,7 +67,7 @@ class ResizingSampler(StateSampler):
     max_new_tokens: int
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_built("sampler", self.sampler)
         check_ending(self.stop_token_ids, self.max_new_tokens)
         check_resizable(self.sampler, self.length)
         self.length.check(self)
