@@ -29,14 +29,14 @@ from llada.checkpoints.released.options import LoadOptions
 from llada.checkpoints.released.source import find_folder
 from llada.cli.kinds import Checkpoint, InputFolder, NewPlace
 from llada.cli.options import run
-from llada.data import Tokenizer, load_tokenizer
+from llada.data import Tokenizer
 from llada.data.tokenizers.special_tokens import read_files, template_source
 from llada.files.atomic import replacing, write_bytes
 from llada.files.json_object import read_object
 from llada.files.places import is_released
 from llada.module import DiffusionLM
 from llada.text.loading import load_parts
-from llada.text.released import torch_dtype
+from llada.text.released import tokenizer_of, torch_dtype
 from llada.training.adapters import write_run_adapter
 
 
@@ -120,7 +120,7 @@ def _read(
         raise ValueError(f"--mdlm reads a .ckpt file of the official code; got {checkpoint}")
     loading.check_describes_itself(checkpoint)
     model = DiffusionLM.from_pretrained(checkpoint, dtype=torch_dtype(dtype))
-    return model, None if tokenizer is None else load_tokenizer(tokenizer, mask=model.process.mask_token_id)
+    return model, None if tokenizer is None else tokenizer_of(model, checkpoint, tokenizer)
 
 
 def _write_folder(

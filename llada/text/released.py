@@ -1,5 +1,6 @@
 """Released checkpoints by name: a folder with ``config.json``, or a name on the Hugging Face hub."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -44,7 +45,25 @@ def load_released(
     model = DiffusionLM.from_pretrained(folder, dtype=torch_dtype(dtype), device=device, **options.released())
     if tokenizer is None and not has_tokenizer(tokenizer_path):
         return model, None
-    return model, load_tokenizer(tokenizer_path, mask=model.process.mask_token_id)
+    return model, tokenizer_of(model, checkpoint, tokenizer_path)
+
+
+def tokenizer_of(model: DiffusionLM, checkpoint: str, path: str | Path) -> Tokenizer:
+    """The tokenizer for a model that knows which token is the mask.
+
+    Args:
+        model: that was read.
+        checkpoint: from where, for the message.
+        path: of the tokenizer.
+
+    Raises:
+        ValueError: if the tokenizer is damaged, or its mask isn't the model's.
+    """
+    try:
+        return load_tokenizer(path, mask=model.process.mask_token_id)
+    except ValueError as error:
+        told = re.sub("for the model(?!')", lambda found: f"{found[0]} of {checkpoint}", str(error))
+        raise ValueError(told) from error
 
 
 def released_stops(checkpoint: str, revision: str | None = None) -> frozenset[int]:

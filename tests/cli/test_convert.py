@@ -95,7 +95,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path, capsys):
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"mask_token_id": 5}))
     assert main(["convert", str(folder), str(tmp_path / "out"), "--tokenizer", str(other)]) == 1
-    assert "the mask is 2 for the model, but 5 for the model's files" in capsys.readouterr().err
+    assert f"the mask is 2 for the model of {folder}, but 5 for the model's files" in capsys.readouterr().err
 
 
 GOLDEN = Path(__file__).parent.parent / "golden"
