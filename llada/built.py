@@ -51,8 +51,11 @@ def check_fields(owner: Any, place: str = "") -> None:
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
         several = isinstance(value, tuple | list)
+        # A name alone, as `from __future__ import annotations` leaves it, may stand for a function.
+        open_to_all = isinstance(field.type, str) or any(word in str(field.type) for word in _CALLED)
         for index, each in enumerate(value if several else [value]):
-            if dataclasses.is_dataclass(each) or not any(word in str(field.type) for word in _CALLED):
+            built = dataclasses.is_dataclass(each) and not inspect.isclass(each)
+            if built or not open_to_all:
                 name = f"{place}{field.name}" + (f"[{index}]" if several else "")
                 check_built(name, each, field.type if _is_part(field.type) else object)
 

@@ -1,7 +1,7 @@
 """A call that was forgotten, or a part in another one's place, is told where the parts are put together."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from llada.samplers import (
     Confidence,
     Demote,
     Margin,
+    Order,
     PerStep,
     Stochastic,
     UnmaskingSampler,
@@ -32,6 +33,7 @@ from llada.text import TextModel
 from llada.training.lr_schedulers import WarmupCosine
 
 MASK = 7
+Rule = Callable[[Any], Any]
 
 
 def backbone() -> nn.Module:
@@ -107,6 +109,25 @@ def test_what_may_be_called_stays() -> None:
         sampler=UnmaskingSampler(PerStep(1), Stochastic(Confidence(), 0.5)),
     )
     assert callable(built.optimizer)
+
+
+@dataclass(frozen=True)
+class ByRule(Order):
+    """A part of one's own that holds functions, named in three ways."""
+
+    rule: Callable[[Any], Any]
+    other: "Rule"
+    third: Any = len
+
+    def __call__(self, state: Any) -> Any:
+        return self.rule(state)
+
+
+def test_a_part_of_ones_own_may_hold_functions() -> None:
+    order = ByRule(lambda state: state.probability, lambda state: state, third=lambda state: state)
+    assert UnmaskingSampler(PerStep(1), order).order is order
+    made = ByRule(Margin, Margin, third=Margin)  # classes, which are called later
+    assert UnmaskingSampler(PerStep(1), made).order is made
 
 
 @pytest.mark.parametrize("mask", ["<mask>", 7.0, -1, None])
