@@ -18,6 +18,7 @@ from llada.cli.kinds import check_kind
 from llada.cli.mistakes import OneSentence
 from llada.cli.shared import CHANGES, GROUPS, LOADING
 from llada.cli.signature import Signature, read
+from llada.cli.values import check_value
 
 
 def run(function: Callable[..., None], command: str, arguments: Sequence[str]) -> None:
@@ -41,6 +42,8 @@ def run(function: Callable[..., None], command: str, arguments: Sequence[str]) -
     for option in signature.own:
         if isinstance(parsed.get(option.name), str):
             check_kind(option.kind, parsed[option.name])
+    for name, value in vars(parsed).items():
+        check_value(name, value)
     built: Any = parser.instantiate(parsed)
     made = {LOADING: _loading, CHANGES: _changes}
     names = inspect.signature(function).parameters

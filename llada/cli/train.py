@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.utilities.seed import max_seed_value, min_seed_value
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -45,7 +44,7 @@ from llada.cli.run_folder import move_run
 from llada.cli.shared import GROUPS, LOADING, REPEATABLE
 from llada.cli.train_front import HELP_ALL
 from llada.cli.train_options import OPTIONS
-from llada.cli.values import check_value, check_values
+from llada.cli.values import check_training
 from llada.files.places import is_released
 from llada.module import DiffusionLM
 from llada.training.callbacks import Compile, ProgressLines, SaveAtEnd
@@ -105,13 +104,7 @@ class LLaDACLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and look at values that the parser lets through."""
         super().parse_arguments(parser, args)
-        config = self.config[self.config["subcommand"]]
-        for name, kind in (("model", "llada.module.DiffusionLM"), ("trainer", "lightning.pytorch.Trainer")):
-            check_values(name, kind, vars(config[name]))
-        check_value("data", config["data"])
-        seed = config["seed_everything"]
-        if not (seed is None or isinstance(seed, bool) or min_seed_value <= seed <= max_seed_value):
-            raise Misunderstood(f"--seed_everything must be from {min_seed_value} to {max_seed_value}; got {seed}")
+        check_training(self.config[self.config["subcommand"]])
 
     def before_instantiate_classes(self) -> None:
         """Build a backbone without storage that is going to be split or quantised: no process ever holds the whole."""

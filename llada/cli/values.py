@@ -16,6 +16,25 @@ from llada.cli.catalogue import argument_defaults, argument_kinds
 from llada.cli.preflight import LARGEST
 
 
+def check_training(config: Namespace) -> None:
+    """Look at all of a training's configuration.
+
+    Args:
+        config: of a subcommand, as it was parsed.
+
+    Raises:
+        Misunderstood: naming the place of a value that can't be.
+    """
+    from lightning.fabric.utilities.seed import max_seed_value, min_seed_value  # other commands do without Lightning
+
+    for name, kind in (("model", "llada.module.DiffusionLM"), ("trainer", "lightning.pytorch.Trainer")):
+        check_values(name, kind, vars(config[name]))
+    check_value("data", config["data"])
+    seed = config["seed_everything"]
+    if not (seed is None or isinstance(seed, bool) or min_seed_value <= seed <= max_seed_value):
+        raise Misunderstood(f"--seed_everything must be from {min_seed_value} to {max_seed_value}; got {seed}")
+
+
 def check_values(place: str, path: str, arguments: Mapping[str, Any]) -> None:
     """Look at the arguments of a class, and at those of the parts among them.
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -23,16 +22,15 @@ from llada.data.batch import TokenBatch
 from llada.data.chat.packed_answers import PackedAnswers
 from llada.data.loader import ResumableLoader, check_loading, evaluation_loader, shard_of, training_loader
 from llada.data.packing import AnswerRows, Canvases, TokenRows
-from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, held_out, nothing_for, part_of
+from llada.data.split import SOON_READ, TEST, TRAIN, VAL, Documents, check_fractions, held_out, nothing_for, part_of
 from llada.data.token_file import TokenFile, TokenFileWriter
 from llada.data.tokenizers.saved_tokenizer import load_tokenizer
 from llada.data.tokenizers.tokenizer import Tokenizer, TokenizerTraining, check_fingerprint
+from llada.data.told import told
 from llada.files.atomic import build_folder
 
 _FORMAT = 1
 _log = logging.getLogger(__name__)
-_SECONDS = 8.0
-"""Between two lines about a reading that takes long."""
 
 Rows = TokenRows | AnswerRows | PackedAnswers
 Document = TypeVar("Document")
@@ -82,9 +80,7 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
             check_built(name, part, Documents | None)
         check_built("tokenizer", tokenizer, Tokenizer | TokenizerTraining)
         check_loading(batch_size, num_workers)
-        if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-            fractions = f"val_fraction={val_fraction} and test_fraction={test_fraction}"
-            raise ValueError(f"{fractions} must be 0 or more and leave something for training")
+        check_fractions(val_fraction, test_fraction)
         self.source, self.val_source, self.test_source = source, val_source, test_source
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.cache_folder, self.batch_size, self.num_workers, self.seed = cache_folder, batch_size, num_workers, seed
@@ -236,14 +232,9 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
         return source
 
     def documents(self) -> Iterator[tuple[str, Document]]:
-        """Every document with the part it belongs to; now and then it is logged how many there were."""
-        said, number = time.monotonic(), 0
+        """Every document with the part it belongs to."""
         for part, source in self._sources().items():
-            for document in self.divided(source) if part == TRAIN else source:
-                number += 1
-                if time.monotonic() - said >= _SECONDS:
-                    said = time.monotonic()
-                    _log.info("%s documents read so far", f"{number:,}")
+            for document in told(self.divided(source) if part == TRAIN else source, _log):
                 yield self._part_of(self.key(document)) if part == TRAIN else part, document
 
     def _sources(self) -> dict[str, Documents[Document]]:
@@ -297,10 +288,8 @@ class TokenDataModule(LightningDataModule, ABC, Generic[Document]):
             ValueError: if one does.
         """
         for part in self._held_out.values():
-            few = (
-                f"none of the {len(self._keys_of_few)} documents fell to the {part} data by its share; one is held out"
-            )
-            _log.warning("%s for it. Give it documents of its own with %s_source, or more of them", few, part)
+            none = f"none of the {len(self._keys_of_few)} documents fell to the {part} data by its share"
+            _log.warning("%s; one is held out for it. Give it a %s_source of its own, or more documents", none, part)
         if self._keys_of_few:
             found = {self._part_of(key) for key in self._keys_of_few} | {*self._sources()} - {TRAIN}
             for part in self.parts:

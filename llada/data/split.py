@@ -22,6 +22,17 @@ class Documents(Protocol[Document_co]):
     def fingerprint(self) -> str: ...  # noqa: D102
 
 
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Whether shares can be held out.
+
+    Raises:
+        ValueError: if one is below 0, or they leave nothing for training.
+    """
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        shares = f"val_fraction={val_fraction} and test_fraction={test_fraction}"
+        raise ValueError(f"{shares} must be 0 or more and leave something for training")
+
+
 def part_of(key: str, val_fraction: float, test_fraction: float) -> str:
     """The part that a document belongs to.
 

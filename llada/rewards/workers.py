@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from llada.data.loader import MOST_WORKERS
 from llada.rewards.reward import Reward, Row
 
 
@@ -23,7 +24,7 @@ class OnWorkers(Reward):
         timeout: seconds after which a batch of answers is given up, and the run with it.
 
     Raises:
-        ValueError: if ``num_workers`` is less than 1, or ``timeout`` isn't above 0.
+        ValueError: if ``num_workers`` isn't from 1 to 1024, or ``timeout`` isn't above 0.
 
     Examples:
         >>> from llada.rewards import Number, OnWorkers
@@ -39,9 +40,10 @@ class OnWorkers(Reward):
     _pool: ClassVar[ProcessPoolExecutor | None] = None
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1 or not self.timeout > 0.0:
+        if not 1 <= self.num_workers <= MOST_WORKERS or not self.timeout > 0.0:
             raise ValueError(
-                f"num_workers must be 1 or more and timeout above 0; got {self.num_workers}, {self.timeout}"
+                f"num_workers must be from 1 to {MOST_WORKERS} and timeout above 0; "
+                f"got {self.num_workers}, {self.timeout}"
             )
 
     @override

@@ -32,14 +32,12 @@ from llada.samplers.length.until_stop import UntilStop
 from llada.samplers.next_token import NextToken
 from llada.samplers.order import (
     Confidence,
-    Demote,
     LeftToRight,
     Margin,
     Measure,
     NegativeEntropy,
     Order,
     RandomOrder,
-    Stochastic,
     TopProb,
 )
 from llada.samplers.part import Part
@@ -114,6 +112,7 @@ from llada.samplers.spacing import Comb, Spread
 from llada.samplers.speculative import SpeculativeSampler
 from llada.samplers.state import State
 from llada.samplers.steered import ParticleSampler
+from llada.samplers.turned import Demote, Stochastic
 from llada.samplers.unmasking import UnmaskingSampler
 from llada.samplers.verifying import VerifyingSampler
 from llada.samplers.window import Blocks, Sliding, WholeCanvas, Window

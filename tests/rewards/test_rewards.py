@@ -202,8 +202,9 @@ def test_workers_give_the_same_numbers_and_are_given_up() -> None:
     with pytest.raises(TimeoutError, match=r"Slow took longer than 0\.01 seconds for 1 answers"):
         slow([""], [""], [{}])
     assert slow._pool is None
-    with pytest.raises(ValueError, match="num_workers must be 1 or more"):
-        OnWorkers(inner, num_workers=0)
+    for number in (0, 2**40):
+        with pytest.raises(ValueError, match="num_workers must be from 1 to 1024"):
+            OnWorkers(inner, num_workers=number)
 
 
 @pytest.mark.slow

@@ -15,11 +15,11 @@ from llada.samplers.order import (
     NegativeEntropy,
     Order,
     RandomOrder,
-    Stochastic,
 )
 from llada.samplers.planning import PlanningSampler
 from llada.samplers.published.preset import Common, common_parts, preset
 from llada.samplers.rates.rates import Ancestral
+from llada.samplers.turned import Stochastic
 from llada.samplers.unmasking import UnmaskingSampler
 
 
