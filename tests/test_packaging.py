@@ -6,7 +6,10 @@ import sys
 import tomllib
 import zipfile
 from importlib.metadata import EntryPoint
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,8 @@ import llada
 from tests.processes import run_python
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, BUILD = PYPROJECT["project"], PYPROJECT["tool"]["hatch"]
 
 # Runs in its own process, which has imported torch, Lightning and our own source tree before: forgets the last, refuses
 # every optional package, whether it is installed or not, then imports what it is told.
@@ -96,6 +100,72 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert f"Version: {llada.__version__}\n" in metadata
     assert "License-Expression: Apache-2.0\n" in metadata
     assert "Apache License" in licence
+    assert "Description-Content-Type: text/markdown\n" in metadata
+    assert "\n# llada\n" in metadata  # the README is the long description
+    assert ("Project-URL: " in metadata) == bool(BUILD["metadata"]["hooks"]["custom"]["repository"])
+
+
+def module_at(path: Path) -> ModuleType:
+    spec = spec_from_file_location(f"built_from_{path.stem}", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def metadata_for(repository: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    module_at(ROOT / "hatch_build.py").ProjectLinks(str(ROOT), {"repository": repository}).update(metadata)
+    return metadata
+
+
+def test_a_release_with_an_address_has_links_that_work_anywhere() -> None:
+    address = "https://code.example/somebody/llada"
+    found = metadata_for(address + "/")
+    assert found["urls"]["Source"] == address
+    assert found["urls"]["Issues"] == f"{address}/issues"
+    links = re.findall(r"\]\(([^)]+)\)", found["readme"]["text"])
+    ours = [link.removeprefix(address) for link in links if link.startswith(address)]
+    assert len(ours) > 30
+    assert all(link.startswith(("https://", "#")) for link in links)
+    for link in ours:
+        kind, place = re.match(r"/(blob|raw)/main/([^#]+)", link).groups()
+        assert (ROOT / place).is_file()
+        assert (kind == "raw") == place.endswith(".png")  # an image is shown, not its page
+
+
+def test_a_release_without_an_address_has_no_links_and_the_readme_as_it_is() -> None:
+    assert metadata_for("") == {
+        "urls": {},
+        "readme": {"content-type": "text/markdown", "text": (ROOT / "README.md").read_text(encoding="utf-8")},
+    }
+
+
+@pytest.mark.parametrize("wrong", ["github.com/somebody/llada", "https://github.com/", "git@github.com:a/llada", "x"])
+def test_an_address_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="like https://github"):
+        metadata_for(wrong)
+
+
+@pytest.mark.parametrize("address", ["", "https://code.example/somebody/llada"])
+def test_the_site_links_to_the_same_address(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = module_at(ROOT / "docs/repository.py")
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text(re.sub(r'(?m)^repository = "[^"]*"', f'repository = "{address}"', text))
+    monkeypatch.setattr(hook, "ROOT", tmp_path)
+    config = hook.on_config(SimpleNamespace(theme={"features": []}, extra={}, repo_url=None))
+    assert config.theme["features"] == (["content.action.edit"] if address else [])
+    assert [each["link"] for each in config.extra.get("social", [])] == [address] * bool(address)
+    assert config.repo_url is None  # the theme would ask the host for stars whenever a page is read
+    written, made = (SimpleNamespace(file=SimpleNamespace(edit_uri=uri), edit_url=None) for uri in ("duel.md", None))
+    for page in (written, made):
+        hook.on_page_context({}, page, config)
+    assert (written.edit_url, made.edit_url) == (f"{address}/edit/main/docs/duel.md" if address else None, None)
+
+
+def test_the_citation_names_the_address_as_soon_as_there_is_one() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    stated = re.search(r"(?m)^repository-code: \"?([^\s\"]+)", citation)
+    assert (stated[1] if stated else "") == BUILD["metadata"]["hooks"]["custom"]["repository"]
 
 
 def test_wheel_imports_with_the_core_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
