@@ -299,7 +299,7 @@ def test_preferences(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 
 
 def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    example = load("conversions", monkeypatch)
+    example = load("conversions_plans", monkeypatch)
     plans = example.plans()
     assert set(plans) == {"next-token", "scratch, whole rows", "scratch, blocks", "i_dlm, own text"} | {
         path.stem for path in (EXAMPLES / "configs/conversion").glob("*.yaml")
@@ -310,18 +310,19 @@ def test_conversions_follow_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None
     )
     assert example.stages(100) == {0: 1, 10: 2, 20: 8, 35: None, 75: 16, 85: 8}
     taps = torch.arange(10.0).view(5, 2)
-    moved = example.fitting({"blocks.0.convolution.taps": taps}, centred=True)["blocks.0.convolution.taps"]
+    conversions = load("conversions", monkeypatch)
+    moved = conversions.fitting({"blocks.0.convolution.taps": taps}, centred=True)["blocks.0.convolution.taps"]
     assert torch.equal(moved, torch.cat([taps[2:], torch.zeros(2, 2)]))  # offsets -2 .. 0 keep theirs
 
     shared = example.Asked([0.1, 0.25], ["a2d", "llada2"], step_rows=8).of(plans)
-    assert (shared["a2d"].share, shared["a2d, 25%"].share, shared["scratch, blocks"].share) == (0.1, 0.25, 1.0)
+    assert (shared["a2d"].share, shared["a2d, 25%"].share, shared["scratch, blocks"].share) == (0.1, 0.25, None)
     assert (shared["a2d, 25%"].rows, shared["a2d, 25%"].rate, shared["scratch, blocks"].rows) == (8, 3e-3, 16)
     assert len(shared) == 3 + 2 * 2
     assert example.Asked().of(plans) == plans
 
     runs = {"scratch, whole rows": (2.0, 2.2), "a2d": (2.1, 2.1), "a2d, 25%": (1.9, 2.1)}
     results = {name: [{"bound": value, "exact": value} for value in values] for name, values in runs.items()}
-    table = example.report(results)
+    table = conversions.report(results)
     assert "| scratch, whole rows | 2.100 ± 1.271 | 2.100 ± 1.271 |  |  |" in table
     assert "| a2d | 2.100 ± 0.000 | 2.100 ± 0.000 |  | +0.000 ± 1.271 |" in table
     assert "| a2d, 25% | 2.000 ± 1.271 | 2.000 ± 1.271 |  | -0.100 ± 0.000 |" in table

@@ -54,14 +54,22 @@ class Task(ABC):
     def optimum(self, shown: int) -> float:
         """The share of right outputs of whoever knows how the mappings were drawn, after so many examples."""
 
-    def training_rows(self, rows: int, random: torch.Generator) -> Rows:
-        """Rows with 0 to ``most`` examples before the last; only outputs are maskable."""
+    def training_rows(self, rows: int, random: torch.Generator, asked: float = 0.0) -> Rows:
+        """Rows with 0 to ``most`` examples before the last; only outputs are maskable.
+
+        Args:
+            rows: N.
+            random: source of the draws.
+            asked: share of rows whose last output alone is maskable, as in a question; the first of them.
+        """
         examples = self.examples(rows, self.most + 1, False, random)
         tokens = torch.cat([torch.full((rows, 1), BEGIN), examples.flatten(1), torch.full((rows, 1), END)], dim=1)
         place = torch.arange(tokens.shape[1])
         output = (place - 1) % (self.inputs + self.outputs) >= self.inputs
         length = 1 + (1 + torch.randint(self.most + 1, (rows, 1), generator=random)) * (self.inputs + self.outputs)
-        return Rows(tokens.masked_fill(place >= length, END), output & (place < length) & (place > 0))
+        question = torch.arange(rows)[:, None] < asked * rows
+        first = torch.where(question, length - self.outputs, 1)
+        return Rows(tokens.masked_fill(place >= length, END), output & (place < length) & (place >= first))
 
     def ask(self, model: DiffusionLM, shown: int, rows: int, seed: int) -> Tensor:
         """Whether the query's output is right after ``shown`` examples of mappings not met in training, (rows,)."""
@@ -165,10 +173,12 @@ PLANS = {
 }
 
 
-def learn(make: Callable[[Recipe, int], DiffusionLM], task: Task, training: Training, seed: int) -> DiffusionLM:
-    """Train one of the twins on fresh rows."""
+def learn(
+    make: Callable[[Recipe, int], DiffusionLM], task: Task, training: Training, seed: int, asked: float = 0.0
+) -> DiffusionLM:
+    """Train one of the twins on fresh rows; ``asked`` as of `Task.training_rows`."""
     random = torch.Generator().manual_seed(seed)
-    rows = task.training_rows(training.steps * training.batch_size, random)
+    rows = task.training_rows(training.steps * training.batch_size, random, asked)
     return fit(
         make(Recipe(FIRST + task.symbols, MASK, width=64, num_layers=3, convolution=5), seed), rows, training, seed
     )

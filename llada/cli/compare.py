@@ -3,17 +3,13 @@
     llada compare runs/linear runs/cosine
     llada compare runs/linear runs/cosine --metric val/nll --plot curves.svg
 
-A run is a folder in which a CSVLogger has written ``metrics.csv``, or one above it. Beside it lies the configuration
-that ``llada fit`` has written there. Of several the newest counts that has one: ``llada validate`` logs there as well.
+A run is a folder in which a CSVLogger has written ``metrics.csv``, or one above it; `run_log` reads it.
 """
 
-import csv
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +17,7 @@ from llada.cli.boundary import Misunderstood
 from llada.cli.kinds import InputFolder, OutputFile
 from llada.cli.nearest import no_such
 from llada.cli.plain import run_plain
+from llada.cli.run_log import Run, read_run
 
 _ERROR = "_se"
 """Behind the name of a metric: its standard error."""
@@ -33,24 +30,6 @@ _CAUTIONS = {
     ("model.objective",): "train/loss is of another objective; the bound, val/nll, is of the same kind",
 }
 """Beginnings of places in a configuration -> what follows where they differ."""
-
-
-class Run(NamedTuple):
-    """What a run has left.
-
-    Attributes:
-        name: its folder, as it was given.
-        curves: metric -> (step, value) in the order of the file.
-        config: its configuration, flat; empty if none lies there.
-        log: the folder that was read.
-        logs: how many there are.
-    """
-
-    name: str
-    curves: dict[str, list[tuple[int, float]]]
-    config: dict[str, Any]
-    log: Path = Path()
-    logs: int = 1
 
 
 def compare(
@@ -74,7 +53,7 @@ def compare(
     console = Console(highlight=False)
     for run in runs:
         if run.logs > 1:
-            print(f"{run.name}: {run.log} is read, of {run.logs} logs")
+            print(f"{run.name}: {' and then '.join(map(str, run.read))} read, of {run.logs} logs")
     _print_differences(console, *runs)
     _print_metrics(console, runs, metric or [name for name in shared if not _is_error(name, shared)])
     for line in cautions(*runs):
@@ -84,59 +63,9 @@ def compare(
         print(f"curves drawn to {plot}")
 
 
-def read_run(folder: str) -> Run:
-    """What a run has logged.
-
-    Args:
-        folder: that of the logs, or one above it.
-
-    Raises:
-        FileNotFoundError: if nothing was logged there.
-        ValueError: if what is there is no table of numbers.
-    """
-    files = sorted(
-        Path(folder).rglob("metrics.csv"), key=lambda path: (_config_of(path).is_file(), path.stat().st_mtime)
-    )
-    if not files:
-        raise FileNotFoundError(f"{folder} has no metrics.csv; runs are compared by what a CSVLogger has written")
-    curves: dict[str, list[tuple[int, float]]] = {}
-    with files[-1].open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                step = int(row["step"])
-                found = {name: float(value) for name, value in row.items() if value and name not in ("step", "epoch")}
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{files[-1]}, line {number} is no row of a CSVLogger: {error}") from error
-            for name, value in found.items():
-                curves.setdefault(name, []).append((step, value))
-    beside = _config_of(files[-1])
-    try:
-        config = yaml.safe_load(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{beside} is no YAML: {' '.join(str(error).split())}") from error
-    return Run(folder, curves, dict(flat(config)) if config else {}, files[-1].parent, len(files))
-
-
-def _config_of(metrics: Path) -> Path:
-    return metrics.parent / "config.yaml"
-
-
 def _is_error(name: str, names: Sequence[str]) -> bool:
     """Whether it is the standard error of another metric, which stands beside that one."""
     return name.removesuffix(_ERROR) != name and name.removesuffix(_ERROR) in names
-
-
-def flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    """The ends of a configuration by their places, without the words class_path and init_args."""
-    if isinstance(value, dict) and value:
-        inner = {"class_path", "init_args"}
-        found = []
-        for name, item in value.items():
-            found += flat(item, path if name in inner else f"{path}.{name}" if path else str(name))
-        return found
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return [end for index, item in enumerate(value) for end in flat(item, f"{path}.{index}")]
-    return [(path, value)]
 
 
 def differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:

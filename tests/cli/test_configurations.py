@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from llada.cli.check import bytes_of_state, size
-from llada.cli.compare import Run, cautions, differences, flat, read_run
+from llada.cli.compare import cautions, differences
 from llada.cli.config import configurations
+from llada.cli.run_log import Run, flat, read_run
 from tests.cli.conftest import Command
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
@@ -75,7 +76,7 @@ def test_two_runs_side_by_side(llada: Command, tmp_path: Path, monkeypatch: pyte
     run = llada("compare", "a", "b")
     assert (run.code, run.err) == (0, "")
     rows = [line.split() for line in run.out.splitlines() if line]
-    assert rows[0] == ["b:", "b/logs/version_1", "is", "read,", "of", "2", "logs"]
+    assert rows[0] == ["b:", "b/logs/version_1", "read,", "of", "2", "logs"]
     assert rows[1] == ["configuration", "a", "b"]
     assert ["model.process.power", "1", "2"] in rows
     assert ["val/nll", "2.0000", "at", "4", "(2.0000)", "1.5000", "at", "4", "(1.5000)", "-0.5000"] in rows
@@ -112,10 +113,30 @@ def test_the_log_of_a_training_is_read_and_not_that_of_a_validation(llada: Comma
     write_run(tmp_path / "a/version_1", 7.0)  # llada validate writes no configuration
     os.utime(tmp_path / "a/version_0/metrics.csv", (1, 1))
     found = read_run("a")
-    assert (found.log, found.logs, found.curves["val/nll"][-1]) == (Path("a/version_0"), 2, (4, 2.0))
+    assert (found.read, found.logs, found.curves["val/nll"][-1]) == ((Path("a/version_0"),), 2, (4, 2.0))
     write_run(tmp_path / "b", 1.0, PART.format("Masking", 1))
     run = llada("compare", "a", "b")
-    assert run.out.startswith("a: a/version_0 is read, of 2 logs\nthe configurations are the same\n")
+    assert run.out.startswith("a: a/version_0 read, of 2 logs\nthe configurations are the same\n")
+
+
+def test_the_logs_of_a_run_that_went_on_are_joined(llada: Command, tmp_path: Path) -> None:
+    """From its checkpoint at step 3; what the stopped process logged behind that is lost, as its weights are."""
+    logs = {"version_0": (0, "null"), "version_1": (3, "last"), "version_2": (9, "last"), "version_3": (6, "last")}
+    for number, (log, (begin, path)) in enumerate(logs.items()):
+        folder = tmp_path / "a" / log
+        folder.mkdir(parents=True)
+        rows = [f"{step},{100 * number + step}" for step in range(begin, begin + 5)] if log != "version_2" else []
+        (folder / "metrics.csv").write_text("\n".join(["step,train/loss", *rows]))
+        (folder / "config.yaml").write_text(f"ckpt_path: {path}\n")
+        os.utime(folder / "metrics.csv", (number, number))
+    write_run(tmp_path / "a/version_4", 7.0)  # of a validation: no configuration
+    found = read_run("a")
+    assert found.read == tuple(Path("a") / log for log in ("version_0", "version_1", "version_3"))
+    assert [value for _, value in found.curves["train/loss"]] == [0, 1, 2, 103, 104, 105, 306, 307, 308, 309, 310]
+    told = llada("compare", "a", "a").out.splitlines()[0]
+    assert told == "a: a/version_0 and then a/version_1 and then a/version_3 read, of 5 logs"
+    (tmp_path / "a/version_3/config.yaml").write_text("ckpt_path: null\n")  # a training that begins anew
+    assert [value for _, value in read_run("a").curves["train/loss"]] == [306, 307, 308, 309, 310]
 
 
 def test_standard_errors_stand_beside_their_metric(

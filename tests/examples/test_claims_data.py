@@ -98,6 +98,20 @@ def test_training_rows_mask_outputs_only(name: str) -> None:
     assert (rows.tokens[rows.maskable] >= FIRST).all()
 
 
+@pytest.mark.parametrize("name", PLANS)
+def test_a_share_of_the_rows_has_masks_in_the_last_output_alone(name: str) -> None:
+    task = PLANS[name].task
+    plain, half, every = (
+        task.training_rows(64, torch.Generator().manual_seed(0), asked=share) for share in (0.0, 0.5, 1.0)
+    )
+    assert torch.equal(plain.tokens, half.tokens)
+    assert torch.equal(plain.tokens, every.tokens)
+    assert torch.equal(plain.maskable[32:], half.maskable[32:])
+    assert torch.equal(half.maskable[:32], every.maskable[:32])
+    later = plain.maskable.flip(1).cumsum(1).flip(1)  # outputs from here to the end
+    assert torch.equal(every.maskable, plain.maskable & (later <= task.outputs))
+
+
 def test_the_optimum_of_recall_is_the_share_of_keys_shown_and_a_guess() -> None:
     task = Recall()
     assert task.optimum(0) == pytest.approx(1 / 8)

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from examples.claims import in_context, instructions, reversal
+from examples.claims import in_context, instructions, question_masks, reversal
 from examples.claims.reversal import Scale
 from examples.claims.twins import DIFFUSION, TWINS, Recipe, Training
 
@@ -49,6 +49,17 @@ def test_in_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     results = run(in_context.main, tmp_path)
     assert len(results["tables"]) == 2
     assert [row["model"] for row in next(iter(results["tables"].values()))] == [*TWINS, "optimum"]
+
+
+def test_question_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plan = replace(in_context.PLANS["functions"], questions=8)
+    monkeypatch.setattr(question_masks, "PLANS", {"functions": plan})
+    monkeypatch.setattr(question_masks, "QUICK", SHORT)
+    results = run(question_masks.main, tmp_path)
+    shares, differences = results["tables"].values()
+    assert [list(row) for row in shares] == 2 * [["model", "0 % of rows", "50 % of rows", "100 % of rows"]]
+    assert [row["model"] for row in shares] == list(TWINS)
+    assert len(differences) == 2
 
 
 def test_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
