@@ -43,9 +43,11 @@ class Scale:
 FULL, QUICK = Scale(facts=1800, poems=400, questions=800), Scale(facts=900, poems=300, questions=500)
 
 
-def learn_facts(make: Callable[[Recipe, int], DiffusionLM], world: facts.Facts, steps: int) -> DiffusionLM:
-    """Train one of the twins on a world of facts."""
-    recipe = Recipe(world.vocab_size, facts.MASK, width=64, num_layers=2, convolution=5)
+def learn_facts(
+    make: Callable[[Recipe, int], DiffusionLM], world: facts.Facts, steps: int, tied: bool = True
+) -> DiffusionLM:
+    """Train one of the twins on a world of facts; ``tied``: with the embedding's matrix as the head's."""
+    recipe = Recipe(world.vocab_size, facts.MASK, width=64, num_layers=2, convolution=5, tie_embeddings=tied)
     model = make(recipe, world.seed)
     return fit(model, Rows(world.rows()), Training(steps, rate=5e-3, weight_decay=0.1), world.seed)
 

@@ -50,6 +50,7 @@ class Recipe:
         convolution: window of the short convolution, causal in the next-token twin; 0 for none.
         t_min: lowest noise level that the diffusion model trains on.
         t_max: highest.
+        tie_embeddings: whether the head's matrix is the embedding's.
     """
 
     vocab_size: int
@@ -60,6 +61,7 @@ class Recipe:
     convolution: int = 0
     t_min: float = 0.0
     t_max: float = 1.0
+    tie_embeddings: bool = True
 
     def backbone(self, **options: Any) -> BidirectionalTransformer:
         """A fresh Transformer; ``options`` are those in which the twins differ."""
@@ -69,7 +71,7 @@ class Recipe:
             num_layers=self.num_layers,
             num_heads=self.num_heads,
             convolution=self.convolution,
-            tie_embeddings=True,
+            tie_embeddings=self.tie_embeddings,
             **options,
         )
 

@@ -10,7 +10,8 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from examples.claims import in_context, instructions, question_masks, reversal
+from examples.claims import in_context, instructions, question_masks, reversal, reversal_causes
+from examples.claims.facts import Facts
 from examples.claims.reversal import Scale
 from examples.claims.twins import DIFFUSION, TWINS, Recipe, Training
 
@@ -41,6 +42,29 @@ def test_reversal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ]
     assert {row["written"].split()[0] for row in poems} == {"0"}
     assert len(results["checks"]) == 4
+
+
+def test_reversal_causes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reversal_causes, "FULL", Scale(facts=4, poems=0, questions=0))
+    asked = []
+
+    def learn(make: object, world: Facts, steps: int, tied: bool = True) -> str:
+        asked.append((world.both, steps, tied))
+        return "diffusion" if make is TWINS[DIFFUSION] else "twin"
+
+    def ask(model: str, world: Facts, seen: str, other: str) -> tuple[torch.Tensor, ...]:
+        if model == "twin":
+            assert seen != other
+        number = 20 if seen == reversal.DIRECTIONS[0] else 10
+        return torch.zeros(20), torch.arange(20) < number, torch.zeros(20)
+
+    monkeypatch.setattr(reversal_causes, "learn_facts", learn)
+    monkeypatch.setattr(reversal_causes, "ask_facts", ask)
+    results = run(reversal_causes.main, tmp_path)
+    assert asked == [(80, 2, True), (80, 2, False), (0, 2, True), (0, 2, False), (80, 2, True), (80, 4, True)]
+    twin, diffusion = results["tables"].values()
+    assert [row["ranked first"].split()[0] for row in twin] == ["75"] * 4  # of both groups
+    assert [row["written as read"].split()[0] for row in diffusion] == ["0", "0"]
 
 
 def test_in_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
