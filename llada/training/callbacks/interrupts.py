@@ -45,6 +45,11 @@ class Interrupts:
         self._before: dict[int, Any] = {}
         self._requeue = 0
 
+    @property
+    def ends(self) -> bool:
+        """Whether a signal asks the run to end; the one that puts a job back into Slurm's queue doesn't."""
+        return self.received not in (0, self._requeue)
+
     def watch(self, environment: Any = None) -> None:
         """Begin; does nothing outside of the main thread, where Python allows no handlers.
 

@@ -4,6 +4,8 @@ Lightning's `ModelCheckpoint` saves after validations or every so many steps; wh
 last step, on a signal and on an error. `SaveAtEnd` closes the gap. ``llada fit`` adds it to the Trainer.
 """
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +63,8 @@ class SaveAtEnd(Checkpoint):
     What it writes is named by `llada.training.callbacks.run_file`: ``model.ckpt`` of the shipped configurations.
 
     - SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1: saves after the optimiser step, or after the validation, and ends
-      with 128 plus the signal's number: 143, 130, 129, 138. A second signal of the kind doesn't wait.
+      with 128 plus the signal's number: 143, 130, 129, 138. A second signal of the kind doesn't wait, which is said
+      if the first comes in a validation.
     - Slurm's requeue signal (SIGUSR1), where Lightning puts the job back into the queue: that is done after the
       optimiser step; the run goes on until Slurm ends it.
     - An error: saves the last finished step, unless a number is no longer finite, the error fell into an optimiser
@@ -79,7 +82,7 @@ class SaveAtEnd(Checkpoint):
         self.ending: Ending | None = None
         self._interrupts, self._lock = Interrupts(), FolderLock(Path())
         self._began = self._saved = self._batch_began = -1
-        self._in_step = self._agreed = False
+        self._in_step = self._agreed = self._waits = False
         self._best: tuple[float, int] | None = None
 
     @override
@@ -103,7 +106,7 @@ class SaveAtEnd(Checkpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._batch_began = trainer.global_step
-        self._in_step = self._agreed = False
+        self._in_step = self._agreed = self._waits = False
         self._interrupts.watch(trainer._accelerator_connector.cluster_environment)  # it has no public name
 
     @override
@@ -121,6 +124,13 @@ class SaveAtEnd(Checkpoint):
         self._in_step = False
         if trainer.global_step != self._batch_began:
             self._end_if_asked(trainer)
+
+    @override
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        if self._began >= 0 and self._interrupts.ends and not self._waits:
+            self._waits = True
+            name = signal.Signals(self._interrupts.received).name
+            print(f"{name}: the run ends after this validation; once more ends it now, saved too", file=sys.stderr)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -105,7 +105,12 @@ def test_the_file_of_another_run_is_left_alone_where_versions_are_counted(tmp_pa
     ],
 )
 def test_a_signal_ends_the_run_at_a_step(
-    tmp_path: Path, number: int, code: int, options: dict[str, Any], step: int
+    tmp_path: Path,
+    number: int,
+    code: int,
+    options: dict[str, Any],
+    step: int,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
     handlers = {watched: signal.getsignal(watched) for watched in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
@@ -114,6 +119,8 @@ def test_a_signal_ends_the_run_at_a_step(
     with pytest.raises(Interrupted) as ended:
         train(tmp_path, *callbacks, **VALIDATED)
     assert ended.value.code == code
+    told = "SIGTERM: the run ends after this validation; once more ends it now, saved too\n"
+    assert capfd.readouterr().err.count(told) == int("validation" in options)
     assert (saving.ending.step, read_checkpoint(tmp_path / "model.ckpt")["global_step"]) == (step, step)
     assert files(tmp_path) == ["model.ckpt"]
     assert {watched: signal.getsignal(watched) for watched in handlers} == handlers
