@@ -1,60 +1,55 @@
 """Do the masks of training explain why diffusion learns functions in context less well than its twin?
 
-    python -m examples.claims.question_masks         (half an hour of two cores; --quick: minutes)
+    python -m examples.claims.question_masks         (an hour of one core, resumable; --quick: minutes)
 
 A question hides the last output and shows all others. Noise with even levels makes this very mask in 0.006 % of the
 rows with five examples; a next-token model is asked it in every row. Here a share of the rows have masks in their last
-output alone. All else is as in `in_context`: the same rows, weights, steps and rate. The twin's rows are changed
-alike, so that its losses are those of the same outputs.
+output alone. All else is as in `in_context`: the same rows, weights, steps and rate. The twin stays as it is there.
 """
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from examples.claims.in_context import PLANS, Plan, learn
-from examples.claims.report import COLOURS, Report, command_line
+from examples.claims.report import Report, bars, command_line
 from examples.claims.statistics import difference_over_seeds, mean_over_seeds
 from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS, Training
+from examples.kept_runs import Study
 
-SHARES = (0.0, 0.5, 1.0)
+NOISE, HALF, ALL, TWIN = "noise", "half of the rows", "all rows", "next token"
+ARMS = {NOISE: (DIFFUSION, 0.0), HALF: (DIFFUSION, 0.5), ALL: (DIFFUSION, 1.0), TWIN: (NEXT_TOKEN, 0.0)}
+"""Name -> (model, share of rows that are masked as a question is)."""
 QUICK = Training(400)
-Found = dict[tuple[str, float], list[Tensor]]
-"""Right or wrong for every question: (model, share of rows with such masks) -> seed."""
 
 
-def run(plan: Plan, training: Training, seeds: list[int]) -> Found:
-    """Train and ask, with as many examples as there are at most."""
-    found: Found = {(name, share): [] for name in TWINS for share in SHARES}
-    for seed in seeds:
-        for (name, share), runs in found.items():
-            model = learn(TWINS[name], plan.task, training, seed, share)
-            runs.append(plan.task.ask(model, plan.shown[-1], plan.questions, seed))
-            print(f"seed {seed}, {name}, share {share:g}: {runs[-1].mean():.2f}", flush=True)
-    return found
+def right(plan: Plan, training: Training, arm: str, seed: int) -> dict[str, Any]:
+    """Train and ask, with as many examples as there are at most: 1 for each question that is answered rightly."""
+    torch.set_num_threads(1)
+    model, share = ARMS[arm]
+    trained = learn(TWINS[model], plan.task, training, seed, share)
+    return {"right": plan.task.ask(trained, plan.shown[-1], plan.questions, seed).tolist()}
 
 
 def main(seeds: list[int], folder: Path, quick: bool) -> None:
     """Run, and report."""
     report, plan = Report("question_masks", seeds, quick), PLANS["functions"]
-    found = run(plan, QUICK if quick else plan.full, seeds)
-    means = {key: mean_over_seeds(runs) for key, runs in found.items()}
-    head = ["model", *(f"{100 * share:g} % of rows" for share in SHARES)]
-    rows = [[name, *(means[name, share].percent() for share in SHARES)] for name in TWINS]
-    report.table(f"functions after {plan.shown[-1]} examples, by rows with masks in the last output alone", head, rows)
-    gain = difference_over_seeds(found[DIFFUSION, 1.0], found[DIFFUSION, 0.0])
-    gap = difference_over_seeds(found[DIFFUSION, 1.0], found[NEXT_TOKEN, 0.0])
-    names = ["masks of the question alone, over noise", "the same, over the twin"]
-    report.table(
-        "Differences of right answers", ["", "points"], [*zip(names, [gain.percent(), gap.percent()], strict=True)]
-    )
-    report.check("functions: masks of the question help diffusion", gain)
+    training = QUICK if quick else plan.full
+    found: dict[str, list[Tensor]] = {arm: [] for arm in ARMS}
+    study = Study(folder / ("question_masks-quick" if quick else "question_masks"), len(seeds))
+    for arm, _, kept in study.runs(list(ARMS), lambda arm, seed: right(plan, training, arm, seed)):
+        found[arm].append(torch.tensor(kept["right"], dtype=torch.float64))
+    means = {arm: mean_over_seeds(runs) for arm, runs in found.items()}
+    title = f"functions after {plan.shown[-1]} examples, by which rows are masked as a question is"
+    report.table(title, ["rows", "right"], [[arm, share.percent()] for arm, share in means.items()])
+    gain, gap = difference_over_seeds(found[ALL], found[NOISE]), difference_over_seeds(found[ALL], found[TWIN])
+    differences = [["all rows, over noise", gain.percent()], ["all rows, over the twin", gap.percent()]]
+    report.table("Differences of right answers", ["", "points"], differences)
+    report.check("functions: masks as a question has them help diffusion", gain)
     axis = report.picture(size=(5.0, 3.4))[0]
-    for name, colour in ((DIFFUSION, COLOURS[0]), (NEXT_TOKEN, COLOURS[1])):
-        centres = [100 * means[name, share].mean for share in SHARES]
-        axis.plot([100 * share for share in SHARES], centres, marker="o", color=colour, label=name)
-    axis.set(xlabel="rows with masks in the last output alone, %", ylabel="right answers, %", ylim=(0, 102))
-    axis.legend(fontsize=8)
+    bars(axis, list(ARMS), {"right answers": list(means.values())})
     report.finish(folder)
 
 

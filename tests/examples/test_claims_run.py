@@ -79,11 +79,11 @@ def test_question_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     plan = replace(in_context.PLANS["functions"], questions=8)
     monkeypatch.setattr(question_masks, "PLANS", {"functions": plan})
     monkeypatch.setattr(question_masks, "QUICK", SHORT)
-    results = run(question_masks.main, tmp_path)
-    shares, differences = results["tables"].values()
-    assert [list(row) for row in shares] == 2 * [["model", "0 % of rows", "50 % of rows", "100 % of rows"]]
-    assert [row["model"] for row in shares] == list(TWINS)
+    shares, differences = run(question_masks.main, tmp_path)["tables"].values()
+    assert [row["rows"] for row in shares] == list(question_masks.ARMS)
     assert len(differences) == 2
+    monkeypatch.setattr(question_masks, "right", None)  # all runs are kept
+    assert run(question_masks.main, tmp_path)["tables"]["Differences of right answers"] == differences
 
 
 def test_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
