@@ -7,12 +7,22 @@ the demo's after some steps of preferences on rows of its training text; the ref
 the same model, the margin is 0 for any noise.) The margin of every held-out pair is then estimated again and again,
 with eight calls of each network per answer. What is compared is the variance over these estimates, pair by pair, to
 that of VRPO's own way, one mask at each of eight independent times. Errors are over pairs.
+
+VRPO's weight 1/t is so large at small t, and these are so rare, that a variance over estimates would say little. With
+S_l the log-ratio summed over l masked tokens of n, and Bin(l; n, t) the chance of so many,
+
+    Var = 1/8 [ sum_l E[S_l^2] integral of Bin(l; n, t) / t^2 dt - (sum_l E[S_l] integral of Bin(l; n, t) / t dt)^2 ]
+
+for either answer, so only S_l is drawn, for every l alike, and the integrals are done exactly.
 """
 
 import argparse
+import math
 import time
 from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -20,27 +30,24 @@ from demo import build_data
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from llada.cli.quiet import quiet
+from llada.denoiser import Denoiser, as_denoiser
 from llada.module import DiffusionLM
-from llada.noise import UniformTimes
-from llada.objectives import (
-    ComplementaryPairs,
-    Design,
-    ExactCounts,
-    FrozenCopy,
-    IndependentMasks,
-    PreferenceObjective,
-    Sigmoid,
-)
+from llada.objectives import ComplementaryPairs, Design, Draw, ExactCounts, FrozenCopy, PreferenceObjective, Sigmoid
+from llada.objectives.exact_counts import counted_draw, masked_exactly
+from llada.objectives.objective import Batch
+from llada.objectives.preference import sides_of
+from llada.objectives.preference_reader import AnswerReader
+from llada.process import Process
 from llada.random import RowRandom
 from llada.text import load
 from llada.training.callbacks import Preferences
 
 LENGTH, PROMPT, CALLS = 64, 16, 8
-PUBLISHED = "VRPO: independent times and masks"
+PUBLISHED, EARLIEST = "VRPO: independent times and masks", 1e-3
 WAYS: dict[str, tuple[Design, int]] = {
-    PUBLISHED: (IndependentMasks(UniformTimes(1e-3)), CALLS),
     "exact counts, the default": (ExactCounts(), CALLS),
     "exact counts in complementary pairs": (ComplementaryPairs(), CALLS // 2),
 }
@@ -86,6 +93,47 @@ def margins(model: DiffusionLM, reference: DiffusionLM, rows: Pairs, design: Des
     return torch.stack(found)
 
 
+@dataclass(frozen=True)
+class FixedCount(Design):
+    """So many masks in each row, and the sum of the masked tokens' log-probabilities."""
+
+    count: int
+
+    @override
+    def __call__(self, model: Denoiser, process: Process, batch: Batch, *, random: RowRandom) -> Draw:
+        tokens, maskable = batch["tokens"], batch["maskable"]
+        count = torch.full(tokens.shape, self.count, dtype=torch.float64)
+        masks = masked_exactly(maskable, torch.zeros_like(tokens), count, random)
+        return replace(counted_draw(process, batch, maskable, masks, None), bound_weight=torch.ones(len(tokens), 1))
+
+
+def integrals(size: int, power: int, points: int = 200_001) -> Tensor:
+    """Mean over t in [`EARLIEST`, 1] of Bin(l; size, t) / t^power, for l = 1 .. size; (size,) float64."""
+    t = torch.logspace(math.log10(EARLIEST), 0.0, points, dtype=torch.float64)
+    counts = torch.arange(1, size + 1, dtype=torch.float64)
+    law = torch.distributions.Binomial(size, t)
+    found = [torch.trapezoid(law.log_prob(count).exp() / t**power, t) for count in counts]
+    return torch.stack(found) / (1.0 - EARLIEST)
+
+
+@torch.no_grad()
+def published_variance(model: DiffusionLM, reference: DiffusionLM, rows: Pairs, times: int) -> Tensor:
+    """The variance of VRPO's margin, (P,) float64; from ``times`` draws of each count and answer."""
+    size = LENGTH - PROMPT
+    weights = {power: integrals(size, power)[:, None] for power in (1, 2)}
+    total = torch.zeros(len(rows["tokens"]), dtype=torch.float64)
+    for side, answer in enumerate(sides_of(rows)):
+        sums = torch.empty(size, times, len(total), dtype=torch.float64)
+        for place, number in product(range(size), range(times)):
+            random = RowRandom.from_seed(2000 + number, len(total)).fold_in(2 * place + side)
+            reader = AnswerReader(FixedCount(place + 1), model.process, answer, random, 1)
+            found = (reader.bound(as_denoiser(network.backbone), 0)[:, 0] for network in (model, reference))
+            sums[place, number] = next(found) - next(found)
+        squares = (weights[2] * sums.square().mean(1)).sum(0)
+        total += (squares - (weights[1] * sums.mean(1)).sum(0).square()) / CALLS
+    return total
+
+
 def compare(variances: dict[str, Tensor]) -> str:
     """The table, from variances by pair, (P,) each."""
     published = variances[PUBLISHED]
@@ -116,7 +164,10 @@ def main(checkpoint: Path, num_pairs: int, times: int, steps: int, batch: int = 
     reference = load(str(checkpoint), device="cpu").model.eval()
     model = aligned(reference, pairs(train, steps * batch, 0), batch)
     print(f"{steps} steps in {time.process_time() - begin:.0f} s of processor time", flush=True)
-    variances, rows = {}, pairs(held_out, num_pairs, 1)
+    rows = pairs(held_out, num_pairs, 1)
+    variances = {
+        PUBLISHED: published_variance(model, reference, rows, max(1, times // 6))
+    }  # as many calls as a way has
     for name, (design, draws) in WAYS.items():
         found = margins(model, reference, rows, design, draws, times)
         variances[name] = found.var(0)
