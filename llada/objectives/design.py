@@ -9,7 +9,7 @@ that belongs to how it draws, so that nobody else has to know.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,13 @@ class Draw:
     segments: Tensor | None = None
     blocks: Tensor | None = None
     copies: int = 1
+
+    def copy(self, number: int) -> "Draw":
+        """One of the copies, counted from 0, as a draw of the B rows."""
+        rows = len(self.x_0) // self.copies
+        part = slice(number * rows, (number + 1) * rows)
+        tensors = {name: value[part] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, inputs={name: value[part] for name, value in self.inputs.items()}, copies=1)
 
 
 class Design(ABC):

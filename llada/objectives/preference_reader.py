@@ -1,6 +1,8 @@
 """Bounds of answers, draw by draw, from noise that can be drawn again: estimates whose activations needn't be kept."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,26 +43,29 @@ class AnswerReader:
             )
         return self.design(denoiser, self.process, self.batch, random=streams)
 
-    def read(self, denoiser: Denoiser, number: int) -> Tensor:
-        """By one draw: B of each datum, and the log-likelihood of its scored tokens without weights, (2, B, S)."""
-        draw, rows = self.draw(denoiser, number), len(self.batch["tokens"])
+    def read(self, denoiser: Denoiser, number: int, copy: int = 0) -> Tensor:
+        """By one copy of a draw: B of each datum, and the log-likelihood of its scored tokens, (2, B, S)."""
+        draw = self.draw(denoiser, number).copy(copy)
         terms = denoiser.token_nll(
             draw.tokens, draw.x_0, draw.scored, suppressed=self.process.suppressed, **draw.inputs
         )
         weights = chosen(draw.bound_weight, draw.scored)
-        bounds = self.sums(weights * terms, draw.scored).view(draw.copies, rows, -1).mean(0)
-        return -torch.stack((bounds, self.sums(terms.detach(), draw.scored)[:rows]))
+        return -torch.stack((self.sums(weights * terms, draw.scored), self.sums(terms.detach(), draw.scored)))
 
     def bound(self, denoiser: Denoiser, number: int) -> Tensor:
         """B of each datum by one draw, (B, S) float64."""
-        return self.read(denoiser, number)[0]
+        return self._joined(self.read, denoiser, number)[0]
 
     def replayed(self, denoiser: Denoiser, number: int) -> Tensor:
-        """As `read`; the activations are computed again in the backward pass instead of kept."""
-        if not torch.is_grad_enabled():
-            return self.read(denoiser, number)
-        found: Tensor = checkpoint(self.read, denoiser, number, use_reentrant=False)
-        return found
+        """As `read`, by all copies of a draw; activations are computed again in the backward pass instead of kept."""
+        read = partial(checkpoint, self.read, use_reentrant=False) if torch.is_grad_enabled() else self.read
+        return self._joined(read, denoiser, number)
+
+    def _joined(self, read: Callable[..., Tensor], denoiser: Denoiser, number: int) -> Tensor:
+        """Copy by copy, so that memory is that of one: the mean of the bounds, and the tokens of the first copy."""
+        copies = self.draw(denoiser, number).copies
+        parts = torch.stack([read(denoiser, number, copy) for copy in range(copies)])
+        return torch.stack((parts[:, 0].mean(0), parts[0, 1]))
 
     def sums(self, values: Tensor, where: Tensor) -> Tensor:
         """Sum over each datum, (N, S) float64.

@@ -324,9 +324,11 @@ def test_memory_does_not_grow_with_the_draws() -> None:
 
     batch = pairs(24)
     few, many = (peak(held(network(1, width=64), draws=draws), batch) for draws in (2, 6))
+    two_copies = peak(held(network(1, width=64), draws=1, design=ComplementaryPairs()), batch)
     longer = {name.removeprefix("rejected_"): value for name, value in batch.items() if name.startswith("rejected_")}
     weights = sum(parameter.numel() * 8 for parameter in network(width=64).parameters())
     assert many < 1.05 * few
+    assert two_copies < 1.05 * few  # they are read one after the other
     # The gradient so far and that of the draw in hand are there beside the activations, as under accumulation.
     assert many < peak(NELBO(ExactCounts()), longer) + 2.5 * weights
 
