@@ -10,8 +10,9 @@ backward pass draws the same noise again, draw by draw, and gives each its weigh
 a draw as the unit, so the gradient is that of the whole loss, and works wherever autograd does.
 
 Reference: Zhu et al., "LLaDA 1.5: Variance-Reduced Preference Optimization", arXiv 2505.19223, section 3; its estimator
-is ``PreferenceObjective(design=IndependentMasks(UniformTimes(1e-3)))``. Exact counts lower the variance of the
-margin for as many calls: to 0.3 of it on small models that are known exactly (docs/preferences.md has other figures).
+is ``PreferenceObjective(design=IndependentMasks(UniformTimes(1e-3)), draws=8)``. Exact counts in complementary pairs
+lower the variance of the margin for as many calls: to 0.3 of it on small models that are known exactly, to half on the
+demo's (docs/preferences.md).
 """
 
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from typing_extensions import override
 
 from llada.denoiser import Denoiser, as_denoiser
 from llada.objectives.design import Design, Draw
-from llada.objectives.exact_counts import ExactCounts
+from llada.objectives.exact_counts import ComplementaryPairs
 from llada.objectives.objective import Batch, Objective, ObjectiveOutput, columns
 from llada.objectives.preference_links import Link, PairBounds, Sigmoid
 from llada.objectives.preference_reader import AnswerReader
@@ -63,7 +64,7 @@ class PreferenceObjective(Objective):
     Args:
         link: the loss of a pair.
         reference: where the values of the reference come from; not asked where the link needs none.
-        design: how noise is drawn. `ComplementaryPairs` reads each row twice per draw.
+        design: how noise is drawn. `ComplementaryPairs` reads each row twice per draw, one time after the other.
         draws: noise draws per answer, n. What a design leaves to chance of the noise level is spread evenly over them.
             An autoregressive model has no noise and is read once.
         sft_weight: weight of the chosen answer's bound per token.
@@ -78,8 +79,8 @@ class PreferenceObjective(Objective):
 
     link: Link = field(default_factory=Sigmoid)
     reference: Reference = field(default_factory=FrozenCopy)
-    design: Design = field(default_factory=ExactCounts)
-    draws: int = 8
+    design: Design = field(default_factory=ComplementaryPairs)
+    draws: int = 4
     sft_weight: float = 0.05
 
     def __post_init__(self) -> None:
