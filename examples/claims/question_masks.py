@@ -51,8 +51,8 @@ def main(seeds: list[int], folder: Path, quick: bool) -> None:
     axis = report.picture(size=(5.0, 3.4))[0]
     bars(axis, [f"{model},\n{arm}" for arm, (model, _) in ARMS.items()], {"right answers": list(means.values())})
     all_rows, noise, twin = (f"{100 * means[arm].mean:.0f} %" for arm in (ALL, NOISE, TWIN))
-    title = f"Masked as a question is, diffusion is right in {all_rows}\nof new functions, else in {noise}; its twin in {twin}"
-    axis.set_title(title, fontsize=9)
+    title = f"diffusion is right in {all_rows}\nof new functions, else in {noise}; its twin in {twin}"
+    axis.set_title(f"Masked as a question is, {title}", fontsize=9)
     report.finish(folder)
 
 
