@@ -1,8 +1,9 @@
 """What a run has left in its folder: the metrics that a CSVLogger wrote, and the configuration beside them.
 
-Each call of ``llada fit`` writes a log of its own. Where a run was stopped and gone on with, they are joined: up to the
-first step of the later one counts what the earlier one has, then the later one. A log without a configuration is of a
-validation or a test, and no part of the training.
+Each call of ``llada fit`` writes a log of its own beside those before it. Where a run was stopped and gone on with,
+they are joined: up to the first step of the later one counts what the earlier one has, then the later one. A log
+without a configuration is of a validation or a test, and no part of the training. Of several runs below a folder the
+newest counts.
 """
 
 import csv
@@ -49,7 +50,10 @@ def read_run(folder: str) -> Run:
     read: list[Path] = []
     curves: Curves = {}
     config: dict[str, Any] = {}
-    for log in [log for log in logs if _config_of(log).is_file()] or logs[-1:]:
+    trainings = [log for log in logs if _config_of(log).is_file()] or logs[-1:]
+    for log in trainings:
+        if log.parent != trainings[-1].parent:  # of another run
+            continue
         config, found = _configuration(log), _curves(log)
         if not config.get("ckpt_path"):  # a training from its first step
             read, curves = [], {}

@@ -133,6 +133,9 @@ def test_the_logs_of_a_run_that_went_on_are_joined(llada: Command, tmp_path: Pat
     found = read_run("a")
     assert found.read == tuple(Path("a") / log for log in ("version_0", "version_1", "version_3"))
     assert [value for _, value in found.curves["train/loss"]] == [0, 1, 2, 103, 104, 105, 306, 307, 308, 309, 310]
+    write_run(tmp_path / "other/version_0", 2.0, PART.format("Masking", 1))
+    os.utime(tmp_path / "other/version_0/metrics.csv", (1, 2))  # of another run, in between
+    assert set(read_run(".").read) == set(found.read)
     told = llada("compare", "a", "a").out.splitlines()[0]
     assert told == "a: a/version_0 and then a/version_1 and then a/version_3 read, of 5 logs"
     (tmp_path / "a/version_3/config.yaml").write_text("ckpt_path: null\n")  # a training that begins anew
