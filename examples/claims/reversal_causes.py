@@ -77,7 +77,7 @@ def main(seeds: list[int], folder: Path, quick: bool) -> None:
     ]
     report.table("Masked diffusion by steps", ["steps", "written as read", "ranked first in reverse"], table)
     gain = difference_over_seeds(times[factors[-1], "written"], times[factors[0], "written"])
-    report.check(f"facts: diffusion writes more as read after {factors[-1]} times the steps", gain)
+    report.check(f"facts: diffusion writes more as read after {factors[-1]} times the steps", gain, expected=False)
     axis = report.picture(size=(5.0, 3.4))[0]
     at = [factor * steps for factor in factors]
     for what, label, colour in (
