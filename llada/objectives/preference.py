@@ -5,9 +5,10 @@
 B is the bound on log p(answer), estimated by n draws of noise, and the model and the reference read the same draws:
 their difference varies far less than either. `llada.objectives.preference_links` has the losses.
 
-Memory is that of one draw, however many there are. A first pass estimates all bounds and keeps no activations; the
-backward pass draws the same noise again, draw by draw, and gives each its weight. This is activation checkpointing with
-a draw as the unit, so the gradient is that of the whole loss, and works wherever autograd does.
+Memory is that of one draw, and of one copy of it where a design reads rows several times, however many there are. A
+first pass estimates all bounds and keeps no activations; the backward pass draws the same noise again, copy by copy,
+and gives each its weight. This is activation checkpointing with a copy as the unit, so the gradient is that of the
+whole loss, and works wherever autograd does.
 
 Reference: Zhu et al., "LLaDA 1.5: Variance-Reduced Preference Optimization", arXiv 2505.19223, section 3; its estimator
 is ``PreferenceObjective(design=IndependentMasks(UniformTimes(1e-3)), draws=8)``. Exact counts in complementary pairs
