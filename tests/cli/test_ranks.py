@@ -4,7 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from llada.cli import main
 from llada.text import Ranks, launched
 from tests.cli.trainer_file import write_trainer_file
 from tests.evaluation.conftest import tasks as tasks
+from tests.ranks import meeting_point
 from tests.tiny_checkpoint import write_checkpoint
 
 FORK = multiprocessing.get_context("fork")  # torch is there already
@@ -80,10 +80,9 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() == Ranks(0, 1)
 
 
-def run_rank(rank: int, port: int, folder: Path, commands: list[list[str]]) -> None:
+def run_rank(rank: int, where: dict[str, str], folder: Path, commands: list[list[str]]) -> None:
     """A process as torchrun starts it."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     with (folder / f"said-{rank}").open("w") as said, contextlib.redirect_stdout(said):
         worst = max(main(command) for command in commands)
     os._exit(worst)
@@ -115,14 +114,13 @@ def test_two_processes_write_what_one_does(tmp_path: Path, tasks: Path, capsys: 
 
     assert [main(command) for command in commands("one")] == [0, 0]
     capsys.readouterr()
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    ranks = [FORK.Process(target=run_rank, args=(rank, port, tmp_path, commands("two"))) for rank in range(2)]
+    store, where = meeting_point()
+    ranks = [FORK.Process(target=run_rank, args=(rank, where, tmp_path, commands("two"))) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(120)
+    del store
     assert [rank.exitcode for rank in ranks] == [0, 0]
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))

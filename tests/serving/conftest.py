@@ -39,16 +39,14 @@ def server(text: TextModel) -> Iterator[str]:
     """The address of a real server on this machine."""
     import uvicorn
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    door = socket.create_server(("127.0.0.1", 0))
     app = build_app(Service(text, "tiny", LIMITS, queue_limit=256))
-    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = threading.Thread(target=running.run, daemon=True)
+    running = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=running.run, args=([door],), daemon=True)
     thread.start()
     while not running.started:
         assert thread.is_alive()
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
+    yield f"http://127.0.0.1:{door.getsockname()[1]}"
     running.should_exit = True
     thread.join(timeout=20.0)
