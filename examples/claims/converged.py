@@ -4,7 +4,7 @@
     python -m examples.claims.converged --goal instructions
 
 The accuracy that ends a training is of questions of the kind that is told, but others. When it has stopped rising for
-the patience of `until`, training goes on from its best weights at a tenth of the rate until it has stopped again. Both
+the patience of `until`, training goes on from its best weights at a tenth of the rate until it has stopped again. All
 models get the same search, over rates, with a seed of its own; what is told is of other seeds. Curves are kept.
 """
 
@@ -19,7 +19,7 @@ import torch
 from examples.claims.goals import GOALS, Stage
 from examples.claims.report import COLOURS, Report, command_line
 from examples.claims.statistics import difference_over_seeds, mean_over_seeds
-from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS
+from examples.claims.twins import NEXT_TOKEN, TWINS
 from examples.claims.until import CAPPED, Curve, Looks, Patience, train
 from llada import DiffusionLM
 from llada.training.lr_schedulers import WarmupStableDecay
@@ -91,10 +91,10 @@ class Learning:
         self.known: dict[str, Learnt] = {entry.pop("run"): Learnt(**entry) for entry in map(json.loads, lines)}
 
     def run(self, model: str, rate: float, seed: int) -> Learnt:
-        """One of the twins, trained through all stages.
+        """A model, trained through all its stages.
 
         Args:
-            model: its name.
+            model: the name of an arm of the goal.
             rate: of the first part of every stage.
             seed: of weights, rows and questions.
         """
@@ -107,20 +107,23 @@ class Learning:
 
     def best_rate(self, model: str) -> float:
         """What the search finds for a model: the rate whose parts, all together, end with the most right answers."""
+        if len(self.plan.rates) == 1:
+            return self.plan.rates[0]
         tried = {rate: self.run(model, rate, SEARCH_SEED).ends for rate in self.plan.rates}
         return max(tried, key=lambda rate: tried[rate])
 
     def _learn(self, name: str, rate: float, seed: int) -> Learnt:
-        model = TWINS[name](self.goal.recipe, seed)
+        arm = self.goal.arms[name]
+        model = TWINS[arm.twin](self.goal.recipe, seed)
         curves: dict[str, Curve] = {}
-        for stage in self.goal.stages:
+        for stage in arm.stages:
             for share in (1.0, LATER):
                 part = f"{stage.name}, rate {share * rate:g}"
                 model.optimizer = partial(torch.optim.AdamW, lr=share * rate, betas=(0.9, 0.98), weight_decay=0.01)
                 model.lr_scheduler = partial(WarmupStableDecay, warmup_steps=50, stable_steps=10**9, decay_steps=0)
                 curves[part] = train(model, stage.batches(seed), self._looks(stage, seed, f"{name}, {part}"))
         model.eval()
-        right = self.goal.stages[-1].accuracy(model, self.plan.told, seed)
+        right = arm.stages[-1].accuracy(model, self.plan.told, seed)
         steps = sum(curve.best.step for curve in curves.values())
         print(f"{self.name}, {name}, rate {rate:g}, seed {seed}: {right.mean():.2f} after {steps} steps", flush=True)
         return Learnt(
@@ -140,8 +143,8 @@ class Learning:
 
 
 def draw(axis: Any, found: dict[str, list[Learnt]], target: float) -> None:
-    """The last stage's curves of both models, all seeds."""
-    for name, colour in ((DIFFUSION, COLOURS[0]), (NEXT_TOKEN, COLOURS[1])):
+    """The last stage's curves of all models, all seeds."""
+    for name, colour in zip(found, COLOURS, strict=False):
         for number, learnt in enumerate(found[name]):
             curve = list(learnt.curves.values())[-2]
             steps, right = zip(*curve, strict=True)
@@ -158,10 +161,8 @@ def main() -> None:
     name = options.goal or next(iter(GOALS))
     report = Report(f"converged_{name}", options.seeds, options.quick)
     learning = Learning(name, QUICK if options.quick else LONG, options.folder)
-    rates = {
-        model: learning.best_rate(model) if len(learning.plan.rates) > 1 else learning.plan.rates[0] for model in TWINS
-    }
-    found = {model: [learning.run(model, rates[model], seed) for seed in options.seeds] for model in TWINS}
+    rates = {model: learning.best_rate(model) for model in learning.goal.arms}
+    found = {model: [learning.run(model, rate, seed) for seed in options.seeds] for model, rate in rates.items()}
     rows = []
     for model, runs in found.items():
         capped = sum(CAPPED in learnt.ended.values() for learnt in runs)
@@ -173,8 +174,10 @@ def main() -> None:
     for model, runs in found.items():
         share = mean_over_seeds([each.right for each in runs])
         report.check(f"{name}, {model}: right answers are at the goal", share, above=learning.goal.target)
-    gap = difference_over_seeds([each.right for each in found[DIFFUSION]], [each.right for each in found[NEXT_TOKEN]])
-    report.table("Diffusion over its twin", ["right answers, difference"], [[gap.percent()]])
+    twin = [each.right for each in found[NEXT_TOKEN]]
+    gaps = {model: difference_over_seeds([each.right for each in runs], twin) for model, runs in found.items()}
+    rows = [[model, gap.percent()] for model, gap in gaps.items() if model != NEXT_TOKEN]
+    report.table("Over the twin", ["model", "right answers, difference"], rows)
     draw(report.picture(size=(5.5, 3.6))[0], found, learning.goal.target)
     report.finish(options.folder)
 

@@ -1,7 +1,7 @@
 """What a model is to learn until it stops getting better: functions in context, and instructions.
 
-A goal has stages, one after the other; a stage gives fresh rows for every epoch, so that nothing is read twice, and
-says how accurate a model is on new questions.
+A goal has arms: each is one of the twins and its stages, one after the other. A stage gives fresh rows for every epoch,
+so that a training reads nothing twice, and says how accurate a model is on new questions.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,12 @@ from torch import Tensor
 from examples.claims.in_context import FIRST, MASK, Functions
 from examples.claims.instructions import ask
 from examples.claims.tasks import Words, sample
-from examples.claims.twins import Recipe, Rows
+from examples.claims.twins import DIFFUSION, TWINS, Recipe, Rows
 from examples.claims.until import Batches
 from llada import DiffusionLM
 
 BATCH, STEPS_PER_EPOCH = 64, 25
+AS_ASKED = f"{DIFFUSION}, masked as asked"  # rows with masks in their last output alone
 
 
 @dataclass(frozen=True)
@@ -53,29 +54,46 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """A model, and what it is trained on.
+
+    Args:
+        twin: its name among `TWINS`.
+        stages: one after the other; the last one's questions are told.
+    """
+
+    twin: str
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
 class Goal:
     """What is to be learnt.
 
     Args:
-        recipe: of both models.
+        recipe: of all models.
         target: the accuracy that is aimed at.
-        stages: one after the other; the last one's questions are told.
+        arms: by their names.
     """
 
     recipe: Recipe
     target: float
-    stages: tuple[Stage, ...]
+    arms: dict[str, Arm]
 
 
 def functions() -> Goal:
     """Functions shown by five examples; those that are asked for are in no training row."""
     task = Functions()
-    stage = Stage(
-        "functions",
-        lambda rows, seed: task.training_rows(rows, torch.Generator().manual_seed(seed)),
-        lambda model, questions, seed: task.ask(model, task.most, questions, seed),
-    )
-    return Goal(Recipe(FIRST + task.symbols, MASK, width=64, num_layers=3, convolution=5), 0.9, (stage,))
+
+    def rows(asked: float, number: int, seed: int) -> Rows:
+        return task.training_rows(number, torch.Generator().manual_seed(seed), asked)
+
+    def right(model: DiffusionLM, questions: int, seed: int) -> Tensor:
+        return task.ask(model, task.most, questions, seed)
+
+    plain, asked = (Stage("functions", partial(rows, share), right) for share in (0.0, 1.0))
+    arms = {name: Arm(name, (plain,)) for name in TWINS} | {AS_ASKED: Arm(DIFFUSION, (asked,))}
+    return Goal(Recipe(FIRST + task.symbols, MASK, width=64, num_layers=3, convolution=5), 0.9, arms)
 
 
 def instructions() -> Goal:
@@ -95,7 +113,7 @@ def instructions() -> Goal:
     parts = {"as text": True, "instructions": False}
     stages = tuple(Stage(name, partial(rows, text), partial(accuracy, text)) for name, text in parts.items())
     recipe = Recipe(len(words.words), words.mask, width=64, num_layers=3, convolution=5)
-    return Goal(recipe, 0.95, stages)
+    return Goal(recipe, 0.95, {name: Arm(name, stages) for name in TWINS})
 
 
 GOALS = {"functions": functions, "instructions": instructions}

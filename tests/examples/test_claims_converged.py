@@ -16,7 +16,7 @@ from examples.claims.goals import BATCH, GOALS
 from examples.claims.long_forms import told
 from examples.claims.pictures import PICTURES, interval, markdown_table, tables_of
 from examples.claims.statistics import Interval
-from examples.claims.twins import TWINS
+from examples.claims.twins import DIFFUSION, TWINS
 from examples.claims.until import IMPROVED, Patience
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,13 +30,24 @@ def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", GOALS)
 def test_every_epoch_has_fresh_rows_and_the_same_when_asked_again(name: str) -> None:
-    for stage in GOALS[name]().stages:
+    for stage in {id(stage): stage for arm in GOALS[name]().arms.values() for stage in arm.stages}.values():
         batches = stage.batches(3)
         first, second, again = batches(0), batches(1), batches(0)
         assert [len(batch["tokens"]) for batch in first] == [BATCH] * STEPS
         assert all(torch.equal(a[key], b[key]) for a, b in zip(first, again, strict=True) for key in a)
         assert not torch.equal(first[0]["tokens"], second[0]["tokens"])
         assert not torch.equal(first[0]["tokens"], stage.batches(4)(0)[0]["tokens"])
+
+
+def test_masks_as_asked_are_in_the_last_output_alone_and_the_rows_are_the_same() -> None:
+    arms = GOALS["functions"]().arms
+    assert list(arms) == [*TWINS, goals.AS_ASKED]
+    plain, asked = (arms[name].stages[0].batches(3)(0)[0] for name in (DIFFUSION, goals.AS_ASKED))
+    assert torch.equal(plain["tokens"], asked["tokens"])
+    assert asked["maskable"].sum(1).unique().tolist() == [3]
+    assert not (asked["maskable"] & ~plain["maskable"]).any()
+    after = asked["maskable"].int().cummax(1).values.bool() & ~asked["maskable"]
+    assert not (plain["maskable"] & after).any()
 
 
 def test_a_training_goes_through_its_stages_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
