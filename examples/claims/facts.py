@@ -28,7 +28,7 @@ class Question(NamedTuple):
 
     Attributes:
         prompts: (N, P) int64, up to where the answer begins.
-        answers: (N, A) int64.
+        answers: (N, A) int64; END is the last token of an answer.
     """
 
     prompts: Tensor
@@ -101,7 +101,7 @@ class Facts:
         names, descriptions = (part[self.group(group)] for part in self.things())
         left, right = (names, descriptions) if direction == NAME_FIRST else (descriptions, names)
         row = self._row(left, self.phrases(direction, held_out=True)[form], right)
-        return Question(row[:, : -1 - right.shape[1]], right)
+        return Question(*row.split([row.shape[1] - THING_WORDS - 1, THING_WORDS + 1], dim=1))
 
     def _row(self, left: Tensor, form: Tensor, right: Tensor) -> Tensor:
         edge = left.new_ones(len(left), 1)

@@ -62,8 +62,7 @@ class Task(ABC):
             random: source of the draws.
             asked: share of rows whose last output alone is maskable, as in a question; the first of them.
         """
-        examples = self.examples(rows, self.most + 1, False, random)
-        tokens = torch.cat([torch.full((rows, 1), BEGIN), examples.flatten(1), torch.full((rows, 1), END)], dim=1)
+        tokens = self._row(self.examples(rows, self.most + 1, False, random))
         place = torch.arange(tokens.shape[1])
         output = (place - 1) % (self.inputs + self.outputs) >= self.inputs
         length = 1 + (1 + torch.randint(self.most + 1, (rows, 1), generator=random)) * (self.inputs + self.outputs)
@@ -74,10 +73,16 @@ class Task(ABC):
     def ask(self, model: DiffusionLM, shown: int, rows: int, seed: int) -> Tensor:
         """Whether the query's output is right after ``shown`` examples of mappings not met in training, (rows,)."""
         random = torch.Generator().manual_seed(1_000_000 + seed)
-        examples = self.examples(rows, shown + 1, True, random)
-        tokens = torch.cat([torch.full((rows, 1), BEGIN), examples.flatten(1)], dim=1)
-        prompt, answer = tokens[:, : -self.outputs], tokens[:, -self.outputs :]
-        return (write(model, prompt, self.outputs) == answer).all(1).double()
+        tokens = self._row(self.examples(rows, shown + 1, True, random))
+        start = 1 + shown * (self.inputs + self.outputs) + self.inputs
+        prompt, answer, behind = tokens.tensor_split([start, start + self.outputs], dim=1)
+        return (write(model, prompt, self.outputs, behind) == answer).all(1).double()
+
+    def _row(self, examples: Tensor) -> Tensor:
+        """Examples as a row of the length that all have, with END to its end."""
+        told = torch.nn.functional.pad(examples.flatten(1), (1, 0), value=BEGIN)
+        length = 2 + (self.most + 1) * (self.inputs + self.outputs)
+        return torch.nn.functional.pad(told, (0, length - told.shape[1]), value=END)
 
 
 @dataclass(frozen=True)

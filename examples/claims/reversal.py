@@ -53,7 +53,7 @@ def learn_facts(
 
 
 def ask_facts(model: DiffusionLM, world: facts.Facts, seen: str, asked: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Whether each fact's answer is written; whether it ranks first; whether a random other name would have.
+    """Whether each fact's answer is written, END included; whether it ranks first; whether a random other would have.
 
     The likelihood of every answer of the group is computed for every question of the group, so chance is 1 / N. The
     last is the control: the same question with the answer of the next fact taken for the right one.
@@ -98,7 +98,7 @@ def by_evidence(model: DiffusionLM, world: facts.Facts, seen: str) -> list[Tenso
     Training asks the diffusion model for this. It never asks the next-token twin for the left thing given the right.
     """
     rows = torch.cat([*world.question(seen, seen)], dim=1)
-    left, right = slice(1, 1 + facts.THING_WORDS), rows.shape[1] - facts.THING_WORDS
+    left, right = slice(1, 1 + facts.THING_WORDS), rows.shape[1] - 1 - facts.THING_WORDS
     outcomes = []
     for hidden in range(facts.THING_WORDS + 1):
         masked = rows.clone()

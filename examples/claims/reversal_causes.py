@@ -1,4 +1,4 @@
-"""Two questions that the reversal leaves open, on its facts: what the twin knows in reverse, and what time does.
+"""Two questions about the reversal, on its facts: what the twin knows in reverse, and what a missing END does.
 
     python -m examples.claims.reversal_causes         (a quarter of an hour of one core; --quick: four minutes)
 
@@ -6,7 +6,8 @@ Asked in reverse, the next-token twin ranks the right answer first more often th
 facts that are read both ways, or from the matrix that it shares between its input and its output, in which what
 predicts a word lies near the word itself. So either is taken away.
 
-As they were read, diffusion writes few of the facts. If that is a matter of time, longer training ends it.
+Diffusion reads rows as a whole, END included. Asked in rows that stop before END, which training never has, it writes
+few of the facts that it knows.
 """
 
 from itertools import product
@@ -16,12 +17,11 @@ import torch
 from torch import Tensor
 
 from examples.claims import facts
-from examples.claims.report import COLOURS, Report, command_line
+from examples.claims.report import Report, bars, command_line
 from examples.claims.reversal import DIRECTIONS, FULL, ask_facts, learn_facts
 from examples.claims.statistics import difference_over_seeds, mean_over_seeds
-from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS
+from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS, write
 
-FACTORS, QUICK_FACTORS = (1, 4), (1, 2)
 CAUSES = tuple(product((True, False), (True, False)))
 """(facts that are read both ways, one matrix for input and output)."""
 Found = dict[tuple[object, ...], list[Tensor]]
@@ -39,16 +39,18 @@ def ranked_in_reverse(seeds: list[int], steps: int) -> Found:
     return _together(found)
 
 
-def by_time(seeds: list[int], factors: tuple[int, ...], steps: int) -> Found:
-    """What diffusion writes as it was read, and ranks first in reverse; keys are (factor, "written" or "ranked")."""
+def by_end(seeds: list[int], steps: int) -> Found:
+    """What diffusion writes of its facts; keys are (whether the row has its END, hidden, whether asked in reverse)."""
     found: Found = {}
-    for seed, factor in product(seeds, factors):
+    for seed in seeds:
         world = facts.Facts(seed=seed)
-        model = learn_facts(TWINS[DIFFUSION], world, factor * steps)
-        for seen, other in (DIRECTIONS, DIRECTIONS[::-1]):
-            found.setdefault((factor, "written", seen), []).append(ask_facts(model, world, seen, seen)[0])
-            found.setdefault((factor, "ranked", seen), []).append(ask_facts(model, world, seen, other)[1])
-        print(f"seed {seed}, {factor} times the steps: done", flush=True)
+        model = learn_facts(TWINS[DIFFUSION], world, steps)
+        for (seen, asked), end in product(product(DIRECTIONS, DIRECTIONS), (True, False)):
+            prompts, answers = world.question(seen, asked)
+            wanted = answers if end else answers[:, :-1]
+            right = (write(model, prompts, wanted.shape[1]) == wanted).all(1).double()
+            found.setdefault((end, seen != asked, seen), []).append(right)
+        print(f"seed {seed}, with and without END: done", flush=True)
     return _together(found)
 
 
@@ -61,7 +63,7 @@ def _together(found: Found) -> Found:
 
 def main(seeds: list[int], folder: Path, quick: bool) -> None:
     """Run both, and report."""
-    report, factors = Report("reversal_causes", seeds, quick), QUICK_FACTORS if quick else FACTORS
+    report = Report("reversal_causes", seeds, quick)
     steps = FULL.facts // 2 if quick else FULL.facts
     causes = ranked_in_reverse(seeds, steps)
     yes = {True: "yes", False: "no"}
@@ -69,23 +71,24 @@ def main(seeds: list[int], folder: Path, quick: bool) -> None:
     report.table("Next token, asked in reverse", ["facts read both ways", "one matrix", "ranked first"], rows)
     lost = difference_over_seeds(causes[True, True], causes[True, False])
     report.check("facts: the twin ranks more in reverse with one matrix for input and output", lost)
-    times = by_time(seeds, factors, steps)
-    shares = {what: [mean_over_seeds(times[factor, what]) for factor in factors] for what in ("written", "ranked")}
-    table = [
-        [f"{factor * steps:,}", *(shares[what][place].percent() for what in shares)]
-        for place, factor in enumerate(factors)
-    ]
-    report.table("Masked diffusion by steps", ["steps", "written as read", "ranked first in reverse"], table)
-    gain = difference_over_seeds(times[factors[-1], "written"], times[factors[0], "written"])
-    report.check(f"facts: diffusion writes more as read after {factors[-1]} times the steps", gain, expected=False)
+    ends = by_end(seeds, steps)
+    shares = [[mean_over_seeds(ends[end, back]) for end in (True, False)] for back in (False, True)]
+    asked = ("as they were read", "in reverse")
+    table = [[how, *(share.percent() for share in both)] for how, both in zip(asked, shares, strict=True)]
+    report.table("Masked diffusion: written", ["asked", "in rows with their end", "in rows without"], table)
+    gain = difference_over_seeds(ends[True, False], ends[False, False])
+    report.check("facts: diffusion writes more when its rows have their end", gain)
     axis = report.picture(size=(5.0, 3.4))[0]
-    at = [factor * steps for factor in factors]
-    for what, label, colour in (
-        ("written", "written as read", COLOURS[0]),
-        ("ranked", "ranked in reverse", COLOURS[3]),
-    ):
-        axis.semilogx(at, [100 * share.mean for share in shares[what]], "o-", color=colour, label=label)
-    axis.set(xlabel="steps", ylabel="masked diffusion: facts, %", ylim=(0, 102))
+    bars(
+        axis,
+        list(asked),
+        {"rows with END": [with_end for with_end, _ in shares], "without": [no_end for _, no_end in shares]},
+    )
+    axis.set_title(
+        f"Asked in rows as training has them, diffusion writes {100 * shares[0][0].mean:.0f} %\n"
+        f"of its facts; in rows that stop before END {100 * shares[0][1].mean:.0f} %",
+        fontsize=9,
+    )
     axis.legend(fontsize=8)
     report.finish(folder)
 

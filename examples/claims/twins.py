@@ -159,13 +159,23 @@ def fit(model: DiffusionLM, rows: Rows, training: Training, seed: int) -> Diffus
     return model
 
 
-def write(model: DiffusionLM, prompts: Tensor, length: int) -> Tensor:
+def write(model: DiffusionLM, prompts: Tensor, length: int, behind: Tensor | None = None) -> Tensor:
     """Greedy answers: (N, P) prompts of equal length -> the (N, length) tokens that follow.
 
-    The diffusion model writes the token it is surest of first, one per call; its twin from left to right.
+    The diffusion model writes the token it is surest of first, one per call; its twin from left to right. Diffusion
+    reads the whole row, and has to be asked in rows of the length and with the end that training has.
+
+    Args:
+        model: one of the twins.
+        prompts: what stands before the answer.
+        length: tokens of the answer.
+        behind: (N, S) what stands behind it in training and was never masked; the twin can't see that far.
     """
-    masks = prompts.new_full((len(prompts), length), model.process.mask_token_id)
-    return model.generate(torch.cat([prompts, masks], dim=1)).tokens[:, prompts.shape[1] :]
+    start, masks = prompts.shape[1], prompts.new_full((len(prompts), length), model.process.mask_token_id)
+    rows = [prompts, masks]
+    if behind is not None and not isinstance(model, AutoregressiveLM):
+        rows.append(behind)
+    return model.generate(torch.cat(rows, dim=1)).tokens[:, start : start + length]
 
 
 @torch.no_grad()

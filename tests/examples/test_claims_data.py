@@ -7,9 +7,10 @@ import torch
 pytest.importorskip("matplotlib")
 
 from examples.claims import couplets, facts
-from examples.claims.in_context import BEGIN, END, FIRST, PLANS, Functions, Recall
+from examples.claims.in_context import BEGIN, END, FIRST, MASK, PLANS, Functions, Recall
 from examples.claims.reversal import hidden_and_visible
 from examples.claims.tasks import ROW, TASKS, Words, sample
+from examples.claims.twins import NEXT_TOKEN, TWINS, Recipe
 
 WORDS = Words()
 
@@ -42,7 +43,9 @@ def test_questions_use_wordings_that_no_row_has(asked: str) -> None:
         prompts, answers = world.question(facts.NAME_FIRST, asked, form)
         known, wanted = world.things() if asked == facts.NAME_FIRST else world.things()[::-1]
         assert torch.equal(prompts[:, 1:3], known[:4])
-        assert torch.equal(answers, wanted[:4])
+        assert torch.equal(answers[:, :-1], wanted[:4])
+        assert (answers[:, -1] == facts.END).all()
+        assert prompts.shape[1] + answers.shape[1] == rows.shape[1]  # a question is as long as what was read
         wording = prompts[0, 3:].tolist()
         assert contains(rows, wording) == 0
         assert all(contains(rows, [word]) for word in wording)
@@ -160,3 +163,23 @@ def test_wordings_and_arguments_of_questions_are_new() -> None:
     assert {word for wording in wordings(asked.tokens) for word in wording} <= {
         word for wording in wordings(told.tokens) for word in wording
     }
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("twin", TWINS)
+def test_questions_are_rows_as_training_has_them(name: str, twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Diffusion reads all of a row: one that ends before its END is none that it was trained on."""
+    task, asked = PLANS[name].task, []
+    recipe = Recipe(FIRST + task.symbols, MASK, width=16, num_layers=1)
+    model = TWINS[twin](recipe, 0)
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda tokens: asked.append(tokens) or generate(tokens))
+    for shown in (0, task.most):
+        task.ask(model, shown, 5, 0)
+    length = task.training_rows(3, torch.Generator()).tokens.shape[1]
+    for shown, rows in zip((0, task.most), asked, strict=True):
+        end = 1 + (shown + 1) * (task.inputs + task.outputs)
+        assert rows.shape[1] == (end if twin == NEXT_TOKEN else length)
+        assert (rows[:, end - task.outputs : end] == MASK).all()
+        assert (rows == MASK).sum(1).unique().tolist() == [task.outputs]
+        assert (rows[:, end:] == END).all()

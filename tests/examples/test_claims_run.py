@@ -58,13 +58,28 @@ def test_reversal_causes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         number = 20 if seen == reversal.DIRECTIONS[0] else 10
         return torch.zeros(20), torch.arange(20) < number, torch.zeros(20)
 
+    def write(model: str, prompts: torch.Tensor, length: int) -> torch.Tensor:
+        """Right with END, and for the first of both groups without."""
+        assert model == "diffusion"
+        world, first = Facts(), prompts[0].tolist()
+        for seen in reversal.DIRECTIONS:
+            for other in reversal.DIRECTIONS:
+                known, answers = world.question(seen, other)
+                if known[0].tolist() == first:
+                    right = answers[:, :length]
+                    return right if length == answers.shape[1] or seen == reversal.DIRECTIONS[0] else right + 1
+        raise AssertionError(first)
+
+    monkeypatch.setattr(reversal_causes, "write", write)
     monkeypatch.setattr(reversal_causes, "learn_facts", learn)
     monkeypatch.setattr(reversal_causes, "ask_facts", ask)
     results = run(reversal_causes.main, tmp_path)
-    assert asked == [(80, 2, True), (80, 2, False), (0, 2, True), (0, 2, False), (80, 2, True), (80, 4, True)]
+    assert asked == [(80, 2, True), (80, 2, False), (0, 2, True), (0, 2, False), (80, 2, True)]
     twin, diffusion = results["tables"].values()
     assert [row["ranked first"].split()[0] for row in twin] == ["75"] * 4  # of both groups
-    assert [row["written as read"].split()[0] for row in diffusion] == ["0", "0"]
+    assert [row["asked"] for row in diffusion] == ["as they were read", "in reverse"]
+    for row in diffusion:  # both groups of 20, of which one is written without END
+        assert (row["in rows with their end"].split()[0], row["in rows without"].split()[0]) == ("100", "50")
 
 
 def test_in_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
