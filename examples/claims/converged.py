@@ -46,7 +46,11 @@ class Plan:
     told: int
 
 
-LONG = Plan((1e-3, 3e-3), Patience(factor=1.6, spacing=1.15, least=1000, most=60_000), 256, 500)
+LONG = {
+    goal: Plan((1e-3, 3e-3), Patience(factor=1.6, spacing=1.15, least=least, most=60_000), 256, 500)
+    # How many new functions are right goes up and down by ten points from look to look, for thousands of steps.
+    for goal, least in {"functions": 6000, "instructions": 1000}.items()
+}
 QUICK = Plan((3e-3,), Patience(factor=1.3, spacing=1.3, least=100, most=400), 64, 200)
 
 
@@ -160,7 +164,7 @@ def main() -> None:
     options = command_line(__doc__, choices={"goal": list(GOALS)})
     name = options.goal or next(iter(GOALS))
     report = Report(f"converged_{name}", options.seeds, options.quick)
-    learning = Learning(name, QUICK if options.quick else LONG, options.folder)
+    learning = Learning(name, QUICK if options.quick else LONG[name], options.folder)
     rates = {model: learning.best_rate(model) for model in learning.goal.arms}
     found = {model: [learning.run(model, rate, seed) for seed in options.seeds] for model, rate in rates.items()}
     rows = []
