@@ -41,7 +41,7 @@ def test_reversal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (a, b) for a in reversal.DIRECTIONS for b in reversal.DIRECTIONS
     ]
     assert {row["written"].split()[0] for row in poems} == {"0"}
-    assert len(results["checks"]) == 4
+    assert len(results["checks"]) == 5
 
 
 def test_reversal_causes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
