@@ -115,18 +115,21 @@ class Report:
         }
 
 
-def bars(axes: Any, groups: Sequence[str], series: dict[str, Sequence[Interval]]) -> None:
+def bars(
+    axes: Any, groups: Sequence[str], series: dict[str, Sequence[Interval]], colours: Sequence[str] = COLOURS
+) -> None:
     """Groups of bars in percent, one colour per series, with their intervals.
 
     Args:
         axes: to draw into.
         groups: labels on the x axis.
         series: legend label -> one interval per group.
+        colours: of the series.
     """
     width = 0.8 / len(series)
     for index, (label, intervals) in enumerate(series.items()):
         places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
-        axes.bar(places, [100 * x.mean for x in intervals], width, label=label, color=COLOURS[index])
+        axes.bar(places, [100 * x.mean for x in intervals], width, label=label, color=colours[index])
         axes.errorbar(places, [100 * x.mean for x in intervals], _arms(intervals), fmt="none", ecolor="0.2", capsize=2)
     axes.set_xticks(range(len(groups)), groups, fontsize=8)
     axes.set(ylabel="percent", ylim=(0, 105))

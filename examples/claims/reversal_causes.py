@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from examples.claims import facts
-from examples.claims.report import Report, bars, command_line
+from examples.claims.report import COLOURS, Report, bars, command_line
 from examples.claims.reversal import DIRECTIONS, FULL, ask_facts, learn_facts
 from examples.claims.statistics import difference_over_seeds, mean_over_seeds
 from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS, write
@@ -79,17 +79,14 @@ def main(seeds: list[int], folder: Path, quick: bool) -> None:
     gain = difference_over_seeds(ends[True, False], ends[False, False])
     report.check("facts: diffusion writes more when its rows have their end", gain)
     axis = report.picture(size=(5.0, 3.4))[0]
-    bars(
-        axis,
-        list(asked),
-        {"rows with END": [with_end for with_end, _ in shares], "without": [no_end for _, no_end in shares]},
-    )
+    sides = zip(("rows with END", "rows without"), zip(*shares, strict=True), strict=True)
+    bars(axis, list(asked), dict(sides), (COLOURS[0], COLOURS[2]))
     axis.set_title(
         f"Asked in rows as training has them, diffusion writes {100 * shares[0][0].mean:.0f} %\n"
         f"of its facts; in rows that stop before END {100 * shares[0][1].mean:.0f} %",
         fontsize=9,
     )
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.44, 1.0))
     report.finish(folder)
 
 
