@@ -2,6 +2,7 @@
 
     python -m examples.claims.converged --goal functions       (hours of one core, resumable; --quick: minutes)
     python -m examples.claims.converged --goal instructions
+    python -m examples.claims.converged --goal functions --rate 0.003       (without the search)
 
 The accuracy that ends a training is of questions of the kind that is told, but others. When it has stopped rising for
 the patience of `until`, training goes on from its best weights at a tenth of the rate until it has stopped again. All
@@ -16,14 +17,16 @@ from typing import Any
 
 import torch
 
-from examples.claims.goals import GOALS, Stage
+from examples.claims.goals import AS_ASKED, GOALS, Stage
 from examples.claims.report import COLOURS, Report, command_line
 from examples.claims.statistics import difference_over_seeds, mean_over_seeds
-from examples.claims.twins import NEXT_TOKEN, TWINS
+from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS
 from examples.claims.until import CAPPED, Curve, Looks, Patience, train
 from llada import DiffusionLM
 from llada.training.lr_schedulers import WarmupStableDecay
 
+COLOUR = {DIFFUSION: COLOURS[0], NEXT_TOKEN: COLOURS[1], AS_ASKED: COLOURS[3]}
+SEARCHED = "searched"
 SEARCH_SEED = 100
 OTHERS = 500  # added to a seed for the questions by which training ends
 LATER = 0.1  # share of the rate in the second part of a stage
@@ -148,24 +151,27 @@ class Learning:
 
 def draw(axis: Any, found: dict[str, list[Learnt]], target: float) -> None:
     """The last stage's curves of all models, all seeds."""
-    for name, colour in zip(found, COLOURS, strict=False):
-        for number, learnt in enumerate(found[name]):
+    for name, runs in found.items():
+        for number, learnt in enumerate(runs):
             curve = list(learnt.curves.values())[-2]
             steps, right = zip(*curve, strict=True)
-            axis.semilogx(steps, [100 * share for share in right], color=colour, label=None if number else name)
+            axis.semilogx(steps, [100 * share for share in right], color=COLOUR[name], label=None if number else name)
     axis.axhline(100 * target, color="0.5", linestyle="--", linewidth=1, label="the goal")
     axis.set(xlabel="steps", ylabel="right answers, %", ylim=(0, 102))
+    ends = {name: mean_over_seeds([each.right for each in runs]).mean for name, runs in found.items()}
+    axis.set_title("they end at " + ",\n".join(f"{100 * end:.0f} %: {name}" for name, end in ends.items()), fontsize=9)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
 
 
 def main() -> None:
     """Measure, print, and fail if diffusion isn't at the goal."""
-    options = command_line(__doc__, choices={"goal": list(GOALS)})
+    options = command_line(__doc__, choices={"goal": list(GOALS), "rate": [SEARCHED, "0.001", "0.003"]})
     name = options.goal or next(iter(GOALS))
     report = Report(f"converged_{name}", options.seeds, options.quick)
     learning = Learning(name, QUICK if options.quick else LONG[name], options.folder)
-    rates = {model: learning.best_rate(model) for model in learning.goal.arms}
+    given = None if options.rate in (None, SEARCHED) else float(options.rate)
+    rates = {model: given or learning.best_rate(model) for model in learning.goal.arms}
     found = {model: [learning.run(model, rate, seed) for seed in options.seeds] for model, rate in rates.items()}
     rows = []
     for model, runs in found.items():
