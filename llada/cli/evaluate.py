@@ -45,6 +45,7 @@ def evaluate(
     likelihood: Literal["bound", "sampler"] = "bound",
     rows_per_call: int = 8,
     check_greedy: bool = False,
+    score_end: bool = False,
     bos: bool | None = None,
     chat: bool = False,
     template: ChatTemplate | None = None,
@@ -79,6 +80,7 @@ def evaluate(
             sampler, which is exact where it has one (llada samplers says so).
         rows_per_call: rows per model call; changes speed and memory only.
         check_greedy: find out whether greedy decoding would give the answer, for tasks with such a metric.
+        score_end: score the end of a given answer with it, for models that were fine-tuned on answers with an end.
         bos: whether contexts begin with BOS; default: the tokenizer's own rule, but never for protocols.
         chat: put prompts through the chat template; protocols know.
         template: how messages become tokens, as a class path; default: the checkpoint's own.
@@ -118,7 +120,9 @@ def evaluate(
     text = load(path, tokenizer, usable(device), dtype, loading)
     text = changed(replace(text, template=template, sampler=sampler, bos=begin, variables=variables or {}), changes)
     estimator = UnderSampler(sampler=text.decoding) if likelihood == "sampler" else estimator
-    model = EvaluationModel(text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict, ranks)
+    model = EvaluationModel(
+        text, estimator, num_new_tokens, rows_per_call, check_greedy, seed, strict, ranks, score_end
+    )
     as_chat = chat or (chosen is not None and chosen.chat)
     found = harness.run_tasks(
         model,

@@ -67,9 +67,13 @@ class EvaluationModel:
         strict: whether a row that doesn't fit, or can't be answered, ends an evaluation, instead of being cut or left
             out and counted in the result.
         ranks: processes that share the rows, see `llada.text.launched`; each must be given the same ones.
+        score_end: whether an answer that is scored has its end behind it, which is scored with it. A diffusion model
+            reads the whole row: one that was fine-tuned on answers with an end (`llada.data.EosInAnswer`) has never
+            seen a row that stops before it. Published scores are without.
 
     Raises:
-        ValueError: if a number isn't positive, or the answers alone don't fit into the model.
+        ValueError: if a number isn't positive, the answers alone don't fit into the model, or with ``score_end`` the
+            tokenizer has no EOS.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -97,6 +101,7 @@ class EvaluationModel:
     seed: int = 0
     strict: bool = False
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
+    score_end: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("num_new_tokens", self.num_new_tokens), ("rows_per_call", self.rows_per_call)):
@@ -104,6 +109,8 @@ class EvaluationModel:
                 raise ValueError(f"{name} must be 1 or more; got {value}")
         if self.num_new_tokens is not None:
             self._check(self.num_new_tokens)
+        if self.score_end:
+            self.text.end_of_answer(in_chat=False)
 
     def encode_pair(self, context: str, continuation: str, context_ids: list[int] | None = None) -> Pair:
         """Token ids of a context and its continuation.
@@ -125,7 +132,8 @@ class EvaluationModel:
             pair = Pair(head, both[len(head) - len(self.text.encode("")) :])
         if not pair.continuation:
             raise EmptyContinuation(f"the continuation {continuation!r} of {context[-40:]!r} has no token of its own")
-        return Pair(self.text.context(pair.context), pair.continuation)
+        end = self.text.end_of_answer(in_chat=context_ids is not None) if self.score_end else []
+        return Pair(self.text.context(pair.context), [*pair.continuation, *end])
 
     def log_likelihoods(self, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation in nats, and whether greedy decoding gives it.

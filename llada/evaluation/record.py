@@ -40,6 +40,7 @@ def record(model: EvaluationModel, found: Mapping[str, Any], **asked: Any) -> di
         "likelihood": repr(model.estimator or ConditionalLikelihood()),
         "num_new_tokens": model.num_new_tokens,
         "check_greedy": model.check_greedy,
+        "score_end": model.score_end,
         "bos": text.bos,
         "limit": settings.get("limit"),
         "gen_kwargs": settings.get("gen_kwargs"),

@@ -127,6 +127,20 @@ class TextModel:
             elif not self.tokenizer.decode([token]).isspace():
                 return
 
+    def end_of_answer(self, in_chat: bool) -> list[int]:
+        """Token ids that stand behind an answer in fine-tuning.
+
+        Args:
+            in_chat: those of the chat template, behind a turn; else, and where it has none, EOS.
+
+        Raises:
+            ValueError: if there is no template for a chat, or no end at all.
+        """
+        ends = [*self._answer_ends()][::-1] if in_chat else []
+        if not ends and self.tokenizer.eos_token_id is None:
+            raise ValueError("answers have no end: the tokenizer has no EOS")
+        return ends or [self.tokenizer.eos_token_id]  # type: ignore[list-item]  # not None
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that begins a row."""
         return [*self._begin, *self.tokenizer.encode(text)]

@@ -402,6 +402,7 @@ EVALUATE: dict[str, Case] = {
     "changes": (CHANGES, lambda seen: changed(evaluated(seen).text)),
     "rows_per_call": (["--rows_per_call", "3"], lambda seen: evaluated(seen).rows_per_call == 3),
     "check_greedy": (["--check_greedy"], lambda seen: evaluated(seen).check_greedy),
+    "score_end": (["--score_end"], lambda seen: evaluated(seen).score_end),
     "bos": (["--bos", "true"], lambda seen: evaluated(seen).text.bos),
     "chat": (["--chat"], lambda seen: seen.options["apply_chat_template"]),
     "template": (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llada.data import Tokenizer
+from llada.data import Message, Tokenizer, llada_template
 from llada.evaluation import EvaluationModel, Pair, Question
 from llada.evaluation.evaluation_model import CHECK_EVERY
 from llada.metrics import NextTokenLikelihood, greedy_match, next_token_greedy_match
@@ -32,6 +32,29 @@ def test_pairs_are_split_as_the_harness_splits_them(diffusion: EvaluationModel, 
     assert without_bos(diffusion).encode_pair("The boat was", " red").context == pair.context[1:]
     with pytest.raises(ValueError, match="has no token of its own"):
         diffusion.encode_pair("The boat was", "")
+
+
+def test_an_answer_is_scored_with_its_end(
+    evaluated: EvaluationModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_end = replace(evaluated, score_end=True, check_greedy=False)
+    for text in TEXTS:
+        plain, ended = evaluated.encode_pair(*text), with_end.encode_pair(*text)
+        assert ended == Pair(plain.context, [*plain.continuation, EOS])
+        asked = [Pair(plain.context, plain.continuation), Pair([*plain.context, *plain.continuation], [EOS]), ended]
+        answer, end, both = (value for value, _ in with_end.log_likelihoods(asked, [0, 0, 0]))
+        if evaluated.text.model.needs_prompt:  # exact, so by the chain rule
+            assert both == pytest.approx(answer + end, rel=1e-6)
+    template = replace(with_end, text=replace(with_end.text, template=llada_template()))
+    ids = template.text.encode_messages([Message("user", "The boat?")])
+    chat = template.text.chat_template.answer(Message("assistant", " red"), tokenizer)
+    said = template.encode_pair("", " red", ids)
+    assert said.context == ids
+    assert said.continuation == [*tokenizer.encode(" red"), *chat[-2:]]  # end of turn, EOS
+    assert set(chat[-2:]) == {tokenizer.special_id("eot"), EOS}
+    monkeypatch.setattr(type(tokenizer), "eos_token_id", None)
+    with pytest.raises(ValueError, match="answers have no end: the tokenizer has no EOS"):
+        replace(evaluated, score_end=True)
 
 
 def test_only_a_next_token_model_needs_something_in_front(diffusion: EvaluationModel, twin: EvaluationModel) -> None:
