@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,8 @@ gc.set_threshold(20_000, 20, 20)
 # for several processes set the number themselves unless the variable says it.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Processes of a test talk to each other over the loopback, not over the network that the machine's name leads to.
+os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 # Property tests draw the same examples everywhere, and a loaded machine is not a failure.
 settings.register_profile("llada", derandomize=True, deadline=None, max_examples=50)
