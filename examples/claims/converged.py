@@ -1,6 +1,7 @@
 """In context and instructions, each model trained until its own accuracy has stopped rising, not for a budget.
 
-    python -m examples.claims.converged --goal functions       (hours of one core, resumable; --quick: minutes)
+    python -m examples.claims.converged --goal functions       (hours of one core, resumable; --quick: minutes;
+                                                                --jobs 4: so many trainings at a time)
     python -m examples.claims.converged --goal instructions
     python -m examples.claims.converged --goal functions --rate 0.003       (without the search)
 
@@ -9,8 +10,8 @@ the patience of `until`, training goes on from its best weights at a tenth of th
 models get the same search, over rates, with a seed of its own; what is told is of other seeds. Curves are kept.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from examples.claims.goals import AS_ASKED, GOALS, Stage
+from examples.claims.kept import Kept
 from examples.claims.report import COLOURS, Report, command_line
 from examples.claims.statistics import difference_over_seeds, mean_over_seeds
 from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS
@@ -88,14 +90,17 @@ class Learning:
         goal: its name.
         plan: how long.
         folder: of ``converged.jsonl`` and of the trainings that are under way.
+        jobs: trainings at a time.
     """
 
-    def __init__(self, goal: str, plan: Plan, folder: Path) -> None:
-        self.name, self.goal, self.plan, self.folder = goal, GOALS[goal](), plan, folder
-        self.file = folder / "converged.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        self.known: dict[str, Learnt] = {entry.pop("run"): Learnt(**entry) for entry in map(json.loads, lines)}
+    def __init__(self, goal: str, plan: Plan, folder: Path, jobs: int = 1) -> None:
+        self.name, self.goal, self.plan, self.folder, self.jobs = goal, GOALS[goal](), plan, folder, jobs
+        self.kept = Kept(folder / "converged.jsonl", Learnt)
+
+    def runs(self, wanted: Sequence[tuple[str, float, int]]) -> list[Learnt]:
+        """Several, each as `run` has it."""
+        self.kept.fill({self._key(*each): partial(self._learn, *each) for each in wanted}, self.jobs)
+        return [self.run(*each) for each in wanted]
 
     def run(self, model: str, rate: float, seed: int) -> Learnt:
         """A model, trained through all its stages.
@@ -105,19 +110,19 @@ class Learning:
             rate: of the first part of every stage.
             seed: of weights, rows and questions.
         """
-        key = f"{self.name} {model} {rate:g} {seed} {self.plan!r}"
-        if key not in self.known:
-            self.known[key] = self._learn(model, rate, seed)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": key, **asdict(self.known[key])}) + "\n")
-        return self.known[key]
+        return self.kept.get(self._key(model, rate, seed), partial(self._learn, model, rate, seed))
 
-    def best_rate(self, model: str) -> float:
-        """What the search finds for a model: the rate whose parts, all together, end with the most right answers."""
-        if len(self.plan.rates) == 1:
-            return self.plan.rates[0]
-        tried = {rate: self.run(model, rate, SEARCH_SEED).ends for rate in self.plan.rates}
-        return max(tried, key=lambda rate: tried[rate])
+    def best_rates(self) -> dict[str, float]:
+        """What the search finds for each model: the rate whose parts, all together, end with the most right answers."""
+        rates, models = self.plan.rates, list(self.goal.arms)
+        if len(rates) == 1:
+            return dict.fromkeys(models, rates[0])
+        tries = iter(self.runs([(model, rate, SEARCH_SEED) for model in models for rate in rates]))
+        ends = {model: {rate: next(tries).ends for rate in rates} for model in models}
+        return {model: max(rates, key=found.__getitem__) for model, found in ends.items()}
+
+    def _key(self, model: str, rate: float, seed: int) -> str:
+        return f"{self.name} {model} {rate:g} {seed} {self.plan!r}"
 
     def _learn(self, name: str, rate: float, seed: int) -> Learnt:
         arm = self.goal.arms[name]
@@ -166,13 +171,14 @@ def draw(axis: Any, found: dict[str, list[Learnt]], target: float) -> None:
 
 def main() -> None:
     """Measure, print, and fail if diffusion isn't at the goal."""
-    options = command_line(__doc__, choices={"goal": list(GOALS), "rate": [SEARCHED, "0.001", "0.003"]})
+    options = command_line(__doc__, choices={"goal": list(GOALS), "rate": [SEARCHED, "0.001", "0.003"]}, jobs=True)
     name = options.goal or next(iter(GOALS))
     report = Report(f"converged_{name}", options.seeds, options.quick)
-    learning = Learning(name, QUICK if options.quick else LONG[name], options.folder)
-    given = None if options.rate in (None, SEARCHED) else float(options.rate)
-    rates = {model: given or learning.best_rate(model) for model in learning.goal.arms}
-    found = {model: [learning.run(model, rate, seed) for seed in options.seeds] for model, rate in rates.items()}
+    learning = Learning(name, QUICK if options.quick else LONG[name], options.folder, options.jobs)
+    searched = options.rate in (None, SEARCHED)
+    rates = learning.best_rates() if searched else dict.fromkeys(learning.goal.arms, float(options.rate))
+    all_runs = iter(learning.runs([(model, rate, seed) for model, rate in rates.items() for seed in options.seeds]))
+    found = {model: [next(all_runs) for _ in options.seeds] for model in rates}
     rows = []
     for model, runs in found.items():
         capped = sum(CAPPED in learnt.ended.values() for learnt in runs)

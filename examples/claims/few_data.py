@@ -14,6 +14,7 @@ Published: arXiv 2507.15857 and 2511.03276, which find that diffusion wins where
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class Experiment:
         self.tokens, self.chosen, self.seeds = tokens, chosen, seeds
         self.plain = {twin: Setting(twin, tokens) for twin in (True, False)}
         """Not tuned, and not regularised but by its early end."""
+        runs.fill(product((*chosen.values(), *self.plain.values()), seeds), final=True)
         self.twin, self.diffusion = (
             [runs.run(chosen[twin], seed, final=True) for seed in seeds] for twin in (True, False)
         )
@@ -198,10 +200,10 @@ def takeaway(experiments: list[Experiment]) -> str:
 
 def main() -> None:
     """Measure, print, and fail if diffusion doesn't end below its tuned twin where data are fewest."""
-    options = command_line(__doc__, tokens=True, choices={"search": list(SEARCHES)})
+    options = command_line(__doc__, tokens=True, choices={"search": list(SEARCHES)}, jobs=True)
     plan = QUICK if options.quick else SEARCHES[options.search or "whole"]
     report = Report("few_data", options.seeds, options.quick)
-    runs = FewRuns(Text(options.folder), options.folder, HASTE if options.quick else PATIENCE)
+    runs = FewRuns(Text(options.folder), options.folder, HASTE if options.quick else PATIENCE, options.jobs)
     experiments: list[Experiment] = []
     tries: list[list[object]] = []
     for tokens in options.tokens or plan.tokens:

@@ -9,9 +9,9 @@ What it reached is measured on `Text.held_out`: exactly for the twin, and for di
 the exact likelihood of decoding one token per call.
 """
 
-import json
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from examples.claims.flops import row_flops
+from examples.claims.kept import Kept
 from examples.claims.regularised import Regulariser, regularise
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.text_models import nats_per_token, text_backbone
@@ -127,15 +128,17 @@ class FewRuns:
         text: what is read.
         folder: of ``few_runs.jsonl``, and of the run that is under way.
         patience: of every run.
+        jobs: runs at a time.
     """
 
-    def __init__(self, text: Text, folder: Path, patience: Patience) -> None:
-        self.text, self.patience = text, patience
-        self.folder, self.file = folder, folder / "few_runs.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        self.known: dict[str, Run] = {entry.pop("run"): Run(**entry) for entry in map(json.loads, lines)}
-        self.used: dict[str, Run] = {}
+    def __init__(self, text: Text, folder: Path, patience: Patience, jobs: int = 1) -> None:
+        self.text, self.folder, self.patience, self.jobs = text, folder, patience, jobs
+        self.kept = Kept(folder / "few_runs.jsonl", Run)
+
+    def fill(self, wanted: Iterable[tuple[Setting, int]], final: bool) -> None:
+        """Measure what isn't known, several at a time; arguments as of `run`."""
+        runs = {self._key(*each, final): partial(self._measure, *each, final) for each in wanted}
+        self.kept.fill(runs, self.jobs)
 
     def run(self, setting: Setting, seed: int, final: bool = False) -> Run:
         """A run, from the file if it is there.
@@ -145,13 +148,10 @@ class FewRuns:
             seed: of weights, rows, their order and noise.
             final: measure it on the held-out rows, too, and by decoding.
         """
-        key = f"{setting!r} {self.patience!r} {seed} {final}"
-        if key not in self.known:
-            self.known[key] = self._measure(setting, seed, final)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": key, **asdict(self.known[key])}) + "\n")
-        self.used[key] = self.known[key]
-        return self.known[key]
+        return self.kept.get(self._key(setting, seed, final), partial(self._measure, setting, seed, final))
+
+    def _key(self, setting: Setting, seed: int, final: bool) -> str:
+        return f"{setting!r} {self.patience!r} {seed} {final}"
 
     def _measure(self, setting: Setting, seed: int, final: bool) -> Run:
         started = time.process_time()

@@ -50,6 +50,7 @@ def search(runs: FewRuns, twin: bool, plan: Plan, tokens: int, seeds: Sequence[i
     final = plan.search_seeds is None
 
     def tried(settings: list[Setting]) -> list[tuple[Setting, list[Run]]]:
+        runs.fill(product(settings, seeds), final)
         found = [(setting, [runs.run(setting, seed, final) for seed in seeds]) for setting in settings]
         return sorted(found, key=lambda entry: stopping(entry[1]))
 

@@ -84,36 +84,41 @@ class Goal:
 def functions() -> Goal:
     """Functions shown by five examples; those that are asked for are in no training row."""
     task = Functions()
-
-    def rows(asked: float, number: int, seed: int) -> Rows:
-        return task.training_rows(number, torch.Generator().manual_seed(seed), asked)
-
-    def right(model: DiffusionLM, questions: int, seed: int) -> Tensor:
-        return task.ask(model, task.most, questions, seed)
-
-    plain, asked = (Stage("functions", partial(rows, share), right) for share in (0.0, 1.0))
+    right = partial(_answered, task)
+    plain, asked = (Stage("functions", partial(_examples, task, share), right) for share in (0.0, 1.0))
     arms = {name: Arm(name, (plain,)) for name in TWINS} | {AS_ASKED: Arm(DIFFUSION, (asked,))}
     return Goal(Recipe(FIRST + task.symbols, MASK, width=64, num_layers=3, convolution=5), 0.9, arms)
 
 
 def instructions() -> Goal:
     """Five tasks told as text, then instructions; wordings and arguments that are asked for are in neither."""
-    words = Words()
-
-    def rows(as_text: bool, number: int, seed: int) -> Rows:
-        random = np.random.default_rng(seed)
-        drawn = sample(words, number, random, as_text, new_wording=False, new_argument=False)
-        return Rows(drawn.tokens) if as_text else Rows(drawn.tokens, drawn.answers)
-
-    def accuracy(as_text: bool, model: DiffusionLM, questions: int, seed: int) -> Tensor:
-        random = np.random.default_rng(1_000_000 + seed)
-        drawn = sample(words, questions, random, as_text, new_wording=not as_text, new_argument=True)
-        return ask(model, drawn, words).right.double()
-
-    parts = {"as text": True, "instructions": False}
-    stages = tuple(Stage(name, partial(rows, text), partial(accuracy, text)) for name, text in parts.items())
+    words, parts = Words(), {"as text": True, "instructions": False}
+    stages = tuple(
+        Stage(name, partial(_told, words, text), partial(_followed, words, text)) for name, text in parts.items()
+    )
     recipe = Recipe(len(words.words), words.mask, width=64, num_layers=3, convolution=5)
     return Goal(recipe, 0.95, {name: Arm(name, stages) for name in TWINS})
+
+
+# Functions of the module, for a goal has to reach other processes.
+def _examples(task: Functions, asked: float, number: int, seed: int) -> Rows:
+    return task.training_rows(number, torch.Generator().manual_seed(seed), asked)
+
+
+def _answered(task: Functions, model: DiffusionLM, questions: int, seed: int) -> Tensor:
+    return task.ask(model, task.most, questions, seed)
+
+
+def _told(words: Words, as_text: bool, number: int, seed: int) -> Rows:
+    random = np.random.default_rng(seed)
+    drawn = sample(words, number, random, as_text, new_wording=False, new_argument=False)
+    return Rows(drawn.tokens) if as_text else Rows(drawn.tokens, drawn.answers)
+
+
+def _followed(words: Words, as_text: bool, model: DiffusionLM, questions: int, seed: int) -> Tensor:
+    random = np.random.default_rng(1_000_000 + seed)
+    drawn = sample(words, questions, random, as_text, new_wording=not as_text, new_argument=True)
+    return ask(model, drawn, words).right.double()
 
 
 GOALS = {"functions": functions, "instructions": instructions}

@@ -86,6 +86,7 @@ class Prices:
 
     def __init__(self, runs: Runs, size: Size, compute: float, seeds: list[int]) -> None:
         self.runs, self.size, self.compute, self.seeds = runs, size, compute, seeds
+        runs.fill((TWIN, size, compute * share, seed) for share in SPLITS for seed in seeds)
         points = [[runs.point(TWIN, size, compute * share, seed) for seed in seeds] for share in SPLITS]
         self.computes = np.array([run[0].flops for run in points])
         self.curve = [np.array([point.nats for point in run]) for run in points]
@@ -124,8 +125,9 @@ def draw(axes: Any, prices: Prices, arms: list[Arm]) -> None:
 
 def main() -> None:
     """Measure, print, and fail if the levers together don't lower the price."""
-    options = command_line(__doc__)
-    report, runs = Report("levers", options.seeds, options.quick), Runs(Text(options.folder), options.folder)
+    options = command_line(__doc__, jobs=True)
+    report = Report("levers", options.seeds, options.quick)
+    runs = Runs(Text(options.folder), options.folder, jobs=options.jobs)
     compute = COMPUTE / 2 if options.quick else COMPUTE
     prices = Prices(runs, SIZE, compute, options.seeds)
     twin = [["next token", run.shape[0], f"{flops:.2g}", str(mean_over_seeds(run))] for flops, run in prices.points()]

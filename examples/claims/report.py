@@ -11,6 +11,7 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -46,7 +47,7 @@ class Report:
         self.results: dict[str, Any] = {}
         self.checks: list[dict[str, Any]] = []
         self.figure: plt.Figure | None = None
-        self._started = time.time(), time.process_time()
+        self._started = time.time(), _processor_seconds()
 
     def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table in Markdown, and keep it."""
@@ -89,9 +90,8 @@ class Report:
         if self.figure is not None:
             self.figure.savefig(folder / f"{self.name}.png", dpi=110)
             plt.close(self.figure)
-        print(
-            f"\n{folder / self.name}.json, .md, .png; {time.process_time() - self._started[1]:.0f} s of processor time"
-        )
+        seconds = _processor_seconds() - self._started[1]
+        print(f"\n{folder / self.name}.json, .md, .png; {seconds:.0f} s of processor time")
         failed = [check["claim"] for check in self.checks if not check["holds"] and check.get("expected", True)]
         if failed:
             raise SystemExit(f"{self.name}: not beyond its interval: {'; '.join(failed)}")
@@ -111,8 +111,13 @@ class Report:
             "threads": torch.get_num_threads(),
             "date": time.strftime("%Y-%m-%d", time.gmtime(wall)),
             "wall_seconds": round(time.time() - wall),
-            "processor_seconds": round(time.process_time() - processor),
+            "processor_seconds": round(_processor_seconds() - processor),
         }
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it has started and that have ended."""
+    return sum(os.times()[:4])
 
 
 def bars(
@@ -150,7 +155,12 @@ def _arms(intervals: Sequence[Interval]) -> list[list[float]]:
 
 
 def command_line(
-    text: str | None, seeds: int = 3, *, tokens: bool = False, choices: dict[str, list[str]] | None = None
+    text: str | None,
+    seeds: int = 3,
+    *,
+    tokens: bool = False,
+    choices: dict[str, list[str]] | None = None,
+    jobs: bool = False,
 ) -> argparse.Namespace:
     """The options of every claim, and those that some have.
 
@@ -159,10 +169,11 @@ def command_line(
         seeds: number of seeds by default; the short form takes 2 at most.
         tokens: whether numbers of unique tokens can be chosen.
         choices: further options, and the words that each takes.
+        jobs: whether runs can be measured several at a time.
 
     Returns:
-        ``quick`` bool, ``seeds`` list of ints, ``folder`` Path; perhaps ``tokens`` list of ints or None, and a word or
-        None for each of ``choices``.
+        ``quick`` bool, ``seeds`` list of ints, ``folder`` Path; perhaps ``tokens`` list of ints or None, a word or None
+        for each of ``choices``, and ``jobs`` int.
     """
     parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the short form, a few minutes on one core")
@@ -170,6 +181,8 @@ def command_line(
     parser.add_argument("--folder", type=Path, default=Path("runs/claims"), help="where the results go")
     if tokens:
         parser.add_argument("--tokens", type=int, action="append", help="unique tokens; may be given several times")
+    if jobs:
+        parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on a core each; 1 by default")
     for name, words in (choices or {}).items():
         parser.add_argument(f"--{name}", choices=words, help=f"{words[0]} by default")
     options = parser.parse_args(sys.argv[1:])

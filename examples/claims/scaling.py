@@ -38,6 +38,7 @@ class Ladder:
 
     def __init__(self, runs: Runs, arm: Arm, steps: list[tuple[Size, float]], seeds: list[int]) -> None:
         self.arm = arm
+        runs.fill((arm, size, compute, seed) for size, compute in steps for seed in seeds)
         points = [[runs.point(arm, size, compute, seed) for seed in seeds] for size, compute in steps]
         self.flops = np.array([run[0].flops for run in points])
         self.parameters = [run[0].parameters for run in points]
@@ -139,8 +140,9 @@ def table_of_runs(report: Report, ladders: list[Ladder], sizes: list[Size], rati
 
 def main() -> None:
     """Measure, print, and fail if the order of the models isn't the expected one."""
-    options = command_line(__doc__)
-    report, runs = Report("scaling", options.seeds, options.quick), Runs(Text(options.folder), options.folder)
+    options = command_line(__doc__, jobs=True)
+    report = Report("scaling", options.seeds, options.quick)
+    runs = Runs(Text(options.folder), options.folder, jobs=options.jobs)
     steps = [(size, compute / 2) for size, compute in LADDER[1:4]] if options.quick else LADDER
     shares = [TWIN_SHARE, 1.0, 1.0]
     ladders = [

@@ -40,7 +40,7 @@ class Interval(NamedTuple):
 
     def percent(self) -> str:
         """For a table, in percent."""
-        return f"{100 * self.mean:.0f} ({100 * self.low:.0f} to {100 * self.high:.0f})"
+        return f"{100 * self.mean:z.0f} ({100 * self.low:z.0f} to {100 * self.high:z.0f})"  # no -0
 
     def __str__(self) -> str:
         return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"

@@ -7,9 +7,8 @@
 A run's learning rate falls to 0 at its end, so a compute is a run of its own and not a place on a longer one's way.
 """
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from examples.claims.flops import muon_flops, row_flops
+from examples.claims.kept import Kept
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.text_models import nats_per_token, text_backbone
 from examples.claims.twins import QUIET
@@ -137,32 +137,33 @@ class Runs:
         text: what is read.
         folder: of the file ``points.jsonl``.
         draws: of the noise per held-out row.
+        jobs: runs at a time.
     """
 
-    def __init__(self, text: Text, folder: Path, draws: int = 4) -> None:
-        self.text, self.draws, self.file = text, draws, folder / "points.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        self.used: dict[str, Point] = {}
-        self.known: dict[str, Point] = {entry.pop("run"): Point(**entry) for entry in map(json.loads, lines)}
+    def __init__(self, text: Text, folder: Path, draws: int = 4, jobs: int = 1) -> None:
+        self.text, self.draws, self.jobs = text, draws, jobs
+        self.kept = Kept(folder / "points.jsonl", Point)
+
+    def fill(self, wanted: Iterable[tuple[Arm, Size, float, int]]) -> None:
+        """Measure what isn't known, several at a time; arguments as of `point`."""
+        runs = {self._key(*each): partial(self._measure, *each) for each in wanted}
+        self.kept.fill(runs, self.jobs)
 
     def point(self, arm: Arm, size: Size, flops: float, seed: int) -> Point:
         """Measure a run of about so many operations, of whole steps."""
-        key = f"{replace(arm, name='')!r} {size!r} {flops:.4g} {seed} {self.draws}"
-        if key not in self.known:
-            self.known[key] = self._measure(arm, size, flops, seed)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": key, **vars(self.known[key])}) + "\n")
-        self.used[key] = self.known[key]
-        return self.known[key]
+        return self.kept.get(self._key(arm, size, flops, seed), partial(self._measure, arm, size, flops, seed))
+
+    def _key(self, arm: Arm, size: Size, flops: float, seed: int) -> str:
+        return f"{replace(arm, name='')!r} {size!r} {flops:.4g} {seed} {self.draws}"
 
     def cost(self) -> list[object]:
         """Number of runs that were asked for, their operations, and the seconds they took when they were measured."""
-        points = self.used.values()
+        points = self.kept.used.values()
         return [len(points), f"{sum(p.flops for p in points):.2g}", round(sum(p.seconds for p in points))]
 
     def nats(self, arm: Arm, size: Size, flops: float, seeds: list[int]) -> np.ndarray:
         """(seeds, rows)."""
+        self.fill((arm, size, flops, seed) for seed in seeds)
         return np.array([self.point(arm, size, flops, seed).nats for seed in seeds])
 
     def _measure(self, arm: Arm, size: Size, flops: float, seed: int) -> Point:

@@ -68,6 +68,10 @@ def test_a_direction_needs_the_interval_and_every_seed() -> None:
     assert not Interval(0.5, 0.1, 0.9, -0.2).above(0.0)
 
 
+def test_nothing_has_no_sign() -> None:
+    assert Interval(-0.001, -0.02, 0.001, -0.02).percent() == "0 (-2 to 0)"
+
+
 def test_twins_share_everything_but_sight_and_loss() -> None:
     first, second = (make(RECIPE, 3) for make in TWINS.values())
     for (name, ours), (_, theirs) in zip(
