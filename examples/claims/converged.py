@@ -4,6 +4,7 @@
                                                                 --jobs 4: so many trainings at a time)
     python -m examples.claims.converged --goal instructions
     python -m examples.claims.converged --goal functions --rate 0.003       (without the search)
+    python -m examples.claims.converged --goal functions --without "masked diffusion"
 
 The accuracy that ends a training is of questions of the kind that is told, but others. When it has stopped rising for
 the patience of `until`, training goes on from its best weights at a tenth of the rate until it has stopped again. All
@@ -112,9 +113,9 @@ class Learning:
         """
         return self.kept.get(self._key(model, rate, seed), partial(self._learn, model, rate, seed))
 
-    def best_rates(self) -> dict[str, float]:
+    def best_rates(self, models: Sequence[str]) -> dict[str, float]:
         """What the search finds for each model: the rate whose parts, all together, end with the most right answers."""
-        rates, models = self.plan.rates, list(self.goal.arms)
+        rates = self.plan.rates
         if len(rates) == 1:
             return dict.fromkeys(models, rates[0])
         tries = iter(self.runs([(model, rate, SEARCH_SEED) for model in models for rate in rates]))
@@ -171,12 +172,15 @@ def draw(axis: Any, found: dict[str, list[Learnt]], target: float) -> None:
 
 def main() -> None:
     """Measure, print, and fail if diffusion isn't at the goal."""
-    options = command_line(__doc__, choices={"goal": list(GOALS), "rate": [SEARCHED, "0.001", "0.003"]}, jobs=True)
+    choices = {"goal": list(GOALS), "rate": [SEARCHED, "0.001", "0.003"], "without": ["none", *COLOUR]}
+    options = command_line(__doc__, choices=choices, jobs=True)
     name = options.goal or next(iter(GOALS))
     report = Report(f"converged_{name}", options.seeds, options.quick)
     learning = Learning(name, QUICK if options.quick else LONG[name], options.folder, options.jobs)
-    searched = options.rate in (None, SEARCHED)
-    rates = learning.best_rates() if searched else dict.fromkeys(learning.goal.arms, float(options.rate))
+    models = [arm for arm in learning.goal.arms if arm != options.without]
+    rates = (
+        learning.best_rates(models) if options.rate in (None, SEARCHED) else dict.fromkeys(models, float(options.rate))
+    )
     all_runs = iter(learning.runs([(model, rate, seed) for model, rate in rates.items() for seed in options.seeds]))
     found = {model: [next(all_runs) for _ in options.seeds] for model in rates}
     rows = []
@@ -190,9 +194,9 @@ def main() -> None:
     for model, runs in found.items():
         share = mean_over_seeds([each.right for each in runs])
         report.check(f"{name}, {model}: right answers are at the goal", share, above=learning.goal.target)
-    twin = [each.right for each in found[NEXT_TOKEN]]
-    gaps = {model: difference_over_seeds([each.right for each in runs], twin) for model, runs in found.items()}
-    rows = [[model, gap.percent()] for model, gap in gaps.items() if model != NEXT_TOKEN]
+    twin = [each.right for each in found.get(NEXT_TOKEN, [])]
+    ours = {model: [each.right for each in runs] for model, runs in found.items() if twin and model != NEXT_TOKEN}
+    rows = [[model, difference_over_seeds(right, twin).percent()] for model, right in ours.items()]
     report.table("Over the twin", ["model", "right answers, difference"], rows)
     draw(report.picture(size=(5.5, 3.6))[0], found, learning.goal.target)
     report.finish(options.folder)
