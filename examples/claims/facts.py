@@ -12,7 +12,6 @@ After Berglund et al., "The Reversal Curse", arXiv 2309.12288, with words of our
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,18 +20,8 @@ from torch import Tensor
 NAME_FIRST, DESCRIPTION_FIRST, BOTH = "name first", "description first", "both"
 THING_WORDS = 2
 BEGIN, END, MASK = range(3)
-
-
-class Question(NamedTuple):
-    """What to ask about all facts of a group.
-
-    Attributes:
-        prompts: (N, P) int64, up to where the answer begins.
-        answers: (N, A) int64; END is the last token of an answer.
-    """
-
-    prompts: Tensor
-    answers: Tensor
+ANSWER = torch.tensor([False] * (1 + THING_WORDS + 2) + [True] * (THING_WORDS + 1))
+"""Where a row that is asked as a question has its answer, (8,) bool; END is the last token of an answer."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +79,8 @@ class Facts:
                 rows += [self._row(left, form, right) for form in self.phrases(direction, held_out=False)]
         return torch.cat(rows)
 
-    def question(self, group: str, direction: str, form: int = 0) -> Question:
-        """Ask all facts of a group.
+    def questions(self, group: str, direction: str, form: int = 0) -> Tensor:
+        """Rows that ask all facts of a group, with their answers at `ANSWER`; (N, 8).
 
         Args:
             group: how the facts were read.
@@ -100,8 +89,7 @@ class Facts:
         """
         names, descriptions = (part[self.group(group)] for part in self.things())
         left, right = (names, descriptions) if direction == NAME_FIRST else (descriptions, names)
-        row = self._row(left, self.phrases(direction, held_out=True)[form], right)
-        return Question(*row.split([row.shape[1] - THING_WORDS - 1, THING_WORDS + 1], dim=1))
+        return self._row(left, self.phrases(direction, held_out=True)[form], right)
 
     def _row(self, left: Tensor, form: Tensor, right: Tensor) -> Tensor:
         edge = left.new_ones(len(left), 1)

@@ -75,8 +75,9 @@ class Task(ABC):
         random = torch.Generator().manual_seed(1_000_000 + seed)
         tokens = self._row(self.examples(rows, shown + 1, True, random))
         start = 1 + shown * (self.inputs + self.outputs) + self.inputs
-        prompt, answer, behind = tokens.tensor_split([start, start + self.outputs], dim=1)
-        return (write(model, prompt, self.outputs, behind) == answer).all(1).double()
+        place = torch.arange(tokens.shape[1])
+        answer = (place >= start) & (place < start + self.outputs)
+        return (write(model, tokens, answer) == tokens[:, answer]).all(1).double()
 
     def _row(self, examples: Tensor) -> Tensor:
         """Examples as a row of the length that all have, with END to its end."""

@@ -50,7 +50,7 @@ def ask(model: DiffusionLM, asked: Sampled, words: Words) -> Marks:
     for start in asked.starts.unique().tolist():
         which = asked.starts == start
         answer = asked.tokens[which, start:]
-        written = write(model, asked.tokens[which, :start], ROW - start)
+        written = write(model, asked.tokens[which], torch.arange(ROW) >= start)
         stop = torch.cat([written == words.end, torch.ones(len(written), 1, dtype=torch.bool)], dim=1).int().argmax(1)
         right[which] = ((written == answer) | (torch.arange(ROW - start) > stop[:, None])).all(1).float()
         ended[which] = (stop == asked.lengths[which]).float()

@@ -58,12 +58,11 @@ def ask_facts(model: DiffusionLM, world: facts.Facts, seen: str, asked: str) -> 
     The likelihood of every answer of the group is computed for every question of the group, so chance is 1 / N. The
     last is the control: the same question with the answer of the next fact taken for the right one.
     """
-    prompts, answers = world.question(seen, asked)
-    written = (write(model, prompts, answers.shape[1]) == answers).all(1)
-    n = len(prompts)
-    pairs = torch.cat([prompts.repeat_interleave(n, 0), answers.repeat(n, 1)], dim=1)
-    answer = (torch.arange(pairs.shape[1]) >= prompts.shape[1]).expand(pairs.shape)
-    best = log_likelihood(model, pairs, answer).view(n, n).argmax(1)
+    rows, answer = world.questions(seen, asked), facts.ANSWER
+    written = (write(model, rows, answer) == rows[:, answer]).all(1)
+    n = len(rows)
+    pairs = torch.where(answer, rows.repeat(n, 1), rows.repeat_interleave(n, 0))
+    best = log_likelihood(model, pairs, answer.expand(pairs.shape)).view(n, n).argmax(1)
     return written.double(), (best == torch.arange(n)).double(), (best == (torch.arange(n) + 1) % n).double()
 
 
@@ -76,9 +75,10 @@ def learn_poems(make: Callable[[Recipe, int], DiffusionLM], book: couplets.Coupl
 
 def ask_poems(model: DiffusionLM, book: couplets.Couplets, kind: int, held_out: bool) -> Tensor:
     """Whether each line is written without an error, end included."""
-    tokens = book.questions(kind, held_out).tokens
-    start = 3 + couplets.LINE_WORDS
-    return (write(model, tokens[:, :start], tokens.shape[1] - start) == tokens[:, start:]).all(1).double()
+    asked = book.questions(kind, held_out)
+    assert asked.maskable is not None
+    answer = asked.maskable[0]  # the same in all of them
+    return (write(model, asked.tokens, answer) == asked.tokens[:, answer]).all(1).double()
 
 
 def hidden_and_visible(draws: int = 200_000) -> tuple[float, float]:
@@ -97,7 +97,7 @@ def by_evidence(model: DiffusionLM, world: facts.Facts, seen: str) -> list[Tenso
 
     Training asks the diffusion model for this. It never asks the next-token twin for the left thing given the right.
     """
-    rows = torch.cat([*world.question(seen, seen)], dim=1)
+    rows = world.questions(seen, seen)
     left, right = slice(1, 1 + facts.THING_WORDS), rows.shape[1] - 1 - facts.THING_WORDS
     outcomes = []
     for hidden in range(facts.THING_WORDS + 1):

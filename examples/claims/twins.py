@@ -4,7 +4,7 @@
     for name, make in TWINS.items():            # "masked diffusion" and "next token"
         model = make(recipe, seed)              # a DiffusionLM; seeds of one number start from the same weights
         fit(model, Rows(tokens, maskable), Training(steps=500), seed)      # again for fine-tuning, with other rows
-        answers = write(model, prompts, length) # fills ``length`` masks behind each prompt, greedily
+        answers = write(model, rows, answer)    # greedily, where whole rows have their answers hidden
         nats = log_likelihood(model, tokens, answer)   # log p(answer | rest before it), nats per row
 
 The twins have the same parameters, batches, number of steps and so tokens seen. They differ in the attention mask, the
@@ -159,23 +159,22 @@ def fit(model: DiffusionLM, rows: Rows, training: Training, seed: int) -> Diffus
     return model
 
 
-def write(model: DiffusionLM, prompts: Tensor, length: int, behind: Tensor | None = None) -> Tensor:
-    """Greedy answers: (N, P) prompts of equal length -> the (N, length) tokens that follow.
+def write(model: DiffusionLM, rows: Tensor, answer: Tensor) -> Tensor:
+    """Greedy answers to questions, (N, A): what is written where rows like those of training have their answers hidden.
 
-    The diffusion model writes the token it is surest of first, one per call; its twin from left to right. Diffusion
-    reads the whole row, and has to be asked in rows of the length and with the end that training has.
+    The diffusion model writes the token it is surest of first, one per call, and reads all the rest of a row: asked in
+    a row that ends before its END it is asked something that it never saw. Its twin writes from left to right, and
+    isn't given what it couldn't read.
 
     Args:
         model: one of the twins.
-        prompts: what stands before the answer.
-        length: tokens of the answer.
-        behind: (N, S) what stands behind it in training and was never masked; the twin can't see that far.
+        rows: (N, L) int64, whole ones; what stands in place of the answer isn't looked at.
+        answer: (L,) bool, one stretch.
     """
-    start, masks = prompts.shape[1], prompts.new_full((len(prompts), length), model.process.mask_token_id)
-    rows = [prompts, masks]
-    if behind is not None and not isinstance(model, AutoregressiveLM):
-        rows.append(behind)
-    return model.generate(torch.cat(rows, dim=1)).tokens[:, start : start + length]
+    hidden = rows.masked_fill(answer, model.process.mask_token_id)
+    if isinstance(model, AutoregressiveLM):
+        answer = answer[: int(answer.nonzero().max()) + 1]
+    return model.generate(hidden[:, : len(answer)]).tokens[:, answer]
 
 
 @torch.no_grad()

@@ -40,12 +40,13 @@ def test_questions_use_wordings_that_no_row_has(asked: str) -> None:
     world = facts.Facts(per_group=4, both=5)
     rows = world.rows()
     for form in range(4):
-        prompts, answers = world.question(facts.NAME_FIRST, asked, form)
+        asked_rows = world.questions(facts.NAME_FIRST, asked, form)
+        prompts, answers = asked_rows[:, ~facts.ANSWER], asked_rows[:, facts.ANSWER]
         known, wanted = world.things() if asked == facts.NAME_FIRST else world.things()[::-1]
         assert torch.equal(prompts[:, 1:3], known[:4])
         assert torch.equal(answers[:, :-1], wanted[:4])
         assert (answers[:, -1] == facts.END).all()
-        assert prompts.shape[1] + answers.shape[1] == rows.shape[1]  # a question is as long as what was read
+        assert asked_rows.shape[1] == rows.shape[1]  # a question is as long as what was read
         wording = prompts[0, 3:].tolist()
         assert contains(rows, wording) == 0
         assert all(contains(rows, [word]) for word in wording)
