@@ -126,12 +126,13 @@ class Looks(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the looks."""
-        return {"looks": [asdict(look) for look in self.looks], "weights": self.weights, "ended": self.ended}
+        return {"looks": [asdict(look) for look in self.looks], "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there; a run that had ended goes on if the patience has become longer."""
         self.looks = [Look(**look) for look in state_dict["looks"]]
-        self.weights, self.ended = state_dict["weights"], state_dict["ended"]
+        self.weights = state_dict["weights"]
+        self.ended = self.patience.ended(self.looks[-1].step, Curve(self.looks, "").best.step)
         self._before = self.looks[-1].seconds
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:

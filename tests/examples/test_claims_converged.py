@@ -54,7 +54,7 @@ def test_a_training_goes_through_its_stages_and_is_kept(tmp_path: Path, monkeypa
     goal = GOALS["instructions"]()
     small = replace(goal, recipe=replace(goal.recipe, width=16, num_layers=1))
     monkeypatch.setitem(converged.GOALS, "instructions", lambda: small)
-    plan = Plan((1e-3,), Patience(factor=1.1, spacing=1.1, least=STEPS, most=STEPS), 10, 10)
+    plan = Plan((1e-3,), Patience(factor=1.1, spacing=1.1, least=STEPS, most=STEPS), STEPS, 10, 10)
     learning = Learning("instructions", plan, tmp_path)
     found = learning.run("next token", 1e-3, 0)
     parts = ["as text, rate 0.001", "as text, rate 0.0001", "instructions, rate 0.001", "instructions, rate 0.0001"]
