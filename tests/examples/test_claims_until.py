@@ -1,6 +1,7 @@
 """Training until nothing improves any more: when it looks and ends, what it keeps, and that a stop changes nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -85,6 +86,21 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
     # A finished run is read, and not trained again.
     finished = train(model(), lambda _: [], Looks(told([]), PATIENCE, tmp_path, seed=7))
     assert (finished.ended, finished.best.step) == (IMPROVED, 6)
+
+
+def test_a_longer_patience_goes_on_where_a_shorter_one_ended(tmp_path: Path) -> None:
+    values, longer = [3.0, 2.0, 1.0, 1.5, 1.5, 0.5], replace(PATIENCE, least=30)
+    whole = model()
+    expected = train(whole, batches, Looks(told(values), longer, None, seed=7))
+    assert [look.step for look in expected.looks] == [2, 4, 6, 10, 16, 24, 36, 40]
+    short = train(model(), batches, Looks(told(values), PATIENCE, tmp_path, seed=7))
+    assert (short.looks[-1].step, short.best.step) == (16, 6)
+    again = model()
+    curve = train(again, batches, Looks(told(values[5:]), longer, tmp_path, seed=7))
+    assert [look.value for look in curve.looks] == [look.value for look in expected.looks]
+    assert (curve.best.step, curve.ended) == (24, expected.ended)
+    for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0)
 
 
 def test_what_is_left_out_comes_back_in_evaluation() -> None:
