@@ -105,9 +105,7 @@ def evaluate(
         raise ValueError("--likelihood sampler scores under the sampler, an --estimator the bound; give one of them")
     chosen = protocol_of(protocol)
     check(chosen, bool(tasks), checkpoint is not None, allow_code)
-    names = tasks or ([chosen.task] if chosen else [])
-    path = checkpoint or (chosen.checkpoint if chosen else None)
-    assert path is not None
+    path = checkpoint or (chosen.checkpoint if chosen else "")  # one of them is there
     if chosen:
         estimator = estimator or chosen.estimator(rows_per_call)
         sampler = sampler or chosen.sampler()
@@ -126,7 +124,7 @@ def evaluate(
     as_chat = chat or (chosen is not None and chosen.chat)
     found = harness.run_tasks(
         model,
-        names,
+        tasks or ([chosen.task] if chosen else []),
         include_path=include_path,
         num_fewshot=num_fewshot,
         limit=limit,
