@@ -9,7 +9,7 @@ Two tasks, each row with a mapping of its own, shown by examples; then one more 
 
 No table is read twice. Of the 27 functions, 6 are held out: no training row has them. What is learnt from an example is
 seen by how the share of right outputs rises with the number of examples, beside what the examples tell at all (the
-optimum). docs/claims/in_context.md has the results.
+optimum). docs/claims/in-context.md has the results.
 """
 
 from abc import ABC, abstractmethod

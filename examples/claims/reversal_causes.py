@@ -1,6 +1,6 @@
 """Two questions about the reversal, on its facts: what the twin knows in reverse, and what a missing END does.
 
-    python -m examples.claims.reversal_causes         (a quarter of an hour of one core; --quick: four minutes)
+    python -m examples.claims.reversal_causes         (eight minutes of one core; --quick: three)
 
 Asked in reverse, the next-token twin ranks the right answer first more often than by chance. It could have it from the
 facts that are read both ways, or from the matrix that it shares between its input and its output, in which what
