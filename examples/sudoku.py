@@ -1,6 +1,11 @@
-"""The 4 x 4 sudoku of rewards.py: grids and puzzles, what of a grid is right, and how a network tells cells apart."""
+"""Sudoku of 4 x 4 and of 9 x 9: grids and puzzles, what of a grid is right, and how a network tells cells apart.
+
+Digits are 0 to side - 1; a blank is written as the side.
+"""
 
 import itertools
+import math
+import random
 
 import torch
 from torch import Tensor, nn
@@ -28,40 +33,107 @@ def grids() -> Tensor:
     return torch.tensor(found)[order]
 
 
+def large_grids(number: int, seed: int, side: int = 9) -> Tensor:
+    """Grids by a solver that begins with nothing, (number, side * side) int64."""
+    chance = random.Random(seed)
+    return torch.tensor([_filled([side] * side**2, neighbours(side), chance) for _ in range(number)])
+
+
+def _filled(cells: list[int], seen: Tensor, chance: random.Random) -> list[int]:
+    """Fills blanks: next is always a cell with the fewest digits left, and it gets one of them by chance."""
+    side = math.isqrt(len(cells))
+    places = [row.nonzero()[:, 0].tolist() for row in seen]
+
+    def search() -> bool:
+        left = {
+            cell: set(range(side)) - {cells[other] for other in places[cell]}
+            for cell, digit in enumerate(cells)
+            if digit == side
+        }
+        if not left:
+            return True
+        cell = min(left, key=lambda cell: (len(left[cell]), chance.random()))
+        for digit in chance.sample(sorted(left[cell]), len(left[cell])):
+            cells[cell] = digit
+            if search():
+                return True
+        cells[cell] = side
+        return False
+
+    search()
+    return cells
+
+
+def varied(grids: Tensor, number: int, seed: int) -> Tensor:
+    """Grids of the same kinds: digits renamed, rows, columns and their bands exchanged, turned over; like ``grids``.
+
+    Args:
+        grids: (N, side * side) int64.
+        number: of grids, each made from one of them by chance.
+        seed: of the choices.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    side = math.isqrt(grids.shape[1])
+    box = math.isqrt(side)
+
+    def order(count: int) -> Tensor:
+        """(number, count), permutations."""
+        return torch.rand(number, count, generator=draws).argsort(1)
+
+    def lines() -> Tensor:
+        """(number, side), rows or columns: bands in any order, and those of a band in any order."""
+        bands, within = order(box), torch.stack([order(box) for _ in range(box)], 1)
+        return (box * bands[:, :, None] + within).flatten(1)
+
+    chosen = grids[torch.randint(len(grids), (number,), generator=draws)]
+    cells = (side * lines()[:, :, None] + lines()[:, None, :]).flatten(1)
+    renamed = order(side).gather(1, chosen.gather(1, cells))
+    turned = renamed.view(number, side, side).transpose(1, 2).flatten(1)
+    return torch.where(torch.rand(number, 1, generator=draws) < 0.5, renamed, turned)
+
+
 def puzzles(choice: Tensor, number: int, seed: int, blanks: tuple[int, int]) -> Tensor:
-    """Puzzles with blanks at random places, from the least to the most of ``blanks``, (number, 16) int64."""
+    """Puzzles with blanks at random places, from the least to the most of ``blanks``, (number, cells) int64."""
     random = torch.Generator().manual_seed(seed)
     full = choice[torch.randint(len(choice), (number,), generator=random)]
     count = torch.randint(blanks[0], blanks[1] + 1, (number, 1), generator=random)
-    rank = torch.rand(number, CELLS, generator=random).argsort(1).argsort(1)
-    return full.masked_fill(rank < count, MASK)
+    rank = torch.rand(full.shape, generator=random).argsort(1).argsort(1)
+    return full.masked_fill(rank < count, math.isqrt(full.shape[1]))
 
 
 def solved(cells: Tensor) -> Tensor:
     """Which grids keep the rules, (B,) bool."""
-    digits = torch.arange(SIDE)
-    return torch.stack([(cells[:, unit].sort(1).values == digits).all(1) for unit in UNITS]).all(0)
+    side = math.isqrt(cells.shape[1])
+    digits = torch.arange(side)
+    return torch.stack([(cells[:, unit].sort(1).values == digits).all(1) for unit in units(side)]).all(0)
+
+
+def neighbours(side: int) -> Tensor:
+    """Which cells share a row, a column or a box, or are the same, (cells, cells) bool."""
+    found = torch.zeros(side**2, side**2, dtype=torch.bool)
+    for unit in units(side):
+        found[torch.tensor(unit)[:, None], unit] = True
+    return found
 
 
 def most_certain_first(puzzle: Tensor, grid: Tensor, number: int) -> Tensor:
     """The blanks of puzzles in the order of a patient solver: next is a cell that most of its neighbours narrow down.
 
     Args:
-        puzzle: (B, 16) int64, with ``number`` blanks in each row.
-        grid: (B, 16), the same without blanks.
+        puzzle: (B, cells) int64, with ``number`` blanks in each row.
+        grid: (B, cells), the same without blanks.
         number: of blanks.
 
     Returns:
         (B, number) int64, cells.
     """
-    neighbours = torch.zeros(CELLS, CELLS, dtype=torch.bool)
-    for unit in UNITS:
-        neighbours[torch.tensor(unit)[:, None], unit] = True
+    side = math.isqrt(puzzle.shape[1])
+    seen = neighbours(side).float()
     cells, found = puzzle.clone(), []
     for _ in range(number):
-        held = (cells[:, None] == torch.arange(SIDE)[:, None]).long()  # (B, digit, cell)
-        excluded = (held @ neighbours.long() > 0).sum(1)  # digits that stand in a cell's row, column or box
-        chosen = excluded.masked_fill(cells != MASK, -1).argmax(1, keepdim=True)
+        held = (cells[:, None] == torch.arange(side)[:, None]).float()  # (B, digit, cell)
+        excluded = (held @ seen > 0).sum(1)  # digits that stand in a cell's row, column or box
+        chosen = excluded.masked_fill(cells != side, -1).argmax(1, keepdim=True)
         cells = cells.scatter(1, chosen, grid.gather(1, chosen))
         found.append(chosen)
     return torch.cat(found, 1)

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from examples.claims.few_runs import ORDERS, FewRuns, Run, Setting
+from examples.claims.few_runs import FewRuns, Run, Setting
 from examples.claims.few_search import Plan, search, stopping
 from examples.claims.report import COLOURS, Report, command_line
 from examples.claims.statistics import Interval, difference_over_seeds, mean_over_seeds
 from examples.claims.text import Text
+from examples.claims.text_models import ORDERS
 from examples.claims.twins import DIFFUSION, NEXT_TOKEN
 from examples.claims.until import Patience
 

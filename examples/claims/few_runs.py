@@ -24,18 +24,15 @@ from examples.claims.flops import row_flops
 from examples.claims.kept import Kept
 from examples.claims.regularised import Regulariser, regularise
 from examples.claims.text import LENGTH, Text, without_bos
-from examples.claims.text_models import nats_per_token, text_backbone
+from examples.claims.text_models import DECODED_ROWS, ORDERS, decoded, nats_per_token, text_backbone
 from examples.claims.until import Batches, Looks, Patience, train
 from llada import AutoregressiveLM, DiffusionLM, MaskingProcess
 from llada.objectives import NELBO, ExactCounts, masked_mean
-from llada.samplers import LeftToRight, Margin, Order, PerStep, Proposal, UnmaskingSampler
 from llada.training.lr_schedulers import WarmupStableDecay
 
 BATCH, WARMUP = 16, 30
 T_MIN, T_MAX = 0.05, 0.8
-STOPPING_ROWS, DRAWS, DECODED_ROWS = 96, 4, 48
-ORDERS: dict[str, Order] = {"left to right": LeftToRight(), "margin": Margin()}
-"""Orders whose decoding has an exact likelihood."""
+STOPPING_ROWS, DRAWS = 96, 4
 
 
 @dataclass(frozen=True)
@@ -196,14 +193,6 @@ def epochs(rows: Tensor, seed: int) -> Batches:
         return [{"tokens": rows[group], "maskable": without_bos(rows[group])} for group in groups]
 
     return batches
-
-
-@torch.no_grad()
-def decoded(model: DiffusionLM, rows: Tensor, order: Order) -> list[float]:
-    """Exact nats per token of rows, as the sampler of an order would write them, one token per call."""
-    sampler = UnmaskingSampler(PerStep(1), order, proposal=Proposal(temperature=1.0))
-    found = sampler.likelihood(model.backbone, rows, model.process, given=~without_bos(rows))
-    return [round(-float(nats) / (LENGTH - 1), 5) for nats in found.log_likelihood]
 
 
 def _name(setting: Setting) -> str:

