@@ -1,12 +1,14 @@
 """Which order solves a puzzle, and where the surest token first is wrong.
 
     python examples/orders.py sudoku      # orders of one masked model, and two next-token twins; three seeds
+    python examples/orders.py sudoku9     # the same of 9 x 9; hours (--models masks: without the twins)
     python examples/orders.py addition    # long carries; three seeds
 
-Both take a quarter of an hour of processor time. The models have the same Transformer with a learnt vector per place,
-and the same steps, rows per step and optimiser. All decoding is greedy, a token per call, and every run is kept.
+The others take a quarter of an hour of processor time. The models have the same Transformer with a learnt vector per
+place, and the same steps, rows per step and optimiser. All decoding is greedy, a token per call; every run is kept.
 
-Sudoku: 4 x 4 grids with ten blanks; 200 of the 288 grids are for training, and puzzles of the other 88 are asked. The
+Sudoku: of 4 x 4 there are 288 grids, of which 200 are for training, and puzzles of the other 88 are asked, with ten
+blanks. Of 9 x 9 no grid of training occurs twice: 300 grids are varied for it, and puzzles of 200 others are asked. The
 masked model is trained on grids with random blanks, and writes the blanks in several orders. One twin reads the puzzle
 and writes the grid row by row. The other is taught the order as well: it writes pairs of cell and digit, as a solver
 does that fills the cell which its neighbours narrow down most.
@@ -30,7 +32,7 @@ from additions import VOCABULARY, Additions
 from claims.statistics import difference_over_seeds, mean_over_seeds
 from claims.twins import Rows, Training, fit
 from kept_runs import Study
-from sudoku import CELLS, MASK, SIDE, CellEmbedding, grids, most_certain_first, puzzles, solved
+from sudoku import SIDE, CellEmbedding, grids, large_grids, most_certain_first, puzzles, solved, varied
 from torch import Tensor
 from typing_extensions import override
 
@@ -40,10 +42,10 @@ from llada.objectives import NELBO, ExactCounts
 from llada.samplers import LeftToRight, Margin, Order, PerStep, RandomOrder, State, TopProb, UnmaskingSampler
 
 OUT = Path("runs/orders")
-BLANKS = 10
-BLANK, FIRST_CELL = SIDE + 1, SIDE + 2  # for the twins: a blank that is read, and the name of the first cell
 CHAINS = (0, 2, 4)
 DIGITS = 6
+Run = Callable[[str, int, int, int], dict[str, Any]]
+"""Gets the model's name, a seed, steps of training and how many puzzles are asked; returns way -> 1 or 0 per puzzle."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,15 @@ ORDERS: dict[str, Order] = {
 }
 
 
-def make(vocab_size: int, mask: int, places: int, seed: int, twin: bool) -> DiffusionLM:
+def make(
+    vocab_size: int, mask: int, places: int, seed: int, twin: bool, width: int = 64, layers: int = 3
+) -> DiffusionLM:
     """A fresh model; twins of one seed and length start from the same weights."""
     torch.manual_seed(seed)
-    network = BidirectionalTransformer(vocab_size, width=64, num_layers=3, num_heads=4, causal=twin, shift=twin)
-    network.embedding = CellEmbedding(vocab_size, 64, places)
+    network = BidirectionalTransformer(
+        vocab_size, width=width, num_layers=layers, num_heads=width // 16, causal=twin, shift=twin
+    )
+    network.embedding = CellEmbedding(vocab_size, width, places)
     process = MaskingProcess(mask)
     bound = NELBO(ExactCounts())
     model = AutoregressiveLM(network, process, seed=seed) if twin else DiffusionLM(network, process, bound, seed=seed)
@@ -86,46 +92,100 @@ def written(model: DiffusionLM, prompts: Tensor, open_places: Tensor, order: Ord
     return model.generate(prompts, given=~open_places, sampler=sampler, seed=seed).tokens
 
 
-def as_pairs(puzzle: Tensor, grid: Tensor) -> Tensor:
-    """The puzzle, and its blanks as pairs of cell and digit in a solver's order; (N, 16 + 2 * BLANKS)."""
-    cells = most_certain_first(puzzle, grid, BLANKS)
-    pairs = torch.stack([cells + FIRST_CELL, grid.gather(1, cells)], -1).flatten(1)
-    return torch.cat([puzzle.masked_fill(puzzle == MASK, BLANK), pairs], 1)
+@dataclass(frozen=True)
+class Sudokus:
+    """Puzzles of one size, and the models that solve them.
 
+    Tokens are the digits, the blank that diffusion fills (``side``), and for the twins a blank that is read and a name
+    for each cell.
 
-def of_pairs(puzzle: Tensor, rows: Tensor) -> Tensor:
-    """The grids that such rows write; cells that are no blanks stay blanks, and so are wrong."""
-    cell, digit = rows[:, CELLS:].unflatten(1, (-1, 2)).unbind(-1)
-    known = (cell >= FIRST_CELL) & (digit < SIDE)
-    beside = torch.where(known, cell - FIRST_CELL, CELLS)  # what isn't a cell goes to a column that is cut off
-    filled = torch.nn.functional.pad(puzzle, (0, 1)).scatter(1, beside, digit)[:, :CELLS]
-    return torch.where(puzzle == MASK, filled, puzzle)
+    Args:
+        side: of a grid.
+        blanks: of the puzzles that twins are trained on and asked.
+        further: blanks of other puzzles that diffusion is asked, which is trained on any number.
+        width: of the network.
+        layers: of the network.
+        rows: per step.
+        rate: peak of the learning rate.
+    """
 
+    side: int = 4
+    blanks: int = 10
+    further: tuple[int, ...] = ()
+    width: int = 64
+    layers: int = 3
+    rows: int = 64
+    rate: float = 2e-3
 
-def sudoku(noise: str, seed: int, steps: int, asked: int) -> dict[str, Any]:
-    """Puzzles solved, by way of writing: 1 or 0 per puzzle."""
-    every, vocabulary, number = grids(), FIRST_CELL + CELLS, steps * 64
-    random = torch.Generator().manual_seed(seed)
-    grid = every[:200][torch.randint(200, (number,), generator=random)]
-    question = puzzles(every[200:], asked, 1000 + seed, (BLANKS, BLANKS))
-    training = Training(steps, 64, 2e-3)
-    if noise == "masks":
-        model = fit(make(vocabulary, MASK, CELLS, seed, twin=False), Rows(grid), training, seed)
-        found = {name: written(model, question, question == MASK, order, seed) for name, order in ORDERS.items()}
-        del found["right to left"]
-    else:
-        puzzle = grid.masked_fill(torch.rand(grid.shape, generator=random).argsort(1).argsort(1) < BLANKS, MASK)
-        read = puzzle.masked_fill(puzzle == MASK, BLANK)
-        rows = torch.cat([read, grid], 1) if noise == "twin, row by row" else as_pairs(puzzle, grid)
-        is_answer = torch.arange(rows.shape[1]) >= CELLS
-        model = make(vocabulary, MASK, rows.shape[1], seed, twin=True)
+    @property
+    def cells(self) -> int:
+        """Of a grid."""
+        return self.side**2
+
+    def training(self, number: int, draws: torch.Generator) -> Tensor:
+        """Grids to learn from, (number, cells)."""
+        if self.side == SIDE:
+            return grids()[:200][torch.randint(200, (number,), generator=draws)]
+        return varied(large_grids(300, seed=0, side=self.side), number, draws)
+
+    def asked(self, number: int, seed: int, blanks: int) -> Tensor:
+        """Puzzles of other grids, (number, cells)."""
+        others = grids()[200:] if self.side == SIDE else large_grids(200, seed=1, side=self.side)
+        return puzzles(others, number, 1000 + seed, (blanks, blanks))
+
+    def as_pairs(self, puzzle: Tensor, grid: Tensor) -> Tensor:
+        """The puzzle, and its blanks as pairs of cell and digit in a solver's order; (N, cells + 2 * blanks)."""
+        cells = most_certain_first(puzzle, grid, self.blanks)
+        pairs = torch.stack([cells + self.side + 2, grid.gather(1, cells)], -1).flatten(1)
+        return torch.cat([self.read(puzzle), pairs], 1)
+
+    def of_pairs(self, puzzle: Tensor, rows: Tensor) -> Tensor:
+        """The grids that such rows write; cells that are no blanks stay blanks, and so are wrong."""
+        cell, digit = rows[:, self.cells :].unflatten(1, (-1, 2)).unbind(-1)
+        known = (cell >= self.side + 2) & (digit < self.side)
+        beside = torch.where(known, cell - self.side - 2, self.cells)  # else to a column that is cut off
+        filled = torch.nn.functional.pad(puzzle, (0, 1)).scatter(1, beside, digit)[:, : self.cells]
+        return torch.where(puzzle == self.side, filled, puzzle)
+
+    def read(self, puzzle: Tensor) -> Tensor:
+        """A puzzle as the twins read it."""
+        return puzzle.masked_fill(puzzle == self.side, self.side + 1)
+
+    def model(self, places: int, seed: int, twin: bool) -> DiffusionLM:
+        """A fresh one for canvases of so many places."""
+        return make(self.side + 2 + self.cells, self.side, places, seed, twin, self.width, self.layers)
+
+    def run(self, noise: str, seed: int, steps: int, asked: int) -> dict[str, Any]:
+        """Puzzles solved, by way of writing: 1 or 0 per puzzle."""
+        training = Training(steps, self.rows, self.rate)
+        random = torch.Generator().manual_seed(seed)
+        grid = self.training(steps * self.rows, random)
+        if noise == "masks":
+            model = fit(self.model(self.cells, seed, twin=False), Rows(grid), training, seed)
+            found = {}
+            for blanks in (self.blanks, *self.further):
+                question = self.asked(asked, seed, blanks)
+                for name in ("random order", "left to right", "top probability", "margin"):
+                    answer = written(model, question, question == self.side, ORDERS[name], seed)
+                    found[name if blanks == self.blanks else f"{name}, {blanks} blanks"] = self.right(question, answer)
+            return found
+        question = self.asked(asked, seed, self.blanks)
+        blank = torch.rand(grid.shape, generator=random).argsort(1).argsort(1) < self.blanks
+        puzzle = grid.masked_fill(blank, self.side)
+        in_rows = noise == "twin, row by row"
+        rows = torch.cat([self.read(puzzle), grid], 1) if in_rows else self.as_pairs(puzzle, grid)
+        is_answer = torch.arange(rows.shape[1]) >= self.cells
+        model = self.model(rows.shape[1], seed, twin=True)
         fit(model, Rows(rows, is_answer.expand_as(rows)), training, seed)
-        canvas = torch.full((asked, rows.shape[1]), MASK)
-        canvas[:, :CELLS] = question.masked_fill(question == MASK, BLANK)
+        canvas = torch.full((asked, rows.shape[1]), self.side)
+        canvas[:, : self.cells] = self.read(question)
         answer = written(model, canvas, is_answer.expand_as(canvas), LeftToRight(), seed)
-        found = {noise: answer[:, CELLS:] if noise == "twin, row by row" else of_pairs(question, answer)}
-    kept = {name: (cells == question) | (question == MASK) for name, cells in found.items()}
-    return {name: (solved(cells) & kept[name].all(1)).double().tolist() for name, cells in found.items()}
+        return {noise: self.right(question, answer[:, self.cells :] if in_rows else self.of_pairs(question, answer))}
+
+    def right(self, puzzle: Tensor, cells: Tensor) -> list[float]:
+        """1 for grids that keep the puzzle and the rules, else 0."""
+        kept = ((cells == puzzle) | (puzzle == self.side)).all(1)
+        return (solved(cells) & kept).double().tolist()
 
 
 def addition(noise: str, seed: int, steps: int, asked: int) -> dict[str, Any]:
@@ -148,19 +208,17 @@ def addition(noise: str, seed: int, steps: int, asked: int) -> dict[str, Any]:
     return found
 
 
-STUDIES: dict[str, tuple[Callable[[str, int, int, int], dict[str, Any]], list[str], int, list[tuple[str, str]]]] = {
-    "sudoku": (
-        sudoku,
-        ["masks", "twin, row by row", "twin, solver's order"],
-        600,
-        [
-            ("margin", "random order"),
-            ("margin", "top probability"),
-            ("margin", "twin, row by row"),
-            ("margin", "twin, solver's order"),
-            ("twin, solver's order", "twin, row by row"),
-        ],
-    ),
+WAYS_OF_GRIDS = [
+    ("margin", "random order"),
+    ("margin", "top probability"),
+    ("margin", "twin, row by row"),
+    ("margin", "twin, solver's order"),
+    ("twin, solver's order", "twin, row by row"),
+]
+GRID_MODELS = ["masks", "twin, row by row", "twin, solver's order"]
+STUDIES: dict[str, tuple[Run, list[str], int, list[tuple[str, str]]]] = {
+    "sudoku": (Sudokus().run, GRID_MODELS, 600, WAYS_OF_GRIDS),
+    "sudoku9": (Sudokus(9, 40, (30, 50), width=128, layers=5).run, GRID_MODELS, 4000, WAYS_OF_GRIDS),
     "addition": (
         addition,
         ["masks", "twin, as it is read", "twin, last digit first"],
@@ -176,7 +234,9 @@ STUDIES: dict[str, tuple[Callable[[str, int, int, int], dict[str, Any]], list[st
 """Of each: what runs, the models, steps of training, and pairs of which the first is to be better."""
 
 
-def study(name: str, folder: Path, seeds: int, steps: int | None = None, asked: int = 500) -> str:
+def study(
+    name: str, folder: Path, seeds: int, steps: int | None = None, asked: int = 500, only: list[str] | None = None
+) -> str:
     """Train, ask, and tell; as Markdown.
 
     Args:
@@ -185,11 +245,12 @@ def study(name: str, folder: Path, seeds: int, steps: int | None = None, asked: 
         seeds: of each model.
         steps: of training; None for those of the study.
         asked: puzzles per seed.
+        only: models that are run; None for all of the study.
     """
     run, models, usual, claims = STUDIES[name]
     found: dict[str, list[Any]] = {}
     for _, _, result in Study(folder / name, seeds).runs(
-        models, lambda model, seed: run(model, seed, steps or usual, asked)
+        only or models, lambda model, seed: run(model, seed, steps or usual, asked)
     ):
         del result["processor_seconds"]
         for way, right in result.items():
@@ -197,6 +258,8 @@ def study(name: str, folder: Path, seeds: int, steps: int | None = None, asked: 
     lines = ["| way of writing | right, % |", "|---|---|"]
     lines += [f"| {way} | {mean_over_seeds(right).percent()} |" for way, right in found.items()]
     for better, than in claims:
+        if better not in found or than not in found:
+            continue
         more = difference_over_seeds(found[better], found[than])
         lines.append(f"\n{'holds' if more.above(0.0) else 'does not hold'}: {better} beats {than}: {more}")
     return "\n".join(lines)
@@ -207,6 +270,10 @@ if __name__ == "__main__":
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--out", type=Path, default=OUT, help="where runs are kept")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
+    parser.add_argument("--models", nargs="+", help='only these, such as masks, or "twin, row by row"')
     options = parser.parse_args()
+    unknown = sorted({*(options.models or [])} - {*STUDIES[options.study][1]})
+    if unknown:
+        parser.error(f"--models {unknown[0]!r}: {options.study} has {', '.join(map(repr, STUDIES[options.study][1]))}")
     torch.set_num_threads(1)
-    print(study(options.study, options.out, options.seeds))
+    print(study(options.study, options.out, options.seeds, only=options.models))

@@ -64,15 +64,14 @@ def _filled(cells: list[int], seen: Tensor, chance: random.Random) -> list[int]:
     return cells
 
 
-def varied(grids: Tensor, number: int, seed: int) -> Tensor:
+def varied(grids: Tensor, number: int, draws: torch.Generator) -> Tensor:
     """Grids of the same kinds: digits renamed, rows, columns and their bands exchanged, turned over; like ``grids``.
 
     Args:
         grids: (N, side * side) int64.
         number: of grids, each made from one of them by chance.
-        seed: of the choices.
+        draws: makes the choices.
     """
-    draws = torch.Generator().manual_seed(seed)
     side = math.isqrt(grids.shape[1])
     box = math.isqrt(side)
 

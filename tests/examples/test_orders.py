@@ -33,21 +33,55 @@ def test_sums_are_right_and_a_carry_runs_as_far_as_asked(orders: ModuleType, cha
         assert chain * "n" + "c" in nines
 
 
-def test_a_solver_fills_a_cell_that_its_neighbours_decide(orders: ModuleType) -> None:
-    grid = orders.grids()[:50]
+@pytest.mark.parametrize("side", [4, 9])
+def test_a_solver_fills_a_cell_that_its_neighbours_decide(orders: ModuleType, side: int) -> None:
+    task = orders.Sudokus(side=side, blanks=10)
+    grid = orders.grids()[:50] if side == 4 else orders.large_grids(5, seed=3)
     puzzle = orders.puzzles(grid, 50, 0, (10, 10))
-    whole = torch.stack([row for row in grid])
-    matching = torch.stack([whole[((whole == p) | (p == orders.MASK)).all(1)][0] for p in puzzle])
+    matching = torch.stack([grid[((grid == p) | (p == side)).all(1)][0] for p in puzzle])
     cells = orders.most_certain_first(puzzle, matching, 10)
-    assert torch.equal(cells.sort(1).values, (puzzle == orders.MASK).nonzero()[:, 1].view(50, 10))
-    rows = orders.as_pairs(puzzle, matching)
-    assert torch.equal(orders.of_pairs(puzzle, rows), matching)
-    rows[:, -2] = orders.FIRST_CELL + (puzzle != orders.MASK).long().argmax(1)  # a cell that is given
-    assert not orders.solved(orders.of_pairs(puzzle, rows)).any()
+    assert torch.equal(cells.sort(1).values, (puzzle == side).nonzero()[:, 1].view(50, 10))
+    rows = task.as_pairs(puzzle, matching)
+    assert torch.equal(task.of_pairs(puzzle, rows), matching)
+    assert task.right(puzzle, matching) == [1.0] * 50
+    rows[:, -2] = side + 2 + (puzzle != side).long().argmax(1)  # a cell that is given
+    assert task.right(puzzle, task.of_pairs(puzzle, rows)) == [0.0] * 50
+    other = matching.roll(1, 0)  # grids that keep the rules, and most of them not the puzzle
+    breaks = ((other != puzzle) & (puzzle != side)).any(1)
+    assert breaks.any()
+    assert not (torch.tensor(task.right(puzzle, other)).bool() & breaks).any()
 
 
-def test_every_way_is_asked_and_told(orders: ModuleType, tmp_path: Path) -> None:
-    for name, ways in (("sudoku", 6), ("addition", 21)):
+def test_grids_of_training_are_new_and_keep_the_rules(orders: ModuleType) -> None:
+    large = orders.large_grids(6, seed=0)
+    assert orders.solved(large).all()
+    assert len(large.unique(dim=0)) == 6
+    assert torch.equal(orders.large_grids(6, seed=0), large)
+    many = orders.varied(large, 2000, torch.Generator().manual_seed(0))
+    assert orders.solved(many).all()
+    assert len(many.unique(dim=0)) == 2000
+    # Every digit comes to every cell as often: 2,000 draws of a ninth each have a standard error of 0.007.
+    share = (many[:, :, None] == torch.arange(9)).double().mean(0)
+    assert (share - 1 / 9).abs().max() < 0.007 * 5
+    assert not orders.solved(many.roll(1, 1)).any()
+    # Of one small grid all kinds of changes together make every other of its class, and only grids.
+    small = orders.varied(orders.grids()[:1], 20_000, torch.Generator().manual_seed(0))
+    assert {tuple(row) for row in small.tolist()} <= {tuple(row) for row in orders.grids().tolist()}
+    assert len(small.unique(dim=0)) in (96, 192)
+
+
+def test_every_way_is_asked_and_told(orders: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, small = orders.large_grids(4, seed=0), orders.Sudokus(9, 6, (4, 8), width=16, layers=1)
+    monkeypatch.setattr(orders, "large_grids", lambda number, seed, side: few)
+    monkeypatch.setitem(orders.STUDIES, "sudoku9", (small.run, *orders.STUDIES["sudoku9"][1:]))
+    for name, ways in (("sudoku", 6), ("sudoku9", 14), ("addition", 21)):
         table = orders.study(name, tmp_path, seeds=1, steps=2, asked=8)
         assert table.count("| 0 (") + table.count("| 12 (") == ways
         assert table.count("hold: ") + table.count("holds: ") == len(orders.STUDIES[name][3])
+
+
+def test_models_can_be_left_out(orders: ModuleType, tmp_path: Path) -> None:
+    table = orders.study("sudoku", tmp_path, seeds=1, steps=2, asked=8, only=["masks"])
+    assert "margin beats top probability" in table
+    assert "twin" not in table
+    assert [file.name for file in (tmp_path / "sudoku").iterdir()] == ["masks-0.json"]
