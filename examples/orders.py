@@ -21,6 +21,7 @@ Sources: Kim et al., "Train for the Worst, Plan for the Best" (arXiv 2502.06768)
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,18 +209,38 @@ def addition(noise: str, seed: int, steps: int, asked: int) -> dict[str, Any]:
     return found
 
 
-WAYS_OF_GRIDS = [
+@dataclass(frozen=True)
+class Plan:
+    """One study.
+
+    Args:
+        run: trains a model and asks it.
+        models: that ``run`` knows.
+        steps: of training.
+        claims: pairs of ways of writing, of which the first is to be better.
+        quick_steps: of the short form, which is the first model alone, asked 100 puzzles.
+    """
+
+    run: Run
+    models: list[str]
+    steps: int
+    claims: list[tuple[str, str]]
+    quick_steps: int
+
+
+OF_GRIDS = [
     ("margin", "random order"),
-    ("margin", "top probability"),
+    ("margin", "left to right"),
     ("margin", "twin, row by row"),
     ("margin", "twin, solver's order"),
     ("twin, solver's order", "twin, row by row"),
 ]
-GRID_MODELS = ["masks", "twin, row by row", "twin, solver's order"]
-STUDIES: dict[str, tuple[Run, list[str], int, list[tuple[str, str]]]] = {
-    "sudoku": (Sudokus().run, GRID_MODELS, 600, WAYS_OF_GRIDS),
-    "sudoku9": (Sudokus(9, 40, (30, 50), width=128, layers=5).run, GRID_MODELS, 4000, WAYS_OF_GRIDS),
-    "addition": (
+SUDOKU = ["masks", "twin, row by row", "twin, solver's order"]
+LARGE = Sudokus(9, 40, (30, 50), width=96, layers=4, rows=32)
+STUDIES = {
+    "sudoku": Plan(Sudokus().run, SUDOKU, 600, [("margin", "top probability"), *OF_GRIDS], 600),
+    "sudoku9": Plan(LARGE.run, SUDOKU, 4000, [*OF_GRIDS, ("margin, 50 blanks", "top probability, 50 blanks")], 1500),
+    "addition": Plan(
         addition,
         ["masks", "twin, as it is read", "twin, last digit first"],
         1200,
@@ -229,15 +250,15 @@ STUDIES: dict[str, tuple[Run, list[str], int, list[tuple[str, str]]]] = {
             ("top probability, 0", "top probability, 4"),
             ("right to left, 4", "twin, as it is read, 4"),
         ],
+        1200,
     ),
 }
-"""Of each: what runs, the models, steps of training, and pairs of which the first is to be better."""
 
 
 def study(
     name: str, folder: Path, seeds: int, steps: int | None = None, asked: int = 500, only: list[str] | None = None
 ) -> str:
-    """Train, ask, and tell; as Markdown.
+    """Train, ask, and tell; as Markdown, and the claims in NAME.json of the folder, as other claims have them.
 
     Args:
         name: of the study.
@@ -247,33 +268,45 @@ def study(
         asked: puzzles per seed.
         only: models that are run; None for all of the study.
     """
-    run, models, usual, claims = STUDIES[name]
+    plan = STUDIES[name]
     found: dict[str, list[Any]] = {}
-    for _, _, result in Study(folder / name, seeds).runs(
-        only or models, lambda model, seed: run(model, seed, steps or usual, asked)
-    ):
+    steps = steps or plan.steps
+    kept = Study(folder / f"{name}-{steps}-steps-{asked}-asked", seeds)
+    for _, _, result in kept.runs(only or plan.models, lambda model, seed: plan.run(model, seed, steps, asked)):
         del result["processor_seconds"]
         for way, right in result.items():
             found.setdefault(way, []).append(right)
     lines = ["| way of writing | right, % |", "|---|---|"]
     lines += [f"| {way} | {mean_over_seeds(right).percent()} |" for way, right in found.items()]
-    for better, than in claims:
-        if better not in found or than not in found:
-            continue
-        more = difference_over_seeds(found[better], found[than])
-        lines.append(f"\n{'holds' if more.above(0.0) else 'does not hold'}: {better} beats {than}: {more}")
+    checks: list[dict[str, Any]] = []
+    for better, than in plan.claims:
+        if better in found and than in found:
+            more, claim = difference_over_seeds(found[better], found[than]), f"{better} beats {than}"
+            lines.append(f"\n{'holds' if more.above(0.0) else 'does not hold'}: {claim}: {more}")
+            checks.append({"claim": claim, "measured": more._asdict(), "above": 0.0, "holds": more.above(0.0)})
+    (folder / f"{name}.json").write_text(json.dumps({"checks": checks}, indent=2) + "\n", encoding="utf-8")
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main() -> None:
+    """Read the options, and study."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--out", type=Path, default=OUT, help="where runs are kept")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
+    parser.add_argument("--seeds", type=int, help="runs of each model; 3 by default, or 2 with --quick")
+    parser.add_argument("--asked", type=int, help="puzzles, or sums, per seed; 500 by default, or 100 with --quick")
     parser.add_argument("--models", nargs="+", help='only these, such as masks, or "twin, row by row"')
+    parser.add_argument("--quick", action="store_true", help="the masked model alone, in a few minutes")
     options = parser.parse_args()
-    unknown = sorted({*(options.models or [])} - {*STUDIES[options.study][1]})
+    plan = STUDIES[options.study]
+    unknown = sorted({*(options.models or [])} - {*plan.models})
     if unknown:
-        parser.error(f"--models {unknown[0]!r}: {options.study} has {', '.join(map(repr, STUDIES[options.study][1]))}")
+        parser.error(f"--models {unknown[0]!r}: {options.study} has {', '.join(map(repr, plan.models))}")
     torch.set_num_threads(1)
-    print(study(options.study, options.out, options.seeds, only=options.models))
+    seeds, asked = options.seeds or (2 if options.quick else 3), options.asked or (100 if options.quick else 500)
+    only = options.models or (plan.models[:1] if options.quick else None)
+    print(study(options.study, options.out, seeds, plan.quick_steps if options.quick else plan.steps, asked, only))
+
+
+if __name__ == "__main__":
+    main()

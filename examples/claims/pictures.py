@@ -120,9 +120,10 @@ def scaling(tables: dict[str, Table]) -> tuple[str, str, Bars]:
     ends = {f"{float(row['operations']):.0e} operations".replace("e+", "e"): row for row in (rows[0], rows[-1])}
     bars = {group: {DIFFUSION: interval(row[column])} for group, row in ends.items()}
     low, high = (interval(row[column]).mean for row in ends.values())
+    more = float(rows[-1]["operations"]) / float(rows[0]["operations"])
     title = (
         f"For the twin's loss diffusion needs {low:.1f} times its compute,\n"
-        f"and {high:.1f} times with 20 times more of it"
+        f"and {high:.1f} times with {more:.0f} times more of it"
     )
     return title, column, bars
 

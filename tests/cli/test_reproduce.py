@@ -65,7 +65,8 @@ def test_no_word_of_the_list_is_cut_at_eighty_columns(llada: Command, monkeypatc
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_a_program_and_a_page_of_this_repository(name: str) -> None:
     entry = EXPERIMENTS[name]
-    program = "/".join(entry.program).replace("-m/", "").replace(".", "/").removesuffix("/py") + ".py"
+    place = entry.program[entry.program[0] == "-m"]
+    program = place if place.endswith(".py") else place.replace(".", "/") + ".py"
     text = (ROOT / program).read_text(encoding="utf-8")
     assert (ROOT / entry.page).is_file()
     assert f'"{entry.file}' in text

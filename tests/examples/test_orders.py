@@ -1,6 +1,8 @@
 """The study of orders: what its tasks ask, and that each way of writing is judged by the rules and not by a string."""
 
 import importlib
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+CLAIMS = [("margin", "random order"), ("margin, 8 blanks", "twin, row by row")]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -73,15 +76,24 @@ def test_grids_of_training_are_new_and_keep_the_rules(orders: ModuleType) -> Non
 def test_every_way_is_asked_and_told(orders: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few, small = orders.large_grids(4, seed=0), orders.Sudokus(9, 6, (4, 8), width=16, layers=1)
     monkeypatch.setattr(orders, "large_grids", lambda number, seed, side: few)
-    monkeypatch.setitem(orders.STUDIES, "sudoku9", (small.run, *orders.STUDIES["sudoku9"][1:]))
+    monkeypatch.setitem(orders.STUDIES, "sudoku9", replace(orders.STUDIES["sudoku9"], run=small.run, claims=CLAIMS))
     for name, ways in (("sudoku", 6), ("sudoku9", 14), ("addition", 21)):
         table = orders.study(name, tmp_path, seeds=1, steps=2, asked=8)
         assert table.count("| 0 (") + table.count("| 12 (") == ways
-        assert table.count("hold: ") + table.count("holds: ") == len(orders.STUDIES[name][3])
+        claims = orders.STUDIES[name].claims
+        assert table.count("hold: ") + table.count("holds: ") == len(claims)
+        checks = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["checks"]
+        assert [check["claim"] for check in checks] == [f"{better} beats {than}" for better, than in claims]
+
+
+def test_claims_name_ways_of_writing_that_there_are(orders: ModuleType) -> None:
+    large = orders.STUDIES["sudoku9"]
+    ways = {f"{name}, {blanks} blanks" for name in orders.ORDERS for blanks in orders.LARGE.further}
+    assert {way for claim in large.claims for way in claim} <= ways | {*orders.ORDERS} | {*large.models}
 
 
 def test_models_can_be_left_out(orders: ModuleType, tmp_path: Path) -> None:
     table = orders.study("sudoku", tmp_path, seeds=1, steps=2, asked=8, only=["masks"])
     assert "margin beats top probability" in table
     assert "twin" not in table
-    assert [file.name for file in (tmp_path / "sudoku").iterdir()] == ["masks-0.json"]
+    assert [file.name for file in (tmp_path / "sudoku-2-steps-8-asked").iterdir()] == ["masks-0.json"]
