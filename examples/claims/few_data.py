@@ -4,7 +4,7 @@
 
 Every model trains until it stops improving on held-out rows and keeps its best weights. The twin is early-stopped and
 regularised as well as a search finds, and diffusion gets a search of the same size over the same settings: a grid of
-sizes, weight decays and dropouts, then single steps away from its best point: other rates, further out, hidden inputs.
+sizes, weight decays and dropouts, then single steps away from its best point for as long as one helps, three at most.
 The search has a seed of its own; what it chose is then trained anew for every other seed, on other rows each. With
 --search dropouts it is among two dropouts alone, with the seeds that are told, since what is told is of other held-out
 rows; so is that of the short form, which ends after 1500 steps in any case.
@@ -36,7 +36,7 @@ LONG = Plan(
     (10_000, 30_000, 100_000, 300_000),
     {"width": (32, 64), "weight_decay": (0.01, 1.0), "dropout": (0.0, 0.3)},
     search_seeds=(100,),
-    further=True,
+    rounds=3,
 )
 DROPOUTS = Plan(LONG.tokens, {"dropout": (0.0, 0.3)})
 QUICK = Plan((10_000,), DROPOUTS.grid)

@@ -19,13 +19,13 @@ class Plan:
         tokens: unique ones, an experiment each.
         grid: settings -> the values that are crossed.
         search_seeds: of the search; None: those whose results are told, on other held-out rows.
-        further: whether the search goes on by single steps from the grid's best point.
+        rounds: of single steps, each from the best point so far; the search ends before if none was better.
     """
 
     tokens: tuple[int, ...]
     grid: dict[str, tuple[float, ...]]
     search_seeds: tuple[int, ...] | None = None
-    further: bool = False
+    rounds: int = 0
 
 
 def grid(twin: bool, tokens: int, values: dict[str, tuple[float, ...]]) -> list[Setting]:
@@ -35,13 +35,15 @@ def grid(twin: bool, tokens: int, values: dict[str, tuple[float, ...]]) -> list[
 
 
 def steps_away(best: Setting) -> list[Setting]:
-    """Single changes: what the grid hasn't, and further out in weight decay and dropout if they helped."""
+    """Single changes: other rates, and further out in width, weight decay, dropout and hidden inputs."""
+    outward = 2 * best.width if best.width > 32 else max(16, best.width // 2)
     return [
         replace(best, rate=0.4 * best.rate),
         replace(best, rate=2.5 * best.rate),
-        replace(best, weight_decay=0.1 if best.weight_decay < 0.1 else 3.0),
-        replace(best, dropout=0.15 if best.dropout == 0.0 else 0.5),
-        replace(best, hidden=0.2),
+        replace(best, width=outward),
+        replace(best, weight_decay=0.1 if best.weight_decay < 0.1 else 3.0 * best.weight_decay),
+        replace(best, dropout=0.15 if best.dropout == 0.0 else min(0.8, best.dropout + 0.2)),
+        replace(best, hidden=best.hidden + 0.2),
     ]
 
 
@@ -55,9 +57,13 @@ def search(runs: FewRuns, twin: bool, plan: Plan, tokens: int, seeds: Sequence[i
         return sorted(found, key=lambda entry: stopping(entry[1]))
 
     found = tried(grid(twin, tokens, plan.grid))
-    if plan.further:
-        found += tried(steps_away(found[0][0]))
-    return sorted(found, key=lambda entry: stopping(entry[1]))
+    for _ in range(plan.rounds):
+        best, known = found[0][0], {setting for setting, _ in found}
+        found += tried([setting for setting in steps_away(best) if setting not in known])
+        found.sort(key=lambda entry: stopping(entry[1]))
+        if found[0][0] == best:
+            break
+    return found
 
 
 def stopping(runs: list[Run]) -> float:
