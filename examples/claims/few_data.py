@@ -1,6 +1,6 @@
 """Few unique tokens, read again and again: does masked diffusion get more out of them than its next-token twin?
 
-    python -m examples.claims.few_data          (hours of one core, resumable; --quick: about five minutes)
+    python -m examples.claims.few_data          (hours of one core, resumable; --quick: about two minutes)
 
 Every model trains until it stops improving on held-out rows and keeps its best weights. The twin is early-stopped and
 regularised as well as a search finds, and diffusion gets a search of the same size over the same settings: a grid of

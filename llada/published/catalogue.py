@@ -61,7 +61,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "doesn't close the gap",
         program=("-m", "examples.claims.few_data"),
         file="few_data",
-        minutes=(5, None),
+        minutes=(2, None),
         ours=f"10,000 to 300,000 unique tokens, both models tuned by searches of the same size; {_SMALL}",
         page="docs/claims/few-data.md",
     ),

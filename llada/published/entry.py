@@ -122,7 +122,7 @@ class Experiment(Entry):
         >>> from llada.published import CATALOGUE, Experiment
         >>> entry = CATALOGUE["few-data"]
         >>> isinstance(entry, Experiment), entry.time(quick=True), entry.from_source
-        (True, 'about 5 min of one core', True)
+        (True, 'about 2 min of one core', True)
         >>> entry.words("few-data", Path("runs"), quick=True, device="cpu")
         ['-m', 'examples.claims.few_data', '--quick', '--folder', 'runs']
     """
