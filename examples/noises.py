@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from claims.kept import study
 from claims.statistics import difference_over_seeds, mean_over_seeds
 from claims.text import Text, without_bos
 from claims.twins import NEXT_TOKEN, TWINS, Recipe, Rows, Training, fit
-from kept_runs import Study
 from planning import QUICK, Plan, Stars
 from torch import Tensor
 
@@ -79,9 +79,9 @@ def bits(folder: Path, seeds: int, steps: int = 200, rows: int = 128) -> str:
     names = ["next token", "masks", "hybrid", "uniform"]
     found: dict[str, list[Any]] = {name: [] for name in names}
     seconds: dict[str, float] = dict.fromkeys(names, 0.0)
-    for name, _, result in Study(folder / "bits", seeds).runs(names, run):
-        found[name].append(result["bits"])
-        seconds[name] += result["processor_seconds"] / seeds
+    for name, _, result in study(folder / "bits.jsonl", names, seeds, run):
+        found[name].append(result.values["bits"])
+        seconds[name] += result.seconds / seeds
     lines = ["| noise | bits per byte | more than masks | processor seconds |", "|---|---|---|---:|"]
     for name in names:
         more = str(difference_over_seeds(found[name], found["masks"])) if name != "masks" else ""
@@ -129,9 +129,9 @@ def correction(folder: Path, seeds: int, steps: int = 600, questions: int = QUIC
         return {name: asked(model, plan, sampler, seed) for name, sampler in ways(noise).items()}
 
     found: dict[str, list[Any]] = {}
-    for noise, _, result in Study(folder / "correction", seeds).runs(["masks", "hybrid"], run):
+    for noise, _, result in study(folder / "correction.jsonl", ["masks", "hybrid"], seeds, run):
         for name in ways(noise):
-            found.setdefault(f"{noise}: {name}", []).append(result[name])
+            found.setdefault(f"{noise}: {name}", []).append(result.values[name])
     lines = ["| model and decoding | calls | right answers, % |", "|---|---:|---|"]
     for name, runs in found.items():
         calls = sum(each[1] for each in runs) / len(runs)

@@ -24,15 +24,16 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from additions import MASK as NO_DIGIT
 from additions import VOCABULARY, Additions
+from claims import kept
 from claims.statistics import difference_over_seeds, mean_over_seeds
 from claims.twins import Rows, Training, fit
-from kept_runs import Study
 from sudoku import SIDE, CellEmbedding, grids, large_grids, most_certain_first, puzzles, solved, varied
 from torch import Tensor
 from typing_extensions import override
@@ -256,7 +257,13 @@ STUDIES = {
 
 
 def study(
-    name: str, folder: Path, seeds: int, steps: int | None = None, asked: int = 500, only: list[str] | None = None
+    name: str,
+    folder: Path,
+    seeds: int,
+    steps: int | None = None,
+    asked: int = 500,
+    only: list[str] | None = None,
+    jobs: int = 1,
 ) -> str:
     """Train, ask, and tell; as Markdown, and the claims in NAME.json of the folder, as other claims have them.
 
@@ -267,14 +274,15 @@ def study(
         steps: of training; None for those of the study.
         asked: puzzles per seed.
         only: models that are run; None for all of the study.
+        jobs: runs at a time.
     """
     plan = STUDIES[name]
     found: dict[str, list[Any]] = {}
     steps = steps or plan.steps
-    kept = Study(folder / f"{name}-{steps}-steps-{asked}-asked", seeds)
-    for _, _, result in kept.runs(only or plan.models, lambda model, seed: plan.run(model, seed, steps, asked)):
-        del result["processor_seconds"]
-        for way, right in result.items():
+    file = folder / f"{name}-{steps}-steps-{asked}-asked.jsonl"
+    run = partial(plan.run, steps=steps, asked=asked)
+    for _, _, result in kept.study(file, only or plan.models, seeds, run, jobs):
+        for way, right in result.values.items():
             found.setdefault(way, []).append(right)
     lines = ["| way of writing | right, % |", "|---|---|"]
     lines += [f"| {way} | {mean_over_seeds(right).percent()} |" for way, right in found.items()]
@@ -297,6 +305,7 @@ def main() -> None:
     parser.add_argument("--asked", type=int, help="puzzles, or sums, per seed; 500 by default, or 100 with --quick")
     parser.add_argument("--models", nargs="+", help='only these, such as masks, or "twin, row by row"')
     parser.add_argument("--quick", action="store_true", help="the masked model alone, in a few minutes")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on a core each; 1 by default")
     options = parser.parse_args()
     plan = STUDIES[options.study]
     unknown = sorted({*(options.models or [])} - {*plan.models})
@@ -305,7 +314,8 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds, asked = options.seeds or (2 if options.quick else 3), options.asked or (100 if options.quick else 500)
     only = options.models or (plan.models[:1] if options.quick else None)
-    print(study(options.study, options.out, seeds, plan.quick_steps if options.quick else plan.steps, asked, only))
+    steps = plan.quick_steps if options.quick else plan.steps
+    print(study(options.study, options.out, seeds, steps, asked, only, options.jobs))
 
 
 if __name__ == "__main__":

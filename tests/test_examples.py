@@ -427,7 +427,6 @@ def test_the_reading_order_leaves_nothing_out() -> None:
         "demo_callbacks.py",
         "conversions_measured.py",
         "additions.py",
-        "kept_runs.py",
     }
     claims = (EXAMPLES / "claims").glob("*.py")
     scripts |= {f"claims/{path.name}" for path in claims if "__main__" in path.read_text(encoding="utf-8")}

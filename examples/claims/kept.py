@@ -3,13 +3,18 @@
 kept = Kept(folder / "points.jsonl", Point)
 kept.fill({key: partial(measure, seed), ...}, jobs=2)     # what isn't known, in processes of their own
 point = kept.get(key, partial(measure, seed))             # from the file, or measured here and now
+
+for model, seed, found in study(folder / "study.jsonl", models, seeds=3, run=train_and_ask):
+    found.values, found.seconds
 """
 
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -75,3 +80,43 @@ class Kept(Generic[Result]):
         values: dict[str, Any] = asdict(result)  # type: ignore[call-overload]  # a dataclass
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"run": key, **values}) + "\n")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run of a study gave.
+
+    Attributes:
+        values: by name, of what JSON can hold.
+        seconds: of the processor.
+    """
+
+    values: dict[str, Any]
+    seconds: float
+
+
+def study(
+    file: Path, names: Sequence[str], seeds: int, run: Callable[[str, int], dict[str, Any]], jobs: int = 1
+) -> Iterator[tuple[str, int, Found]]:
+    """The runs of several models, as many of each, one seed after the other.
+
+    Args:
+        file: of the runs.
+        names: of the models.
+        seeds: how many runs each model gets.
+        run: gets a name and a seed; with more than one job it can be pickled.
+        jobs: runs at a time.
+    """
+    kept = Kept(file, Found)
+    wanted = [(name, seed) for seed in range(seeds) for name in names]
+    kept.fill({f"{name} {seed}": partial(_timed, run, name, seed) for name, seed in wanted}, jobs)
+    for name, seed in wanted:
+        yield name, seed, kept.get(f"{name} {seed}", partial(_timed, run, name, seed))
+
+
+def _timed(run: Callable[[str, int], dict[str, Any]], name: str, seed: int) -> Found:
+    began = time.process_time()
+    values = run(name, seed)
+    seconds = time.process_time() - began
+    print(f"{name}, seed {seed}: {seconds:.0f} s", flush=True)
+    return Found(values, round(seconds, 2))

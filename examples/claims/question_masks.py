@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from examples.claims.in_context import PLANS, Plan, learn
+from examples.claims.kept import study
 from examples.claims.report import Report, bars, command_line
 from examples.claims.statistics import difference_over_seeds, mean_over_seeds
 from examples.claims.twins import DIFFUSION, NEXT_TOKEN, TWINS, Training
-from examples.kept_runs import Study
 
 NOISE, HALF, ALL, TWIN = "noise", "half of the rows", "all rows", "as in context"
 ARMS = {NOISE: (DIFFUSION, 0.0), HALF: (DIFFUSION, 0.5), ALL: (DIFFUSION, 1.0), TWIN: (NEXT_TOKEN, 0.0)}
@@ -38,9 +38,9 @@ def main(seeds: list[int], folder: Path, quick: bool) -> None:
     report, plan = Report("question_masks", seeds, quick), PLANS["functions"]
     training = QUICK if quick else plan.full
     found: dict[str, list[Tensor]] = {arm: [] for arm in ARMS}
-    study = Study(folder / ("question_masks-quick" if quick else "question_masks"), len(seeds))
-    for arm, _, kept in study.runs(list(ARMS), lambda arm, seed: right(plan, training, arm, seed)):
-        found[arm].append(torch.tensor(kept["right"], dtype=torch.float64))
+    file = folder / ("question_masks-quick.jsonl" if quick else "question_masks.jsonl")
+    for arm, _, run in study(file, list(ARMS), len(seeds), lambda arm, seed: right(plan, training, arm, seed)):
+        found[arm].append(torch.tensor(run.values["right"], dtype=torch.float64))
     means = {arm: mean_over_seeds(runs) for arm, runs in found.items()}
     title = f"functions after {plan.shown[-1]} examples, by which rows are masked as a question is"
     report.table(title, ["rows", "right"], [[arm, share.percent()] for arm, share in means.items()])

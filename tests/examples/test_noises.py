@@ -22,11 +22,11 @@ def test_a_stopped_study_goes_on_where_it_was(noises: ModuleType, tmp_path: Path
     ways = [f"{noise}: {name}" for noise in ("masks", "hybrid") for name in noises.ways(noise)]
     assert all(f"| {name} | " in table for name in ways)
     assert table.count("holds:") + table.count("does not hold:") == len(noises.CLAIMS)
-    path = tmp_path / "correction" / "hybrid-0.json"
-    stored = json.loads(path.read_text())
-    right, calls = stored["2 steps, 6 passes"]
+    path = tmp_path / "correction.jsonl"
+    masks, hybrid = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    right, calls = hybrid["values"]["2 steps, 6 passes"]
     assert (len(right), calls) == (12, 8.0)
-    stored["2 steps, 6 passes"] = [[1.0] * 12, calls]
-    path.write_text(json.dumps(stored))
+    hybrid["values"]["2 steps, 6 passes"] = [[1.0] * 12, calls]
+    path.write_text(f"{json.dumps(masks)}\n{json.dumps(hybrid)}\n", encoding="utf-8")
     again = noises.correction(tmp_path, seeds=1, steps=2, questions=12)
     assert "\nholds: 6 passes raise the hybrid model's accuracy" in again

@@ -96,4 +96,5 @@ def test_models_can_be_left_out(orders: ModuleType, tmp_path: Path) -> None:
     table = orders.study("sudoku", tmp_path, seeds=1, steps=2, asked=8, only=["masks"])
     assert "margin beats top probability" in table
     assert "twin" not in table
-    assert [file.name for file in (tmp_path / "sudoku-2-steps-8-asked").iterdir()] == ["masks-0.json"]
+    lines = (tmp_path / "sudoku-2-steps-8-asked.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["run"] for line in lines] == ["masks 0"]
