@@ -23,6 +23,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 PAINT = {DIFFUSION: COLOURS[0], NEXT_TOKEN: COLOURS[1]}
+SHADES = {**PAINT, "by margin": COLOURS[0], "in random order": COLOURS[2]}
+PAGES = {"planning": ("planning", "model"), "sudoku": ("planning", "blanks of 81")}
+"""Claims whose results stand in a table of a page alone -> the page, and the name of the table's first column."""
 Table = list[dict[str, str]]
 Bars = dict[str, dict[str, Interval]]
 """Group -> model -> what it reached."""
@@ -159,6 +162,21 @@ def planning(tables: dict[str, Table]) -> tuple[str, str, Bars]:
     return title, "% right", bars
 
 
+def sudoku(tables: dict[str, Table]) -> tuple[str, str, Bars]:
+    """Orders of writing, by how many cells are blank."""
+    names = {"margin": "by margin", "random order": "in random order"}
+    bars: Bars = {
+        f"{row['blanks of 81']} blanks": {name: interval(row[order]) for order, name in names.items()}
+        for row in tables["sudoku"]
+    }
+    group, middle = list(bars.items())[1]
+    margin, random = (middle[name].mean for name in names.values())
+    title = (
+        f"The same weights solve {margin:.0f} % of Sudokus with {group}\nby margin, and {random:.0f} % in random order"
+    )
+    return title, "% of 9 x 9 puzzles solved", bars
+
+
 PICTURES: dict[str, Callable[[dict[str, Table]], tuple[str, str, Bars]]] = {
     "reversal": reversal,
     "in-context": in_context,
@@ -166,17 +184,19 @@ PICTURES: dict[str, Callable[[dict[str, Table]], tuple[str, str, Bars]]] = {
     "scaling": scaling,
     "few-data": few_data,
     "planning": planning,
+    "sudoku": sudoku,
 }
 
 
 def tables_of(docs: Path, claim: str) -> dict[str, Table] | None:
-    """The results of a claim: those in JSON, or the table of the page on planning; None if there are none."""
+    """The results of a claim: those in JSON, or a table of a page; None if there are none."""
     path = docs / "claims" / f"{claim}.json"
     if path.exists():
         found: dict[str, Table] = json.loads(path.read_text(encoding="utf-8"))["tables"]
         return found
-    page = docs / f"{claim}.md"
-    return {claim: markdown_table(page.read_text(encoding="utf-8"), "model")} if page.exists() else None
+    name, first = PAGES.get(claim, (claim, "model"))
+    page = docs / f"{name}.md"
+    return {claim: markdown_table(page.read_text(encoding="utf-8"), first)} if page.exists() else None
 
 
 def draw(title: str, label: str, bars: Bars, path: Path) -> None:
@@ -186,7 +206,7 @@ def draw(title: str, label: str, bars: Bars, path: Path) -> None:
     for place, (_, found) in enumerate(bars.items()):
         for offset, (model, value) in enumerate(found.items()):
             x = place + 0.36 * (offset - (len(found) - 1) / 2)
-            axis.bar(x, value.mean, 0.34, color=PAINT[model], label=None if model in seen else model)
+            axis.bar(x, value.mean, 0.34, color=SHADES[model], label=None if model in seen else model)
             axis.errorbar(x, value.mean, [[value.mean - value.low], [value.high - value.mean]], color="0.2", capsize=3)
             axis.text(x, value.high, f" {value.mean:.3g}", ha="center", va="bottom", fontsize=8)
             seen.add(model)

@@ -10,6 +10,7 @@ them, which assumes no line, for the bound and for exact likelihoods of decoding
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from examples.claims.text_runs import COST, Arm, Runs, Size
 COMPUTES = (1e10, 3e10, 1e11, 3e11, 1e12, 3e12, 1e13)
 QUICK = ((Size(24, 1), 6e9), (Size(32, 1), 1.25e10), (Size(48, 1), 2.5e10))
 TWIN_SHARE = 0.5  # of the computes, so that both models come by the same losses
+LOWEST = 1.5e9  # a further compute of the twin, so that the worst losses of the others lie on its curve, too
 ARMS = {TWIN: TWIN_SHARE, CHOSEN: 1.0, BLOCKS: 1.0}
 SEARCH_SEED = 100
 Mean = Callable[[np.ndarray], float]
@@ -53,9 +55,19 @@ class Ladder:
         self.nats = [np.array([point.nats for point in run]) for run in self.points]
         """(seeds, rows) of each rung."""
 
-    def exact(self, order: str) -> list[np.ndarray]:
-        """(seeds, first rows) of each rung: exact nats per token of decoding in an order."""
-        return [np.array([point.decoded[order] for point in run]) for run in self.points]
+    def exactly(self, order: str) -> "Ladder":
+        """The same by exact nats per token of decoding in an order, of the first rows."""
+        found = copy(self)
+        found.name = f"{self.name}, exact, {order}"
+        found.nats = [np.array([point.decoded[order] for point in run]) for run in self.points]
+        return found
+
+    def above(self, rung: int) -> "Ladder":
+        """Without the lowest rungs."""
+        found = copy(self)
+        found.rungs, found.points, found.flops = self.rungs[rung:], self.points[rung:], self.flops[rung:]
+        found.nats = self.nats[rung:]
+        return found
 
     def line(self, mean: Mean, rungs: slice = slice(None)) -> tuple[float, float]:
         """Slope and intercept of log loss over log compute, of all rungs or some."""
@@ -106,8 +118,9 @@ def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) ->
     """Left: points with their intervals, and lines. Right: the price of each rung."""
     for colour, ladder in zip(("k", "C0", "C1"), ladders, strict=True):
         draw_points(axes[0], ladder.flops, [mean_over_seeds(nats) for nats in ladder.nats], ladder.name, colour)
-        slope, intercept = ladder.line(lambda nats: float(nats.mean()))
-        axes[0].plot(ladder.flops, np.exp(intercept) * ladder.flops**slope, color=colour, linewidth=1)
+        line = ladder if ladder.name in ratios else ladder.above(1)
+        slope, intercept = line.line(lambda nats: float(nats.mean()))
+        axes[0].plot(line.flops, np.exp(intercept) * line.flops**slope, color=colour, linewidth=1)
         if ladder.name in ratios:
             draw_points(axes[1], ladder.flops, ratios[ladder.name], ladder.name, colour)
     for axis, label in zip(
@@ -120,6 +133,12 @@ def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) ->
         axis.set_xlabel("training operations")
         axis.set_ylabel(label)
         axis.legend(fontsize=8)
+
+
+def takeaway(ratios: dict[str, list[Interval]]) -> str:
+    """What the picture says, from the numbers."""
+    ends = [f"{prices[0].mean:.1f} to {prices[-1].mean:.1f} times {name}" for name, prices in ratios.items()]
+    return f"The price of the twin's loss in its compute, from the smallest models up: {', '.join(ends)}"
 
 
 def draw_points(axis: Any, flops: np.ndarray, intervals: list[Interval], label: str, colour: str) -> None:
@@ -145,13 +164,17 @@ def table_of_runs(report: Report, ladders: list[Ladder], ratios: dict[str, list[
 
 
 def table_of_exact(report: Report, ladders: list[Ladder], twin: Ladder) -> None:
-    """The same rows by the bound and by exact likelihoods, and what the latter cost in the twin's compute."""
+    """The same rows by the bound and by exact likelihoods, and what the latter cost in the twin's compute.
+
+    A model of blocks is decoded from left to right alone: it has never been asked for another order.
+    """
     curve, lines = [nats[:, :DECODED_ROWS] for nats in twin.nats], []
     for ladder in ladders:
-        exact = {order: ladder.exact(order) for order in ORDERS}
+        orders = list(ORDERS) if ladder.rungs[0][0].arm.block_length is None else ["left to right"]
+        exact = {order: ladder.exactly(order).nats for order in orders}
         for place, flops in enumerate(ladder.flops):
             bound, first = ladder.nats[place][:, :DECODED_ROWS], exact["left to right"][place]
-            losses = [mean_over_seeds(nats[place]) for nats in exact.values()]
+            losses = [mean_over_seeds(exact[order][place]) if order in exact else "" for order in ORDERS]
             costs = [price.ratio(flops, nats, twin.flops, curve) for nats in (bound, first)]
             lines.append([ladder.name, f"{flops:.3g}", mean_over_seeds(bound), *losses, *costs])
     exactly = [f"exact, {order}" for order in ORDERS]
@@ -162,7 +185,9 @@ def table_of_exact(report: Report, ladders: list[Ladder], twin: Ladder) -> None:
     )
 
 
-def table_of_lines(report: Report, ladders: list[Ladder], losses: list[float]) -> dict[str, list[Interval]]:
+def table_of_lines(
+    report: Report, ladders: list[Ladder], losses: list[float], decoded: list[Ladder]
+) -> dict[str, list[Interval]]:
     """Slopes, of all rungs and of both halves, and the distance of the lines; returns the distances."""
     twin, *others = ladders
     found = {ladder.name: [ratio(ladder, twin, loss) for loss in losses] for ladder in others}
@@ -170,9 +195,10 @@ def table_of_lines(report: Report, ladders: list[Ladder], losses: list[float]) -
     halves = (slice(None), slice(half), slice(-half, None))
     head = ["recipe", "slope of log loss", "lower half", "upper half"]
     head += [f"times the compute at {loss:.2f} nats" for loss in losses]
+    distances = {twin.name: ["1"] * 3, **found}
     lines = [
-        [ladder.name, *(ladder.slope(part) for part in halves), *found.get(ladder.name, ["1"] * 3)]
-        for ladder in ladders
+        [ladder.name, *(ladder.slope(part) for part in halves), *distances.get(ladder.name, [""] * 3)]
+        for ladder in (*ladders, *decoded)
     ]
     report.table("Lines", head, lines)
     return found
@@ -183,7 +209,7 @@ def searched(runs: Runs, computes: list[float], seeds: list[int], report: Report
     lines, found = [], []
     climbs = {arm: Climb(runs, SEARCH_SEED) for arm in ARMS}
     best = {arm: Choice(arm, SIZES[0]) for arm in ARMS}
-    rungs: dict[Arm, Rungs] = {arm: [] for arm in ARMS}
+    rungs: dict[Arm, Rungs] = {arm: [(best[arm], LOWEST)] if arm is TWIN else [] for arm in ARMS}
     for compute in computes:
         for arm, share in ARMS.items():
             best[arm] = climbs[arm].at(share * compute, best[arm])
@@ -204,6 +230,7 @@ def main() -> None:
     runs = Runs(text, options.folder, jobs=options.jobs)
     if options.quick:
         rungs = [[(Choice(arm, size), share * flops) for size, flops in QUICK] for arm, share in ARMS.items()]
+        rungs[0].insert(0, (Choice(TWIN, QUICK[0][0]), LOWEST))
     else:
         computes = [compute for compute in COMPUTES if compute <= float(options.most or COMPUTES[-1])]
         rungs = searched(runs, computes, options.seeds, report)
@@ -213,14 +240,16 @@ def main() -> None:
     table_of_runs(report, ladders, interpolated, len(text.train))
     if not options.quick:
         table_of_exact(report, others, twin)
-    losses = common_losses(ladders)
-    ratios = table_of_lines(report, ladders, losses)
+    lines = [twin.above(1), *others]
+    losses = common_losses(lines)
+    exact = [] if options.quick else [ladder.exactly("left to right") for ladder in others]
+    ratios = table_of_lines(report, lines, losses, exact)
     for ladder in others:
         name = ladder.name
         report.check(f"{name}: more than the twin's compute for {losses[1]:.2f} nats", ratios[name][1], above=1.0)
         report.check(f"{name}: and for the loss of its largest run", interpolated[name][-1], above=1.0)
     report.table("Cost", COST, [runs.cost()])
-    draw(report.picture(columns=2), ladders, interpolated)
+    draw(report.picture(columns=2, title=takeaway(interpolated)), ladders, interpolated)
     report.finish(options.folder)
 
 
