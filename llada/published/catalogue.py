@@ -84,7 +84,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         file="sudoku9",
         option="--out",
         minutes=(10, None),
-        ours="9 x 9 with 30 to 50 blanks at random places, half a million parameters",
+        ours="9 x 9 with 30 to 50 blanks at random places, half a million parameters; the long form has two twins, too",
         page="docs/planning.md",
     ),
 }
