@@ -23,7 +23,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 PAINT = {DIFFUSION: COLOURS[0], NEXT_TOKEN: COLOURS[1]}
-SHADES = {**PAINT, "by margin": COLOURS[0], "in random order": COLOURS[2]}
+IN_BLOCKS = "in blocks of 2, from left to right"
+SHADES = {**PAINT, IN_BLOCKS: COLOURS[3], "by margin": COLOURS[0], "in random order": COLOURS[2]}
 PAGES = {"planning": ("planning", "model"), "sudoku": ("planning", "blanks of 81")}
 """Claims whose results stand in a table of a page alone -> the page, and the name of the table's first column."""
 Table = list[dict[str, str]]
@@ -117,16 +118,20 @@ def instructions(tables: dict[str, Table]) -> tuple[str, str, Bars]:
 
 
 def scaling(tables: dict[str, Table]) -> tuple[str, str, Bars]:
-    """The price at the ends of the ladder."""
-    rows = [row for row in tables["Runs"] if row["recipe"] == "convolution and unit weight"]
-    column = "times the twin's compute"
-    ends = {f"{float(row['operations']):.0e} operations".replace("e+", "e"): row for row in (rows[0], rows[-1])}
-    bars = {group: {DIFFUSION: interval(row[column])} for group, row in ends.items()}
-    low, high = (interval(row[column]).mean for row in ends.values())
-    more = float(rows[-1]["operations"]) / float(rows[0]["operations"])
+    """The price at the ends of the ladder, in any order and in blocks."""
+    column, names = "times the twin's compute", {DIFFUSION: "convolution and unit weight", IN_BLOCKS: "in blocks of 2"}
+    ladders = {name: [row for row in tables["Runs"] if row["recipe"] == recipe] for name, recipe in names.items()}
+    bars: Bars = {
+        f"{float(rung[0]['operations']):.0e} operations".replace("e+", "e"): {
+            name: interval(row[column]) for name, row in zip(names, rung, strict=True)
+        }
+        for rung in (tuple(rows[end] for rows in ladders.values()) for end in (0, -1))
+    }
+    (low, _), (high, blocks) = ([value.mean for value in found.values()] for found in bars.values())
+    first, last = (float(ladders[DIFFUSION][end]["operations"]) for end in (0, -1))
     title = (
-        f"For the twin's loss diffusion needs {low:.1f} times its compute,\n"
-        f"and {high:.1f} times with {more:.0f} times more of it"
+        f"For the twin's loss diffusion needs {low:.2g} times its compute, and {high:.2g}\n"
+        f"times with {last / first:.0f} times more of it; in blocks of 2, {blocks:.2g} times"
     )
     return title, column, bars
 

@@ -124,7 +124,7 @@ def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) ->
         if ladder.name in ratios:
             draw_points(axes[1], ladder.flops, ratios[ladder.name], ladder.name, colour)
     for axis, label in zip(
-        axes, ("nats per token, held out", "times the twin's compute for the same loss"), strict=True
+        axes, ("nats per token, held out", "times the twin's compute"), strict=True
     ):
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -137,8 +137,8 @@ def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) ->
 
 def takeaway(ratios: dict[str, list[Interval]]) -> str:
     """What the picture says, from the numbers."""
-    ends = [f"{prices[0].mean:.1f} to {prices[-1].mean:.1f} times {name}" for name, prices in ratios.items()]
-    return f"The price of the twin's loss in its compute, from the smallest models up: {', '.join(ends)}"
+    ends = (f"{name}: {prices[0].mean:.2g} to {prices[-1].mean:.2g}" for name, prices in ratios.items())
+    return f"Times the twin's compute for its loss, along the ladder:\n{', '.join(ends)}"
 
 
 def draw_points(axis: Any, flops: np.ndarray, intervals: list[Interval], label: str, colour: str) -> None:
