@@ -180,7 +180,7 @@ def main() -> None:
     choices = {"goal": list(GOALS), "rate": [SEARCHED, "0.001", "0.003"], "without": ["none", *COLOUR]}
     options = command_line(__doc__, choices=choices, jobs=True)
     name = options.goal or next(iter(GOALS))
-    report = Report(f"converged_{name}", options.seeds, options.quick)
+    report = Report(f"converged_{name}", options.seeds, options.quick, options.chosen)
     learning = Learning(name, QUICK if options.quick else LONG[name], options.folder, options.jobs)
     models = [arm for arm in learning.goal.arms if arm != options.without]
     rates = (

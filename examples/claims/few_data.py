@@ -203,7 +203,7 @@ def main() -> None:
     """Measure, print, and fail if diffusion doesn't end below its tuned twin where data are fewest."""
     options = command_line(__doc__, tokens=True, choices={"search": list(SEARCHES)}, jobs=True)
     plan = QUICK if options.quick else SEARCHES[options.search or "whole"]
-    report = Report("few_data", options.seeds, options.quick)
+    report = Report("few_data", options.seeds, options.quick, options.chosen)
     runs = FewRuns(Text(options.folder), options.folder, HASTE if options.quick else PATIENCE, options.jobs)
     experiments: list[Experiment] = []
     tries: list[list[object]] = []

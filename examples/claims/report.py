@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -39,10 +40,11 @@ class Report:
         name: of the claim; of the files too.
         seeds: that were run.
         quick: whether this is the short form.
+        chosen: further options that change what is measured, as they were typed.
     """
 
-    def __init__(self, name: str, seeds: Sequence[int], quick: bool) -> None:
-        self.name, self.seeds, self.quick = name, list(seeds), quick
+    def __init__(self, name: str, seeds: Sequence[int], quick: bool, chosen: Sequence[str] = ()) -> None:
+        self.name, self.seeds, self.quick, self.chosen = name, list(seeds), quick, list(chosen)
         self.tables: list[str] = []
         self.results: dict[str, Any] = {}
         self.checks: list[dict[str, Any]] = []
@@ -100,7 +102,9 @@ class Report:
         """Command, seeds, versions, time."""
         wall, processor = self._started
         return {
-            "command": f"python -m examples.claims.{self.name}{' --quick' if self.quick else ''}",
+            "command": " ".join(
+                ["python -m", f"examples.claims.{self.name}", *(["--quick"] if self.quick else []), *self.chosen]
+            ),
             "seeds": self.seeds,
             "versions": {
                 "python": platform.python_version(),
@@ -173,7 +177,7 @@ def command_line(
 
     Returns:
         ``quick`` bool, ``seeds`` list of ints, ``folder`` Path; perhaps ``tokens`` list of ints or None, a word or None
-        for each of ``choices``, and ``jobs`` int.
+        for each of ``choices``, and ``jobs`` int. ``chosen`` has ``tokens`` and ``choices`` as words of the command.
     """
     parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the short form, a few minutes on one core")
@@ -186,6 +190,9 @@ def command_line(
     for name, words in (choices or {}).items():
         parser.add_argument(f"--{name}", choices=words, help=f"{words[0]} by default")
     options = parser.parse_args(sys.argv[1:])
+    chosen = [("tokens", str(number)) for number in getattr(options, "tokens", None) or []]
+    chosen += [(name, getattr(options, name)) for name in choices or {}]
+    options.chosen = [f"--{name} {shlex.quote(word)}" for name, word in chosen if word is not None]
     options.seeds = list(range(options.seeds or (min(2, seeds) if options.quick else seeds)))
     torch.set_num_threads(1)  # the fastest for models of this size, and the same sums everywhere
     return options

@@ -123,9 +123,7 @@ def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) ->
         axes[0].plot(line.flops, np.exp(intercept) * line.flops**slope, color=colour, linewidth=1)
         if ladder.name in ratios:
             draw_points(axes[1], ladder.flops, ratios[ladder.name], ladder.name, colour)
-    for axis, label in zip(
-        axes, ("nats per token, held out", "times the twin's compute"), strict=True
-    ):
+    for axis, label in zip(axes, ("nats per token, held out", "times the twin's compute"), strict=True):
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
@@ -225,7 +223,7 @@ def searched(runs: Runs, computes: list[float], seeds: list[int], report: Report
 def main() -> None:
     """Measure, print, and fail if the order of the models isn't the expected one."""
     options = command_line(__doc__, choices={"most": [f"{compute:.0e}" for compute in COMPUTES[:1:-1]]}, jobs=True)
-    report = Report("scaling", options.seeds, options.quick)
+    report = Report("scaling", options.seeds, options.quick, options.chosen)
     text = Text(options.folder)
     runs = Runs(text, options.folder, jobs=options.jobs)
     if options.quick:

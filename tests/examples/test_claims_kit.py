@@ -1,6 +1,7 @@
 """The kit of the claims: intervals that cover, twins that differ in what they must, reports that fail."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats
 
 pytest.importorskip("matplotlib")
 
-from examples.claims.report import Report, bars, lines
+from examples.claims.report import Report, bars, command_line, lines
 from examples.claims.statistics import Interval, difference_over_seeds, mean_over_seeds, wilson
 from examples.claims.twins import (
     DIFFUSION,
@@ -135,3 +136,11 @@ def test_a_report_writes_its_files_and_fails_by_name(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit, match="more than half"):
         report.finish(tmp_path)
     assert "DOES NOT HOLD" in capsys.readouterr().out
+
+
+def test_a_report_says_the_options_that_change_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--folder", "somewhere", "--jobs", "2", "--tokens", "30", "--tokens", "5", "--without", "next token"]
+    monkeypatch.setattr(sys, "argv", ["claim", *words])
+    options = command_line("A claim.", tokens=True, choices={"search": ["whole"], "without": ["next token"]}, jobs=True)
+    told = Report("claim", options.seeds, options.quick, options.chosen).environment()["command"]
+    assert told == "python -m examples.claims.claim --tokens 30 --tokens 5 --without 'next token'"
