@@ -1,7 +1,7 @@
 """Loss against compute over three decades, each model at its own best size, and how much more compute diffusion needs.
 
-    python -m examples.claims.scaling           (about two hours of one core, resumable; --quick: a minute, three sizes
-                                                 that aren't searched; --most 1e12: up to so many operations)
+    python -m examples.claims.scaling           (hours of one core, resumable; --quick: a minute, three sizes
+                                                 that aren't searched; --most 1e+12: up to so many operations)
 
 At every compute each recipe climbs to the size, rate and batch that are best for it, with a seed of its own; what is
 told is of other seeds. A line log loss = a - b log C is fitted to each; the ratio of computes is the distance of two
@@ -162,14 +162,10 @@ def table_of_runs(report: Report, ladders: list[Ladder], ratios: dict[str, list[
 
 
 def table_of_exact(report: Report, ladders: list[Ladder], twin: Ladder) -> None:
-    """The same rows by the bound and by exact likelihoods, and what the latter cost in the twin's compute.
-
-    A model of blocks is decoded from left to right alone: it has never been asked for another order.
-    """
+    """The same rows by the bound and by exact likelihoods, and what the latter cost in the twin's compute."""
     curve, lines = [nats[:, :DECODED_ROWS] for nats in twin.nats], []
     for ladder in ladders:
-        orders = list(ORDERS) if ladder.rungs[0][0].arm.block_length is None else ["left to right"]
-        exact = {order: ladder.exactly(order).nats for order in orders}
+        exact = {order: ladder.exactly(order).nats for order in ladder.points[0][0].decoded}
         for place, flops in enumerate(ladder.flops):
             bound, first = ladder.nats[place][:, :DECODED_ROWS], exact["left to right"][place]
             losses = [mean_over_seeds(exact[order][place]) if order in exact else "" for order in ORDERS]
