@@ -32,7 +32,7 @@ import torch
 from additions import MASK as NO_DIGIT
 from additions import VOCABULARY, Additions
 from claims import kept
-from claims.statistics import difference_over_seeds, mean_over_seeds
+from claims.statistics import Check, difference_over_seeds, mean_over_seeds, record
 from claims.twins import Rows, Training, fit
 from sudoku import SIDE, CellEmbedding, grids, large_grids, most_certain_first, puzzles, solved, varied
 from torch import Tensor
@@ -286,13 +286,14 @@ def study(
             found.setdefault(way, []).append(right)
     lines = ["| way of writing | right, % |", "|---|---|"]
     lines += [f"| {way} | {mean_over_seeds(right).percent()} |" for way, right in found.items()]
-    checks: list[dict[str, Any]] = []
+    checks: list[Check] = []
     for better, than in plan.claims:
         if better in found and than in found:
-            more, claim = difference_over_seeds(found[better], found[than]), f"{better} beats {than}"
-            lines.append(f"\n{'holds' if more.above(0.0) else 'does not hold'}: {claim}: {more}")
-            checks.append({"claim": claim, "measured": more._asdict(), "above": 0.0, "holds": more.above(0.0)})
-    (folder / f"{name}.json").write_text(json.dumps({"checks": checks}, indent=2) + "\n", encoding="utf-8")
+            checks.append(Check.above(f"{better} beats {than}", difference_over_seeds(found[better], found[than])))
+            lines.append(f"\n{checks[-1]}")
+    shares = {f"{way}, %": mean_over_seeds(right).times(100) for way, right in found.items()}
+    text = json.dumps(record(checks, shares), indent=2)
+    (folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
     return "\n".join(lines)
 
 

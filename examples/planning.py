@@ -24,7 +24,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import torch
-from claims.statistics import Interval, difference_over_seeds, mean_over_seeds
+from claims.statistics import Check, Interval, difference_over_seeds, mean_over_seeds, record
 from claims.twins import DIFFUSION, NEXT_TOKEN, TWINS, Recipe, Rows, Training, fit
 from torch import Tensor
 
@@ -193,15 +193,16 @@ def measure(plan: Plan, make: Callable[[Plan, str, int], DiffusionLM] = train) -
     return list(lines.values())
 
 
-def claims(lines: list[Line], plan: Plan) -> dict[str, Interval]:
+def claims(lines: list[Line], plan: Plan) -> list[Check]:
     """Differences of accuracy that must lie above 0, paired by question."""
     found = {line.name: line.correct for line in lines}
     best, length = found[f"{CONFIDENCE}, {plan.stars.length}"], plan.stars.length
-    return {
-        "diffusion by confidence beats its next-token twin": difference_over_seeds(best, found[OWN]),
-        "by confidence beats the same model in random order": difference_over_seeds(best, found[f"{RANDOM}, {length}"]),
-        "by confidence beats the same model from left to right": difference_over_seeds(best, found[LEFT]),
+    others = {
+        "diffusion by confidence beats its next-token twin": found[OWN],
+        "by confidence beats the same model in random order": found[f"{RANDOM}, {length}"],
+        "by confidence beats the same model from left to right": found[LEFT],
     }
+    return [Check.above(claim, difference_over_seeds(best, other)) for claim, other in others.items()]
 
 
 def markdown(lines: list[Line]) -> str:
@@ -243,14 +244,9 @@ def main(out: Path, plan: Plan) -> int:
     (out / "planning.md").write_text(f"{table}\n", encoding="utf-8")
     draw(lines, 1.0 / plan.stars.arms, out / "planning.png")
     print(f"\n{table}\n\n{time.process_time() - begin:.0f} s of processor time")
-    checks = [
-        {"claim": claim, "measured": difference._asdict(), "above": 0.0, "holds": difference.above(0.0)}
-        for claim, difference in held.items()
-    ]
-    (out / "planning.json").write_text(json.dumps({"checks": checks}, indent=2) + "\n", encoding="utf-8")
-    for claim, difference in held.items():
-        print(f"{'holds' if difference.above(0.0) else 'FAILS'}: {claim}: {difference}")
-    return 0 if all(difference.above(0.0) for difference in held.values()) else 1
+    (out / "planning.json").write_text(json.dumps(record(held, {}), indent=2) + "\n", encoding="utf-8")
+    print(*held, sep="\n")
+    return 0 if all(check.holds for check in held) else 1
 
 
 if __name__ == "__main__":

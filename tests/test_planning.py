@@ -65,7 +65,7 @@ def test_a_claim_must_hold_beyond_its_interval_and_for_every_seed(planning: Modu
     def held(best: tuple[float, float], other: tuple[float, float]) -> list[bool]:
         names = ["random order, 2", planning.LEFT, planning.OWN]
         lines = [line(planning, "confidence, 2", best), *(line(planning, name, other) for name in names)]
-        return [difference.above(0.0) for difference in planning.claims(lines, plan).values()]
+        return [check.holds for check in planning.claims(lines, plan)]
 
     assert held((0.9, 0.8), (0.3, 0.4)) == [True] * 3
     assert held((0.9, 0.35), (0.3, 0.4)) == [False] * 3

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from examples.claims.statistics import Interval
+from examples.claims.statistics import Check, Interval
 
 DOCS = Path(__file__).parents[2] / "docs" / "claims"
 
@@ -24,8 +24,7 @@ def told(folder: Path = DOCS) -> Iterator[str]:
             continue
         yield f"{results['command']} on {results['date']}, {len(results['seeds'])} seeds"
         for check in results["checks"]:
-            word = "holds" if check["holds"] else "DOESN'T HOLD"
-            yield f"  {word}: {check['claim']}: {Interval(**check['measured'])} > {check['above']:g}"
+            yield f"  {Check(**{**check, 'measured': Interval(**check['measured'])})}"
 
 
 if __name__ == "__main__":

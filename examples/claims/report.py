@@ -3,6 +3,7 @@
     report = Report("reversal", seeds, quick)
     report.table("Exact match", ["model", "next line"], [["masked diffusion", "98 (95 to 99)"], ...])
     report.check("diffusion beats its twin in reverse", difference, above=0.0)
+    report.number("poems backward, masked diffusion, %", share.times(100))     # to stand beside a published one
     axes = report.picture(columns=2)                   # then `bars` or `lines` draw into axes[0], axes[1]
     report.finish(folder)          # SystemExit if a check failed
 
@@ -25,7 +26,7 @@ import matplotlib as mpl
 import torch
 
 import llada
-from examples.claims.statistics import Interval
+from examples.claims.statistics import Check, Interval, record
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -47,7 +48,8 @@ class Report:
         self.name, self.seeds, self.quick, self.chosen = name, list(seeds), quick, list(chosen)
         self.tables: list[str] = []
         self.results: dict[str, Any] = {}
-        self.checks: list[dict[str, Any]] = []
+        self.checks: list[Check] = []
+        self.numbers: dict[str, Interval] = {}
         self.figure: plt.Figure | None = None
         self._started = time.time(), _processor_seconds()
 
@@ -67,10 +69,19 @@ class Report:
             above: the bound.
             expected: whether `finish` fails without it; false for what was published and didn't hold here before.
         """
-        holds = measured.above(above)
-        entry = {"claim": claim, "measured": measured._asdict(), "above": above, "holds": holds}
-        self.checks.append(entry if expected else {**entry, "expected": False})
-        print(f"{'holds' if holds else 'DOES NOT HOLD'}: {claim}: {measured} > {above:g}", flush=True)
+        self._hold(Check.above(claim, measured, above, expected))
+
+    def equal(self, claim: str, measured: Interval, to: float, expected: bool = True) -> None:
+        """State that a number is another: the measured interval must hold it; arguments as of `check`."""
+        self._hold(Check.equal(claim, measured, to, expected))
+
+    def number(self, name: str, measured: Interval) -> None:
+        """Keep a number that was published, too, as it was measured here, in the published unit."""
+        self.numbers[name] = measured
+
+    def _hold(self, check: Check) -> None:
+        self.checks.append(check)
+        print(check, flush=True)
 
     def picture(self, columns: int = 1, size: tuple[float, float] = (9.0, 3.6), title: str = "") -> list[Any]:
         """A row of axes to draw into, under a sentence that says what is to be seen."""
@@ -86,15 +97,15 @@ class Report:
             SystemExit: if a direction doesn't hold; the message names it.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**self.environment(), "checks": self.checks, "tables": self.results}, indent=2)
-        (folder / f"{self.name}.json").write_text(f"{text}\n", encoding="utf-8")
+        found = {**self.environment(), **record(self.checks, self.numbers), "tables": self.results}
+        (folder / f"{self.name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         (folder / f"{self.name}.md").write_text("\n".join(self.tables), encoding="utf-8")
         if self.figure is not None:
             self.figure.savefig(folder / f"{self.name}.png", dpi=110)
             plt.close(self.figure)
         seconds = _processor_seconds() - self._started[1]
         print(f"\n{folder / self.name}.json, .md, .png; {seconds:.0f} s of processor time")
-        failed = [check["claim"] for check in self.checks if not check["holds"] and check.get("expected", True)]
+        failed = [check.claim for check in self.checks if check.expected and not check.holds]
         if failed:
             raise SystemExit(f"{self.name}: not beyond its interval: {'; '.join(failed)}")
 

@@ -192,6 +192,10 @@ def main(seeds: list[int], folder: Path, quick: bool) -> None:
     report.table("Poems", ["model", "poems", "line", "written"], table)
     back = difference_over_seeds(poems[DIFFUSION, "held out", "previous"], poems[NEXT_TOKEN, "held out", "previous"])
     report.check("poems, previous line of held-out poems: diffusion writes more than its twin", back)
+    for model in TWINS:
+        for way, line in (("forward", "next"), ("backward", "previous")):
+            share = mean_over_seeds(poems[model, "held out", line])
+            report.number(f"poems {way}, {model}, %", share.times(100))
     left, right = report.picture(columns=2)
     bars(
         left,

@@ -95,6 +95,11 @@ def ratio(ladder: Ladder, twin: Ladder, loss: float) -> Interval:
     return _interval(lambda mean: ladder.compute(loss, mean) / twin.compute(loss, mean), twin.nats[0].shape)
 
 
+def slopes(ladder: Ladder, twin: Ladder) -> Interval:
+    """Slope of one ladder over that of the other."""
+    return _interval(lambda mean: ladder.line(mean)[0] / twin.line(mean)[0], twin.nats[0].shape)
+
+
 def _interval(value: Callable[[Mean], float], shape: tuple[int, ...]) -> Interval:
     low, high = np.quantile(bootstrap(value, *shape), (0.025, 0.975))
     singles = [value(lambda nats, seed=seed: float(nats[seed].mean())) for seed in range(shape[0])]  # type: ignore[misc]
@@ -242,6 +247,9 @@ def main() -> None:
         name = ladder.name
         report.check(f"{name}: more than the twin's compute for {losses[1]:.2f} nats", ratios[name][1], above=1.0)
         report.check(f"{name}: and for the loss of its largest run", interpolated[name][-1], above=1.0)
+        slope = slopes(ladder, lines[0])
+        report.equal(f"{name}: its slope of log loss is the twin's", slope, to=1.0, expected=False)  # as published
+        report.number(f"{name}: times the twin's compute", interpolated[name][-1])
     report.table("Cost", COST, [runs.cost()])
     draw(report.picture(columns=2, title=takeaway(interpolated)), ladders, interpolated)
     report.finish(options.folder)

@@ -4,14 +4,16 @@
     mean_over_seeds([run_a, run_b, run_c])        mean over runs and their items
     difference_over_seeds(first, second)          the same of first - second, item by item and seed by seed
     interval.above(0.0)                           does a direction hold beyond its interval?
+    Check.above("first beats second", interval)   the same as a line to print and to keep; also Check.equal(..., to=1.0)
 
 The bootstrap resamples seeds and, within each of them, items. With three seeds it can't see how rare seeds behave; so a
 direction counts only if every single seed has it too (`Interval.above`).
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,12 +40,66 @@ class Interval(NamedTuple):
         """Whether the interval and the worst seed are above a bound."""
         return self.low > bound and self.worst > bound
 
+    def times(self, factor: float) -> "Interval":
+        """In another unit, by a positive factor: 100 for percent."""
+        return Interval(*(factor * each for each in self))
+
     def percent(self) -> str:
         """For a table, in percent."""
         return f"{100 * self.mean:z.0f} ({100 * self.low:z.0f} to {100 * self.high:z.0f})"  # no -0
 
     def __str__(self) -> str:
         return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is claimed, and whether a measurement says so; `above` and `equal` make one.
+
+    Args:
+        claim: in words.
+        measured: what was found.
+        rule: that it is held to, in words.
+        holds: whether it keeps the rule.
+        expected: whether a run fails without it; false for what was published and didn't hold here before.
+    """
+
+    claim: str
+    measured: Interval
+    rule: str
+    holds: bool
+    expected: bool = True
+
+    @classmethod
+    def above(cls, claim: str, measured: Interval, bound: float = 0.0, expected: bool = True) -> "Check":
+        """A direction: the measured interval, and every seed, must lie above a bound."""
+        rule = f"its 95 % interval and every seed must lie above {bound:g}"
+        return cls(claim, measured, rule, measured.above(bound), expected)
+
+    @classmethod
+    def equal(cls, claim: str, measured: Interval, to: float, expected: bool = True) -> "Check":
+        """Agreement with a number: the measured interval must hold it, which a wide one does easily."""
+        holds = measured.low <= to <= measured.high
+        return cls(claim, measured, f"its 95 % interval must hold {to:g}", holds, expected)
+
+    def written(self) -> dict[str, Any]:
+        """For a JSON file."""
+        found = {"claim": self.claim, "measured": self.measured._asdict(), "rule": self.rule, "holds": self.holds}
+        return found if self.expected else {**found, "expected": False}
+
+    def __str__(self) -> str:
+        return f"{'holds' if self.holds else 'DOES NOT HOLD'}: {self.claim}: {self.measured} ({self.rule})"
+
+
+def record(checks: Sequence[Check], numbers: Mapping[str, Interval]) -> dict[str, Any]:
+    """What a run leaves in its JSON file for ``llada reproduce``.
+
+    Args:
+        checks: that were made.
+        numbers: that were published, too, as they were measured here; by what they are.
+    """
+    measured = {name: number._asdict() for name, number in numbers.items()}
+    return {"checks": [check.written() for check in checks], "numbers": measured}
 
 
 def wilson(successes: float, trials: int, z: float = 1.959964) -> Interval:

@@ -161,13 +161,14 @@ def _cell(value: object) -> str:
 
 def _tell(name: str, entry: Entry, outcome: Outcome, jsonl: bool) -> None:
     if jsonl:
-        findings = [finding._asdict() for finding in outcome.findings]
-        print(*map(json.dumps, findings), sep="\n")
+        found = [*(each._asdict() for each in outcome.findings), *(each._asdict() for each in outcome.beside)]
+        print(*map(json.dumps, found), sep="\n")
     else:
         print(f"\npublished  {entry.published}")
         print("ours", *(f"  {finding}" for finding in outcome.findings), sep="\n")
-        verdict = "reproduced" if outcome.holds else "not reproduced"
-        print(f"verdict    {name}: {verdict}, in {outcome.seconds / 60:.1f} min")
+        if outcome.beside:
+            print("the published numbers, and ours", *(f"  {each}" for each in outcome.beside), sep="\n")
+        print(f"verdict    {name}: {outcome.verdict}, in {outcome.seconds / 60:.1f} min")
     if not outcome.holds:
         failed = [finding.what for finding in outcome.findings if not finding.agrees]
         raise NotReproduced(f"{name} isn't reproduced: {'; '.join(failed) or 'nothing was measured'}")

@@ -18,6 +18,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         claim="who has read that A is B knows that B is A: masked diffusion is spared the reversal curse",
         published="poems forward / backward: LLaDA 8B Instruct 51.8 / 45.6, GPT-4o 82.7 / 34.3, "
         "Qwen2.5 7B Instruct 75.9 / 38.0",
+        numbers={
+            "poems forward, masked diffusion, %": "51.8 (LLaDA)",
+            "poems backward, masked diffusion, %": "45.6 (LLaDA)",
+            "poems forward, next token, %": "82.7 (GPT-4o)",
+            "poems backward, next token, %": "34.3 (GPT-4o)",
+        },
         program=("-m", "examples.claims.reversal"),
         file="reversal",
         minutes=(3, 6),
@@ -48,10 +54,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         paper=f"arXiv 2410.18514; {_LLADA}",
         claim="masked diffusion has its twin's slope of loss against compute, at a constant price",
         published="about 16 times the twin's compute for the same loss",
+        numbers={"convolution and unit weight: times the twin's compute": "about 16"},
         program=("-m", "examples.claims.scaling"),
         file="scaling",
         minutes=(1, None),
-        ours="checks that there is a price, and measures it; at most half a million parameters and 1e13 operations",
+        ours="checks that there is a price, measures it, and compares slopes; at most half a million parameters and "
+        "1e13 operations",
         page="docs/claims/scaling.md",
     ),
     "few-data": Experiment(
@@ -80,6 +88,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         paper="arXiv 2502.06768",
         claim="written by margin, a masked model solves Sudokus that neither random order nor top probability solves",
         published="6M parameters: random order below 7 %, top probability 18 %, margin about 90 %",
+        numbers={
+            "random order, 50 blanks, %": "below 7",
+            "top probability, 50 blanks, %": "18",
+            "margin, 50 blanks, %": "about 90",
+        },
         program=("examples/orders.py", "sudoku9"),
         file="sudoku9",
         option="--out",

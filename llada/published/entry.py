@@ -5,7 +5,8 @@ those are measured by the command, and found in what it writes.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,25 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         word = "agrees" if self.agrees else "DOESN'T AGREE"
         return f"{word}: {self.what}: {self.value:.3g} +- {self.error:.2g} ({self.rule})"
+
+
+class Beside(NamedTuple):
+    """A published number, and the same of models that are trained here, which aren't expected to reach it.
+
+    Attributes:
+        what: in words, with the unit.
+        published: in words.
+        value: as measured here.
+        error: its standard error, as of a `Finding`.
+    """
+
+    what: str
+    published: str
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.published}; here {self.value:.3g} +- {self.error:.2g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +109,16 @@ class Entry(ABC):
     def findings(self, written: dict[str, Any]) -> list[Finding]:
         """What that file says of the claim."""
 
+    def beside(self, written: dict[str, Any]) -> list[Beside]:
+        """What it has measured of the published numbers."""
+        return []
+
     def holds(self, findings: list[Finding]) -> bool:
         """Whether the claim is reproduced: every finding agrees, and there is one."""
         return bool(findings) and all(finding.agrees for finding in findings)
 
-    def read(self, name: str, folder: Path) -> list[Finding]:
-        """What a run has found.
+    def read(self, name: str, folder: Path) -> dict[str, Any]:
+        """What a run has written.
 
         Raises:
             ValueError: if it has left no results.
@@ -102,7 +126,7 @@ class Entry(ABC):
         path = self.results(name, folder)
         if not path.exists():
             raise ValueError(f"the run ended without {path}; its own message says why")
-        return self.findings(read_object(path))
+        return read_object(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +140,7 @@ class Experiment(Entry):
         page: of the documentation, where the long form's results stand.
         option: that names the folder for results.
         file: that the program writes there, without ``.json``.
+        numbers: those of ``published`` that the program measures, too: what it calls them, and what was published.
 
     Examples:
         >>> from pathlib import Path
@@ -133,6 +158,7 @@ class Experiment(Entry):
     page: str
     option: str = "--folder"
     file: str
+    numbers: Mapping[str, str] = field(default_factory=dict)
 
     from_source = True
 
@@ -152,15 +178,23 @@ class Experiment(Entry):
 
     @override
     def findings(self, written: dict[str, Any]) -> list[Finding]:
-        """The directions that the experiment checks, each with its interval."""
-        return [_direction(check) for check in written["checks"]]
+        """What the experiment checks, each with its interval."""
+        return [
+            Finding(check["claim"], *_value(check["measured"]), check["holds"], check["rule"])
+            for check in written["checks"]
+        ]
+
+    @override
+    def beside(self, written: dict[str, Any]) -> list[Beside]:
+        found = written.get("numbers", {})
+        return [
+            Beside(what, published, *_value(found[what])) for what, published in self.numbers.items() if what in found
+        ]
 
 
-def _direction(check: dict[str, Any]) -> Finding:
-    measured = check["measured"]
-    error = (measured["high"] - measured["low"]) / (2 * Z)
-    rule = f"its 95 % interval and every seed must lie above {check['above']:g}"
-    return Finding(check["claim"], measured["mean"], error, check["holds"], rule)
+def _value(measured: dict[str, float]) -> tuple[float, float]:
+    """Of an interval: the estimate, and its standard error."""
+    return measured["mean"], (measured["high"] - measured["low"]) / (2 * Z)
 
 
 @dataclass(frozen=True, kw_only=True)

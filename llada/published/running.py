@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llada import __version__
-from llada.published.entry import Entry, Finding
+from llada.published.entry import Beside, Entry, Finding
 
 PROBE = Path("examples", "claims", "report.py")
 """A file that the source has, and an installed package hasn't."""
@@ -26,17 +26,28 @@ class Outcome:
         findings: numbers, and whether they agree with the claim.
         holds: whether the claim is reproduced.
         seconds: that it took.
+        beside: published numbers, and what was measured here in their place.
 
     Examples:
         >>> from llada.published import Finding, Outcome
         >>> found = Finding("gap at 2 steps", value=0.31, error=0.02, agrees=True, rule="above 0")
-        >>> str(Outcome([found], holds=found.agrees, seconds=62.0).findings[0])
-        'agrees: gap at 2 steps: 0.31 +- 0.02 (above 0)'
+        >>> outcome = Outcome([found, found._replace(agrees=False)], holds=False, seconds=62.0)
+        >>> str(outcome.findings[0]), outcome.verdict
+        ('agrees: gap at 2 steps: 0.31 +- 0.02 (above 0)', 'reproduced in part, 1 of 2')
     """
 
     findings: list[Finding]
     holds: bool
     seconds: float
+    beside: Sequence[Beside] = ()
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        agreeing = sum(finding.agrees for finding in self.findings)
+        if self.holds:
+            return "reproduced"
+        return f"reproduced in part, {agreeing} of {len(self.findings)}" if agreeing else "not reproduced"
 
 
 @dataclass(frozen=True)
@@ -126,5 +137,7 @@ def reproduce(name: str, entry: Entry, folder: Path, quick: bool, consent: Conse
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(place), os.environ.get("PYTHONPATH"))))
     began = time.monotonic()
     subprocess.run(words, cwd=place, env=environment, check=False)
-    findings = entry.read(name, folder)
-    return Outcome(findings, entry.holds(findings), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    written = entry.read(name, folder)
+    findings = entry.findings(written)
+    return Outcome(findings, entry.holds(findings), seconds, entry.beside(written))

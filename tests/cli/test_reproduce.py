@@ -9,12 +9,13 @@ import pytest
 from llada.cli import reproduce as command
 from llada.cli.reproduce import runs_here
 from llada.evaluation import PROTOCOLS
-from llada.published import CATALOGUE, Consent, Experiment, Released, find_source, refusals, running
+from llada.published import CATALOGUE, Consent, Experiment, Finding, Outcome, Released, find_source, refusals, running
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {name: entry for name, entry in CATALOGUE.items() if isinstance(entry, Experiment)}
 GSM8K = "llada-8b-base/gsm8k"
+POEMS = "poems forward, masked diffusion, %"
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +29,12 @@ def source(folder: Path, holds: bool, writes: bool = True) -> Path:
     package.mkdir(parents=True)
     for name in ("../__init__.py", "__init__.py", "report.py"):
         (package / name).touch()
-    check = {"claim": "more", "measured": {"mean": 0.5, "low": 0.3, "high": 0.7}, "above": 0.0, "holds": holds}
+    measured = {"mean": 0.5, "low": 0.3, "high": 0.7}
+    check = {"claim": "more", "measured": measured, "rule": "its 95 % interval must lie above 0", "holds": holds}
+    found = {"checks": [check, check | {"claim": "all", "holds": True}][: 2 - holds], "numbers": {POEMS: measured}}
     (package / "reversal.py").write_text(
         f"import json, pathlib, sys\nprint(*sys.argv[1:])\nfolder = pathlib.Path(sys.argv[-1])\n"
-        f"if {writes}: (folder / 'reversal.json').write_text(json.dumps({ {'checks': [check]}!r}))\n"
+        f"if {writes}: (folder / 'reversal.json').write_text(json.dumps({found!r}))\n"
         f"sys.exit(0 if {holds} else 'not beyond its interval')\n"
     )
     return folder
@@ -71,6 +74,13 @@ def test_an_experiment_is_a_program_and_a_page_of_this_repository(name: str) -> 
     assert (ROOT / entry.page).is_file()
     assert f'"{entry.file}' in text
     assert entry.option == "--folder" or f'"{entry.option}"' in text
+    assert all(number.split(" (")[0] in entry.published for number in entry.numbers.values())
+
+
+def test_what_agrees_in_nothing_is_not_reproduced() -> None:
+    found = Finding("more", 0.1, 0.1, agrees=False, rule="above 0")
+    assert Outcome([found], holds=False, seconds=1.0).verdict == "not reproduced"
+    assert Outcome([], holds=False, seconds=1.0).verdict == "not reproduced"
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -87,7 +97,7 @@ def test_a_released_model_is_checked_by_its_protocol(name: str) -> None:
     assert entry.words(name, Path("out"), quick=True, device="auto")[-4:-2] == ["--limit", "100"]
 
 
-@pytest.mark.parametrize(("holds", "verdict"), [(True, "reproduced"), (False, "not reproduced")])
+@pytest.mark.parametrize(("holds", "verdict"), [(True, "reproduced"), (False, "reproduced in part, 1 of 2")])
 def test_a_check_shows_the_published_number_and_ours(llada: Command, tmp_path: Path, holds: bool, verdict: str) -> None:
     made = source(tmp_path / "source", holds)
     run = llada("reproduce", "reversal", "--source", made)
@@ -95,11 +105,14 @@ def test_a_check_shows_the_published_number_and_ours(llada: Command, tmp_path: P
     lines = run.out.splitlines()
     assert lines.index("published  " + CATALOGUE["reversal"].published) > 0
     word = "agrees" if holds else "DOESN'T AGREE"
-    assert f"  {word}: more: 0.5 +- 0.1 (its 95 % interval and every seed must lie above 0)" in lines
+    assert f"  {word}: more: 0.5 +- 0.1 (its 95 % interval must lie above 0)" in lines
+    assert f"  {POEMS}: 51.8 (LLaDA); here 0.5 +- 0.1" in lines
     assert f"verdict    reversal: {verdict}, in 0.0 min" in lines
     assert run.err == ("" if holds else "llada reproduce: reversal isn't reproduced: more\n")
     run = llada("reproduce", "reversal", "--source", made, "--full", "--jsonl", "--folder", "elsewhere")
-    assert [json.loads(line)["agrees"] for line in run.out.splitlines()] == [holds]
+    *findings, beside = [json.loads(line) for line in run.out.splitlines()]
+    assert [finding["agrees"] for finding in findings] == [True] if holds else [False, True]
+    assert (beside["what"], beside["published"], beside["value"]) == (POEMS, "51.8 (LLaDA)", 0.5)
     assert (tmp_path / "elsewhere" / "reversal.json").is_file()
 
 

@@ -128,4 +128,4 @@ def test_a_picture_says_what_its_results_say(tmp_path: Path) -> None:
 def test_the_long_forms_are_told_from_their_results() -> None:
     lines = list(told())
     assert any(line.startswith("python -m examples.claims.reversal on ") for line in lines)
-    assert any(line.startswith("  DOESN'T HOLD: functions, masked diffusion") for line in lines)
+    assert any(line.startswith("  DOES NOT HOLD: functions, masked diffusion") for line in lines)

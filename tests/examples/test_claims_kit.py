@@ -122,6 +122,8 @@ def test_a_report_writes_its_files_and_fails_by_name(tmp_path: Path, capsys: pyt
     report.table("Shares", ["model", "percent"], [[DIFFUSION, 90], [NEXT_TOKEN, 10]])
     interval = Interval(0.5, 0.4, 0.6, 0.45)
     report.check("more than nothing", interval)
+    report.equal("as much as was published", interval, to=0.7, expected=False)
+    report.number("share, %", interval.times(100))
     left, right = report.picture(columns=2)
     bars(left, ["a"], {DIFFUSION: [interval], NEXT_TOKEN: [interval]})
     lines(right, [1.0], {DIFFUSION: [interval]})
@@ -129,7 +131,12 @@ def test_a_report_writes_its_files_and_fails_by_name(tmp_path: Path, capsys: pyt
     written = json.loads((tmp_path / "claim.json").read_text())
     assert written["tables"]["Shares"][0] == {"model": DIFFUSION, "percent": "90"}
     assert written["command"] == "python -m examples.claims.claim --quick"
-    assert written["checks"][0]["holds"]
+    assert [(check["claim"], check["holds"]) for check in written["checks"]] == [
+        ("more than nothing", True),
+        ("as much as was published", False),
+    ]
+    assert written["checks"][1]["rule"] == "its 95 % interval must hold 0.7"
+    assert written["numbers"] == {"share, %": {"mean": 50.0, "low": 40.0, "high": 60.0, "worst": 45.0}}
     assert "| next token | 10 |" in (tmp_path / "claim.md").read_text()
     assert (tmp_path / "claim.png").stat().st_size > 1000
     report.check("more than half", interval, above=0.5)

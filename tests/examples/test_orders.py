@@ -81,7 +81,7 @@ def test_every_way_is_asked_and_told(orders: ModuleType, tmp_path: Path, monkeyp
         table = orders.study(name, tmp_path, seeds=1, steps=2, asked=8)
         assert table.count("| 0 (") + table.count("| 12 (") == ways
         claims = orders.STUDIES[name].claims
-        assert table.count("hold: ") + table.count("holds: ") == len(claims)
+        assert table.count("HOLD: ") + table.count("holds: ") == len(claims)
         checks = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["checks"]
         assert [check["claim"] for check in checks] == [f"{better} beats {than}" for better, than in claims]
 

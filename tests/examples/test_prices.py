@@ -186,7 +186,7 @@ def test_sizes_rise_in_even_steps(text: Text) -> None:
     assert ratios.max() < 2.1
 
 
-@pytest.mark.parametrize(("module", "claims"), [(scaling, 4), (levers, 9)])
+@pytest.mark.parametrize(("module", "claims"), [(scaling, 6), (levers, 9)])
 @pytest.mark.parametrize("quick", [[], ["--quick"]])
 def test_the_commands_write_their_results_and_fail_if_the_direction_is_wrong(
     module: ModuleType, claims: int, quick: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
