@@ -30,7 +30,9 @@ from examples.claims.until import Patience
 
 NAMES = {True: NEXT_TOKEN, False: DIFFUSION}
 PATIENCE = Patience(factor=1.5, spacing=1.2, least=150)
-
+"""Of a search."""
+LONGER = replace(PATIENCE, most=100_000)
+"""Of what is told, five times as long, so that it ends because nothing improves."""
 
 LONG = Plan(
     (10_000, 30_000, 100_000, 300_000),
@@ -204,7 +206,8 @@ def main() -> None:
     options = command_line(__doc__, tokens=True, choices={"search": list(SEARCHES)}, jobs=True)
     plan = QUICK if options.quick else SEARCHES[options.search or "whole"]
     report = Report("few_data", options.seeds, options.quick, options.chosen)
-    runs = FewRuns(Text(options.folder), options.folder, HASTE if options.quick else PATIENCE, options.jobs)
+    patience, longer = (HASTE, HASTE) if options.quick else (PATIENCE, LONGER)
+    runs = FewRuns(Text(options.folder), options.folder, patience, longer, options.jobs)
     experiments: list[Experiment] = []
     tries: list[list[object]] = []
     for tokens in options.tokens or plan.tokens:

@@ -25,7 +25,7 @@ from examples.claims.kept import Kept
 from examples.claims.regularised import Regulariser, regularise
 from examples.claims.text import LENGTH, Text, without_bos
 from examples.claims.text_models import DECODED_ROWS, ORDERS, decoded, nats_per_token, text_backbone
-from examples.claims.until import Batches, Looks, Patience, train
+from examples.claims.until import CAPPED, Batches, Looks, Patience, train
 from llada import AutoregressiveLM, DiffusionLM, MaskingProcess
 from llada.objectives import NELBO, ExactCounts, masked_mean
 from llada.training.lr_schedulers import WarmupStableDecay
@@ -124,12 +124,16 @@ class FewRuns:
     Args:
         text: what is read.
         folder: of ``few_runs.jsonl``, and of the run that is under way.
-        patience: of every run.
+        patience: of a search.
+        longer: of the runs that are told; None: the same.
         jobs: runs at a time.
     """
 
-    def __init__(self, text: Text, folder: Path, patience: Patience, jobs: int = 1) -> None:
+    def __init__(
+        self, text: Text, folder: Path, patience: Patience, longer: Patience | None = None, jobs: int = 1
+    ) -> None:
         self.text, self.folder, self.patience, self.jobs = text, folder, patience, jobs
+        self.longer = longer or patience
         self.kept = Kept(folder / "few_runs.jsonl", Run)
 
     def fill(self, wanted: Iterable[tuple[Setting, int]], final: bool) -> None:
@@ -148,14 +152,18 @@ class FewRuns:
         return self.kept.get(self._key(setting, seed, final), partial(self._measure, setting, seed, final))
 
     def _key(self, setting: Setting, seed: int, final: bool) -> str:
-        return f"{setting!r} {self.patience!r} {seed} {final}"
+        short, long = (f"{setting!r} {patience!r} {seed} {final}" for patience in (self.patience, self.longer))
+        known = self.kept.known.get(short)
+        by_itself = known is not None and known.ended != CAPPED  # then a later cap changes nothing
+        return short if by_itself or not final else long
 
     def _measure(self, setting: Setting, seed: int, final: bool) -> Run:
         started = time.process_time()
         model, rows = setting.model(self.text, seed), setting.rows(self.text, seed)
         cost = setting.epoch_flops(model, len(rows))
         unfinished = self.folder / f"unfinished-{_name(setting)}-{seed}"
-        curve = train(model, epochs(rows, seed), Looks(self._stopping, self.patience, unfinished, seed))
+        patience = self.longer if final else self.patience
+        curve = train(model, epochs(rows, seed), Looks(self._stopping, patience, unfinished, seed))
         model.eval()
         nats = nats_per_token(model, self.text.held_out, DRAWS).tolist() if final else []
         orders = ORDERS if final and not setting.twin else {}

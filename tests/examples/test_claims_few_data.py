@@ -20,7 +20,7 @@ from examples.claims.few_data import LONG, Experiment, takeaway
 from examples.claims.few_runs import ORDERS, FewRuns, Run, Setting
 from examples.claims.few_search import grid, search, steps_away
 from examples.claims.text import LENGTH, Text
-from examples.claims.until import IMPROVED, Patience
+from examples.claims.until import CAPPED, IMPROVED, Patience
 
 TOKENS = 8 * (LENGTH - 1)
 
@@ -71,6 +71,23 @@ def test_a_run_is_measured_once_and_exactly(text: Text, tmp_path: Path, monkeypa
     again = FewRuns(text, tmp_path, runs.patience)
     again._measure = pytest.fail  # type: ignore[assignment]
     assert again.run(settings[1], 0, final=True) == replace(found[1], looks=[list(x) for x in found[1].looks])  # type: ignore[misc]
+
+
+def test_only_what_reached_the_cap_is_told_anew_with_a_later_one(text: Text, tmp_path: Path) -> None:
+    short, long = Patience(factor=1.1, least=2, most=4), Patience(factor=1.1, least=2, most=8)
+    setting, still = Setting(twin=True, tokens=TOKENS, width=16), Setting(twin=True, tokens=TOKENS, width=16, rate=0.0)
+    before = FewRuns(text, tmp_path, short)
+    steps = [before.run(each, 0, final=True).ended for each in (setting, still)]
+    assert steps == [CAPPED, IMPROVED]
+    after = FewRuns(text, tmp_path, short, long)
+    measured: list[Setting] = []
+    measure = after._measure
+    after._measure = lambda setting, *rest: measured.append(setting) or measure(setting, *rest)  # type: ignore[method-assign, func-returns-value]
+    assert after.run(setting, 0, final=True).looks[-1][0] > before.run(setting, 0, final=True).looks[-1][0]
+    assert after.run(still, 0, final=True).nats == before.run(still, 0, final=True).nats
+    after.run(setting, 1)
+    assert measured == [setting, setting]
+    assert after.run(setting, 1).ended == CAPPED  # of a search, and so as short as ever
 
 
 class Known:
