@@ -189,7 +189,13 @@ def check_characters(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        found, where = ord(text[error.start]), f"at character {error.start}"
+        if 0xDC80 <= found <= 0xDCFF:  # as Python holds a byte that it couldn't decode, such as of a command line
+            raise ValueError(
+                f"text isn't UTF-8: it holds the byte 0x{found - 0xDC00:02X} {where}; convert it, as by "
+                "iconv -f LATIN1 -t UTF-8"
+            ) from error
         raise ValueError(
-            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
-            "character; decode it as UTF-16, or drop it"
+            f"text holds the lone surrogate U+{found:04X} {where}, which is no character; decode it as UTF-16, or drop "
+            "it"
         ) from error

@@ -80,6 +80,8 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer, index):
 def test_a_lone_surrogate_is_refused(tokenizer):
     with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 1"):
         tokenizer.encode("a\ud800b")
+    with pytest.raises(ValueError, match="isn't UTF-8: it holds the byte 0xE9 at character 3"):
+        tokenizer.encode(b"caf\xe9".decode(errors="surrogateescape"))
 
 
 def test_saving_and_loading_keeps_everything(tokenizer, tmp_path):
