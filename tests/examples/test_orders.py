@@ -20,6 +20,12 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("orders")
 
 
+@pytest.fixture
+def sudokus(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("sudoku_orders")
+
+
 def value(digits: Tensor) -> Tensor:
     return (digits * 10 ** torch.arange(digits.shape[1] - 1, -1, -1)).sum(1)
 
@@ -37,12 +43,12 @@ def test_sums_are_right_and_a_carry_runs_as_far_as_asked(orders: ModuleType, cha
 
 
 @pytest.mark.parametrize("side", [4, 9])
-def test_a_solver_fills_a_cell_that_its_neighbours_decide(orders: ModuleType, side: int) -> None:
-    task = orders.Sudokus(side=side, blanks=10)
-    grid = orders.grids()[:50] if side == 4 else orders.large_grids(5, seed=3)
-    puzzle = orders.puzzles(grid, 50, 0, (10, 10))
+def test_a_solver_fills_a_cell_that_its_neighbours_decide(sudokus: ModuleType, side: int) -> None:
+    task = sudokus.Sudokus(side=side, blanks=10)
+    grid = sudokus.grids()[:50] if side == 4 else sudokus.large_grids(5, seed=3)
+    puzzle = sudokus.puzzles(grid, 50, 0, (10, 10))
     matching = torch.stack([grid[((grid == p) | (p == side)).all(1)][0] for p in puzzle])
-    cells = orders.most_certain_first(puzzle, matching, 10)
+    cells = sudokus.most_certain_first(puzzle, matching, 10)
     assert torch.equal(cells.sort(1).values, (puzzle == side).nonzero()[:, 1].view(50, 10))
     rows = task.as_pairs(puzzle, matching)
     assert torch.equal(task.of_pairs(puzzle, rows), matching)
@@ -55,27 +61,29 @@ def test_a_solver_fills_a_cell_that_its_neighbours_decide(orders: ModuleType, si
     assert not (torch.tensor(task.right(puzzle, other)).bool() & breaks).any()
 
 
-def test_grids_of_training_are_new_and_keep_the_rules(orders: ModuleType) -> None:
-    large = orders.large_grids(6, seed=0)
-    assert orders.solved(large).all()
+def test_grids_of_training_are_new_and_keep_the_rules(sudokus: ModuleType) -> None:
+    large = sudokus.large_grids(6, seed=0)
+    assert sudokus.solved(large).all()
     assert len(large.unique(dim=0)) == 6
-    assert torch.equal(orders.large_grids(6, seed=0), large)
-    many = orders.varied(large, 2000, torch.Generator().manual_seed(0))
-    assert orders.solved(many).all()
+    assert torch.equal(sudokus.large_grids(6, seed=0), large)
+    many = sudokus.varied(large, 2000, torch.Generator().manual_seed(0))
+    assert sudokus.solved(many).all()
     assert len(many.unique(dim=0)) == 2000
     # Every digit comes to every cell as often: 2,000 draws of a ninth each have a standard error of 0.007.
     share = (many[:, :, None] == torch.arange(9)).double().mean(0)
     assert (share - 1 / 9).abs().max() < 0.007 * 5
-    assert not orders.solved(many.roll(1, 1)).any()
+    assert not sudokus.solved(many.roll(1, 1)).any()
     # Of one small grid all kinds of changes together make every other of its class, and only grids.
-    small = orders.varied(orders.grids()[:1], 20_000, torch.Generator().manual_seed(0))
-    assert {tuple(row) for row in small.tolist()} <= {tuple(row) for row in orders.grids().tolist()}
+    small = sudokus.varied(sudokus.grids()[:1], 20_000, torch.Generator().manual_seed(0))
+    assert {tuple(row) for row in small.tolist()} <= {tuple(row) for row in sudokus.grids().tolist()}
     assert len(small.unique(dim=0)) in (96, 192)
 
 
-def test_every_way_is_asked_and_told(orders: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few, small = orders.large_grids(4, seed=0), orders.Sudokus(9, 6, (4, 8), width=16, layers=1)
-    monkeypatch.setattr(orders, "large_grids", lambda number, seed, side: few)
+def test_every_way_is_asked_and_told(
+    orders: ModuleType, sudokus: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, small = sudokus.large_grids(4, seed=0), sudokus.Sudokus(9, 6, (4, 8), width=16, layers=1)
+    monkeypatch.setattr(sudokus, "large_grids", lambda number, seed, side: few)
     monkeypatch.setitem(orders.STUDIES, "sudoku9", replace(orders.STUDIES["sudoku9"], run=small.run, claims=CLAIMS))
     for name, ways in (("sudoku", 6), ("sudoku9", 14), ("addition", 21)):
         table = orders.study(name, tmp_path, seeds=1, steps=2, asked=8)
@@ -86,9 +94,9 @@ def test_every_way_is_asked_and_told(orders: ModuleType, tmp_path: Path, monkeyp
         assert [check["claim"] for check in checks] == [f"{better} beats {than}" for better, than in claims]
 
 
-def test_claims_name_ways_of_writing_that_there_are(orders: ModuleType) -> None:
+def test_claims_name_ways_of_writing_that_there_are(orders: ModuleType, sudokus: ModuleType) -> None:
     large = orders.STUDIES["sudoku9"]
-    ways = {f"{name}, {blanks} blanks" for name in orders.ORDERS for blanks in orders.LARGE.further}
+    ways = {f"{name}, {blanks} blanks" for name in orders.ORDERS for blanks in sudokus.LARGE.further}
     assert {way for claim in large.claims for way in claim} <= ways | {*orders.ORDERS} | {*large.models}
 
 
