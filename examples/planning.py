@@ -244,7 +244,8 @@ def main(out: Path, plan: Plan) -> int:
     (out / "planning.md").write_text(f"{table}\n", encoding="utf-8")
     draw(lines, 1.0 / plan.stars.arms, out / "planning.png")
     print(f"\n{table}\n\n{time.process_time() - begin:.0f} s of processor time")
-    (out / "planning.json").write_text(json.dumps(record(held, {}), indent=2) + "\n", encoding="utf-8")
+    shares = {f"{line.model}, {line.name}, %": line.accuracy.times(100) for line in lines}
+    (out / "planning.json").write_text(json.dumps(record(held, shares), indent=2) + "\n", encoding="utf-8")
     print(*held, sep="\n")
     return 0 if all(check.holds for check in held) else 1
 
