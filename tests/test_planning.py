@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from llada.published.catalogue import EXPERIMENTS
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -57,6 +59,11 @@ def test_all_ways_of_decoding_are_measured(planning: ModuleType) -> None:
 def line(planning: ModuleType, name: str, shares: tuple[float, float]):
     runs = [(np.arange(100) < 100 * share).astype(float) for share in shares]
     return planning.Line("any", name, [1.0, 2.0], runs, [])
+
+
+def test_the_published_number_is_that_of_the_twin(planning: ModuleType) -> None:
+    (number,) = EXPERIMENTS["planning"].numbers
+    assert number == f"{planning.NEXT_TOKEN}, {planning.OWN}, %"
 
 
 def test_a_claim_must_hold_beyond_its_interval_and_for_every_seed(planning: ModuleType) -> None:

@@ -14,6 +14,7 @@ from examples.claims import in_context, instructions, question_masks, reversal, 
 from examples.claims.facts import ANSWER, Facts
 from examples.claims.reversal import Scale
 from examples.claims.twins import DIFFUSION, TWINS, Recipe, Training
+from llada.published.catalogue import EXPERIMENTS
 
 SHORT = Training(steps=2, batch_size=8)
 
@@ -42,6 +43,7 @@ def test_reversal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ]
     assert {row["written"].split()[0] for row in poems} == {"0"}
     assert len(results["checks"]) == 5
+    assert set(results["numbers"]) >= set(EXPERIMENTS["reversal"].numbers)
 
 
 def test_reversal_causes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from llada.published.catalogue import EXPERIMENTS
+
 CLAIMS = [("margin", "random order"), ("margin, 8 blanks", "twin, row by row")]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -98,6 +100,7 @@ def test_claims_name_ways_of_writing_that_there_are(orders: ModuleType, sudokus:
     large = orders.STUDIES["sudoku9"]
     ways = {f"{name}, {blanks} blanks" for name in orders.ORDERS for blanks in sudokus.LARGE.further}
     assert {way for claim in large.claims for way in claim} <= ways | {*orders.ORDERS} | {*large.models}
+    assert {*EXPERIMENTS["sudoku"].numbers} <= {f"{way}, %" for way in ways}
 
 
 def test_models_can_be_left_out(orders: ModuleType, tmp_path: Path) -> None:

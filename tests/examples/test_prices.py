@@ -40,6 +40,7 @@ from examples.claims.text_runs import Arm, Point, Runs, Size
 from llada import BidirectionalTransformer, MaskingProcess
 from llada.denoiser import Denoiser
 from llada.objectives import NELBO, Blockwise, ExactCounts, NextTokens
+from llada.published.catalogue import EXPERIMENTS
 from llada.random import RowRandom
 from llada.rows import flat_indices
 
@@ -197,7 +198,9 @@ def test_the_commands_write_their_results_and_fail_if_the_direction_is_wrong(
     monkeypatch.setattr(sys, "argv", [name, "--folder", str(tmp_path), *quick])
     monkeypatch.setattr(module, "Runs", lambda text, folder, jobs: Known())
     module.main()
-    checks = json.loads((tmp_path / f"{name}.json").read_text())["checks"]
+    written = json.loads((tmp_path / f"{name}.json").read_text())
+    assert set(written["numbers"]) >= set(EXPERIMENTS[name].numbers if name in EXPERIMENTS else ())
+    checks = written["checks"]
     assert [check["holds"] for check in checks] == [True] * claims
     ratios = [check["measured"]["mean"] for check in checks if "compute" in check["claim"]]
     assert ratios == pytest.approx([4.0] * len(ratios), rel=0.02)
