@@ -1,6 +1,6 @@
 """Loss against compute over three decades, each model at its own best size, and how much more compute diffusion needs.
 
-    python -m examples.claims.scaling           (hours of one core, resumable; --quick: a minute, three sizes
+    python -m examples.claims.scaling           (3 hours of one core, resumable; --quick: a minute, three sizes
                                                  that aren't searched; --most 1e+12: up to so many operations)
 
 At every compute each recipe climbs to the size, rate and batch that are best for it, with a seed of its own; what is
@@ -14,6 +14,7 @@ from copy import copy
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from examples.claims import price
 from examples.claims.compute_optimal import SIZES, Choice, Climb
@@ -132,6 +133,7 @@ def draw(axes: Any, ladders: list[Ladder], ratios: dict[str, list[Interval]]) ->
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # labels of all would run into one another
         axis.yaxis.set_minor_formatter("{x:g}")
         axis.set_xlabel("training operations")
         axis.set_ylabel(label)

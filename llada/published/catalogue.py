@@ -57,7 +57,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         numbers={"convolution and unit weight: times the twin's compute": "about 16"},
         program=("-m", "examples.claims.scaling"),
         file="scaling",
-        minutes=(1, None),
+        minutes=(1, 180),
         ours="checks that there is a price, measures it, and compares slopes; at most half a million parameters and "
         "1e13 operations",
         page="docs/claims/scaling.md",
