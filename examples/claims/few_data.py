@@ -32,7 +32,7 @@ NAMES = {True: NEXT_TOKEN, False: DIFFUSION}
 PATIENCE = Patience(factor=1.5, spacing=1.2, least=150)
 """Of a search."""
 LONGER = replace(PATIENCE, most=100_000)
-"""Of what is told, five times as long, so that it ends because nothing improves."""
+"""Of what is told, five times as long: some runs reach the cap of a search while they still improve."""
 
 LONG = Plan(
     (10_000, 30_000, 100_000, 300_000),
