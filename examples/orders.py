@@ -1,7 +1,7 @@
 """Which order solves a puzzle, and where the surest token first is wrong.
 
     python examples/orders.py sudoku      # orders of one masked model, and two next-token twins; three seeds
-    python examples/orders.py sudoku9     # the same of 9 x 9; hours (--models masks: without the twins)
+    python examples/orders.py sudoku9     # the same of 9 x 9; 3 hours (--models masks: without the twins)
     python examples/orders.py addition    # long carries; three seeds
 
 The others take a quarter of an hour of processor time. The models have the same Transformer with a learnt vector per
