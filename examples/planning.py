@@ -205,6 +205,11 @@ def claims(lines: list[Line], plan: Plan) -> list[Check]:
     return [Check.above(claim, difference_over_seeds(best, other)) for claim, other in others.items()]
 
 
+def numbers(lines: list[Line]) -> dict[str, Interval]:
+    """Right answers, %, by model and way of decoding."""
+    return {f"{line.model}, {line.name}, %": line.accuracy.times(100) for line in lines}
+
+
 def markdown(lines: list[Line]) -> str:
     """The table. Nats of a random order are those given the order that was drawn, whose mean is a bound."""
     head = ["| model | decoding | calls | right answers, % | nats of the right answer |", "|---|---|---:|---:|---:|"]
@@ -244,8 +249,7 @@ def main(out: Path, plan: Plan) -> int:
     (out / "planning.md").write_text(f"{table}\n", encoding="utf-8")
     draw(lines, 1.0 / plan.stars.arms, out / "planning.png")
     print(f"\n{table}\n\n{time.process_time() - begin:.0f} s of processor time")
-    shares = {f"{line.model}, {line.name}, %": line.accuracy.times(100) for line in lines}
-    (out / "planning.json").write_text(json.dumps(record(held, shares), indent=2) + "\n", encoding="utf-8")
+    (out / "planning.json").write_text(json.dumps(record(held, numbers(lines)), indent=2) + "\n", encoding="utf-8")
     print(*held, sep="\n")
     return 0 if all(check.holds for check in held) else 1
 

@@ -62,8 +62,10 @@ def line(planning: ModuleType, name: str, shares: tuple[float, float]):
 
 
 def test_the_published_number_is_that_of_the_twin(planning: ModuleType) -> None:
-    (number,) = EXPERIMENTS["planning"].numbers
-    assert number == f"{planning.NEXT_TOKEN}, {planning.OWN}, %"
+    twin = planning.Line(planning.NEXT_TOKEN, planning.OWN, [3.0], [np.array([1.0, 0.0, 0.0, 0.0])], [])
+    found = planning.numbers([twin])
+    assert list(found) == list(EXPERIMENTS["planning"].numbers)
+    assert [number.mean for number in found.values()] == [25.0]
 
 
 def test_a_claim_must_hold_beyond_its_interval_and_for_every_seed(planning: ModuleType) -> None:

@@ -37,7 +37,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         program=("-m", "examples.claims.in_context"),
         file="in_context",
         minutes=(2, 28),
-        ours=f"tables and functions that exist in the prompt alone; {_SMALL}",
+        ours=f"tables, and in the long form functions, that exist in the prompt alone; {_SMALL}",
         page="docs/claims/in-context.md",
     ),
     "instructions": Experiment(

@@ -111,7 +111,7 @@ def test_a_check_shows_the_published_number_and_ours(llada: Command, tmp_path: P
     assert run.err == ("" if holds else "llada reproduce: reversal isn't reproduced: more\n")
     run = llada("reproduce", "reversal", "--source", made, "--full", "--jsonl", "--folder", "elsewhere")
     *findings, beside = [json.loads(line) for line in run.out.splitlines()]
-    assert [finding["agrees"] for finding in findings] == [True] if holds else [False, True]
+    assert [finding["agrees"] for finding in findings] == ([True] if holds else [False, True])
     assert (beside["what"], beside["published"], beside["value"]) == (POEMS, "51.8 (LLaDA)", 0.5)
     assert (tmp_path / "elsewhere" / "reversal.json").is_file()
 

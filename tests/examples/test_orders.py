@@ -92,7 +92,10 @@ def test_every_way_is_asked_and_told(
         assert table.count("| 0 (") + table.count("| 12 (") == ways
         claims = orders.STUDIES[name].claims
         assert table.count("HOLD: ") + table.count("holds: ") == len(claims)
-        checks = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["checks"]
+        written = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        checks = written["checks"]
+        assert len(written["numbers"]) == ways
+        assert all(f"| {way.removesuffix(', %')} |" in table for way in written["numbers"])
         assert [check["claim"] for check in checks] == [f"{better} beats {than}" for better, than in claims]
 
 

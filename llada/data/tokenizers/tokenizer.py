@@ -184,7 +184,7 @@ def check_characters(text: str) -> None:
     """Refuse half a character: UTF-8 has no bytes for a lone surrogate, so no tokenizer has tokens for it.
 
     Raises:
-        ValueError: naming the surrogate and its place.
+        ValueError: naming the surrogate, or the byte that it stands for, and its place.
     """
     try:
         text.encode()
